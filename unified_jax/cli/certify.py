@@ -1,0 +1,141 @@
+"""`python -m unified_jax.cli.certify DIR`: runs every reference file in a folder that this library covers, and
+compares.
+
+Rows are (file, family, output, largest error, tolerance, verdict). The tolerance of an output is 4 x the file's own
+float32-to-float64 error + 1e-5 x its largest value; where no such error is recorded, 2e-5 x the largest value. The
+verdict is pass, fail or uncovered; where the reference itself is known to be off (REFERENCE_ERRORS), "reference error"
+with the reason. Exit code 1 if anything fails.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+from unified_jax.cli.entry import run_command
+from unified_jax.errors import RunError, UserError
+
+Runner = Callable[[dict[str, np.ndarray], dict[str, Any]], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class CertifyCommand:
+    """Compare with reference numbers."""
+
+    folder: tyro.conf.Positional[str]
+    """Folder of .safetensors files with `golden` metadata, and optionally manifest.json."""
+    json: str = ""
+    """Write the rows to this file."""
+    only: str = ""
+    """Only files whose name starts with this."""
+    failures: bool = False
+    """Print only rows that do not pass."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One compared output."""
+
+    file: str
+    family: str
+    output: str
+    error: float | None
+    tolerance: float
+    verdict: str
+
+
+REFERENCE_ERRORS = {
+    ("frechet", "fid_self"): (1e-9, "the distance of a set to itself is 0; the reference stores its rounding noise"),
+}
+"""(family, output) -> (largest difference that the error explains, reason)."""
+
+
+def runners() -> dict[str, Runner]:
+    """Family -> how it is computed here."""
+    from unified_jax.cli.goldens import dit, gaussian_diffusion, scheduler, tables
+
+    return {
+        "beta_schedules": tables.run_beta_schedules,
+        "frechet": tables.run_frechet,
+        "gaussian_diffusion": gaussian_diffusion.run,
+        "scheduler": scheduler.run,
+        "dit": dit.run,
+    }
+
+
+def certify_file(path: Path, manifest: dict[str, Any]) -> list[Row]:
+    """The rows of one file. Raises UserError for a file that is not a golden."""
+    from safetensors import SafetensorError, safe_open
+    from safetensors.numpy import load_file
+
+    try:
+        tensors = load_file(path)
+        with safe_open(path, "np") as opened:
+            meta = json.loads(opened.metadata()["golden"])
+    except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path} is not a golden file: {type(error).__name__}: {error}") from error
+    run = runners().get(meta["family"])
+    found = run(tensors, meta.get("cfg", {})) if run else {}
+    recorded = manifest.get(path.stem, {}).get("outputs", {})
+    rows = []
+    for name, want in sorted(tensors.items()):
+        if name.startswith("out/"):
+            output = name[4:]
+            got = None if output not in found else np.asarray(found[output])
+            rows.append(_row(path.name, meta["family"], output, want, got, recorded.get(name, {})))
+    return rows
+
+
+def _row(file: str, family: str, output: str, want: np.ndarray, got: np.ndarray | None, record: dict[str, Any]) -> Row:
+    largest = float(np.abs(want).max()) if want.size else 0.0
+    own = record.get("f32_minus_f64_maxabs")
+    tolerance = 2e-5 * largest if own is None else 4 * own + 1e-5 * largest
+    if got is None:
+        return Row(file, family, output, None, tolerance, "uncovered")
+    if got.shape != want.shape:
+        return Row(file, family, output, float("inf"), tolerance, "fail")
+    error = float(np.abs(got.astype(np.float64) - want.astype(np.float64)).max()) if want.size else 0.0
+    if error <= tolerance:
+        return Row(file, family, output, error, tolerance, "pass")
+    bound, reason = REFERENCE_ERRORS.get((family, output), (0.0, ""))
+    return Row(file, family, output, error, tolerance, f"reference error: {reason}" if error <= bound else "fail")
+
+
+def certify(folder: Path, only: str = "") -> list[Row]:
+    """The rows of every file of a folder. Raises UserError where there is none."""
+    import jax
+
+    paths = [path for path in sorted(folder.glob("*.safetensors")) if path.name.startswith(only)]
+    if not paths:
+        raise UserError(f"{str(folder)!r} holds no .safetensors file{f' that starts with {only!r}' if only else ''}.")
+    listing = folder / "manifest.json"
+    manifest = json.loads(listing.read_text()) if listing.is_file() else {}
+    with jax.default_matmul_precision("highest"):
+        return [row for path in paths for row in certify_file(path, manifest)]
+
+
+def main(arguments: list[str]) -> None:
+    """The command."""
+    command = tyro.cli(CertifyCommand, prog="certify", args=arguments)
+    rows = certify(Path(command.folder), command.only)
+    for row in rows:
+        if not (command.failures and row.verdict == "pass") and (row.verdict != "uncovered" or not command.failures):
+            error = "-" if row.error is None else f"{row.error:.3g}"
+            verdict = row.verdict.partition(":")[0]
+            print(f"{verdict:15s} {row.file:44s} {row.output:40s} {error:>10s} {row.tolerance:10.3g}")
+    verdicts = ("pass", "fail", "uncovered", "reference error")
+    count = {verdict: sum(row.verdict.startswith(verdict) for row in rows) for verdict in verdicts}
+    print(", ".join(f"{value} {name}" for name, value in count.items()))
+    if command.json:
+        Path(command.json).write_text(json.dumps([row.__dict__ for row in rows], indent=1) + "\n")
+    if count["fail"]:
+        raise RunError(f"{count['fail']} outputs differ from the reference by more than their tolerance.")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, sys.argv[1:]))

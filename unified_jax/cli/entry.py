@@ -1,0 +1,60 @@
+"""How a command begins and ends: the compilation cache, and errors as one sentence with an exit code.
+
+Exit codes: 0 done, 2 the user's mistake (one sentence, no traceback), 1 the run failed.
+"""
+
+import errno
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from unified_jax.errors import RunError, UserError
+
+
+def run_command(command: Callable[[list[str]], None], arguments: list[str]) -> int:
+    """Runs a command and returns its exit code; UNIFIED_JAX_TRACEBACK=1 shows tracebacks of expected errors too."""
+    if os.environ.get("UNIFIED_JAX_TRACEBACK"):
+        command(arguments)
+        return 0
+    try:
+        command(arguments)
+    except UserError as error:
+        return _complain(str(error), 2)
+    except RunError as error:
+        return _complain(str(error), 1)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
+            raise
+        return _complain(f"{error.filename or 'A file'} cannot be written: {error.strerror}.", 1)
+    except KeyboardInterrupt:
+        return _complain("Interrupted.", 1)
+    return 0
+
+
+def _complain(message: str, code: int) -> int:
+    sys.stdout.flush()
+    print(f"error: {message}", file=sys.stderr)
+    return code
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs between runs, a folder a jaxlib version.
+
+    JAX_COMPILATION_CACHE_DIR moves it; set to nothing it turns it off.
+    """
+    import jax
+    import jaxlib.version
+
+    chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if chosen == "":
+        return
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = Path(chosen) if chosen else base / "unified_jax" / f"jaxlib-{jaxlib.version.__version__}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -1,0 +1,77 @@
+"""`python train.py RECIPE ...`: parse, train, evaluate."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from unified_jax.cli.entry import use_compilation_cache
+from unified_jax.cli.recipe import load_recipe, recipe_label, recipe_names
+from unified_jax.errors import UserError
+from unified_jax.training.experiment import Experiment
+
+
+@dataclass(frozen=True)
+class TrainCommand:
+    """Train a recipe. Every field of its experiment is a flag."""
+
+    experiment: Annotated[Experiment, tyro.conf.arg(name="")]
+    run_dir: str = ""
+    """Where the run lives; default runs/RECIPE."""
+    resume: Literal["auto", "never", "must"] = "auto"
+    """Go on with what the run directory holds: if there is something, never, or insist."""
+    init_from: str = ""
+    """A run directory whose averaged parameters a new run starts from."""
+    replay: int = -1
+    """Reproduce this step from the last checkpoint before it and print the loss of each of its examples."""
+    devices: int = 0
+    """Use this many fake CPU devices (to try a mesh without hardware); 0 uses what there is."""
+
+
+def parse(arguments: list[str]) -> tuple[str, TrainCommand]:
+    """(recipe name, command). Raises UserError without a recipe; SystemExit 2 with a suggestion for a bad flag."""
+    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
+        raise UserError(f"Usage: python train.py RECIPE [--flags]; recipes: {', '.join(recipe_names())}.")
+    if arguments[0] in ("-h", "--help"):
+        print(f"usage: python train.py RECIPE [--flags]\n\nrecipes: {', '.join(recipe_names())}\n")
+        print("python train.py RECIPE --help lists the flags of a recipe with their defaults.")
+        raise SystemExit(0)
+    default = TrainCommand(load_recipe(arguments[0]))
+    command = tyro.cli(
+        TrainCommand,
+        prog=f"train.py {arguments[0]}",
+        args=arguments[1:],
+        default=default,
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+    return arguments[0], command
+
+
+def main(arguments: list[str]) -> None:
+    """The command."""
+    recipe, command = parse(arguments)
+    import jax
+
+    if command.devices:
+        jax.config.update("jax_num_cpu_devices", command.devices)
+    use_compilation_cache()
+    from unified_jax.training.loop import Start, train
+    from unified_jax.training.replay import replay
+
+    run_dir = Path(command.run_dir or Path("runs") / recipe_label(recipe))
+    init_from = Path(command.init_from) if command.init_from else None
+    start = Start(run_dir, command.resume, init_from)
+    if command.replay >= 0:
+        print(replay(command.experiment, start, command.replay))
+        return
+    summary = train(command.experiment, start)
+    if not summary["finished"]:
+        print(f"Stopped and saved at step {summary['step']}; the same command goes on from there.", file=sys.stderr)
+        return
+    print(f"Trained {summary['step']} steps, loss {summary['loss']:.5f}; run directory: {run_dir}")
+    if command.experiment.evaluate:
+        from unified_jax.cli.evaluate import evaluate_run
+
+        evaluate_run(run_dir, count=command.experiment.evaluate)

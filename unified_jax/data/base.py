@@ -1,0 +1,51 @@
+"""What a data set answers. Implementations: `World`, `Tfds`, `Mixture` (configs) and the sources they open."""
+
+from collections.abc import Iterable
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from unified_jax.errors import UserError
+from unified_jax.modalities.base import Modality
+
+
+class Source(Protocol):
+    """A list of raw examples with random access; `source[i]` is a pure function of i. Safe to read from threads."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> dict[str, Any]: ...
+
+
+@runtime_checkable
+class DataSet(Protocol):
+    """A named data set of one or more weighted sources.
+
+    Frozen and hashable; it touches no file before `parts` is called.
+    """
+
+    @property
+    def name(self) -> str:
+        """What error messages call it."""
+        ...
+
+    def parts(self, split: str, fields: tuple[str, ...]) -> tuple[tuple[float, str, Source], ...]:
+        """(weight, name, source) a part, with these fields. Raises UserError naming the set and what it has."""
+        ...
+
+
+def prepare_example(
+    name: str, index: int, raw: dict[str, Any], modalities: Iterable[Modality]
+) -> dict[str, np.ndarray]:
+    """One raw example as the arrays of a batch. Raises UserError naming set, record, field, found and expected."""
+    example = {}
+    for modality in modalities:
+        if modality.name not in raw:
+            raise UserError(
+                f"Data set {name!r}, record {index}: field {modality.name!r} is missing; it has {sorted(raw)}."
+            )
+        try:
+            example[modality.name] = modality.prepare(raw[modality.name])
+        except ValueError as error:
+            raise UserError(f"Data set {name!r}, record {index}, field {modality.name!r}: {error}.") from None
+    return example

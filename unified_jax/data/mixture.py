@@ -1,0 +1,46 @@
+"""A weighted mixture of data sets that answer the same fields."""
+
+from dataclasses import dataclass
+
+from unified_jax.data.base import Source
+from unified_jax.data.tfds import Tfds
+from unified_jax.data.world import World
+
+
+@dataclass(frozen=True)
+class Part:
+    """One set and how often it is drawn."""
+
+    data: World | Tfds
+    """The set."""
+    weight: float = 1.0
+    """Relative share of the examples."""
+
+    def __post_init__(self) -> None:
+        if self.weight <= 0:
+            raise ValueError(f"The weight of {self.data.name!r} in a mixture must be positive, found {self.weight}.")
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Draws from several sets in fixed proportions; each is shuffled by itself and repeats when it is exhausted."""
+
+    sets: tuple[Part, ...]
+    """The sets with their weights."""
+
+    def __post_init__(self) -> None:
+        if not self.sets:
+            raise ValueError("A mixture needs at least one set.")
+
+    @property
+    def name(self) -> str:
+        """The names of the sets, joined."""
+        return " + ".join(part.data.name for part in self.sets)
+
+    def parts(self, split: str, fields: tuple[str, ...]) -> tuple[tuple[float, str, Source], ...]:
+        """The parts of every set, weighted."""
+        return tuple(
+            (part.weight * weight, name, source)
+            for part in self.sets
+            for weight, name, source in part.data.parts(split, fields)
+        )

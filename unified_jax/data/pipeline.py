@@ -1,0 +1,100 @@
+r"""The stateless pipeline: the batch of step k is a pure function of (seed, k).
+
+There is one infinite, shuffled list of examples for a seed (Grain: each epoch shuffled anew, parts of a mixture
+interleaved by weight). Step k takes its positions [k B, (k + 1) B); process j of P prepares the j-th of P equal cuts.
+An example's *slot* is its place in that global batch; it travels with the data and is all that random draws may know
+of an example's place. There is no iterator state: to resume at step k is to start reading at step k. An example's id
+is (part << 40) + index in its source.
+"""
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import grain
+import numpy as np
+from jaxtyping import Int
+
+from unified_jax.data.base import DataSet, Source, prepare_example
+from unified_jax.errors import UserError
+from unified_jax.modalities.base import Modality
+
+PART_BITS = 40
+
+
+@dataclass(frozen=True)
+class HostBatch:
+    """What one process holds of the batch of one step."""
+
+    arrays: dict[str, np.ndarray]
+    """Its cut `[b / P, ...]` of every field, and `slot`."""
+    ids: Int[np.ndarray, "b"]
+    """Example ids of the whole global batch."""
+    first: int
+    """Global position of the batch's first example."""
+
+    @property
+    def examples(self) -> list[int]:
+        """[first position, last position, crc32 of the ids], as the metrics record it."""
+        return [self.first, self.first + len(self.ids) - 1, zlib.crc32(self.ids.astype("<i8").tobytes())]
+
+
+class Pipeline:
+    """Batches of a data set for a model's modalities."""
+
+    def __init__(
+        self,
+        data: DataSet,
+        split: str,
+        modalities: tuple[Modality, ...],
+        batch_size: int,
+        seed: int,
+        process: tuple[int, int] = (0, 1),
+    ) -> None:
+        """Opens the set and checks its first example. `process` is (index, count). Raises UserError for bad data."""
+        index, count = process
+        if batch_size < 1 or batch_size % count:
+            raise UserError(f"The batch size {batch_size} must be positive and divisible by the {count} process(es).")
+        self.modalities, self.batch_size, self.name = modalities, batch_size, data.name
+        self.parts = data.parts(split, tuple(m.name for m in modalities))
+        for _, name, source in self.parts:
+            if len(source) == 0:
+                raise UserError(f"Data set {name!r}: split {split!r} is empty.")
+        self.order = _global_order(self.parts, seed)
+        self.slots = np.arange(batch_size, dtype=np.int32).reshape(count, -1)[index]
+        for part in range(len(self.parts)):
+            self._load(part << PART_BITS)
+
+    def batch(self, step: int) -> HostBatch:
+        """The batch of one step."""
+        first = step * self.batch_size
+        ids = np.asarray([self.order[first + slot] for slot in range(self.batch_size)], np.int64)
+        examples = [self._load(int(ids[slot])) for slot in self.slots]
+        arrays = {m.name: np.stack([example[m.name] for example in examples]) for m in self.modalities}
+        return HostBatch(arrays | {"slot": self.slots}, ids, first)
+
+    def batches(self, first_step: int, threads: int = 2, buffer: int = 4) -> Iterator[HostBatch]:
+        """Batches from `first_step` on, prepared in the background, for ever."""
+        steps = grain.MapDataset.range(first_step, first_step + (1 << 40)).map(self.batch)
+        return iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffer)))
+
+    def _load(self, example_id: int) -> dict[str, np.ndarray]:
+        _, name, source = self.parts[example_id >> PART_BITS]
+        index = example_id & ((1 << PART_BITS) - 1)
+        return prepare_example(name, index, source[index], self.modalities)
+
+
+def _global_order(parts: tuple[tuple[float, str, Source], ...], seed: int) -> Any:
+    """Position -> example id: an infinite Grain dataset that reads nothing."""
+    shuffled = [
+        grain.MapDataset.range(part << PART_BITS, (part << PART_BITS) + len(source))
+        .seed(seed + part)
+        .shuffle()
+        .repeat()
+        for part, (_, _, source) in enumerate(parts)
+    ]
+    if len(shuffled) == 1:
+        return shuffled[0]
+    weights = np.asarray([weight for weight, _, _ in parts], np.float64)
+    return grain.MapDataset.mix(shuffled, weights=(weights / weights.sum()).tolist())

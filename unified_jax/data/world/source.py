@@ -1,0 +1,146 @@
+"""The world as a data source: a list of examples, each a pure function of (seed, split, id).
+
+The fields of an example (those of a second object carry the suffix "_2"; where there is none they hold the number of
+values of the attribute, which is the row of an embedding table kept for "nothing"):
+
+    id                                    int64     the index
+    image                                 uint8     [r, r, 3], the film's first frame
+    caption                               str
+    label                                 int32     shape * 8 + colour of the first object, in [0, 48)
+    count                                 int32     1 or 2
+    shape, colour, size, place, motion    int32     indices into the tuples of `scene`
+    shape_2, colour_2, ...                int32
+
+The first object is the one whose place comes first in reading order.
+"""
+
+import operator
+from dataclasses import dataclass
+from typing import Literal, SupportsIndex
+
+import numpy as np
+
+from unified_jax.data.world.caption import NAMES, write_caption
+from unified_jax.data.world.render import MIN_RESOLUTION, render_image
+from unified_jax.data.world.scene import ATTRIBUTES, COLOURS, SPLITS, Scene, generator, sample_scene
+from unified_jax.errors import UserError
+
+TEST_EXAMPLES = 10_000
+FIELDS = (
+    *("id", "image", "caption", "label", "count"),
+    *NAMES,
+    *(f"{name}_2" for name in NAMES),
+)
+
+_CAPTION_STREAM = 1
+
+
+@dataclass(frozen=True)
+class World:
+    """The synthetic world of coloured shapes. Nothing is downloaded; examples are drawn on demand."""
+
+    seed: int = 0
+    """Which world: an integer in [0, 2^32). All splits follow from it."""
+    resolution: int = 32
+    """Height and width of the pictures in pixels, at least 16."""
+    max_objects: Literal[1, 2] = 2
+    """1: always one object; 2: one or two, equally often."""
+    jitter: bool = True
+    """Whether objects stray from the centres of their cells. False, with one object, is the finite variant."""
+    examples: int = 1_000_000
+    """Length of the training list; the splits test and held_out have 10,000."""
+    name: str = "world"
+    """What error messages call this set."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"The seed of {self.name!r} must be in [0, 2^32); found {self.seed}.")
+        if self.resolution < MIN_RESOLUTION:
+            raise ValueError(
+                f"The resolution of {self.name!r} must be at least {MIN_RESOLUTION}; found {self.resolution}."
+            )
+        if self.max_objects not in (1, 2):
+            raise ValueError(
+                f"{self.name!r} has scenes of at most 1 or 2 objects; found max_objects={self.max_objects}."
+            )
+        if self.examples < 1:
+            raise ValueError(f"{self.name!r} must have at least one training example; found {self.examples}.")
+
+    def source(self, split: str, fields: tuple[str, ...] | None = None) -> "WorldSource":
+        """The examples of a split ("train", "test" or "held_out"), with the asked fields only (default: all).
+
+        ValueError for an unknown split or field.
+        """
+        if split not in SPLITS:
+            raise ValueError(f"{self.name!r} has no split {split!r}; expected one of {', '.join(SPLITS)}.")
+        for field in fields or ():
+            if field not in FIELDS:
+                raise ValueError(f"{self.name!r} has no field {field!r}; expected some of {', '.join(FIELDS)}.")
+        return WorldSource(self, split, FIELDS if fields is None else tuple(fields))
+
+    def parts(self, split: str, fields: tuple[str, ...]) -> tuple[tuple[float, str, "WorldSource"], ...]:
+        """(weight, name, source): the world is one part. UserError for an unknown split or field."""
+        try:
+            return ((1.0, self.name, self.source(split, fields)),)
+        except ValueError as error:
+            raise UserError(f"Data set {error}") from None
+
+    def features(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Field -> (shape, name of the numpy dtype; "str" for text)."""
+        kinds: dict[str, tuple[tuple[int, ...], str]] = dict.fromkeys(FIELDS, ((), "int32"))
+        kinds["id"] = ((), "int64")
+        kinds["image"] = ((self.resolution, self.resolution, 3), "uint8")
+        kinds["caption"] = ((), "str")
+        return kinds
+
+
+@dataclass(frozen=True)
+class WorldSource:
+    """A list of examples. It holds no state, so it may be pickled and read from many threads."""
+
+    world: World
+    split: str
+    fields: tuple[str, ...] = FIELDS
+
+    def __len__(self) -> int:
+        return self.world.examples if self.split == "train" else TEST_EXAMPLES
+
+    def __getitem__(self, index: SupportsIndex) -> dict[str, np.ndarray | str]:
+        """Example `index` in [0, len): field -> array or text. IndexError outside."""
+        id = operator.index(index)
+        if not 0 <= id < len(self):
+            raise IndexError(
+                f"{self.world.name!r} has {len(self)} examples in the split {self.split!r}; found the index {id}."
+            )
+        scene = self.scene(id)
+        return {field: self._field(field, id, scene) for field in self.fields}
+
+    def scene(self, id: int) -> Scene:
+        """The scene that example `id` renders."""
+        return sample_scene(self.world.seed, self.split, id, self.world.max_objects, self.world.jitter)
+
+    def _field(self, field: str, id: int, scene: Scene) -> np.ndarray | str:
+        match field:
+            case "image":
+                return render_image(scene, self.world.resolution)
+            case "caption":
+                return write_caption(scene, generator(self.world.seed, self.split, id, _CAPTION_STREAM))
+            case "id":
+                return np.array(id, np.int64)
+            case "label":
+                first = scene.objects[0]
+                return np.array(first.shape * len(COLOURS) + first.colour, np.int32)
+            case "count":
+                return np.array(len(scene.objects), np.int32)
+            case _:
+                return np.array(_attribute(scene, field), np.int32)
+
+
+def _attribute(scene: Scene, field: str) -> int:
+    """One attribute of one object, or the number of its values if the object is absent."""
+    position = NAMES.index(field.removesuffix("_2"))
+    which = 1 if field.endswith("_2") else 0
+    if which >= len(scene.objects):
+        return len(ATTRIBUTES[position][1])
+    object = scene.objects[which]
+    return (object.shape, object.colour, object.size, object.place, object.motion)[position]

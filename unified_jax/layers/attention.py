@@ -1,0 +1,63 @@
+"""The attention half of a transformer block as a layer: it owns the weights, `kernels/` does the work."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from unified_jax.kernels import choice, reference
+from unified_jax.kernels.inputs import Modulation, NormKind, OutWeights, QkvWeights, Rotary, Visible
+from unified_jax.layers.init import declare, ones, xavier, zeros
+from unified_jax.sharding import constrain
+
+
+class AttentionHalf(nn.Module):
+    """x + gate * out(attend(qkv(norm(x) * (1 + scale) + shift))); multi-head, or grouped with `kv_heads` < `heads`."""
+
+    heads: int
+    kv_heads: int | None = None
+    norm: NormKind = "layer"
+    qk_norm: bool = False
+    eps: float = 1e-6
+    dtype: jnp.dtype = jnp.float32
+    attention: choice.Attention = "auto"
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b n d"],
+        modulation: Modulation | None = None,
+        visible: Visible | None = None,
+        rotary: Rotary | None = None,
+        capture: bool = False,
+    ) -> tuple[Float[Array, "b n d"], dict[str, Array]]:
+        """(x, captured): with `capture`, captured["attention"] is `[b, h, n, n]`, from the reference path."""
+        d = x.shape[-1]
+        qkv, out = self._qkv_weights(d), self._out_weights(d)
+        if not capture:
+            x = choice.attention_half(
+                x, modulation, qkv, out,
+                visible=visible, norm=self.norm, eps=self.eps, rotary=rotary, attention=self.attention,
+            )  # fmt: skip
+            return constrain(x, "batch", "length", "embed"), {}
+        q, k, v = reference.modulated_qkv(x, modulation, qkv, norm=self.norm, eps=self.eps, rotary=rotary)
+        weights, _ = reference.attention_weights(q, k, visible)
+        a, _ = reference.attend(q, k, v, visible)
+        gate, index = (None, None) if modulation is None else (modulation.gate, modulation.index)
+        return reference.gated_out(x, a, out, gate, index).astype(x.dtype), {"attention": weights}
+
+    def _qkv_weights(self, d: int) -> QkvWeights:
+        groups = self.kv_heads or self.heads
+        shape = (d, groups, self.heads // groups + 2, d // self.heads)
+        width = shape[1] * shape[2] * shape[3]
+        kernel = declare(self, "qkv_kernel", xavier(d, width), shape, ("embed", "heads", None, "head_dim"))
+        bias = declare(self, "qkv_bias", zeros, shape[1:], ("heads", None, "head_dim"))
+        weights = QkvWeights(kernel.astype(self.dtype), bias)
+        if not self.qk_norm:
+            return weights
+        q_scale = declare(self, "q_scale", ones, shape[-1:], ("head_dim",))
+        return weights._replace(q_scale=q_scale, k_scale=declare(self, "k_scale", ones, shape[-1:], ("head_dim",)))
+
+    def _out_weights(self, d: int) -> OutWeights:
+        shape = (self.heads, d // self.heads, d)
+        kernel = declare(self, "out_kernel", xavier(d, d), shape, ("heads", "head_dim", "embed"))
+        return OutWeights(kernel.astype(self.dtype), declare(self, "out_bias", zeros, (d,), ("embed",)))

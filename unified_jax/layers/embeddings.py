@@ -1,0 +1,66 @@
+r"""Embeddings of time, of labels and of positions.
+
+time        sinusoid of 256 features [cos, sin], frequencies 10000^(-i / 128), then Linear, SiLU, Linear (DiT, section
+3.1)
+label       a table with one row a class and usually one more, the null row of classifier-free guidance
+positions   sin-cos of integer positions, for any grid: the features are shared evenly among the position axes, each
+part
+            [sin, cos] with frequencies 10000^(-i / (d / (2 a))); for images DiT puts the column first, then the row
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from unified_jax.layers.init import declare, normal
+from unified_jax.layers.mlp import Dense
+
+
+def sinusoid(t: Float[Array, "*s"], features: int = 256) -> Float[Array, "*s d"]:
+    """[cos(t w), sin(t w)], w_i = 10000^(-i / (features / 2)), float32."""
+    half = features // 2
+    frequencies = jnp.asarray(np.exp(-np.log(10000.0) * np.arange(half) / half), jnp.float32)
+    angles = t.astype(jnp.float32)[..., None] * frequencies
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+def sincos_positions(positions: Int[Array, "*s a"], features: int) -> Float[Array, "*s d"]:
+    """The fixed position embedding; axis a-1 (columns) takes the first features, axis 0 the last.
+
+    Raises ValueError unless `features` is a multiple of 2 a.
+    """
+    axes = positions.shape[-1]
+    if features % (2 * axes):
+        raise ValueError(f"sin-cos positions over {axes} axes need a width divisible by {2 * axes}, found {features}.")
+    half = features // (2 * axes)
+    frequencies = jnp.asarray(10000.0 ** (-np.arange(half) / half), jnp.float32)
+    angles = positions.astype(jnp.float32)[..., None] * frequencies
+    parts = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+    return parts[..., ::-1, :].reshape(positions.shape[:-1] + (features,))
+
+
+class TimeEmbedding(nn.Module):
+    """A number `[b]` to a vector `[b, d]`, float32."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, t: Float[Array, "b"]) -> Float[Array, "b d"]:
+        """t as `Process.network_time` gives it."""
+        h = Dense(self.width, (None, "embed"), normal(0.02), name="fc1")(sinusoid(t))
+        return Dense(self.width, ("embed", "mlp"), normal(0.02), name="fc2")(jax.nn.silu(h))
+
+
+class LabelEmbedding(nn.Module):
+    """Row y of a table `[rows, d]`; the last row is the null class where the model has one."""
+
+    rows: int
+    width: int
+
+    @nn.compact
+    def __call__(self, y: Int[Array, "b"]) -> Float[Array, "b d"]:
+        """Labels in 0 .. rows - 1."""
+        table = declare(self, "table", normal(0.02), (self.rows, self.width), (None, "embed"))
+        return table[y]

@@ -1,0 +1,40 @@
+"""Dense layers and the transformer's MLP."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from unified_jax.layers.init import Init, declare, xavier, zeros
+from unified_jax.sharding import constrain
+
+
+class Dense(nn.Module):
+    """y = x W + b over the last axis; parameters `kernel` and `bias`."""
+
+    features: int
+    axes: tuple[str | None, str | None]
+    kernel_init: Init | None = None
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*s d"]) -> Float[Array, "*s m"]:
+        """Computes in `dtype`."""
+        shape = (x.shape[-1], self.features)
+        kernel = declare(self, "kernel", self.kernel_init or xavier(*shape), shape, self.axes)
+        bias = declare(self, "bias", zeros, (self.features,), self.axes[1:])
+        return x.astype(self.dtype) @ kernel.astype(self.dtype) + bias.astype(self.dtype)
+
+
+class Mlp(nn.Module):
+    """W2 gelu_tanh(W1 x + b1) + b2."""
+
+    hidden: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+        """The hidden features are cut over the tensor axis."""
+        h = Dense(self.hidden, ("embed", "mlp"), dtype=self.dtype, name="fc1")(x)
+        h = constrain(jax.nn.gelu(h, approximate=True), "batch", "length", "mlp")
+        return Dense(x.shape[-1], ("mlp", "embed"), dtype=self.dtype, name="fc2")(h)

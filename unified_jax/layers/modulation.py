@@ -1,0 +1,33 @@
+"""Adaptive layer norm: a conditioning vector becomes shift, scale and gate rows (in this order)."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from unified_jax.kernels.inputs import Index
+from unified_jax.kernels.reference import normalise
+from unified_jax.kernels.xla import modulate
+from unified_jax.layers.init import Init, zeros
+from unified_jax.layers.mlp import Dense
+
+
+class ModulationRows(nn.Module):
+    """Linear(SiLU(c)) cut into `chunks` parts of the width; zero at the start (adaLN-Zero), float32."""
+
+    chunks: int
+    width: int
+    kernel_init: Init = zeros
+
+    @nn.compact
+    def __call__(self, c: Float[Array, "b k d"]) -> tuple[Float[Array, "b k d"], ...]:
+        """One `[b, k, d]` a chunk."""
+        rows = Dense(self.chunks * self.width, ("embed", "mlp"), self.kernel_init, name="linear")(jax.nn.silu(c))
+        return tuple(jnp.split(rows, self.chunks, axis=-1))
+
+
+def modulated_norm(
+    x: Float[Array, "b n d"], shift: Array, scale: Array, index: Index | None = None, eps: float = 1e-6
+) -> Float[Array, "b n d"]:
+    """LayerNorm(x) (1 + scale) + shift without affine gains, float32."""
+    return modulate(normalise(x, "layer", eps), shift, scale, index)

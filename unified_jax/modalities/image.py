@@ -1,0 +1,121 @@
+"""Images: uint8 `[h, w, c]` outside, float32 in [-1, 1] in model space, cut into square patches.
+
+A patch's features are ordered (row in patch, column in patch, channel); patches run row by row. `unpatch` is the exact
+inverse.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from jaxtyping import Array, Float, Int, UInt8
+
+
+@dataclass(frozen=True)
+class Image:
+    """Images of one size."""
+
+    height: int = 32
+    """Rows."""
+    width: int = 32
+    """Columns."""
+    channels: int = 3
+    """1 (grey), 3 (RGB), or the channels of a latent."""
+    patch: int = 4
+    """Side of a patch; divides height and width."""
+    name: str = "image"
+    """Field of the batch."""
+
+    def __post_init__(self) -> None:
+        if min(self.height, self.width, self.channels, self.patch) < 1:
+            raise ValueError(f"Image sizes must be positive, found {self}.")
+        if self.height % self.patch or self.width % self.patch:
+            raise ValueError(
+                f"A patch of {self.patch} does not divide an image of {self.height} x {self.width}; "
+                "choose a patch that divides both."
+            )
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(h, w, c)."""
+        return self.height, self.width, self.channels
+
+    @property
+    def tokens(self) -> int:
+        """Patches of an image."""
+        return (self.height // self.patch) * (self.width // self.patch)
+
+    @property
+    def patch_features(self) -> int:
+        """Numbers in a patch."""
+        return self.patch**2 * self.channels
+
+    def prepare(self, raw: Any) -> UInt8[np.ndarray, "h w c"]:
+        """A uint8 array of this shape; grey `[h, w]` gains a channel axis."""
+        value = np.asarray(raw)
+        if value.ndim == 2 and self.channels == 1:
+            value = value[..., None]
+        if value.dtype != np.uint8 or value.shape != self.shape:
+            raise ValueError(f"expected uint8 {list(self.shape)}, found {value.dtype} {list(value.shape)}")
+        return value
+
+    def to_model(self, raw: Array) -> Float[Array, "b h w c"]:
+        """uint8 0 .. 255 to [-1, 1]."""
+        return raw.astype(jnp.float32) / 127.5 - 1.0
+
+    def from_model(self, x: Array | np.ndarray) -> UInt8[np.ndarray, "b h w c"]:
+        """[-1, 1] to uint8, clipped and rounded."""
+        return np.asarray(np.clip(np.round((np.asarray(x, np.float32) + 1.0) * 127.5), 0, 255), np.uint8)
+
+    def patches(self, x: Float[Array, "b h w c"]) -> Float[Array, "b n p"]:
+        """Cuts into patches; any number of channels and any size the patch divides."""
+        return rearrange(x, "b (r p) (s q) c -> b (r s) (p q c)", p=self.patch, q=self.patch)
+
+    def unpatch(self, tokens: Float[Array, "b n p"]) -> Float[Array, "b h w c"]:
+        """The inverse of `patches`; the channels follow from the features."""
+        return rearrange(
+            tokens, "b (r s) (p q c) -> b (r p) (s q) c", r=self.height // self.patch, p=self.patch, q=self.patch
+        )
+
+    def positions(self) -> Int[np.ndarray, "n 2"]:
+        """(row, column) of each patch."""
+        rows, columns = self.height // self.patch, self.width // self.patch
+        grid = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
+        return np.stack(grid, axis=-1).reshape(-1, 2).astype(np.int32)
+
+    def save(self, path: Path, example: UInt8[np.ndarray, "h w c"]) -> None:
+        """One image as PNG."""
+        to_pillow(example).save(path)
+
+
+def to_pillow(example: UInt8[np.ndarray, "h w c"]) -> Any:
+    """A Pillow image of 1, 3 or (first three of) more channels."""
+    from PIL import Image as Pillow
+
+    if example.shape[-1] == 1:
+        return Pillow.fromarray(np.repeat(example, 3, axis=-1))
+    return Pillow.fromarray(np.ascontiguousarray(example[..., :3]))
+
+
+def sheet(
+    images: UInt8[np.ndarray, "b h w c"], columns: int | None = None, titles: list[str] | None = None, height: int = 96
+) -> Any:
+    """A contact sheet (Pillow): images enlarged to about `height` pixels, in rows, each over its title."""
+    from PIL import Image as Pillow
+    from PIL import ImageDraw
+
+    columns = columns or int(np.ceil(np.sqrt(len(images))))
+    scale = max(1, round(height / images.shape[1]))
+    h, w, gap, text = images.shape[1] * scale, images.shape[2] * scale, 4, 14 if titles else 0
+    rows = -(-len(images) // columns)
+    canvas = Pillow.new("RGB", (gap + columns * (w + gap), gap + rows * (h + text + gap)), "white")
+    draw = ImageDraw.Draw(canvas)
+    for i, image in enumerate(images):
+        x, y = gap + (i % columns) * (w + gap), gap + (i // columns) * (h + text + gap)
+        canvas.paste(to_pillow(image).resize((w, h), Pillow.Resampling.NEAREST), (x, y))
+        if titles:
+            draw.text((x + 1, y + h + 1), titles[i][: max(1, w // 6)], fill="black")
+    return canvas

@@ -1,0 +1,66 @@
+"""Labels: one of several named classes. They condition; the index after the last class is the null row of guidance."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from unified_jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class Label:
+    """A class out of `classes`, optionally with names."""
+
+    name: str = "label"
+    """Field of the batch and name on the command line: --given.NAME."""
+    classes: int = 10
+    """Number of classes, without the null row."""
+    names: tuple[str, ...] = ()
+    """Class names in order; text labels of a data set are looked up here."""
+
+    def __post_init__(self) -> None:
+        if self.classes < 1:
+            raise ValueError(f"Label {self.name!r} needs at least one class, found {self.classes}.")
+        if self.names and len(self.names) != self.classes:
+            raise ValueError(f"Label {self.name!r} has {self.classes} classes but {len(self.names)} names.")
+
+    @property
+    def null(self) -> int:
+        """The index that says "not given"."""
+        return self.classes
+
+    def prepare(self, raw: Any) -> Int[np.ndarray, ""]:
+        """An int in 0 .. classes (the null included), or a class name as text or bytes."""
+        if isinstance(raw, bytes | np.bytes_):
+            raw = raw.decode()
+        if isinstance(raw, str | np.str_):
+            if raw not in self.names:
+                raise ValueError(f"expected one of {list(self.names)}, found {str(raw)!r}")
+            return np.asarray(self.names.index(str(raw)), np.int32)
+        value = np.asarray(raw)
+        if value.shape != () or not np.issubdtype(value.dtype, np.integer):
+            raise ValueError(f"expected an integer in 0 .. {self.classes - 1}, found {value.dtype} {list(value.shape)}")
+        if not 0 <= value <= self.classes:
+            raise ValueError(f"expected an integer in 0 .. {self.classes - 1}, found {int(value)}")
+        return value.astype(np.int32)
+
+    def parse(self, text: str) -> int:
+        """What a person typed: a class number or a class name. Raises UserError listing what there is."""
+        known = f"0 .. {self.classes - 1}" + (f" or one of {', '.join(self.names)}" if self.names else "")
+        if text in self.names:
+            return self.names.index(text)
+        try:
+            value = int(text)
+        except ValueError:
+            raise UserError(f"--given.{self.name} {text!r} is unknown; expected {known}.") from None
+        if not 0 <= value < self.classes:
+            raise UserError(f"--given.{self.name} {value} is out of range; expected {known}.")
+        return value
+
+    def title(self, value: int) -> str:
+        """What a class is called on a sheet; the null row is an asterisk."""
+        if value == self.null:
+            return "*"
+        return self.names[value] if self.names else str(value)

@@ -1,0 +1,173 @@
+r"""One modality denoised by one network, conditioned on labels: DDPM, improved DDPM, rectified flow, DiT.
+
+Training draws, for the example in slot s of step k, from `fold_in(fold_in(fold_in(seed, k), s), purpose)`: its time,
+its noise, which labels are dropped and whether it is flipped. Nothing depends on the device or the row an example sits
+in.
+
+Labels are dropped in two ways. All at once with probability `drop_all`, which trains the unconditional model that
+classifier-free guidance needs; each alone with probability `drop_each`, so that any subset of the labels may be given.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from unified_jax.errors import UserError
+from unified_jax.modalities.image import Image
+from unified_jax.modalities.label import Label
+from unified_jax.models.base import Plan, Terms
+from unified_jax.networks.dit import DiT
+from unified_jax.processes.flow import RectifiedFlow
+from unified_jax.processes.gaussian import DiscreteGaussian
+from unified_jax.processes.targets import Prediction, Process, diffuse
+from unified_jax.samplers.guidance import classifier_free, clip_x0
+from unified_jax.samplers.loop import START, Denoiser, normal_like
+from unified_jax.sharding import constrain, logical_axes, unbox
+from unified_jax.typing import Batch, Keys, Params
+
+NOISE, TIME, DROP_ALL, DROP_EACH, FLIP = range(5)
+"""Purposes of a training draw."""
+
+
+@dataclass(frozen=True)
+class Diffusion:
+    """A conditional diffusion model of one modality."""
+
+    network: nn.Module = DiT()
+    """The backbone (DiT)."""
+    process: RectifiedFlow | DiscreteGaussian = RectifiedFlow()
+    """The noising process and what the network predicts."""
+    modality: Image = Image()
+    """What is generated."""
+    conditions: tuple[Label, ...] = ()
+    """Labels the model is conditioned on, each with a null row."""
+    drop_all: float = 0.1
+    """Probability of dropping all labels of an example in training."""
+    drop_each: float = 0.0
+    """Probability of dropping each label by itself."""
+    flip: bool = False
+    """Flip examples left to right with probability one half."""
+    time_bins: int = 10
+    """Bins of the loss over time in the metrics."""
+
+    def __post_init__(self) -> None:
+        for name in ("drop_all", "drop_each"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"Diffusion.{name} is a probability, found {getattr(self, name)}.")
+        names = [m.name for m in self.modalities]
+        if len(set(names)) != len(names):
+            raise ValueError(f"Diffusion needs distinct modality names, found {names}.")
+
+    @property
+    def modalities(self) -> tuple[Image | Label, ...]:
+        """The denoised one and the labels."""
+        return (self.modality, *self.conditions)
+
+    # ---- parameters -----------------------------------------------------------------------------------------------
+
+    def _boxed(self, key: Array) -> Params:
+        one = jnp.zeros((1, self.modality.tokens, self.modality.patch_features))
+        labels = jnp.zeros((1, len(self.conditions)), jnp.int32)
+        variables: Any = self.network.init(
+            key, one, self.modality.positions(), jnp.zeros((1,)), labels,
+            label_rows=self._label_rows, out_features=self._out_features,
+        )  # fmt: skip
+        return variables["params"]
+
+    def init(self, key: Array) -> Params:
+        """Fresh float32 parameters."""
+        return unbox(self._boxed(key))
+
+    def axes(self) -> Params:
+        """Logical axis names of every parameter."""
+        return logical_axes(jax.eval_shape(self._boxed, jax.random.key(0)))
+
+    @property
+    def _label_rows(self) -> tuple[int, ...]:
+        return tuple(label.classes + 1 for label in self.conditions)
+
+    @property
+    def _out_features(self) -> int:
+        return self.modality.patch_features * self.process.channels_per_output
+
+    def apply(self, params: Params, process: Process, x_t: Array, t: Array, labels: Int[Array, "b l"]) -> Array:
+        """The raw network output `[b, h, w, c * channels_per_output]` for x_t at time t of `process`."""
+        tokens = constrain(self.modality.patches(x_t), "batch", "length", "patch")
+        output, _ = self.network.apply(
+            {"params": params}, tokens, self.modality.positions(), process.network_time(t), labels,
+            label_rows=self._label_rows, out_features=self._out_features,
+        )  # fmt: skip
+        return self.modality.unpatch(output)
+
+    # ---- training -------------------------------------------------------------------------------------------------
+
+    def losses(self, params: Params, aux: Any, batch: Batch, key: Array) -> tuple[Terms, Any, Terms]:
+        """Loss terms an example; metrics hold the loss by bins of time (`loss_by_time`, sums and weights `[bins]`)."""
+        x0 = self.modality.to_model(batch[self.modality.name])
+        slots = jax.vmap(lambda slot: jax.random.fold_in(key, slot))(batch["slot"])
+        keys = [jax.vmap(lambda k, p=purpose: jax.random.fold_in(k, p))(slots) for purpose in range(5)]
+        if self.flip:
+            turned = jax.vmap(lambda k: jax.random.bernoulli(k))(keys[FLIP])
+            x0 = jnp.where(turned[:, None, None, None], x0[:, :, ::-1], x0)
+        labels = self._drop(self.pack_labels(batch, len(x0)), keys[DROP_ALL], keys[DROP_EACH])
+        t = self.process.draw_times(keys[TIME])
+        eps = jax.vmap(lambda k: jax.random.normal(k, x0.shape[1:]))(keys[NOISE])
+        x_t = diffuse(self.process, x0, eps, t)
+        output = self.apply(params, self.process, x_t, t, labels)
+        terms = self.process.losses(output, x0, eps, x_t, t)
+        ones = jnp.ones(len(x0))
+        total = sum(terms.values())
+        bins = jnp.clip((self.process.unit_time(t) * self.time_bins).astype(jnp.int32), 0, self.time_bins - 1)
+        one_hot = jax.nn.one_hot(bins, self.time_bins)
+        metrics = {"loss_by_time": (total @ one_hot, one_hot.sum(0))}
+        return {name: (value, ones) for name, value in terms.items()}, aux, metrics
+
+    def pack_labels(self, given: dict[str, Array], count: int) -> Int[Array, "b l"]:
+        """One column a condition; a condition that is not there is the null row."""
+        columns = [given.get(c.name, jnp.full((count,), c.null)) for c in self.conditions]
+        if not columns:
+            return jnp.zeros((count, 0), jnp.int32)
+        return jnp.stack([jnp.asarray(column, jnp.int32) for column in columns], axis=1)
+
+    def _drop(self, labels: Int[Array, "b l"], keys_all: Keys, keys_each: Keys) -> Int[Array, "b l"]:
+        if not self.conditions:
+            return labels
+        every = jax.vmap(lambda k: jax.random.bernoulli(k, self.drop_all))(keys_all)
+        count = len(self.conditions)
+        each: Bool[Array, "b l"] = jax.vmap(lambda k: jax.random.bernoulli(k, self.drop_each, (count,)))(keys_each)
+        null = jnp.asarray([c.null for c in self.conditions], jnp.int32)
+        return jnp.where(every[:, None] | each, null, labels)
+
+    # ---- sampling -------------------------------------------------------------------------------------------------
+
+    def denoiser(self, params: Params, process: Process, labels: Int[Array, "b l"]) -> Denoiser:
+        """(x_t, t) -> Prediction for these labels."""
+
+        def denoise(x_t: Array, t: Array) -> Prediction:
+            return process.predict(self.apply(params, process, x_t, t, labels), x_t, t)
+
+        return denoise
+
+    def generate(
+        self, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: Plan
+    ) -> dict[str, Float[Array, "b h w c"]]:
+        """{modality: samples in [-1, 1]}, one a key; labels that are not given are null."""
+        if tuple(wanted) != (self.modality.name,):
+            raise UserError(f"This model generates {self.modality.name!r} only; asked for {list(wanted)}.")
+        unknown = sorted(set(given) - {c.name for c in self.conditions})
+        if unknown:
+            raise UserError(f"This model is conditioned on {[c.name for c in self.conditions]}; given {unknown}.")
+        process, grid = plan.prepare(self.process)
+        labels = self.pack_labels(given, len(keys))
+        conditional = self.denoiser(params, process, labels)
+        unconditional = self.denoiser(params, process, self.pack_labels({}, len(keys)))
+        denoise = classifier_free(conditional, unconditional, plan.guidance) if self.conditions else conditional
+        if plan.clip:
+            denoise = clip_x0(denoise, process)
+        x = normal_like(keys, START, jnp.zeros((len(keys), *self.modality.shape)))
+        x = constrain(x, "batch", None, None, "channels")
+        return {self.modality.name: plan.run(denoise, process, x, grid, keys)}

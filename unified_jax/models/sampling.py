@@ -1,0 +1,58 @@
+"""Drawing many samples in batches of one compiled call, so that sample i depends on (seed, i) and its conditions."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from unified_jax.models.base import Model, Plan
+from unified_jax.sharding import MESH_AXES, MeshShape, Rules, make_mesh
+from unified_jax.typing import Params
+
+
+def sample_keys(seed: int, first: int, count: int) -> jax.Array:
+    """Keys of samples first .. first + count - 1: sample i of seed s has the key fold_in(key(s), i)."""
+    key = jax.random.key(seed)
+    return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(first, first + count))
+
+
+def generate_many(
+    model: Model,
+    params: Params,
+    given: dict[str, np.ndarray],
+    wanted: tuple[str, ...],
+    count: int,
+    seed: int,
+    plan: Plan,
+    batch: int,
+    rules: Rules,
+    report: Callable[[int], Any] = lambda done: None,
+) -> dict[str, np.ndarray]:
+    """`count` samples a wanted modality, model space. `given` holds one row a sample; `report(n)` after n more are
+    done.
+
+    All devices share a batch, which is rounded up to a multiple of them; a short last batch is filled and cut.
+    """
+    mesh = make_mesh(MeshShape())
+    batch = -(-min(batch, count) // mesh.size) * mesh.size
+    rows, whole = _layouts(mesh)
+    params = jax.device_put(params, whole)
+    call = jax.jit(model.generate, static_argnames=("wanted", "plan"), out_shardings=rows)
+    parts: list[dict[str, Any]] = []
+    with rules.active(mesh):
+        for first in range(0, count, batch):
+            take = np.minimum(np.arange(first, first + batch), count - 1)
+            some = jax.device_put({name: value[take] for name, value in given.items()}, rows)
+            keys = jax.device_put(sample_keys(seed, first, batch), rows)
+            made = jax.device_get(call(params, some, wanted=wanted, keys=keys, plan=plan))
+            kept = min(batch, count - first)
+            parts.append({name: value[:kept] for name, value in made.items()})
+            report(kept)
+    return {name: np.concatenate([part[name] for part in parts]) for name in wanted}
+
+
+def _layouts(mesh: Mesh) -> tuple[NamedSharding, NamedSharding]:
+    return NamedSharding(mesh, PartitionSpec(MESH_AXES[0])), NamedSharding(mesh, PartitionSpec())

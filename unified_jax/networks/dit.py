@@ -1,0 +1,158 @@
+r"""DiT with adaLN-Zero (Peebles & Xie 2022, "Scalable Diffusion Models with Transformers").
+
+    c   = time(t) + sum_i label_i(y_i)
+    x   = patches W + b + sincos(positions)
+    x  += gate1 * Attention(LN(x) (1 + scale1) + shift1)        shift, scale, gate of both halves = Linear(SiLU(c)),
+    x  += gate2 * MLP(LN(x) (1 + scale2) + shift2)              zero at the start: every block begins as the identity
+    out = Linear(LN(x) (1 + scale) + shift)                     zero at the start too
+
+A label is one of several (the paper has one, the class); each has its own table, whose last row is the null class. The
+blocks are one block scanned over a leading `layers` axis of its parameters, rematerialised by a named policy.
+"""
+
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from unified_jax.kernels.choice import Attention, check_attention
+from unified_jax.kernels.inputs import Modulation, Visible
+from unified_jax.kernels.xla import pick_rows
+from unified_jax.layers.attention import AttentionHalf
+from unified_jax.layers.embeddings import LabelEmbedding, TimeEmbedding, sincos_positions
+from unified_jax.layers.init import zeros
+from unified_jax.layers.mlp import Dense, Mlp
+from unified_jax.layers.modulation import ModulationRows, modulated_norm
+from unified_jax.sharding import constrain
+
+Remat = Literal["none", "full", "dots"]
+
+SIZES: dict[str, tuple[int, int, int]] = {
+    "S": (12, 384, 6),
+    "B": (12, 768, 12),
+    "L": (24, 1024, 16),
+    "XL": (28, 1152, 16),
+}
+"""(depth, width, heads) of the published models."""
+
+
+class Block(nn.Module):
+    """One adaLN-Zero block."""
+
+    heads: int
+    mlp_ratio: float
+    qk_norm: bool
+    dtype: jnp.dtype
+    attention: Attention
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b n d"], c: Float[Array, "b k d"], visible: Visible | None, capture: bool
+    ) -> tuple[Float[Array, "b n d"], dict[str, Array]]:
+        """(x, captured); c has one row an example."""
+        d = x.shape[-1]
+        shift1, scale1, gate1, shift2, scale2, gate2 = ModulationRows(6, d, name="modulation")(c)
+        half = AttentionHalf(
+            self.heads, qk_norm=self.qk_norm, dtype=self.dtype, attention=self.attention, name="attention"
+        )
+        x, captured = half(x, Modulation(shift1, scale1, gate1), visible, None, capture)
+        h = modulated_norm(x, shift2, scale2)
+        h = Mlp(int(d * self.mlp_ratio), self.dtype, name="mlp")(h)
+        x = constrain(x + (pick_rows(gate2, None) * h).astype(x.dtype), "batch", "length", "embed")
+        return x, captured
+
+
+class DiT(nn.Module):
+    """A diffusion transformer over one sequence of tokens."""
+
+    depth: int = 12
+    """Number of blocks."""
+    width: int = 384
+    """Features of the residual stream."""
+    heads: int = 6
+    """Attention heads; divides width."""
+    mlp_ratio: float = 4.0
+    """Hidden features of the MLP over width."""
+    qk_norm: bool = False
+    """RMS norm of queries and keys."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Compute dtype; parameters, norms, softmax and modulation stay float32."""
+    attention: Attention = "auto"
+    """Implementation of attention."""
+    remat: Remat = "full"
+    """What is recomputed in the backward pass: 'none', 'full' (keep block inputs), 'dots' (keep matmul results too)."""
+    unroll: int = 1
+    """Blocks per step of the scan; more compile longer and may run faster."""
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ValueError(f"DiT.width {self.width} is not divisible by its {self.heads} heads.")
+        if self.width % 4:
+            raise ValueError(f"DiT.width {self.width} must be divisible by 4 (sin-cos positions of two axes).")
+        if self.depth < 1:
+            raise ValueError(f"DiT.depth must be at least 1, found {self.depth}.")
+        if not 1 <= self.unroll <= self.depth:
+            raise ValueError(f"DiT.unroll must lie in 1 .. depth = {self.depth}, found {self.unroll}.")
+        check_attention(self.attention)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens: Float[Array, "b n p"],
+        positions: Int[Array, "n a"],
+        t: Float[Array, "b"],
+        labels: Int[Array, "b l"],
+        visible: Visible | None = None,
+        *,
+        label_rows: tuple[int, ...],
+        out_features: int,
+        capture: bool = False,
+    ) -> tuple[Float[Array, "b n q"], dict[str, Array]]:
+        """Tokens to tokens.
+
+        tokens      patches of x_t
+        positions   integer positions, the same for every example (rows then columns for an image)
+        t           `Process.network_time`
+        labels      one column a label, in 0 .. label_rows[i] - 1, the last row being null
+        label_rows  rows of each label's table
+        Returns (output float32 `[b, n, out_features]`, captured): with `capture`, captured["attention"] is
+        `[layers, b, h, n, n]`.
+        """
+        dtype = jnp.dtype(self.dtype)
+        c = TimeEmbedding(self.width, name="time")(t)
+        for i, rows in enumerate(label_rows):
+            c = c + LabelEmbedding(rows, self.width, name=f"label_{i}")(labels[:, i])
+        x = Dense(self.width, ("patch", "embed"), dtype=dtype, name="patch")(tokens)
+        x = x + sincos_positions(positions, self.width).astype(dtype)
+        x = constrain(x, "batch", "length", "embed")
+        x, captured = self._blocks(x, c[:, None], visible, capture)
+        shift, scale = ModulationRows(2, self.width, name="final_modulation")(c[:, None])
+        out = Dense(out_features, ("embed", "patch"), zeros, name="final")(modulated_norm(x, shift, scale))
+        return out.astype(jnp.float32), captured
+
+    def _blocks(self, x: Array, c: Array, visible: Visible | None, capture: bool) -> tuple[Array, dict[str, Array]]:
+        block = Block
+        if self.remat != "none":
+            policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if self.remat == "dots" else None
+            block = nn.remat(Block, prevent_cse=False, policy=policy, static_argnums=(4,))
+        broadcast: Any = (nn.broadcast,) * 3
+        stack = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=broadcast,
+            length=self.depth,
+            unroll=self.unroll,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )
+        blocks = stack(self.heads, self.mlp_ratio, self.qk_norm, jnp.dtype(self.dtype), self.attention, name="blocks")
+        return blocks(x, c, visible, capture)
+
+
+def preset(size: Literal["S", "B", "L", "XL"], dtype: Literal["float32", "bfloat16"] = "float32") -> DiT:
+    """A published size."""
+    depth, width, heads = SIZES[size]
+    return DiT(depth=depth, width=width, heads=heads, dtype=dtype)

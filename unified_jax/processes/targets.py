@@ -1,0 +1,139 @@
+r"""Targets and the one solve that turns any prediction into `(x0, eps)`.
+
+Every process here is a Gaussian path (conventions: t = 0 is data, t = 1 is noise)
+
+    x_t = alpha(t) x0 + sigma(t) eps                                                        (1)
+
+and every quantity a network is asked for is a linear combination of the same two unknowns,
+
+    target = p x0 + q eps                                                                   (2)
+
+with (p, q) = (0, 1) for eps, (1, 0) for x0, (-sigma, alpha) for v (Salimans & Ho 2022, eq. 8 with our sign of time:
+v = alpha eps - sigma x0), and (alpha', sigma') for the velocity d x_t / d t (flow matching). (1) and (2) are a 2 x 2
+system with determinant D = alpha q - sigma p, hence
+
+    x0  = (q x_t - sigma target) / D,        eps = (alpha target - p x_t) / D.              (3)
+
+Limits. With target x0 at sigma = 0 (D = 0) the point is the data itself and eps is undefined; since it only ever
+enters multiplied by sigma, the limit eps = 0 is taken. With target eps at alpha = 0 (D = 0) the prediction says
+nothing about x0 and nothing can be taken: a process that reaches alpha = 0 refuses this target by name when it is made.
+"""
+
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from unified_jax.typing import Keys, Times
+
+Target = Literal["eps", "x0", "v", "velocity"]
+
+
+class Prediction(NamedTuple):
+    """What a denoiser says of `x_t`: arrays of its shape.
+
+    `log_variance` is that of one reverse step, if it is learned.
+    """
+
+    x0: Array
+    eps: Array
+    log_variance: Array | None = None
+
+
+@runtime_checkable
+class Process(Protocol):
+    """A Gaussian path, how its times are drawn, what the network is asked for and how the loss is formed."""
+
+    @property
+    def channels_per_output(self) -> int:
+        """Output channels a data channel: 2 where the variance is learned, else 1."""
+        ...
+
+    def alpha_sigma(self, t: Array) -> tuple[Array, Array]:
+        """Coefficients of (1), shaped as t."""
+        ...
+
+    def target_coefficients(self, t: Array) -> tuple[Array, Array]:
+        """(p, q) of (2), shaped as t."""
+        ...
+
+    def draw_times(self, keys: Keys) -> Times:
+        """One training time an example."""
+        ...
+
+    def network_time(self, t: Array) -> Array:
+        """The number the network is shown for t, float32."""
+        ...
+
+    def unit_time(self, t: Array) -> Array:
+        """t on the common picture [0, 1] (0 data, 1 noise), for plots and time bins."""
+        ...
+
+    def predict(self, output: Array, x_t: Array, t: Array) -> Prediction:
+        """Reads a network output `[b, ..., c * channels_per_output]`."""
+        ...
+
+    def losses(self, output: Array, x0: Array, eps: Array, x_t: Array, t: Array) -> dict[str, Float[Array, "b"]]:
+        """Named loss terms, one number an example, already weighted against each other."""
+        ...
+
+
+def expand(value: Array, like: Array) -> Array:
+    """Appends unit axes to `value` (whose shape is a prefix of `like`'s) so that it broadcasts over `like`."""
+    return value.reshape(value.shape + (1,) * (like.ndim - value.ndim))
+
+
+def diffuse(process: Process, x0: Array, eps: Array, t: Array) -> Array:
+    """x_t of equation (1); t is a prefix of x0's shape (one time an example, or one a token)."""
+    alpha, sigma = process.alpha_sigma(t)
+    return expand(alpha, x0) * x0 + expand(sigma, x0) * eps
+
+
+def coefficients(target: Target, alpha: Array, sigma: Array, d_alpha: Array, d_sigma: Array) -> tuple[Array, Array]:
+    """(p, q) of equation (2); the derivatives are only used by the velocity."""
+    match target:
+        case "eps":
+            return jnp.zeros_like(alpha), jnp.ones_like(alpha)
+        case "x0":
+            return jnp.ones_like(alpha), jnp.zeros_like(alpha)
+        case "v":
+            return -sigma, alpha
+        case "velocity":
+            return d_alpha, d_sigma
+
+
+def solve(process: Process, output: Array, x_t: Array, t: Array) -> Prediction:
+    """Equation (3): a network output in the process's target, `x_t` and t to (x0, eps)."""
+    alpha, sigma = (expand(v, x_t) for v in process.alpha_sigma(t))
+    p, q = (expand(v, x_t) for v in process.target_coefficients(t))
+    determinant = alpha * q - sigma * p
+    singular = determinant == 0
+    inverse = jnp.where(singular, 0.0, 1.0 / jnp.where(singular, 1.0, determinant))
+    # At the one admitted singular point (target x0, sigma = 0) the first line is x_t itself and the second is 0.
+    x0 = jnp.where(singular, x_t, (q * x_t - sigma * output) * inverse)
+    return Prediction(x0, (alpha * output - p * x_t) * inverse)
+
+
+def velocity(process: Process, prediction: Prediction, t: Array) -> Array:
+    """d x_t / d t = alpha' x0 + sigma' eps of a process in continuous time.
+
+    Raises TypeError for a discrete process, whose times are indices.
+    """
+    if jnp.issubdtype(jnp.result_type(t), jnp.integer):
+        raise TypeError(
+            f"{type(process).__name__} has integer times and no velocity; use ddim or ddpm, or a process in "
+            "continuous time such as RectifiedFlow."
+        )
+    _, (d_alpha, d_sigma) = jax.jvp(process.alpha_sigma, (t,), (jnp.ones_like(t),))
+    return expand(d_alpha, prediction.x0) * prediction.x0 + expand(d_sigma, prediction.eps) * prediction.eps
+
+
+def mean_per_example(value: Array) -> Float[Array, "b"]:
+    """Mean over all but the first axis, in float32."""
+    return jnp.mean(value.astype(jnp.promote_types(value.dtype, jnp.float32)), axis=tuple(range(1, value.ndim)))
+
+
+def tree_of_predictions(x: Any) -> bool:
+    """`is_leaf` for trees whose leaves are predictions."""
+    return isinstance(x, Prediction)

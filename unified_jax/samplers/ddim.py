@@ -1,0 +1,41 @@
+r"""DDIM (Song et al. 2020, eq. 12), for any Gaussian path and any pair of times t > s.
+
+    x_s = alpha_s x0_hat + sqrt(sigma_s^2 - std^2) eps_hat + std z
+    std = eta (sigma_s / sigma_t) sqrt(sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2)
+
+For variance-preserving paths this is the paper's eta sqrt((1 - b) / (1 - a)) sqrt(1 - a / b). eta = 0 is
+deterministic, eta = 1 has the posterior variance beta~. Run with s > t it is the inversion (section 4.3): the same
+update upwards.
+"""
+
+import functools
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from unified_jax.processes.targets import Prediction, Process
+from unified_jax.samplers.loop import Denoiser, Draw, normal_like, scan_steps
+from unified_jax.typing import Keys
+
+
+def ddim_step(
+    process: Process, prediction: Prediction, x_t: Array, t: Array, s: Array, noise: Array, *, eta: float = 0.0
+) -> Array:
+    """One step from time t to time s (scalars)."""
+    alpha_s, sigma_s = process.alpha_sigma(s)
+    if eta == 0:
+        return alpha_s * prediction.x0 + sigma_s * prediction.eps
+    alpha_t, sigma_t = process.alpha_sigma(t)
+    transition = jnp.maximum(sigma_t**2 - (alpha_t / alpha_s) ** 2 * sigma_s**2, 0.0)
+    std = eta * sigma_s / sigma_t * jnp.sqrt(transition)
+    direction = jnp.sqrt(jnp.maximum(sigma_s**2 - std**2, 0.0))
+    return alpha_s * prediction.x0 + direction * prediction.eps + std * noise
+
+
+def ddim(
+    denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys, eta: float = 0.0, draw: Draw = normal_like
+) -> Any:
+    """x `[b, ...]` at the grid's first time to a sample at its last. eta >= 0; 0 draws no noise."""
+    step = functools.partial(ddim_step, eta=eta)
+    return scan_steps(step, denoise, process, x, grid, keys, None if eta == 0 else draw)

@@ -1,0 +1,166 @@
+"""Logical axes, the one table that maps them to a mesh, and the mesh itself.
+
+Parameters and activations name their axes from a closed list. `Rules` says, once for parameters and once for
+activations, which mesh axes a logical axis is cut over; a name that is not in the list, or two logical axes of one
+array on the same mesh axis, is an error (Linen would silently replicate). Mesh axes: `data` (batch), `fsdp` (batch,
+and parameters gathered layer by layer), `tensor` (heads, mlp, vocab), `sequence` (tokens).
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import flax.linen as nn
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from unified_jax.errors import UserError
+
+Logical = Literal[
+    "batch", "length", "embed", "heads", "head_dim", "mlp", "vocab", "layers", "patch", "channels", "codebook"
+]
+LOGICAL: tuple[str, ...] = get_args(Logical)
+MESH_AXES = ("data", "fsdp", "tensor", "sequence")
+
+Table = tuple[tuple[str, tuple[str, ...]], ...]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Logical axis -> mesh axes, for parameters and for activations. An axis that is not named is replicated."""
+
+    parameters: Table = (("embed", ("fsdp",)), ("heads", ("tensor",)), ("mlp", ("tensor",)), ("vocab", ("tensor",)))
+    """How parameters (and their optimizer state and EMA) are cut."""
+    activations: Table = (
+        ("batch", ("data", "fsdp")),
+        ("length", ("sequence",)),
+        ("heads", ("tensor",)),
+        ("mlp", ("tensor",)),
+        ("vocab", ("tensor",)),
+    )
+    """How activations are cut."""
+
+    def __post_init__(self) -> None:
+        for name, axes in self.parameters + self.activations:
+            check_names((name,))
+            unknown = sorted(set(axes) - set(MESH_AXES))
+            if unknown:
+                raise ValueError(f"Rules: {name} maps to unknown mesh axes {unknown}; the mesh has {MESH_AXES}.")
+
+    def parameter_spec(self, names: tuple[str | None, ...]) -> PartitionSpec:
+        """The partition of a parameter with these logical axes. Raises ValueError on a collision."""
+        return _spec(self.parameters, names)
+
+    def activation_spec(self, names: tuple[str | None, ...]) -> PartitionSpec:
+        """The partition of an activation with these logical axes. Raises ValueError on a collision."""
+        return _spec(self.activations, names)
+
+    @contextmanager
+    def active(self, mesh: Mesh) -> Iterator[None]:
+        """Within it `constrain` means this mesh and these rules; trace jitted functions inside."""
+        table = [(name, axes) for name, axes in self.activations]
+        with jax.set_mesh(mesh), nn.logical_axis_rules(table):
+            yield
+
+
+def check_names(names: tuple[str | None, ...]) -> None:
+    """Raises ValueError for a logical axis that is not in the closed list."""
+    for name in names:
+        if name is not None and name not in LOGICAL:
+            raise ValueError(f"Unknown logical axis {name!r}; the axes are {', '.join(LOGICAL)}.")
+
+
+def _spec(table: Table, names: tuple[str | None, ...]) -> PartitionSpec:
+    check_names(names)
+    found = [dict(table).get(name, ()) if name else () for name in names]
+    flat = [axis for axes in found for axis in axes]
+    if len(flat) != len(set(flat)):
+        raise ValueError(f"Logical axes {names} collide: more than one is mapped to the same mesh axis ({found}).")
+    return PartitionSpec(*(axes if axes else None for axes in found))
+
+
+def constrain(x: jax.Array, *names: str | None) -> jax.Array:
+    """x, laid out by its logical axes where `Rules.active` holds; without it, x.
+
+    Raises ValueError on an unknown name.
+    """
+    check_names(names)
+    if len(names) != x.ndim:
+        raise ValueError(f"constrain: an array of shape {x.shape} needs {x.ndim} axis names, found {names}.")
+    return nn.with_logical_constraint(x, names)  # pyright: ignore[reportPrivateImportUsage]
+
+
+@dataclass(frozen=True)
+class MeshShape:
+    """How many devices along each mesh axis; one of them may be -1, which takes what is left."""
+
+    data: int = -1
+    """Replicas of the parameters, each with its part of the batch."""
+    fsdp: int = 1
+    """Parts of the batch that also share the parameters between them."""
+    tensor: int = 1
+    """Parts of heads and mlp."""
+    sequence: int = 1
+    """Parts of the tokens."""
+
+    def __post_init__(self) -> None:
+        sizes = (self.data, self.fsdp, self.tensor, self.sequence)
+        if any(size == 0 or size < -1 for size in sizes) or sizes.count(-1) > 1:
+            raise ValueError(f"MeshShape needs positive sizes, at most one of them -1; found {sizes}.")
+
+    def resolve(self, devices: int) -> tuple[int, int, int, int]:
+        """The four sizes for this many devices. Raises UserError where they do not multiply to it."""
+        sizes = [self.data, self.fsdp, self.tensor, self.sequence]
+        known = math.prod(size for size in sizes if size != -1)
+        if -1 in sizes and devices % known == 0:
+            sizes[sizes.index(-1)] = devices // known
+        if math.prod(sizes) != devices:
+            asked = " x ".join(f"{name}={size}" for name, size in zip(MESH_AXES, sizes, strict=True))
+            raise UserError(
+                f"The mesh {asked} does not fit {devices} device(s); its sizes must multiply to {devices} "
+                "(one of them may be -1)."
+            )
+        return sizes[0], sizes[1], sizes[2], sizes[3]
+
+
+def make_mesh(shape: MeshShape, devices: list[Any] | None = None) -> Mesh:
+    """The mesh over these devices (default: all), with automatic axis types."""
+    devices = jax.devices() if devices is None else devices
+    sizes = shape.resolve(len(devices))
+    return jax.make_mesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices)
+
+
+def logical_axes(boxed: Any) -> Any:
+    """The logical axis names `tuple[str | None, ...]` of each leaf of a tree of Linen's partitioned boxes."""
+
+    def leaf(box: Any) -> tuple[str | None, ...]:
+        names = box.names if isinstance(box, nn.LogicallyPartitioned) else (None,) * box.ndim
+        check_names(names)
+        return tuple(names)
+
+    return jax.tree.map(leaf, boxed, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned))
+
+
+def unbox(boxed: Any) -> Any:
+    """The plain tree of arrays inside Linen's partitioned boxes."""
+    return nn.unbox(boxed)
+
+
+def parameter_shardings(mesh: Mesh, rules: Rules, axes: Any, shapes: Any) -> Any:
+    """A NamedSharding for each parameter. Raises UserError naming a parameter whose axis the mesh does not divide."""
+
+    def leaf(path: Any, names: tuple[str | None, ...], shape: Any) -> NamedSharding:
+        spec = rules.parameter_spec(names)
+        for size, name, cut in zip(shape.shape, names, spec, strict=True):
+            over = (cut,) if isinstance(cut, str) else cut or ()
+            parts = math.prod(mesh.shape[axis] for axis in over)
+            if size % parts:
+                raise UserError(
+                    f"The mesh cuts axis {name!r} of parameter {jax.tree_util.keystr(path)} into {parts} parts, "
+                    f"but its size is {size}; choose a mesh whose {' x '.join(over)} divides it."
+                )
+        return NamedSharding(mesh, spec)
+
+    return jax.tree_util.tree_map_with_path(leaf, axes, shapes, is_leaf=lambda x: isinstance(x, tuple))

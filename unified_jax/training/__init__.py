@@ -1,0 +1,1 @@
+"""The experiment, the pure train step, and the loop around it: data, checkpoints, metrics, previews."""

@@ -1,0 +1,102 @@
+"""A recipe is one frozen `Experiment`: the object graph itself is the configuration."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from unified_jax.data.mixture import Mixture
+from unified_jax.data.tfds import Tfds
+from unified_jax.data.world import World
+from unified_jax.errors import UserError
+from unified_jax.models.base import Plan
+from unified_jax.models.diffusion import Diffusion
+from unified_jax.sharding import MeshShape, Rules
+from unified_jax.training.balancing import FixedBalance
+from unified_jax.training.checkpoint import Checkpointing
+from unified_jax.training.optimizer import AdamW, Ema
+
+
+@dataclass(frozen=True)
+class Previews:
+    """Pictures of the model as it learns, from fixed noise and fixed conditions."""
+
+    every: int = 1000
+    """Steps between sheets; 0 draws none."""
+    count: int = 16
+    """Samples on a sheet."""
+    plan: Plan = Plan()
+    """How they are drawn."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The loss of the first EMA on fixed batches and fixed noise; the lowest is kept as the best checkpoint."""
+
+    every: int = 0
+    """Steps between validations; 0 never validates."""
+    batches: int = 4
+    """Batches of the split."""
+    split: str = "test"
+    """Split of the data set."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that decides what a run computes."""
+
+    model: Diffusion = Diffusion()
+    """Network, process and modalities."""
+    data: World | Tfds | Mixture = World()
+    """Where examples come from."""
+    split: str = "train"
+    """Split that is trained on."""
+    optimizer: AdamW = AdamW()
+    """Gradient to update."""
+    ema: tuple[Ema, ...] = (Ema(),)
+    """Averages of the parameters; the first is what is sampled and validated."""
+    balance: FixedBalance = FixedBalance()
+    """Weights of the loss terms."""
+    mesh: MeshShape = MeshShape()
+    """Devices along data, fsdp, tensor, sequence."""
+    rules: Rules = Rules()
+    """Which mesh axes parameters and activations are cut over."""
+    steps: int = 10_000
+    """Training steps."""
+    batch_size: int = 64
+    """Examples a step, over all devices and processes."""
+    accumulate: int = 1
+    """Microbatches a step."""
+    seed: int = 0
+    """Seed of parameters, data order and noise."""
+    non_finite: Literal["stop", "skip"] = "stop"
+    """What happens at a step whose loss or gradient is not finite."""
+    log_every: int = 20
+    """Steps between lines of metrics.jsonl."""
+    checkpoint: Checkpointing = Checkpointing()
+    """When checkpoints are written."""
+    preview: Previews = Previews()
+    """Sheets of samples while training."""
+    validation: Validation = Validation()
+    """Loss on held-out examples while training."""
+    evaluate: int = 0
+    """Samples drawn for the evaluation after the last step; 0 skips it."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise UserError(f"--steps must be at least 1, found {self.steps}.")
+        if self.batch_size < 1 or self.accumulate < 1:
+            raise UserError(
+                f"--batch-size and --accumulate must be at least 1, found {self.batch_size} and {self.accumulate}."
+            )
+        if self.batch_size % self.accumulate:
+            raise UserError(
+                f"The batch of {self.batch_size} is not divisible into {self.accumulate} microbatches; "
+                "choose --accumulate that divides --batch-size."
+            )
+        if self.log_every < 1:
+            raise UserError(f"--log-every must be at least 1, found {self.log_every}.")
+        if not self.ema:
+            raise UserError("An experiment needs at least one EMA; use ema=(Ema(decay=0.0),) for none.")
+        if not 0 <= self.seed < 2**31:
+            raise UserError(f"--seed must lie in 0 .. 2^31 - 1, found {self.seed}.")
+        if self.preview.every < 0 or self.preview.count < 1 or self.validation.every < 0 or self.evaluate < 0:
+            raise UserError("preview.every, validation.every and evaluate must not be negative; preview.count not 0.")

@@ -1,0 +1,64 @@
+"""Floating point operations of a jitted function, counted from its jaxpr, and the peak of known devices.
+
+Only matrix products and convolutions count (2 a multiply-add); a scan counts its body times its length, which the
+compilers' own cost analyses do not do. Recomputation under rematerialisation is counted: this is work done, not model
+FLOPs.
+"""
+
+import math
+from typing import Any
+
+import jax
+
+PEAK_FLOPS: dict[str, float] = {
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+    "NVIDIA B200": 2250e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+}
+"""Dense bfloat16 FLOP/s by the start of the device's name, from the makers' data sheets."""
+
+
+def peak_flops(device: Any) -> float | None:
+    """The device's peak, or None where it is not known (any CPU)."""
+    found = [peak for name, peak in PEAK_FLOPS.items() if device.device_kind.startswith(name)]
+    return found[-1] if found else None
+
+
+def count_flops(function: Any, *arguments: Any) -> float:
+    """FLOPs of one call; the arguments may be ShapeDtypeStructs."""
+    return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def _count(jaxpr: Any) -> float:
+    return sum(_equation(equation) for equation in jaxpr.eqns)
+
+
+def _equation(equation: Any) -> float:
+    name = equation.primitive.name
+    if name == "dot_general":
+        (left, _), _ = equation.params["dimension_numbers"]
+        contracted = math.prod(equation.invars[0].aval.shape[axis] for axis in left)
+        return 2.0 * math.prod(equation.outvars[0].aval.shape) * contracted
+    if name == "conv_general_dilated":
+        kernel = equation.invars[1].aval.shape
+        out_features = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
+        return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) / out_features
+    inner = sum(_count(sub) for value in equation.params.values() for sub in _jaxprs(value))
+    return inner * equation.params["length"] if name == "scan" else inner
+
+
+def _jaxprs(value: Any) -> list[Any]:
+    if hasattr(value, "eqns"):
+        return [value]
+    if hasattr(value, "jaxpr"):
+        return [value.jaxpr]
+    if isinstance(value, tuple | list):
+        return [sub for item in value for sub in _jaxprs(item)]
+    return []

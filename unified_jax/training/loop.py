@@ -1,0 +1,301 @@
+"""Training, top to bottom: mesh, data, shapes, shardings, init or restore, steps. See `train`."""
+
+import dataclasses
+import functools
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from unified_jax.config import to_plain
+from unified_jax.data.pipeline import HostBatch, Pipeline
+from unified_jax.errors import RunError, UserError
+from unified_jax.sharding import make_mesh
+from unified_jax.training import run_dir as runs
+from unified_jax.training.checkpoint import Checkpoints
+from unified_jax.training.experiment import Experiment
+from unified_jax.training.flops import count_flops, peak_flops
+from unified_jax.training.metrics import LAG, Clock, MetricsWriter, Pending, Progress, new_queue, to_host
+from unified_jax.training.previews import Previewer, Validator
+from unified_jax.training.state import State, state_shardings
+from unified_jax.training.step import Optimizer, init_state, train_step
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run lives and how it begins."""
+
+    run_dir: Path
+    resume: Literal["auto", "never", "must"] = "auto"
+    init_from: Path | None = None
+    quiet: bool = False
+
+
+@dataclass
+class Run:
+    """The live parts of a run; nothing in here decides what is computed."""
+
+    experiment: Experiment
+    mesh: Mesh
+    pipeline: Pipeline
+    optimizer: Optimizer
+    shapes: State
+    shardings: State
+    step: Callable[..., Any]
+    key: jax.Array
+
+    def place(self, batch: HostBatch) -> dict[str, jax.Array]:
+        """This process's rows as global arrays, cut over the batch axes of the mesh."""
+        spec = NamedSharding(self.mesh, self.experiment.rules.activation_spec(("batch",)))
+        return {n: jax.make_array_from_process_local_data(spec, a) for n, a in batch.arrays.items()}
+
+
+def prepare(experiment: Experiment) -> Run:
+    """Everything up to (not including) the first compile: mesh, data, shapes, shardings. Raises UserError early."""
+    mesh = make_mesh(experiment.mesh)
+    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    rows = experiment.batch_size // experiment.accumulate
+    if rows % parts:
+        raise UserError(
+            f"A batch of {experiment.batch_size} in {experiment.accumulate} microbatch(es) is not divisible over the "
+            f"{parts} devices of data x fsdp; choose --batch-size as a multiple of {parts * experiment.accumulate}."
+        )
+    process = (jax.process_index(), jax.process_count())
+    modalities = experiment.model.modalities
+    pipeline = Pipeline(experiment.data, experiment.split, modalities, experiment.batch_size, experiment.seed, process)
+    optimizer = Optimizer(experiment.optimizer, experiment.ema, experiment.steps, experiment.accumulate)
+    key = jax.random.key(experiment.seed)
+    shapes = jax.eval_shape(functools.partial(init_state, experiment.model, optimizer, experiment.balance), key)
+    shardings = state_shardings(mesh, experiment.rules, experiment.model.axes(), shapes)
+    replicated = NamedSharding(mesh, PartitionSpec())
+    step = jax.jit(
+        functools.partial(train_step, experiment.model, optimizer, experiment.balance),
+        out_shardings=(shardings, replicated),
+        donate_argnums=0,
+    )
+    return Run(experiment, mesh, pipeline, optimizer, shapes, shardings, step, key)
+
+
+def train(experiment: Experiment, start: Start) -> dict[str, Any]:
+    """Runs an experiment to its last step and returns its summary.
+
+    Raises UserError for a request that cannot be met (before anything is compiled) and RunError for a run that failed;
+    both leave the last good checkpoint. SIGTERM and Ctrl-C save and return early with summary["finished"] = False.
+    """
+    run = prepare(experiment)
+    with experiment.rules.active(run.mesh):
+        return _train(run, start)
+
+
+def _train(run: Run, start: Start) -> dict[str, Any]:
+    experiment, folder = run.experiment, start.run_dir
+    runs.create(folder)
+    checkpoints = Checkpoints(folder, experiment.checkpoint.keep)
+    try:
+        state = begin(run, start, checkpoints)
+        first = int(state.step)
+        runs.save_experiment(folder, experiment)
+        runs.write_json(folder / "environment.json", runs.environment(experiment, dict(run.mesh.shape)))
+        with Interrupt() as interrupt:
+            summary = _steps(run, state, first, checkpoints, start, interrupt)
+        checkpoints.wait()
+        runs.write_json(folder / "summary.json", summary | runs.provenance(experiment))
+        return summary
+    finally:
+        checkpoints.rolling.close()
+        checkpoints.best.close()
+
+
+def begin(run: Run, start: Start, checkpoints: Checkpoints) -> State:
+    """A resumed state, a fresh one, or a fresh one with another run's parameters."""
+    saved = checkpoints.steps()
+    if start.resume == "must" and not saved:
+        raise UserError(f"--resume must: {str(start.run_dir)!r} holds no finished checkpoint.")
+    if saved and start.resume == "never":
+        raise UserError(
+            f"{str(start.run_dir)!r} already holds a run (step {saved[-1]}); choose another --run-dir, or resume it."
+        )
+    if saved:
+        _check_same_run(run.experiment, start.run_dir)
+        if saved[-1] > run.experiment.steps:
+            raise UserError(f"The run is at step {saved[-1]}, beyond --steps {run.experiment.steps}.")
+        checkpoints.drop_after(saved[-1])
+        return checkpoints.restore(abstract(run))
+    make = functools.partial(init_state, run.experiment.model, run.optimizer, run.experiment.balance)
+    state = jax.jit(make, out_shardings=run.shardings)(run.key)
+    return state if start.init_from is None else _init_from(run, state, start.init_from)
+
+
+def abstract(run: Run) -> State:
+    """The state's shapes with their shardings."""
+    return jax.tree.map(
+        lambda shape, cut: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=cut), run.shapes, run.shardings
+    )
+
+
+def _init_from(run: Run, state: State, source: Path) -> State:
+    runs.load_experiment(source)
+    other = Checkpoints(source, write=False)
+    params = other.restore({"ema": (abstract(run).params,)})["ema"][0]
+    copies = tuple(jax.tree.map(jnp.copy, params) for _ in state.ema)
+    return dataclasses.replace(state, params=params, ema=copies)
+
+
+def _check_same_run(experiment: Experiment, folder: Path) -> None:
+    """What decides the numbers must not change under a run; what only decides when things are written may."""
+    ours, theirs = to_plain(experiment), to_plain(runs.load_experiment(folder, trust=True))
+    free = ("mesh", "rules", "log_every", "checkpoint", "preview", "validation", "evaluate", "non_finite")
+    free += ("steps",) if experiment.optimizer.schedule == "constant" else ()
+    changed = [name for name in ours if name not in free and ours[name] != theirs.get(name)]
+    if changed:
+        raise UserError(
+            f"{str(folder)!r} holds a run with another {', '.join(changed)}; resume it with its own settings, or "
+            "choose another --run-dir (--init-from starts from its parameters)."
+        )
+
+
+class Interrupt:
+    """SIGTERM and SIGINT set a flag that the loop reads between steps; a second one takes its usual course."""
+
+    def __init__(self) -> None:
+        self.received = False
+
+    def __enter__(self) -> "Interrupt":
+        self.before = {}
+        try:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self.before[number] = signal.signal(number, self._receive)
+        except ValueError:  # not in the main thread: whoever owns it decides
+            pass
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        self.received = True
+        signal.signal(number, self.before[number])
+
+
+def _steps(
+    run: Run, state: State, first: int, checkpoints: Checkpoints, start: Start, interrupt: Interrupt
+) -> dict[str, Any]:
+    experiment = run.experiment
+    writer = MetricsWriter(start.run_dir, first)
+    progress = Progress(experiment.steps, first, show=not start.quiet and jax.process_index() == 0)
+    watch = Watch(run, writer, progress, checkpoints, start.run_dir)
+    step = first
+    try:
+        batches = run.pipeline.batches(first)
+        while step < experiment.steps and not interrupt.received:
+            before = time.perf_counter()
+            batch = next(batches)
+            watch.clock.wait(time.perf_counter() - before)
+            rows = run.place(batch)
+            watch.count_once(state, rows)
+            state, metrics = run.step(state, {}, rows, run.key)
+            step += 1
+            watch.note(Pending(step, metrics, batch))
+            watch.look(state, step)
+        watch.drain(0)
+        checkpoints.save(state, step)
+        return watch.summary(step, finished=step == experiment.steps)
+    finally:
+        progress.close()
+        writer.close()
+
+
+class Watch:
+    """Reads what the steps report: metrics, non-finite steps, previews, validation, checkpoints."""
+
+    def __init__(
+        self, run: Run, writer: MetricsWriter, progress: Progress, checkpoints: Checkpoints, folder: Path
+    ) -> None:
+        self.run, self.experiment, self.writer, self.progress = run, run.experiment, writer, progress
+        self.checkpoints, self.folder = checkpoints, folder
+        self.pending, self.clock, self.flops = new_queue(), Clock(), 0.0
+        self.previewer = Previewer(self.experiment) if self.experiment.preview.every else None
+        self.validator = Validator(self.experiment) if self.experiment.validation.every else None
+        self.last: dict[str, Any] = {}
+        self.skipped = 0
+
+    def count_once(self, state: State, rows: dict[str, jax.Array]) -> None:
+        """FLOPs of a step, from its shapes."""
+        if not self.flops:
+            self.flops = count_flops(self.run.step, state, {}, rows, self.run.key)
+
+    def note(self, pending: Pending) -> None:
+        """Takes a started step and reads the one LAG steps back."""
+        self.pending.append(pending)
+        self.drain(LAG)
+
+    def drain(self, lag: int) -> None:
+        """Reads all but the last `lag` steps. Raises RunError at a non-finite step under the policy 'stop'."""
+        while len(self.pending) > lag:
+            self._read(self.pending.popleft())
+
+    def _read(self, done: Pending) -> None:
+        finite = bool(done.metrics["finite"])
+        if not finite:
+            values = to_host(done.metrics)
+            self.skipped += 1
+            self.writer.write_non_finite(done.step, done.batch, {"loss": values["loss"]})
+            if self.experiment.non_finite == "stop":
+                saved = self.checkpoints.steps()
+                raise RunError(
+                    f"Step {done.step} has a loss or gradient that is not finite; its slots and example ids are in "
+                    f"{self.folder / 'non_finite.jsonl'}. The last good checkpoint is "
+                    f"{f'step {saved[-1]}' if saved else 'none'}; look closer with --replay {done.step}, or go on with "
+                    "--non-finite skip."
+                )
+            self.progress.say(f"step {done.step}: loss or gradient not finite, skipped")
+        if done.step % self.experiment.log_every == 0 or done.step == self.experiment.steps:
+            values = to_host({k: v for k, v in done.metrics.items() if k != "finite"})
+            values |= {"skipped": float(not finite), "examples": done.batch.examples}
+            peak = peak_flops(jax.devices()[0])
+            peak = peak * jax.device_count() if peak else None
+            self.last = values | self.clock.read(self.experiment.batch_size, self.flops, peak)
+            self.writer.write(done.step, self.last)
+        self.progress.update(done.step, self.last)
+
+    def look(self, state: State, step: int) -> None:
+        """Previews, validation and checkpoints that are due after this step, in this order."""
+        e = self.experiment
+        last = step == e.steps
+        due = [bool(every) and (step % every == 0 or last) for every in (e.preview.every, e.validation.every)]
+        save = step % e.checkpoint.every == 0 or last
+        if not (any(due) or save):
+            return
+        self.drain(0)
+        if due[0] and self.previewer:
+            self.previewer.write(state.ema[0], self.folder / "previews" / f"step_{step:07d}.png")
+        if due[1] and self.validator:
+            loss = self.validator.loss(state.ema[0])
+            self.writer.write(step, {"validation/loss": loss})
+            self.progress.say(f"step {step}: validation loss {loss:.5f}")
+            self.checkpoints.save_best(state, step, loss)
+        if save:
+            self.checkpoints.save(state, step)
+
+    def summary(self, step: int, finished: bool) -> dict[str, Any]:
+        """What summary.json says of the run."""
+        seconds = time.perf_counter() - self.clock.start
+        return {
+            "step": step,
+            "finished": finished,
+            "loss": self.last.get("loss"),
+            "skipped": self.skipped,
+            "parameters": sum(leaf.size for leaf in jax.tree.leaves(self.run.shapes.params)),
+            "flops_per_step": self.flops,
+            "time/seconds": seconds,
+            "time/data_wait_share": self.clock.total_waited / seconds,
+        }

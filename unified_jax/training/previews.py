@@ -1,0 +1,75 @@
+"""Preview sheets and the validation loss: what a run looks at while it trains.
+
+Fixed examples, fixed noise, EMA parameters.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unified_jax.data.pipeline import Pipeline
+from unified_jax.errors import RunError
+from unified_jax.modalities.image import sheet
+from unified_jax.models.sampling import sample_keys
+from unified_jax.training.experiment import Experiment
+from unified_jax.typing import Params
+
+PREVIEW_SEED = 1_000_003
+"""Seed of preview and validation noise, apart from any run's."""
+
+
+def held_out_pipeline(experiment: Experiment, batch_size: int) -> Pipeline:
+    """Batches of the validation split in a fixed order."""
+    return Pipeline(experiment.data, experiment.validation.split, experiment.model.modalities, batch_size, PREVIEW_SEED)
+
+
+class Previewer:
+    """Draws the same requests again and again. The jitted sampler compiles at the first sheet."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        model, config = experiment.model, experiment.preview
+        self.model, self.plan = model, config.plan
+        examples = held_out_pipeline(experiment, config.count).batch(0).arrays
+        self.truth = examples[model.modality.name]
+        self.given = {c.name: jnp.asarray(examples[c.name]) for c in model.conditions}
+        self.titles = [
+            " ".join(c.title(int(examples[c.name][i])) for c in model.conditions) for i in range(config.count)
+        ]
+        self.keys = sample_keys(PREVIEW_SEED, 0, config.count)
+        self.generate = jax.jit(self._generate)
+
+    def _generate(self, params: Params) -> jax.Array:
+        name = self.model.modality.name
+        return self.model.generate(params, self.given, (name,), self.keys, self.plan)[name]
+
+    def write(self, params: Params, path: Path) -> None:
+        """A PNG sheet: each sample over what it was asked to be."""
+        images = self.model.modality.from_model(np.asarray(self.generate(params)))
+        try:
+            sheet(images, titles=self.titles if self.given else None).save(path)
+        except OSError as error:
+            raise RunError(f"The preview {path} cannot be written: {error}; the last checkpoint is intact.") from error
+
+
+class Validator:
+    """The loss on fixed batches of the validation split with fixed noise."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        pipeline = held_out_pipeline(experiment, experiment.batch_size)
+        self.batches = [pipeline.batch(i).arrays for i in range(experiment.validation.batches)]
+        self.key = jax.random.key(PREVIEW_SEED)
+        self.model, self.balance = experiment.model, experiment.balance
+        self.losses = jax.jit(self._losses)
+
+    def _losses(self, params: Params, batch: Any, index: jax.Array) -> dict[str, tuple[jax.Array, jax.Array]]:
+        terms, _, _ = self.model.losses(params, {}, batch, jax.random.fold_in(self.key, index))
+        return jax.tree.map(jnp.sum, terms)
+
+    def loss(self, params: Params) -> float:
+        """Weighted sum of the terms, each divided once."""
+        found = [self.losses(params, batch, i) for i, batch in enumerate(self.batches)]
+        weights = self.balance.weigh({}, tuple(found[0]))
+        return float(sum(weights[k] * sum(f[k][0] for f in found) / sum(f[k][1] for f in found) for k in found[0]))

@@ -1,0 +1,57 @@
+"""`--replay STEP`: does one step again, from the last checkpoint before it, and looks at each of its examples."""
+
+import jax
+import numpy as np
+
+from unified_jax.errors import UserError
+from unified_jax.training.checkpoint import Checkpoints
+from unified_jax.training.experiment import Experiment
+from unified_jax.training.loop import Run, Start, abstract, prepare
+from unified_jax.training.step import example_losses, init_state
+
+
+def replay(experiment: Experiment, start: Start, step: int) -> str:
+    """What step `step` (counted from 1, as metrics.jsonl does) saw: the loss of every example, the worst first.
+
+    The steps between the checkpoint and it are trained again, bit for bit; nothing in the run directory changes. Raises
+    UserError if there is no such step.
+    """
+    if not 1 <= step <= experiment.steps:
+        raise UserError(f"--replay {step}: the run has steps 1 .. {experiment.steps}.")
+    if not start.run_dir.is_dir():
+        raise UserError(f"--replay: the run directory {str(start.run_dir)!r} does not exist.")
+    run = prepare(experiment)
+    with experiment.rules.active(run.mesh):
+        checkpoints = Checkpoints(start.run_dir, write=False)
+        before = [s for s in checkpoints.steps() if s < step]
+        if before:
+            state = checkpoints.restore(abstract(run), before[-1])
+        else:
+            make = jax.jit(
+                lambda key: init_state(experiment.model, run.optimizer, experiment.balance, key),
+                out_shardings=run.shardings,
+            )
+            state = make(run.key)
+        for index in range(int(state.step), step - 1):
+            state, _ = run.step(state, {}, run.place(run.pipeline.batch(index)), run.key)
+        return _report(run, state, step)
+
+
+def _report(run: Run, state: object, step: int) -> str:
+    batch = run.pipeline.batch(step - 1)
+    rows = run.place(batch)
+    terms = jax.jit(example_losses, static_argnums=0)(run.experiment.model, state, {}, rows, run.key)
+    losses = {name: np.asarray(value) for name, value in terms.items()}
+    _, metrics = run.step(state, {}, rows, run.key)
+    total = sum(losses.values())
+    order = np.argsort(np.where(np.isfinite(total), -total, -np.inf), kind="stable")
+    finite = "finite" if bool(metrics["finite"]) else "not finite"
+    lines = [
+        f"step {step}: loss {float(metrics['loss']):.6g}, gradient norm {float(metrics['grad_norm']):.6g} ({finite})"
+    ]
+    lines += [
+        f"  slot {slot:5d}  id {batch.ids[slot]:8d}  "
+        + "  ".join(f"{name} {value[slot]:.6g}" for name, value in losses.items())
+        for slot in order
+    ]
+    return "\n".join(lines)

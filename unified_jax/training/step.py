@@ -1,0 +1,132 @@
+r"""The train step: one pure function from state and batch to state and metrics.
+
+The loss of a batch is sum_k w_k S_k / W_k over the terms k, where S_k and W_k are sums over all rows of all
+microbatches and devices and w_k are the balance's weights: sums are added up and divided once, a mean of means is
+never taken. With gradient accumulation the W_k are needed before the first gradient; they are computed in a pass of
+their own, from which the compiler removes the network.
+
+A step whose loss or gradient is not finite changes nothing but the step count; the metric `finite` tells the loop,
+which skips or stops by the experiment's policy.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from unified_jax.models.base import Model, Terms
+from unified_jax.sharding import constrain
+from unified_jax.training.balancing import FixedBalance
+from unified_jax.training.optimizer import AdamW, Ema
+from unified_jax.training.state import State
+from unified_jax.typing import Batch, Params
+
+
+class Optimizer(NamedTuple):
+    """What a step does with a gradient: static, hashable."""
+
+    config: AdamW
+    ema: tuple[Ema, ...]
+    steps: int
+    accumulate: int = 1
+
+    @property
+    def transform(self) -> optax.GradientTransformation:
+        """The optax transformation."""
+        return self.config.transform(self.steps)
+
+
+def init_state(model: Model, optimizer: Optimizer, balance: FixedBalance, key: Array) -> State:
+    """A fresh state; every average starts at the parameters."""
+    params = model.init(key)
+    ema = tuple(params for _ in optimizer.ema)
+    return State(jnp.zeros((), jnp.int32), params, ema, optimizer.transform.init(params), {}, balance.init())
+
+
+def train_step(
+    model: Model,
+    optimizer: Optimizer,
+    balance: FixedBalance,
+    state: State,
+    frozen: Params,
+    batch: Batch,
+    key: Array,
+) -> tuple[State, dict[str, Array]]:
+    """One step.
+
+    `key` is the run's key; the step's own is folded from it and `state.step`. `frozen` is never changed.
+    """
+    key = jax.random.fold_in(key, state.step)
+    value, gradient, terms, aux, extra = _loss_and_gradient(model, optimizer, balance, state, frozen, batch, key)
+    norm = optax.global_norm(gradient)
+    finite = jnp.isfinite(value) & jnp.isfinite(norm)
+    updates: Any
+    updates, opt_state = optimizer.transform.update(gradient, state.opt_state, state.params)
+    params: Any = optax.apply_updates(state.params, updates)
+    ema = tuple(e.update(average, params, state.step) for e, average in zip(optimizer.ema, state.ema, strict=True))
+    new = State(state.step, params, ema, opt_state, aux, state.balance)
+    new = jax.tree.map(lambda fresh, old: jnp.where(finite, fresh, old), new, state)
+    metrics = {"loss": value, **{f"loss/{name}": term for name, term in terms.items()}, **extra}
+    metrics |= {"lr": jnp.asarray(optimizer.config.rate(optimizer.steps)(state.step), jnp.float32)}
+    metrics |= {"grad_norm": norm, "param_norm": optax.global_norm(new.params), "finite": finite}
+    return dataclasses.replace(new, step=state.step + 1), metrics
+
+
+def example_losses(model: Model, state: State, frozen: Params, batch: Batch, key: Array) -> dict[str, Array]:
+    """Loss `[b]` of every example of the batch of step `state.step`, as that step saw it: what --replay looks at."""
+    terms, _, _ = model.losses({**frozen, **state.params}, state.aux, batch, jax.random.fold_in(key, state.step))
+    return {name: total / weight for name, (total, weight) in terms.items()}
+
+
+def _loss_and_gradient(
+    model: Model, optimizer: Optimizer, balance: FixedBalance, state: State, frozen: Params, batch: Batch, key: Array
+) -> tuple[Array, Params, dict[str, Array], Any, dict[str, Array]]:
+    """(loss, gradient, unweighted terms, aux, extra metrics), each divided once."""
+    micro = _split(batch, optimizer.accumulate)
+
+    def run(params: Params, aux: Any, rows: Batch) -> tuple[dict[str, Array], dict[str, Array], Any, Terms]:
+        terms, aux, extra = model.losses({**frozen, **params}, aux, rows, key)
+        sums = {name: jnp.sum(total) for name, (total, _) in terms.items()}
+        return sums, {name: jnp.sum(weight) for name, (_, weight) in terms.items()}, aux, extra
+
+    def add_weights(total: dict[str, Array], rows: Batch) -> tuple[dict[str, Array], None]:
+        return jax.tree.map(jnp.add, total, run(state.params, state.aux, rows)[1]), None
+
+    shapes = jax.eval_shape(lambda rows: run(state.params, state.aux, rows), jax.tree.map(lambda x: x[0], micro))
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    weights, _ = jax.lax.scan(add_weights, zeros[1], micro)
+    scale = {name: w / weights[name] for name, w in balance.weigh(state.balance, tuple(weights)).items()}
+
+    def objective(params: Params, aux: Any, rows: Batch) -> tuple[Array, Any]:
+        sums, _, aux, extra = run(params, aux, rows)
+        return sum(scale[name] * total for name, total in sums.items()), (sums, aux, extra)  # type: ignore[return-value]
+
+    def accumulate(carry: Any, rows: Batch) -> tuple[Any, None]:
+        gradient, value, sums, aux, extra = carry
+        (loss, (s, aux, e)), g = jax.value_and_grad(objective, has_aux=True)(state.params, aux, rows)
+        added = jax.tree.map(jnp.add, (gradient, value, sums, extra), (g, loss, s, e))
+        return (added[0], added[1], added[2], aux, added[3]), None
+
+    if optimizer.accumulate == 1:
+        rows = jax.tree.map(lambda x: x[0], micro)
+        (value, (sums, aux, extra)), gradient = jax.value_and_grad(objective, has_aux=True)(
+            state.params, state.aux, rows
+        )
+    else:
+        start = (jax.tree.map(jnp.zeros_like, state.params), jnp.zeros(()), zeros[0], state.aux, zeros[3])
+        (gradient, value, sums, aux, extra), _ = jax.lax.scan(accumulate, start, micro)
+    terms = {name: total / weights[name] for name, total in sums.items()}
+    return value, gradient, terms, aux, {name: total / weight for name, (total, weight) in extra.items()}
+
+
+def _split(batch: Batch, parts: int) -> Batch:
+    """`[b, ...]` to `[parts, b / parts, ...]`; row i of every part goes to the same device as before."""
+
+    def leaf(x: Array) -> Array:
+        x = x.reshape((x.shape[0] // parts, parts) + x.shape[1:]).swapaxes(0, 1)
+        return constrain(x, None, "batch", *(None,) * (x.ndim - 2))
+
+    return jax.tree.map(leaf, batch)
