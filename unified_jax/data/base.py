@@ -9,6 +9,7 @@ from unified_jax.errors import UserError
 from unified_jax.modalities.base import Modality
 
 
+@runtime_checkable
 class Source(Protocol):
     """A list of raw examples with random access; `source[i]` is a pure function of i. Safe to read from threads."""
 

@@ -1,8 +1,11 @@
 """Any TFDS set on disk, read through `tfds.data_source` (no TensorFlow). Nothing is downloaded."""
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from unified_jax.errors import UserError
 
@@ -52,9 +55,18 @@ class TfdsSource:
         """Record `index` under the model's field names. Raises UserError where it cannot be read."""
         try:
             record = self.source[index]
+            return {field: _decoded(record[feature]) for field, feature in self.wanted}
         except Exception as error:  # decoders and readers raise what they like; the record must be named
             raise UserError(f"Data set {self.name!r}: record {index} cannot be read ({error}).") from error
-        return {field: record[feature] for field, feature in self.wanted}
+
+
+def _decoded(value: Any) -> Any:
+    """Encoded pictures (PNG or JPEG bytes) as arrays; everything else as it is."""
+    if isinstance(value, bytes) and value.startswith((b"\x89PNG", b"\xff\xd8\xff")):
+        from PIL import Image as Pillow
+
+        return np.asarray(Pillow.open(io.BytesIO(value)))
+    return value
 
 
 def _open(name: str, data_dir: str, split: str) -> Any:
@@ -77,8 +89,10 @@ def _open(name: str, data_dir: str, split: str) -> Any:
     if split not in splits:
         raise UserError(f"Data set {name!r} has no split {split!r}; it has: {', '.join(splits) or 'none'}.")
     opened: Any = builder
+    # Pictures stay encoded until a record is read: Pillow decodes them, TFDS would ask for OpenCV.
+    images = [key for key, kind in (builder.info.features or {}).items() if isinstance(kind, tfds.features.Image)]
     try:
-        return opened.as_data_source(split=split)
+        return opened.as_data_source(split=split, decoders={key: tfds.decode.SkipDecoding() for key in images})
     except Exception as error:
         raise UserError(
             f"Data set {name!r} in {data_dir!r} cannot be read without TensorFlow: {error} "

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from unified_jax.errors import UserError
 from unified_jax.modalities.base import Modality
@@ -48,7 +48,7 @@ class Plan:
                 f"{self.guidance}, eta = {self.eta}, shift = {self.shift}."
             )
 
-    def prepare(self, process: Process) -> tuple[Process, Float[np.ndarray, "k"]]:
+    def prepare(self, process: Process) -> tuple[Process, np.ndarray]:
         """The process to sample with (a discrete one is respaced to `steps`) and its grid."""
         if not isinstance(process, DiscreteGaussian):
             if self.sampler == "ddpm":

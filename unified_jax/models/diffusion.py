@@ -73,7 +73,7 @@ class Diffusion:
         one = jnp.zeros((1, self.modality.tokens, self.modality.patch_features))
         labels = jnp.zeros((1, len(self.conditions)), jnp.int32)
         variables: Any = self.network.init(
-            key, one, self.modality.positions(), jnp.zeros((1,)), labels,
+            key, one, jnp.asarray(self.modality.positions()), jnp.zeros((1,)), labels,
             label_rows=self._label_rows, out_features=self._out_features,
         )  # fmt: skip
         return variables["params"]
@@ -98,7 +98,7 @@ class Diffusion:
         """The raw network output `[b, h, w, c * channels_per_output]` for x_t at time t of `process`."""
         tokens = constrain(self.modality.patches(x_t), "batch", "length", "patch")
         output, _ = self.network.apply(
-            {"params": params}, tokens, self.modality.positions(), process.network_time(t), labels,
+            {"params": params}, tokens, jnp.asarray(self.modality.positions()), process.network_time(t), labels,
             label_rows=self._label_rows, out_features=self._out_features,
         )  # fmt: skip
         return self.modality.unpatch(output)
@@ -107,7 +107,7 @@ class Diffusion:
 
     def losses(self, params: Params, aux: Any, batch: Batch, key: Array) -> tuple[Terms, Any, Terms]:
         """Loss terms an example; metrics hold the loss by bins of time (`loss_by_time`, sums and weights `[bins]`)."""
-        x0 = self.modality.to_model(batch[self.modality.name])
+        x0 = self.modality.to_model(jnp.asarray(batch[self.modality.name]))
         slots = jax.vmap(lambda slot: jax.random.fold_in(key, slot))(batch["slot"])
         keys = [jax.vmap(lambda k, p=purpose: jax.random.fold_in(k, p))(slots) for purpose in range(5)]
         if self.flip:
@@ -126,7 +126,7 @@ class Diffusion:
         metrics = {"loss_by_time": (total @ one_hot, one_hot.sum(0))}
         return {name: (value, ones) for name, value in terms.items()}, aux, metrics
 
-    def pack_labels(self, given: dict[str, Array], count: int) -> Int[Array, "b l"]:
+    def pack_labels(self, given: dict[str, Any], count: int) -> Int[Array, "b l"]:
         """One column a condition; a condition that is not there is the null row."""
         columns = [given.get(c.name, jnp.full((count,), c.null)) for c in self.conditions]
         if not columns:

@@ -16,16 +16,16 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from unified_jax.config import to_plain
 from unified_jax.data.pipeline import HostBatch, Pipeline
-from unified_jax.errors import RunError, UserError
+from unified_jax.errors import UserError
 from unified_jax.sharding import make_mesh
 from unified_jax.training import run_dir as runs
 from unified_jax.training.checkpoint import Checkpoints
 from unified_jax.training.experiment import Experiment
-from unified_jax.training.flops import count_flops, peak_flops
-from unified_jax.training.metrics import LAG, Clock, MetricsWriter, Pending, Progress, new_queue, to_host
-from unified_jax.training.previews import Previewer, Validator
+from unified_jax.training.flops import count_flops
+from unified_jax.training.metrics import MetricsWriter, Pending, Progress
 from unified_jax.training.state import State, state_shardings
 from unified_jax.training.step import Optimizer, init_state, train_step
+from unified_jax.training.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ def _steps(
     experiment = run.experiment
     writer = MetricsWriter(start.run_dir, first)
     progress = Progress(experiment.steps, first, show=not start.quiet and jax.process_index() == 0)
-    watch = Watch(run, writer, progress, checkpoints, start.run_dir)
+    watch = Watch(experiment, writer, progress, checkpoints, start.run_dir)
     step = first
     try:
         batches = run.pipeline.batches(first)
@@ -201,101 +201,14 @@ def _steps(
             batch = next(batches)
             watch.clock.wait(time.perf_counter() - before)
             rows = run.place(batch)
-            watch.count_once(state, rows)
+            watch.flops = watch.flops or count_flops(run.step, state, {}, rows, run.key)
             state, metrics = run.step(state, {}, rows, run.key)
             step += 1
             watch.note(Pending(step, metrics, batch))
             watch.look(state, step)
         watch.drain(0)
         checkpoints.save(state, step)
-        return watch.summary(step, finished=step == experiment.steps)
+        return watch.summary(step, parameters=sum(leaf.size for leaf in jax.tree.leaves(run.shapes.params)))
     finally:
         progress.close()
         writer.close()
-
-
-class Watch:
-    """Reads what the steps report: metrics, non-finite steps, previews, validation, checkpoints."""
-
-    def __init__(
-        self, run: Run, writer: MetricsWriter, progress: Progress, checkpoints: Checkpoints, folder: Path
-    ) -> None:
-        self.run, self.experiment, self.writer, self.progress = run, run.experiment, writer, progress
-        self.checkpoints, self.folder = checkpoints, folder
-        self.pending, self.clock, self.flops = new_queue(), Clock(), 0.0
-        self.previewer = Previewer(self.experiment) if self.experiment.preview.every else None
-        self.validator = Validator(self.experiment) if self.experiment.validation.every else None
-        self.last: dict[str, Any] = {}
-        self.skipped = 0
-
-    def count_once(self, state: State, rows: dict[str, jax.Array]) -> None:
-        """FLOPs of a step, from its shapes."""
-        if not self.flops:
-            self.flops = count_flops(self.run.step, state, {}, rows, self.run.key)
-
-    def note(self, pending: Pending) -> None:
-        """Takes a started step and reads the one LAG steps back."""
-        self.pending.append(pending)
-        self.drain(LAG)
-
-    def drain(self, lag: int) -> None:
-        """Reads all but the last `lag` steps. Raises RunError at a non-finite step under the policy 'stop'."""
-        while len(self.pending) > lag:
-            self._read(self.pending.popleft())
-
-    def _read(self, done: Pending) -> None:
-        finite = bool(done.metrics["finite"])
-        if not finite:
-            values = to_host(done.metrics)
-            self.skipped += 1
-            self.writer.write_non_finite(done.step, done.batch, {"loss": values["loss"]})
-            if self.experiment.non_finite == "stop":
-                saved = self.checkpoints.steps()
-                raise RunError(
-                    f"Step {done.step} has a loss or gradient that is not finite; its slots and example ids are in "
-                    f"{self.folder / 'non_finite.jsonl'}. The last good checkpoint is "
-                    f"{f'step {saved[-1]}' if saved else 'none'}; look closer with --replay {done.step}, or go on with "
-                    "--non-finite skip."
-                )
-            self.progress.say(f"step {done.step}: loss or gradient not finite, skipped")
-        if done.step % self.experiment.log_every == 0 or done.step == self.experiment.steps:
-            values = to_host({k: v for k, v in done.metrics.items() if k != "finite"})
-            values |= {"skipped": float(not finite), "examples": done.batch.examples}
-            peak = peak_flops(jax.devices()[0])
-            peak = peak * jax.device_count() if peak else None
-            self.last = values | self.clock.read(self.experiment.batch_size, self.flops, peak)
-            self.writer.write(done.step, self.last)
-        self.progress.update(done.step, self.last)
-
-    def look(self, state: State, step: int) -> None:
-        """Previews, validation and checkpoints that are due after this step, in this order."""
-        e = self.experiment
-        last = step == e.steps
-        due = [bool(every) and (step % every == 0 or last) for every in (e.preview.every, e.validation.every)]
-        save = step % e.checkpoint.every == 0 or last
-        if not (any(due) or save):
-            return
-        self.drain(0)
-        if due[0] and self.previewer:
-            self.previewer.write(state.ema[0], self.folder / "previews" / f"step_{step:07d}.png")
-        if due[1] and self.validator:
-            loss = self.validator.loss(state.ema[0])
-            self.writer.write(step, {"validation/loss": loss})
-            self.progress.say(f"step {step}: validation loss {loss:.5f}")
-            self.checkpoints.save_best(state, step, loss)
-        if save:
-            self.checkpoints.save(state, step)
-
-    def summary(self, step: int, finished: bool) -> dict[str, Any]:
-        """What summary.json says of the run."""
-        seconds = time.perf_counter() - self.clock.start
-        return {
-            "step": step,
-            "finished": finished,
-            "loss": self.last.get("loss"),
-            "skipped": self.skipped,
-            "parameters": sum(leaf.size for leaf in jax.tree.leaves(self.run.shapes.params)),
-            "flops_per_step": self.flops,
-            "time/seconds": seconds,
-            "time/data_wait_share": self.clock.total_waited / seconds,
-        }

@@ -8,7 +8,6 @@ import json
 import math
 import sys
 import time
-from collections import deque
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -175,8 +174,3 @@ class Progress:
 
 def _short(value: Any) -> str:
     return "-" if value is None else f"{value:.4g}"
-
-
-def new_queue() -> deque[Pending]:
-    """The steps in flight."""
-    return deque()

@@ -5,7 +5,6 @@ from typing import Any
 import flax.struct
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Int
 
 from unified_jax.sharding import Rules, parameter_shardings
 from unified_jax.typing import Params
@@ -15,8 +14,8 @@ from unified_jax.typing import Params
 class State:
     """Everything a run carries from step to step. There is no key and no iterator in it."""
 
-    step: Int[Array, ""]
-    """Steps done; also the index of the next batch."""
+    step: Any
+    """int32 scalar: steps done; also the index of the next batch. (Trees of shapes and shardings use this class too.)"""
     params: Params
     ema: tuple[Params, ...]
     opt_state: Any

@@ -61,7 +61,7 @@ def train_step(
     """
     key = jax.random.fold_in(key, state.step)
     value, gradient, terms, aux, extra = _loss_and_gradient(model, optimizer, balance, state, frozen, batch, key)
-    norm = optax.global_norm(gradient)
+    norm = optax.tree.norm(gradient)
     finite = jnp.isfinite(value) & jnp.isfinite(norm)
     updates: Any
     updates, opt_state = optimizer.transform.update(gradient, state.opt_state, state.params)
@@ -71,7 +71,7 @@ def train_step(
     new = jax.tree.map(lambda fresh, old: jnp.where(finite, fresh, old), new, state)
     metrics = {"loss": value, **{f"loss/{name}": term for name, term in terms.items()}, **extra}
     metrics |= {"lr": jnp.asarray(optimizer.config.rate(optimizer.steps)(state.step), jnp.float32)}
-    metrics |= {"grad_norm": norm, "param_norm": optax.global_norm(new.params), "finite": finite}
+    metrics |= {"grad_norm": norm, "param_norm": optax.tree.norm(new.params), "finite": finite}
     return dataclasses.replace(new, step=state.step + 1), metrics
 
 

@@ -61,7 +61,7 @@ def run(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str, Any
     def forward(x: Any, t: Any, y: Any) -> Any:
         tokens = image.patches(jnp.moveaxis(jnp.asarray(x), 1, -1))
         labels = jnp.asarray(y, jnp.int32)[:, None]
-        positions = image.positions()
+        positions = jnp.asarray(image.positions())
         out, _ = network.apply(
             {"params": params}, tokens, positions, jnp.asarray(t), labels,
             label_rows=rows, out_features=patch**2 * out_channels,

@@ -2,9 +2,9 @@
 
 The canvas is the unit square, x to the right and y downward, both in [0, 1]; lengths are fractions of the canvas.
 
-*Places.* The centres of objects live in the inner square [0.05, 0.95]^2, cut into 3 x 3 cells of side 0.3 with centres
-at 0.2, 0.5 and 0.8. Without jitter an object sits on the centre of its cell. With jitter its centre is uniform in a
-window of half-width `JITTER` about it (cut off near the walls, see below), which stays 0.06 (two pixels at 32) away
+*Places.* The centres of objects live in the inner square [0.0875, 0.9125]^2, cut into 3 x 3 cells of side 0.275 with centres
+at 0.225, 0.5 and 0.775. Without jitter an object sits on the centre of its cell. With jitter its centre is uniform in a
+window of half-width `JITTER` about it (cut off near the walls, see below), which stays 0.0575 (nearly two pixels at 32) away
 from the border to the next cell, so that the place of an object never hangs on a fraction of a pixel.
 
 *Size.* An object of size s lies inside the disc of radius RADII[s] about its centre. Every bound below (walls, overlap)
@@ -65,12 +65,12 @@ COLOUR_RGB: UInt8[np.ndarray, "8 3"] = np.array(
 BACKGROUND_RGB: UInt8[np.ndarray, "3"] = np.array((24, 24, 26), np.uint8)
 COLOUR_RGB.flags.writeable = BACKGROUND_RGB.flags.writeable = False
 
-RADII = (0.1, 0.128, 0.16)
-GRID = (0.2, 0.5, 0.8)
-BORDERS = (0.35, 0.65)
-JITTER = 0.09
+RADII = (0.105, 0.14, 0.185)
+GRID = (0.225, 0.5, 0.775)
+BORDERS = (0.3625, 0.6375)
+JITTER = 0.08
 SPEED = 0.04
-GAP = 0.0625
+GAP = 0.05
 FRAMES = 16
 VELOCITIES = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))
 

@@ -1,0 +1,47 @@
+# Each target does everything on a machine that has only python3 (3.11 or newer) and make.
+# VENV, PYTHON and CONSTRAINTS may be set on the command line.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV ?= .venv
+RUN = $(VENV)/bin/python
+CONSTRAINTS ?= constraints.txt
+NEWEST = $(shell for p in python3.13 python3.12 python3; do $$p -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null && echo $$p && break; done)
+
+.PHONY: install quickstart test test-fast test-latest lint types figures clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or newer is needed; none was found on the PATH."; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --upgrade pip
+	$(RUN) -m pip install --quiet --constraint $(CONSTRAINTS) --editable ".[dev]"
+	touch $@
+
+quickstart: install  ## Train a first model, draw samples beside the true renders, print the attribute accuracy.
+	$(RUN) train.py quickstart
+
+test: install  ## The whole suite, warnings as errors.
+	$(RUN) -m pytest -q
+
+test-fast: install  ## Without the tests that take more than about ten seconds.
+	$(RUN) -m pytest -q -m "not slow"
+
+test-latest:  ## The suite on the newest jax, where a Python 3.12 or later is found.
+	@if [ -z "$(NEWEST)" ]; then echo "not verified: no Python 3.12 or later was found"; else \
+	  $(NEWEST) -m venv .venv-latest && .venv-latest/bin/python -m pip install --quiet --upgrade pip && \
+	  .venv-latest/bin/python -m pip install --quiet --upgrade --editable ".[dev]" && \
+	  .venv-latest/bin/python -c "import jax; print('jax', jax.__version__)" && \
+	  .venv-latest/bin/python -m pytest -q; fi
+
+lint: install
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+types: install
+	$(RUN) -m pyright --pythonpath $(RUN)
+
+figures: install  ## Writes docs/figures/ and docs/measurements.json from finished runs.
+	$(RUN) benchmarks/figures.py
+
+clean:
+	rm -rf $(VENV) .venv-latest .pytest_cache .ruff_cache

@@ -1,0 +1,40 @@
+"""Eight fake CPU devices for the whole suite; float32 matmuls in full precision; the shared reference numbers where present."""
+
+import os
+from pathlib import Path
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_default_matmul_precision", "highest")
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture
+def root() -> Path:
+    """The repository."""
+    return ROOT
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """TFDS sets beside the checkout; the test is skipped where there are none."""
+    folder = SHARED / "data" / "tfds"
+    if not folder.is_dir():
+        pytest.skip("not verified: no shared data beside the checkout")
+    return folder
+
+
+@pytest.fixture
+def shared_goldens() -> Path:
+    """Reference numbers beside the checkout; the test is skipped where there are none."""
+    folder = SHARED / "goldens"
+    if not folder.is_dir():
+        pytest.skip("not verified: no shared goldens beside the checkout")
+    return folder

@@ -1,0 +1,104 @@
+"""TFDS sets without TensorFlow: a small ArrayRecord set written here, and what goes wrong with such sets."""
+
+import io
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image as Pillow
+
+from unified_jax.data.pipeline import Pipeline
+from unified_jax.data.tfds import Tfds
+from unified_jax.errors import UserError
+from unified_jax.modalities.image import Image
+from unified_jax.modalities.label import Label
+
+MODALITIES = (Image(8, 8, 3, 4), Label("group", 3), Label("style", 2, ("ink", "oil")))
+RENAME = (("group", "label"), ("image", "picture"))
+
+
+def picture(i):
+    return np.full((8, 8, 3), i, np.uint8)
+
+
+class Drawings(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Twenty flat pictures."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    name = "drawings"
+    pkg_dir_path = None
+
+    def _info(self):
+        features = {"picture": tfds.features.Image(shape=(8, 8, 3)), "label": tfds.features.ClassLabel(num_classes=3)}
+        features |= {"style": tfds.features.Text()}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        for i in range(20):
+            buffer = io.BytesIO()
+            Pillow.fromarray(picture(i)).save(buffer, "PNG")
+            yield i, {"picture": buffer.getvalue(), "label": i % 3, "style": ("ink", "oil")[i % 2]}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    data_dir = tmp_path_factory.mktemp("tfds")
+    Drawings(data_dir=data_dir, file_format="array_record").download_and_prepare()
+    return data_dir
+
+
+def open_set(folder, modalities=MODALITIES, **fields):
+    data = Tfds(**{"set": "drawings", "data_dir": str(folder), "rename": RENAME, **fields})
+    return Pipeline(data, "train", modalities, 4, 0)
+
+
+def test_records_arrive_under_the_models_names(folder):
+    batch = open_set(folder).batch(0).arrays
+    value = batch["image"][:, 0, 0, 0].astype(int)
+    np.testing.assert_array_equal(batch["group"], value % 3)
+    np.testing.assert_array_equal(batch["style"], value % 2)
+
+
+@pytest.mark.parametrize(
+    "fields,modalities,words",
+    [
+        ({"data_dir": "no/such/folder"}, MODALITIES, "the folder 'no/such/folder' does not exist"),
+        ({"set": "paintings"}, MODALITIES, "'paintings' is not in .* which holds: drawings"),
+        ({"rename": ()}, MODALITIES, "feature 'image' .* is missing; it has label, picture, style"),
+        ({}, (Image(16, 16, 3, 4),), r"field 'image': expected uint8 \[16, 16, 3\], found uint8 \[8, 8, 3\]"),
+        ({}, (Label("style", 2, ("ink", "chalk")),), "field 'style': expected one of .*, found 'oil'"),
+    ],
+)
+def test_errors_name_set_and_field(folder, fields, modalities, words):
+    with pytest.raises(UserError, match=words):
+        pipeline = open_set(folder, modalities, **fields)
+        for step in range(5):
+            pipeline.batch(step)
+
+
+def test_an_unknown_split_lists_what_there_is(folder):
+    with pytest.raises(UserError, match="no split 'test'; it has: train"):
+        Pipeline(Tfds("drawings", str(folder), RENAME), "test", MODALITIES, 4, 0)
+
+
+def test_an_unreadable_record_names_itself(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "copy")
+    (path,) = (tmp_path / "copy").rglob("*array_record*")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 4 : len(content) // 2] = bytes(len(content) // 2 - len(content) // 4)
+    path.write_bytes(bytes(content))
+    with pytest.raises(UserError, match=r"drawings'(: record \d+ cannot be read| in .* cannot be)"):
+        pipeline = open_set(tmp_path / "copy")
+        for step in range(5):
+            pipeline.batch(step)
+
+
+def test_the_shared_sets_open(shared_data):
+    data = Tfds("uj_emoji", str(shared_data), (("group", "label"),))
+    labels = (Label("group", 9), Label("style", 2, ("noto", "twemoji")))
+    batch = Pipeline(data, "train", (Image(64, 64, 3, 8), *labels), 4, 0).batch(0).arrays
+    assert batch["image"].shape == (4, 64, 64, 3)

@@ -1,0 +1,81 @@
+"""Small experiments that train in seconds."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from unified_jax.data.world import World
+from unified_jax.modalities.image import Image
+from unified_jax.modalities.label import Label
+from unified_jax.models.base import Plan
+from unified_jax.models.diffusion import Diffusion
+from unified_jax.networks.dit import DiT
+from unified_jax.processes.flow import RectifiedFlow
+from unified_jax.training.checkpoint import Checkpointing
+from unified_jax.training.experiment import Experiment, Previews, Validation
+from unified_jax.training.optimizer import AdamW, Ema
+
+ROOT = Path(__file__).resolve().parents[1]
+
+MODEL = Diffusion(
+    network=DiT(depth=2, width=32, heads=4),
+    process=RectifiedFlow(),
+    modality=Image(16, 16, 3, patch=8),
+    conditions=(Label("shape", 6), Label("colour", 8)),
+    drop_each=0.1,
+    flip=True,
+)
+
+EXPERIMENT = Experiment(
+    model=MODEL,
+    data=World(resolution=16, max_objects=1),
+    optimizer=AdamW(learning_rate=1e-3, warmup_steps=3, weight_decay=0.01, clip_norm=1.0),
+    ema=(Ema(0.9), Ema(0.99)),
+    steps=12,
+    batch_size=8,
+    log_every=1,
+    checkpoint=Checkpointing(every=4),
+    preview=Previews(every=6, count=4, plan=Plan("euler", steps=2, guidance=2.0)),
+    validation=Validation(every=6, batches=1),
+)
+
+RECIPE = """
+import sys
+sys.path.insert(0, {tests!r})
+from helpers import EXPERIMENT
+
+
+def experiment():
+    return EXPERIMENT
+"""
+
+
+def experiment(**fields):
+    """The small experiment with other fields."""
+    return dataclasses.replace(EXPERIMENT, **fields)
+
+
+def write_recipe(folder: Path) -> Path:
+    """A recipe file for the small experiment."""
+    path = folder / "small.py"
+    path.write_text(RECIPE.format(tests=str(ROOT / "tests")))
+    return path
+
+
+def command(*arguments: object, devices: int = 1, **options) -> "subprocess.Popen[str]":
+    """A script of the repository in its own process, its output caught."""
+    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    environment |= {"JAX_COMPILATION_CACHE_DIR": options.pop("cache", "")}
+    return subprocess.Popen(
+        [sys.executable, *map(str, arguments)], cwd=ROOT, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
+    )  # fmt: skip
+
+
+def run(*arguments: object, **options) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr) of a script."""
+    process = command(*arguments, **options)
+    out, err = process.communicate(timeout=600)
+    return process.returncode, out, err

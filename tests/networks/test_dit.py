@@ -1,0 +1,145 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from unified_jax.layers.embeddings import sincos_positions, sinusoid
+from unified_jax.modalities.image import Image
+from unified_jax.networks.dit import DiT, preset
+from unified_jax.sharding import logical_axes, unbox
+
+IMAGE = Image(8, 12, 3, 2)
+STATIC = {"label_rows": (11, 4), "out_features": 24}
+
+
+def inputs(batch=3):
+    key = jax.random.key(0)
+    tokens = jax.random.normal(key, (batch, IMAGE.tokens, IMAGE.patch_features))
+    return (
+        tokens,
+        jnp.asarray(IMAGE.positions()),
+        jnp.linspace(0, 999, batch),
+        jnp.asarray([[1, 3], [10, 0], [0, 2]])[:batch],
+    )
+
+
+def small(**fields):
+    return DiT(depth=3, width=32, heads=4, **fields)
+
+
+def random_parameters(network, seed=1):
+    """Parameters with nothing at zero, so that every part of the network matters."""
+    params = unbox(network.init(jax.random.key(seed), *inputs(), **STATIC)["params"])
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    return tree.unflatten([p + 0.1 * jax.random.normal(k, p.shape) for k, p in zip(keys, leaves, strict=True)])
+
+
+@pytest.mark.parametrize(
+    "size,millions", [("S", 32.96), ("B", 130.51), ("L", 458.10), ("XL", 675.13)], ids=["S", "B", "L", "XL"]
+)
+def test_published_parameter_counts(size, millions):
+    """At 256 px, patch 2, learned sigma; the published counts include the fixed position table."""
+    network, image = preset(size), Image(32, 32, 4, 2)
+    shapes = jax.eval_shape(
+        lambda key: network.init(
+            key,
+            jnp.zeros((1, 256, 16)),
+            jnp.asarray(image.positions()),
+            jnp.zeros(1),
+            jnp.zeros((1, 1), jnp.int32),
+            label_rows=(1001,),
+            out_features=32,
+        )["params"],
+        jax.random.key(0),
+    )
+    count = sum(leaf.size for leaf in jax.tree.leaves(unbox(shapes))) + 256 * network.width
+    assert count / 1e6 == pytest.approx(millions, abs=0.01)
+
+
+def test_at_the_start_the_blocks_are_the_identity_and_the_output_is_zero():
+    network = small()
+    params = unbox(network.init(jax.random.key(0), *inputs(), **STATIC)["params"])
+    out, _ = network.apply({"params": params}, *inputs(), **STATIC)
+    np.testing.assert_array_equal(out, jnp.zeros_like(out))
+    assert not np.any(params["blocks"]["modulation"]["linear"]["kernel"])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"remat": "none"}, {"remat": "dots"}, {"unroll": 3}, {"attention": "reference"}, {"attention": "xla"}],
+    ids=str,
+)
+def test_how_it_is_computed_does_not_change_what(fields):
+    params = random_parameters(small())
+
+    def loss(network, params):
+        return jnp.sum(network.apply({"params": params}, *inputs(), **STATIC)[0] ** 2)
+
+    a = jax.value_and_grad(lambda p: loss(small(), p))(params)
+    b = jax.value_and_grad(lambda p: loss(small(**fields), p))(params)
+    for left, right in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(left, right, rtol=2e-3, atol=2e-3)
+
+
+def test_capturing_attention_changes_nothing_and_sums_to_one():
+    params = random_parameters(small())
+    plain, nothing = small().apply({"params": params}, *inputs(), **STATIC)
+    out, captured = small().apply({"params": params}, *inputs(), **STATIC, capture=True)
+    np.testing.assert_allclose(out, plain, atol=1e-4)
+    assert nothing == {}
+    assert captured["attention"].shape == (3, 3, 4, 24, 24)
+    np.testing.assert_allclose(captured["attention"].sum(-1), 1.0, atol=1e-5)
+
+
+def test_tokens_outside_the_run_do_not_matter():
+    params = random_parameters(small())
+    tokens, positions, t, labels = inputs()
+    visible = jnp.broadcast_to(jnp.asarray([0, 10]), (3, 24, 2))
+    a, _ = small().apply({"params": params}, tokens, positions, t, labels, visible, **STATIC)
+    changed = tokens.at[:, 10:].set(7.0)
+    b, _ = small().apply({"params": params}, changed, positions, t, labels, visible, **STATIC)
+    np.testing.assert_allclose(a[:, :10], b[:, :10], atol=1e-5)
+
+
+def test_bfloat16_keeps_float32_parameters_and_output():
+    network = small(dtype="bfloat16")
+    params = random_parameters(network)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
+    rough, _ = network.apply({"params": params}, *inputs(), **STATIC)
+    exact, _ = small().apply({"params": params}, *inputs(), **STATIC)
+    assert rough.dtype == jnp.float32
+    assert float(jnp.abs(rough - exact).mean()) < 0.05 * float(jnp.abs(exact).mean())
+
+
+def test_every_parameter_names_its_axes():
+    boxed = jax.eval_shape(lambda key: small(qk_norm=True).init(key, *inputs(), **STATIC)["params"], jax.random.key(0))
+    axes = logical_axes(boxed)
+    flat = jax.tree.leaves(axes, is_leaf=lambda x: isinstance(x, tuple))
+    assert all(any(name for name in names) for names in flat)
+    assert axes["blocks"]["attention"]["qkv_kernel"] == ("layers", "embed", "heads", None, "head_dim")
+
+
+def test_sinusoid_is_cos_then_sin():
+    features = sinusoid(jnp.asarray([3.0]), 256)[0]
+    np.testing.assert_allclose(features[0], np.cos(3.0), rtol=1e-6)
+    np.testing.assert_allclose(features[128], np.sin(3.0), rtol=1e-6)
+    np.testing.assert_allclose(features[64], np.cos(3.0 / 100), rtol=1e-6)
+
+
+def test_positions_of_any_grid_put_the_column_first():
+    table = sincos_positions(jnp.asarray(Image(8, 12, 3, 2).positions()), 32)
+    assert table.shape == (24, 32)
+    np.testing.assert_allclose(table[1, :16], sincos_positions(jnp.asarray([[1]]), 16)[0], atol=1e-6)
+    np.testing.assert_allclose(table[6, 16:], sincos_positions(jnp.asarray([[1]]), 16)[0], atol=1e-6)
+    with pytest.raises(ValueError, match="divisible by 4"):
+        sincos_positions(jnp.zeros((3, 2), jnp.int32), 30)
+
+
+@pytest.mark.parametrize(
+    "fields,words",
+    [({"width": 32, "heads": 5}, "heads"), ({"depth": 0}, "depth"), ({"unroll": 13}, "unroll")],
+)
+def test_bad_fields_are_sentences(fields, words):
+    with pytest.raises(ValueError, match=words):
+        DiT(**fields)

@@ -1,0 +1,148 @@
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tests.helpers import EXPERIMENT, MODEL, experiment
+from unified_jax.processes.gaussian import DiscreteGaussian
+from unified_jax.sharding import MeshShape, Rules
+from unified_jax.training.balancing import FixedBalance
+from unified_jax.training.flops import count_flops
+from unified_jax.training.loop import prepare
+from unified_jax.training.optimizer import AdamW, Ema, decay_mask
+from unified_jax.training.step import Optimizer, example_losses, init_state, train_step
+
+
+def trained(e, steps=20):
+    """(state, losses) of the first steps of an experiment, on its mesh."""
+    run = prepare(e)
+    with e.rules.active(run.mesh):
+        make = functools.partial(init_state, e.model, run.optimizer, e.balance)
+        state = jax.jit(make, out_shardings=run.shardings)(run.key)
+        losses = []
+        for step in range(steps):
+            state, metrics = run.step(state, {}, run.place(run.pipeline.batch(step)), run.key)
+            losses.append(float(metrics["loss"]))
+    return state, np.asarray(losses)
+
+
+ONE = MeshShape(data=1)
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """Twenty steps on one of the eight devices' worth of mesh: everything replicated."""
+    return trained(experiment(batch_size=8, mesh=MeshShape(data=1, sequence=8), rules=Rules((), ())))
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [MeshShape(data=8), MeshShape(data=1, fsdp=8), MeshShape(data=2, tensor=4), MeshShape(2, 2, 2)],
+    ids=lambda m: f"{m.data}x{m.fsdp}x{m.tensor}",
+)
+def test_eight_devices_equal_one(alone, shape):
+    state, losses = trained(experiment(mesh=shape))
+    np.testing.assert_allclose(losses, alone[1], rtol=1e-5)
+    for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(alone[0].params), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_optimizer_state_and_averages_lie_like_their_parameters():
+    run = prepare(experiment(mesh=MeshShape(data=1, fsdp=4, tensor=2)))
+    cut = run.shardings.params["blocks"]["attention"]["qkv_kernel"].spec
+    assert cut[1:3] == ("fsdp", "tensor")
+    assert run.shardings.ema[1]["blocks"]["attention"]["qkv_kernel"].spec == cut
+    moments = [s for p, s in jax.tree_util.tree_leaves_with_path(run.shardings.opt_state) if "qkv_kernel" in str(p)]
+    assert [m.spec for m in moments] == [cut, cut]
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_accumulation_changes_nothing(parts):
+    e = experiment(batch_size=32, mesh=MeshShape(data=8))
+    whole, cut = trained(e, 5), trained(dataclasses.replace(e, accumulate=parts), 5)
+    np.testing.assert_allclose(cut[1], whole[1], rtol=1e-5)
+    for a, b in zip(jax.tree.leaves(whole[0].params), jax.tree.leaves(cut[0].params), strict=True):
+        np.testing.assert_allclose(a, b, atol=3e-5)
+
+
+def one_step(model=MODEL, balance=None, **config):
+    optimizer = Optimizer(AdamW(**config), (Ema(0.9, warmup=False),), 10)
+    balance = balance or FixedBalance()
+    state = init_state(model, optimizer, balance, jax.random.key(0))
+    rows = prepare(EXPERIMENT).pipeline.batch(0).arrays
+    step = jax.jit(functools.partial(train_step, model, optimizer, balance))
+    return state, rows, step
+
+
+def test_a_step_that_is_not_finite_changes_nothing_but_the_count():
+    state, rows, step = one_step()
+    poisoned = dataclasses.replace(state, params=jax.tree.map(lambda p: p.at[(0,) * p.ndim].set(jnp.nan), state.params))
+    after, metrics = step(poisoned, {}, rows, jax.random.key(1))
+    assert not bool(metrics["finite"])
+    assert int(after.step) == 1
+    for a, b in zip(jax.tree.leaves(after.opt_state), jax.tree.leaves(poisoned.opt_state), strict=True):
+        np.testing.assert_array_equal(a, b)
+    good, metrics = step(state, {}, rows, jax.random.key(1))
+    assert bool(metrics["finite"])
+    assert any(np.any(a != b) for a, b in zip(jax.tree.leaves(good.params), jax.tree.leaves(state.params), strict=True))
+
+
+def test_the_average_and_the_metrics():
+    state, rows, step = one_step(learning_rate=1e-3)
+    after, metrics = step(state, {}, rows, jax.random.key(1))
+    for a, p, old in zip(*map(jax.tree.leaves, (after.ema[0], after.params, state.params)), strict=True):
+        np.testing.assert_allclose(a, 0.9 * old + 0.1 * p, atol=1e-6)
+    assert float(metrics["param_norm"]) == pytest.approx(float(optax.tree.norm(after.params)), rel=1e-5)
+    losses = example_losses(MODEL, state, {}, rows, jax.random.key(1))
+    assert float(losses["mse"].mean()) == pytest.approx(float(metrics["loss"]), rel=1e-5)
+
+
+def test_several_terms_are_weighed_and_divided_once():
+    model = dataclasses.replace(MODEL, process=DiscreteGaussian(steps=50, variance="learned_range"))
+    state, rows, step = one_step(model, FixedBalance((("vb", 0.5),)))
+    _, metrics = step(state, {}, rows, jax.random.key(1))
+    assert float(metrics["loss"]) == pytest.approx(float(metrics["loss/mse"] + 0.5 * metrics["loss/vb"]), rel=1e-5)
+    with pytest.raises(ValueError, match="loss terms"):
+        one_step(model, FixedBalance((("velocity", 1.0),)))[2](state, {}, rows, jax.random.key(1))
+
+
+def test_decay_acts_on_kernels_alone():
+    mask = jax.tree_util.tree_leaves_with_path(decay_mask(MODEL.init(jax.random.key(0))))
+    for path, decays in mask:
+        assert decays == ("kernel" in path[-1].key)
+
+
+def test_learning_rates():
+    cosine = AdamW(1e-3, warmup_steps=10, schedule="cosine", final_fraction=0.1).rate(110)
+    assert float(cosine(0)) == pytest.approx(1e-4)
+    assert float(cosine(9)) == pytest.approx(1e-3)
+    assert float(cosine(60)) == pytest.approx(0.55e-3, rel=1e-3)
+    assert float(cosine(110)) == pytest.approx(1e-4, rel=1e-3)
+    assert float(AdamW(1e-3).rate(5)(0)) == pytest.approx(1e-3)
+
+
+def test_flops_are_those_of_the_matrices_and_count_every_layer():
+    assert count_flops(lambda a, b: a @ b, jnp.zeros((4, 5)), jnp.zeros((5, 6))) == 2 * 4 * 5 * 6
+
+    def stacked(x, w):
+        return jax.lax.scan(lambda c, _: (c @ w, None), x, None, length=7)[0]
+
+    assert count_flops(jax.jit(stacked), jnp.zeros((3, 4)), jnp.zeros((4, 4))) == 7 * 2 * 3 * 4 * 4
+
+
+@pytest.mark.parametrize(
+    "build,words",
+    [
+        (lambda: AdamW(learning_rate=0.0), "positive"),
+        (lambda: AdamW(b1=1.0), "b1"),
+        (lambda: AdamW(clip_norm=-1.0), "not be negative"),
+        (lambda: Ema(1.0), "EMA"),
+    ],
+)
+def test_bad_fields_are_sentences(build, words):
+    with pytest.raises(ValueError, match=words):
+        build()

@@ -1,0 +1,104 @@
+"""What the loop does between steps: reads metrics, judges non-finite steps, draws previews, validates, saves."""
+
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from unified_jax.errors import RunError
+from unified_jax.training.checkpoint import Checkpoints
+from unified_jax.training.experiment import Experiment
+from unified_jax.training.flops import peak_flops
+from unified_jax.training.metrics import LAG, Clock, MetricsWriter, Pending, Progress, to_host
+from unified_jax.training.previews import Previewer, Validator
+from unified_jax.training.state import State
+
+
+class Watch:
+    """Reads what the steps report: metrics, non-finite steps, previews, validation, checkpoints."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        writer: MetricsWriter,
+        progress: Progress,
+        checkpoints: Checkpoints,
+        folder: Path,
+    ) -> None:
+        self.experiment, self.writer, self.progress = experiment, writer, progress
+        self.checkpoints, self.folder = checkpoints, folder
+        self.pending: deque[Pending] = deque()
+        self.clock, self.flops = Clock(), 0.0
+        self.previewer = Previewer(self.experiment) if self.experiment.preview.every else None
+        self.validator = Validator(self.experiment) if self.experiment.validation.every else None
+        self.last: dict[str, Any] = {}
+        self.skipped = 0
+
+    def note(self, pending: Pending) -> None:
+        """Takes a started step and reads the one LAG steps back."""
+        self.pending.append(pending)
+        self.drain(LAG)
+
+    def drain(self, lag: int) -> None:
+        """Reads all but the last `lag` steps. Raises RunError at a non-finite step under the policy 'stop'."""
+        while len(self.pending) > lag:
+            self._read(self.pending.popleft())
+
+    def _read(self, done: Pending) -> None:
+        finite = bool(done.metrics["finite"])
+        if not finite:
+            values = to_host(done.metrics)
+            self.skipped += 1
+            self.writer.write_non_finite(done.step, done.batch, {"loss": values["loss"]})
+            if self.experiment.non_finite == "stop":
+                saved = self.checkpoints.steps()
+                raise RunError(
+                    f"Step {done.step} has a loss or gradient that is not finite; its slots and example ids are in "
+                    f"{self.folder / 'non_finite.jsonl'}. The last good checkpoint is "
+                    f"{f'step {saved[-1]}' if saved else 'none'}; look closer with --replay {done.step}, or go on with "
+                    "--non-finite skip."
+                )
+            self.progress.say(f"step {done.step}: loss or gradient not finite, skipped")
+        if done.step % self.experiment.log_every == 0 or done.step == self.experiment.steps:
+            values = to_host({k: v for k, v in done.metrics.items() if k != "finite"})
+            values |= {"skipped": float(not finite), "examples": done.batch.examples}
+            peak = peak_flops(jax.devices()[0])
+            peak = peak * jax.device_count() if peak else None
+            self.last = values | self.clock.read(self.experiment.batch_size, self.flops, peak)
+            self.writer.write(done.step, self.last)
+        self.progress.update(done.step, self.last)
+
+    def look(self, state: State, step: int) -> None:
+        """Previews, validation and checkpoints that are due after this step, in this order."""
+        e = self.experiment
+        last = step == e.steps
+        due = [bool(every) and (step % every == 0 or last) for every in (e.preview.every, e.validation.every)]
+        save = step % e.checkpoint.every == 0 or last
+        if not (any(due) or save):
+            return
+        self.drain(0)
+        if due[0] and self.previewer:
+            self.previewer.write(state.ema[0], self.folder / "previews" / f"step_{step:07d}.png")
+        if due[1] and self.validator:
+            loss = self.validator.loss(state.ema[0])
+            self.writer.write(step, {"validation/loss": loss})
+            self.progress.say(f"step {step}: validation loss {loss:.5f}")
+            self.checkpoints.save_best(state, step, loss)
+        if save:
+            self.checkpoints.save(state, step)
+
+    def summary(self, step: int, parameters: int) -> dict[str, Any]:
+        """What summary.json says of the run."""
+        seconds = time.perf_counter() - self.clock.start
+        return {
+            "step": step,
+            "finished": step == self.experiment.steps,
+            "loss": self.last.get("loss"),
+            "skipped": self.skipped,
+            "parameters": parameters,
+            "flops_per_step": self.flops,
+            "time/seconds": seconds,
+            "time/data_wait_share": self.clock.total_waited / seconds,
+        }
