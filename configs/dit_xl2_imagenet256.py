@@ -2,11 +2,12 @@
 
     python train.py dit_xl2_imagenet256 --data.data-dir DIR --mesh.fsdp 8
 
-Hardware: accelerators only. The paper trains 7 M steps of 256 examples; 400 k steps gave FID-50K 19.5 without guidance, 7 M steps
-2.27 with guidance 1.5 (their figures; nothing was measured here).
+Hardware: accelerators only. The paper trains 7 M steps of 256 examples; 400 k steps gave FID-50K 19.5 without
+guidance, 7 M steps 2.27 with guidance 1.5 (their figures; nothing was measured here).
 
-It waits for the autoencoder room: until pixels can be turned into latents here, DIR must hold a TFDS set `imagenet256_latents` with
-features image (uint8 [32, 32, 4], the 8-fold VAE's latents mapped linearly from [-1, 1]) and label.
+It waits for the autoencoder room: until pixels can be turned into latents here, DIR must hold a TFDS set
+`imagenet256_latents` with features image (uint8 [32, 32, 4], the 8-fold VAE's latents mapped linearly from [-1, 1])
+and label.
 """
 
 from unified_jax.data.tfds import Tfds

@@ -1,8 +1,10 @@
-"""Rectified flow on Fashion-MNIST: class-conditional, velocity target, logit-normal times (Stable Diffusion 3's recipe in small).
+"""Rectified flow on Fashion-MNIST: class-conditional, velocity target, logit-normal times (Stable Diffusion 3's recipe
+in small).
 
     python train.py flow_fashion_mnist --data.data-dir ../shared/data/tfds
 
-Hardware and data: as dit_fashion_mnist, from which it differs in the process alone. Measured figures are in docs/measurements.md.
+Hardware and data: as dit_fashion_mnist, from which it differs in the process alone. Measured figures are in
+docs/measurements.md.
 """
 
 import dataclasses

@@ -23,18 +23,18 @@ def experiment() -> Experiment:
     shown = tuple(Label(name, len(values), values) for name, values in ATTRIBUTES if name != "motion")
     return Experiment(
         model=Diffusion(
-            network=DiT(depth=4, width=128, heads=4, remat="none", unroll=4),
+            network=DiT(depth=4, width=192, heads=4, label_std=0.25, remat="none", unroll=4),
             process=RectifiedFlow(target="x0"),
-            modality=Image(32, 32, 3, patch=4),
+            modality=Image(32, 32, 3, patch=8),
             conditions=shown,
             drop_all=0.1,
             drop_each=0.05,
         ),
         data=World(resolution=32, max_objects=1),
-        optimizer=AdamW(learning_rate=2e-3, warmup_steps=100, schedule="cosine", final_fraction=0.05, clip_norm=1.0),
+        optimizer=AdamW(learning_rate=3e-3, warmup_steps=100, schedule="cosine", final_fraction=0.05, clip_norm=1.0),
         ema=(Ema(decay=0.995),),
         steps=1900,
-        batch_size=32,
+        batch_size=64,
         log_every=20,
         checkpoint=Checkpointing(every=400),
         preview=Previews(every=600, count=16, plan=Plan("euler", steps=25, guidance=2.0)),

@@ -1,4 +1,4 @@
-"""Eight fake CPU devices for the whole suite; float32 matmuls in full precision; the shared reference numbers where present."""
+"""Eight fake CPU devices for the whole suite; float32 matmuls in full precision; shared sets where present."""
 
 import os
 from pathlib import Path

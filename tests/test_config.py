@@ -24,7 +24,7 @@ def test_hash_sees_every_field():
 
 
 @pytest.mark.parametrize(
-    "plain,words",
+    ("plain", "words"),
     [
         ({"class": "os.system"}, "not of this package; pass --trust"),
         ({"class": "unified_jax.config.to_plain"}, "not a dataclass"),

@@ -80,7 +80,7 @@ class Broken:
 
 
 @pytest.mark.parametrize(
-    "value,words",
+    ("value", "words"),
     [
         (np.zeros((16, 16, 1), np.uint8), r"field 'image': expected uint8 \[16, 16, 3\], found uint8 \[16, 16, 1\]"),
         (np.zeros((16, 16, 3), np.float32), "field .*found float32"),
@@ -92,7 +92,7 @@ def test_wrong_records_name_set_field_found_and_expected(value, words):
 
 
 @pytest.mark.parametrize(
-    "arguments,words",
+    ("arguments", "words"),
     [
         ({"split": "validation"}, "'world' has no split 'validation'"),
         ({"modalities": (Label("texture", 3),)}, "no field 'texture'"),

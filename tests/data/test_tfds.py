@@ -64,7 +64,7 @@ def test_records_arrive_under_the_models_names(folder):
 
 
 @pytest.mark.parametrize(
-    "fields,modalities,words",
+    ("fields", "modalities", "words"),
     [
         ({"data_dir": "no/such/folder"}, MODALITIES, "the folder 'no/such/folder' does not exist"),
         ({"set": "paintings"}, MODALITIES, "'paintings' is not in .* which holds: drawings"),

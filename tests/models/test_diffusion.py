@@ -69,7 +69,7 @@ def test_labels_are_dropped_at_their_rates():
 
 
 @pytest.mark.parametrize(
-    "process,plan",
+    ("process", "plan"),
     [
         (MODEL.process, Plan("heun", 3, guidance=2.0)),
         (DiscreteGaussian(steps=40, variance="learned_range"), Plan("ddpm", 4, guidance=1.5, clip=True)),
@@ -99,7 +99,7 @@ def test_starting_noise_is_the_same_to_the_bit():
 
 
 @pytest.mark.parametrize(
-    "model,plan,words",
+    ("model", "plan", "words"),
     [
         (MODEL, Plan("ddpm"), "ddpm needs a discrete process"),
         (dataclasses.replace(MODEL, process=DiscreteGaussian()), Plan("euler"), "euler needs continuous time"),

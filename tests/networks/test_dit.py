@@ -36,7 +36,7 @@ def random_parameters(network, seed=1):
 
 
 @pytest.mark.parametrize(
-    "size,millions", [("S", 32.96), ("B", 130.51), ("L", 458.10), ("XL", 675.13)], ids=["S", "B", "L", "XL"]
+    ("size", "millions"), [("S", 32.96), ("B", 130.51), ("L", 458.10), ("XL", 675.13)], ids=["S", "B", "L", "XL"]
 )
 def test_published_parameter_counts(size, millions):
     """At 256 px, patch 2, learned sigma; the published counts include the fixed position table."""
@@ -137,7 +137,7 @@ def test_positions_of_any_grid_put_the_column_first():
 
 
 @pytest.mark.parametrize(
-    "fields,words",
+    ("fields", "words"),
     [({"width": 32, "heads": 5}, "heads"), ({"depth": 0}, "depth"), ({"unroll": 13}, "unroll")],
 )
 def test_bad_fields_are_sentences(fields, words):

@@ -38,7 +38,7 @@ def test_respacing_keeps_the_marginals():
     np.testing.assert_array_equal(short.network_time(jnp.arange(40)), np.asarray(kept, np.float32))
 
 
-@pytest.mark.parametrize("v,table", [(-1.0, "posterior_log_variance"), (1.0, "log_betas")])
+@pytest.mark.parametrize(("v", "table"), [(-1.0, "posterior_log_variance"), (1.0, "log_betas")])
 def test_learned_range_ends(v, table):
     process = DiscreteGaussian(variance="learned_range")
     t = jnp.asarray([0, 500])
@@ -84,7 +84,7 @@ def test_kl_closed_form():
 
 
 @pytest.mark.parametrize(
-    "kwargs,words",
+    ("kwargs", "words"),
     [
         ({"steps": 0}, "at least 1"),
         ({"timesteps": (3, 2)}, "rise"),

@@ -35,7 +35,7 @@ def keys_of(count, seed=0):
     return jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.arange(count))
 
 
-@pytest.mark.parametrize("sampler,order", [(euler, 0.9), (heun, 1.8), (ddim, 0.9)])
+@pytest.mark.parametrize(("sampler", "order"), [(euler, 0.9), (heun, 1.8), (ddim, 0.9)])
 def test_order_of_convergence(sampler, order):
     x = jnp.linspace(-2, 2, 9)[:, None]
     exact = MEAN + STD * x
@@ -136,7 +136,7 @@ def test_clipping_keeps_x0_and_eps_consistent():
 
 
 @pytest.mark.parametrize(
-    "arguments,words",
+    ("arguments", "words"),
     [((0,), "at least one step"), ((4, 0.0), "shift"), ((4, 1.0, 0.2, 0.5), "falls")],
 )
 def test_bad_grids_are_refused(arguments, words):

@@ -135,7 +135,7 @@ def test_flops_are_those_of_the_matrices_and_count_every_layer():
 
 
 @pytest.mark.parametrize(
-    "build,words",
+    ("build", "words"),
     [
         (lambda: AdamW(learning_rate=0.0), "positive"),
         (lambda: AdamW(b1=1.0), "b1"),

@@ -4,6 +4,7 @@ Exit codes: 0 done, 2 the user's mistake (one sentence, no traceback), 1 the run
 """
 
 import errno
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from unified_jax.errors import RunError, UserError
 
 def run_command(command: Callable[[list[str]], None], arguments: list[str]) -> int:
     """Runs a command and returns its exit code; UNIFIED_JAX_TRACEBACK=1 shows tracebacks of expected errors too."""
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax and TFDS speak of their own defaults
     if os.environ.get("UNIFIED_JAX_TRACEBACK"):
         command(arguments)
         return 0

@@ -90,7 +90,8 @@ def _open(name: str, data_dir: str, split: str) -> Any:
         raise UserError(f"Data set {name!r} has no split {split!r}; it has: {', '.join(splits) or 'none'}.")
     opened: Any = builder
     # Pictures stay encoded until a record is read: Pillow decodes them, TFDS would ask for OpenCV.
-    images = [key for key, kind in (builder.info.features or {}).items() if isinstance(kind, tfds.features.Image)]
+    features: Any = builder.info.features or {}
+    images = [key for key, kind in features.items() if isinstance(kind, tfds.features.Image)]
     try:
         return opened.as_data_source(split=split, decoders={key: tfds.decode.SkipDecoding() for key in images})
     except Exception as error:

@@ -58,9 +58,10 @@ class LabelEmbedding(nn.Module):
 
     rows: int
     width: int
+    std: float = 0.02
 
     @nn.compact
     def __call__(self, y: Int[Array, "b"]) -> Float[Array, "b d"]:
         """Labels in 0 .. rows - 1."""
-        table = declare(self, "table", normal(0.02), (self.rows, self.width), (None, "embed"))
+        table = declare(self, "table", normal(self.std), (self.rows, self.width), (None, "embed"))
         return table[y]

@@ -10,6 +10,7 @@ from unified_jax.kernels.reference import normalise
 from unified_jax.kernels.xla import modulate
 from unified_jax.layers.init import Init, zeros
 from unified_jax.layers.mlp import Dense
+from unified_jax.sharding import constrain
 
 
 class ModulationRows(nn.Module):
@@ -23,6 +24,9 @@ class ModulationRows(nn.Module):
     def __call__(self, c: Float[Array, "b k d"]) -> tuple[Float[Array, "b k d"], ...]:
         """One `[b, k, d]` a chunk."""
         rows = Dense(self.chunks * self.width, ("embed", "mlp"), self.kernel_init, name="linear")(jax.nn.silu(c))
+        # Whole before they are cut: the chunks do not fall on the parts of the tensor axis, and the partitioner of
+        # jax 0.10 mixes up rows when it moves them there on a mesh of data x fsdp x tensor.
+        rows = constrain(rows, "batch", None, "embed")
         return tuple(jnp.split(rows, self.chunks, axis=-1))
 
 

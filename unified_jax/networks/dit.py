@@ -79,6 +79,8 @@ class DiT(nn.Module):
     """RMS norm of queries and keys."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute dtype; parameters, norms, softmax and modulation stay float32."""
+    label_std: float = 0.02
+    """Standard deviation of the label tables at the start; the paper's 0.02 learns a few labels slowly."""
     attention: Attention = "auto"
     """Implementation of attention."""
     remat: Remat = "full"
@@ -124,7 +126,7 @@ class DiT(nn.Module):
         dtype = jnp.dtype(self.dtype)
         c = TimeEmbedding(self.width, name="time")(t)
         for i, rows in enumerate(label_rows):
-            c = c + LabelEmbedding(rows, self.width, name=f"label_{i}")(labels[:, i])
+            c = c + LabelEmbedding(rows, self.width, self.label_std, name=f"label_{i}")(labels[:, i])
         x = Dense(self.width, ("patch", "embed"), dtype=dtype, name="patch")(tokens)
         x = x + sincos_positions(positions, self.width).astype(dtype)
         x = constrain(x, "batch", "length", "embed")

@@ -39,6 +39,8 @@ class Checkpoints:
     def __init__(self, run_dir: Path, keep: int = 2, write: bool = True) -> None:
         folder = (run_dir / "checkpoints").absolute()
         self.folder = folder
+        if not write and not (folder / "rolling").is_dir():
+            raise UserError(f"{str(run_dir)!r} holds no finished checkpoint.")
         self.rolling = _manager(folder / "rolling", keep, write)
         self.best = _manager(folder / "best", 1, write)
 

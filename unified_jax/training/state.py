@@ -15,7 +15,10 @@ class State:
     """Everything a run carries from step to step. There is no key and no iterator in it."""
 
     step: Any
-    """int32 scalar: steps done; also the index of the next batch. (Trees of shapes and shardings use this class too.)"""
+    """int32 scalar: steps done; also the index of the next batch.
+
+    (Trees of shapes and shardings use this class too.)
+    """
     params: Params
     ema: tuple[Params, ...]
     opt_state: Any

@@ -2,10 +2,11 @@
 
 The canvas is the unit square, x to the right and y downward, both in [0, 1]; lengths are fractions of the canvas.
 
-*Places.* The centres of objects live in the inner square [0.0875, 0.9125]^2, cut into 3 x 3 cells of side 0.275 with centres
-at 0.225, 0.5 and 0.775. Without jitter an object sits on the centre of its cell. With jitter its centre is uniform in a
-window of half-width `JITTER` about it (cut off near the walls, see below), which stays 0.0575 (nearly two pixels at 32) away
-from the border to the next cell, so that the place of an object never hangs on a fraction of a pixel.
+*Places.* The centres of objects live in the inner square [0.0875, 0.9125]^2, cut into 3 x 3 cells of side 0.275 with
+centres at 0.225, 0.5 and 0.775. Without jitter an object sits on the centre of its cell. With jitter its centre is
+uniform in a window of half-width `JITTER` about it (cut off near the walls, see below), which stays 0.0575 (nearly two
+pixels at 32) away from the border to the next cell, so that the place of an object never hangs on a fraction of a
+pixel.
 
 *Size.* An object of size s lies inside the disc of radius RADII[s] about its centre. Every bound below (walls, overlap)
 is a bound on these discs.

@@ -1,0 +1,185 @@
+"""What a person types: good requests, and mistakes that get one sentence and exit code 2."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+
+from tests.helpers import ROOT, run, write_recipe
+from unified_jax.cli import evaluate, sample, train
+from unified_jax.cli.entry import run_command
+from unified_jax.cli.given import parse_given, split_arguments
+from unified_jax.cli.recipe import load_recipe
+from unified_jax.errors import UserError
+from unified_jax.modalities.label import Label
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of one step."""
+    folder = tmp_path_factory.mktemp("trained")
+    recipe = write_recipe(folder)
+    code, _, err = run("train.py", recipe, "--run-dir", folder / "run", "--steps", "1")
+    assert code == 0, err
+    return folder / "run"
+
+
+def ends(main, *arguments):
+    """(exit code, the last line of stderr) of a command run in this process."""
+    return run_command(main, [str(a) for a in arguments])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "Usage: python train.py RECIPE"),
+        (("quickstrat",), "Unknown recipe 'quickstrat'; recipes: dit_emoji"),
+        (("no/such.py",), "does not exist"),
+        (("quickstart", "--steps", "-3"), "--steps must be at least 1, found -3"),
+        (("quickstart", "--batch-size", "0"), "must be at least 1"),
+        (("quickstart", "--accumulate", "3"), "not divisible into 3 microbatches"),
+        (("quickstart", "--batch-size", "60"), "multiple of 8"),
+        (("quickstart", "--mesh.data", "3"), "does not fit 8 device"),
+        (("quickstart", "--mesh.data", "1", "--mesh.tensor", "8"), "into 8 parts"),
+        (("dit_fashion_mnist", "--data.data-dir", "nowhere"), "the folder 'nowhere' does not exist"),
+        (("quickstart", "--run-dir", "/proc/nothing"), "cannot be written"),
+        (("quickstart", "--replay", "5", "--run-dir", "nowhere"), "does not exist"),
+        (("quickstart", "--split", "validation"), "no split 'validation'"),
+    ],
+)
+def test_train_mistakes(arguments, words, capsys):
+    assert ends(train.main, *arguments) == 2
+    err = capsys.readouterr().err
+    assert words in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--model.network.dpeth", "3"), "--model.network.depth"),
+        (("--model.network.depth", "four"), "depth"),
+        (("--model.network.depth", "0"), "DiT.depth must be at least 1"),
+        (("--model.modality.patch", "5"), "does not divide"),
+        (("--model.process.target", "eps"), "says nothing about x0"),
+        (("--resume", "perhaps"), "must"),
+    ],
+)
+def test_bad_flags_exit_with_2_and_a_hint(flags, words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        train.main(["quickstart", *flags])
+    assert stop.value.code == 2
+    assert words in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+def test_samples_of_every_format(trained, tmp_path):
+    code, out, err = run(
+        "sample.py", "--run", trained, "--given.shape", "star,3", "--given.colour=red", "--count", "5", "--steps", "2",
+        "--guidance", "3", "--seed", "7", "--batch", "2", "--out", tmp_path, "--formats", "sheet,png,npz",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "5 samples" in out
+    saved = np.load(tmp_path / "samples.npz")
+    assert saved["image"].shape == (5, 16, 16, 3)
+    assert saved["image"].dtype == np.uint8
+    assert saved["given/shape"].tolist() == [4, 3, 4, 3, 4]
+    assert saved["given/colour"].tolist() == [0] * 5
+    assert saved["index"].tolist() == list(range(5))
+    np.testing.assert_array_equal(np.asarray(Pillow.open(tmp_path / "images" / "000003.png")), saved["image"][3])
+    assert Pillow.open(tmp_path / "sheet.png").size[0] > 100
+    request = json.loads((tmp_path / "request.json").read_text())
+    assert (request["seed"], request["plan"]["guidance"], request["step"]) == (7, 3.0, 1)
+    assert {"commit", "config_hash", "device", "versions"} <= set(request)
+
+
+def test_batch_size_and_devices_do_not_matter(trained, tmp_path):
+    made = []
+    for name, batch, devices in (("a", 32, 1), ("b", 8, 1), ("c", 32, 8)):
+        code, _, err = run(
+            "sample.py", "--run", trained, "--count", "32", "--steps", "4", "--batch", batch, "--formats", "npz",
+            "--out", tmp_path / name, devices=devices,
+        )  # fmt: skip
+        assert code == 0, err
+        made.append(np.load(tmp_path / name / "samples.npz")["image"].astype(int))
+    assert np.abs(made[0] - made[1]).max() <= 1
+    assert np.abs(made[0] - made[2]).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--given.shape", "9"), "--given.shape 9 is out of range; expected 0 .. 5"),
+        (("--given.shape", "blob"), "'blob' is unknown"),
+        (("--given.texture", "1"), "conditioned on shape, colour"),
+        (("--given.caption", "a small red circel"), "circel"),
+        (("--given.caption", "@missing.txt"), "'missing.txt' cannot be read"),
+        (("--count", "0"), "at least 1"),
+        (("--steps", "0"), "at least one step"),
+        (("--sampler", "ddpm"), "ddpm needs a discrete process"),
+        (("--formats", "gif"), "--formats gif is unknown"),
+        (("--ema", "2"), "keeps 2 average"),
+        (("--out", "/proc/nothing"), "cannot be written"),
+    ],
+)
+def test_sample_mistakes(trained, flags, words, capsys):
+    assert ends(sample.main, "--run", trained, *flags) == 2
+    err = capsys.readouterr().err
+    assert words in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("folder", "words"), [("nowhere", "does not exist"), (str(ROOT / "docs"), "is no run directory")]
+)
+def test_a_folder_that_is_no_run(folder, words, capsys):
+    assert ends(sample.main, "--run", folder) == 2
+    assert words in capsys.readouterr().err
+    assert ends(evaluate.main, "--run", folder) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_evaluation_writes_rows_with_intervals_and_held_out_apart(trained, capsys):
+    assert ends(evaluate.main, "--run", trained, "--count", "16", "--steps", "2") == 0
+    last = capsys.readouterr().out.strip().splitlines()[-1]
+    assert last.startswith("attribute accuracy 0.")
+    result = json.loads((trained / "evaluation.json").read_text())
+    rows = {(r["split"], r["metric"]): r for r in result["rows"]}
+    for split in ("test", "held_out"):
+        row = rows[split, "attribute_accuracy"]
+        assert row["low"] <= row["value"] <= row["high"]
+        assert row["given"] == ["shape", "colour"]
+        assert row["chance"] == pytest.approx((1 / 6 + 1 / 8) / 2)
+        assert rows[split, "frechet/pooled_pixels"]["value"] > 0
+    assert (trained / "evaluation_held_out.png").exists()
+
+
+def test_captions_are_given_as_attributes(tmp_path):
+    labels = tuple(Label(n, c) for n, c in (("shape", 6), ("colour", 8), ("size", 3), ("place", 9)))
+    (tmp_path / "captions.txt").write_text("a small red circle\n\na blue star at the top left\n")
+    given, rest = split_arguments(["--run", "x", "--given.caption", f"@{tmp_path / 'captions.txt'}", "--count=4"])
+    assert rest == ["--run", "x", "--count=4"]
+    columns = parse_given(given, labels, 4)
+    assert columns["shape"].tolist() == [0, 4, 0, 4]
+    assert columns["colour"].tolist() == [0, 5, 0, 5]
+    assert columns["size"].tolist() == [0, 3, 0, 3]
+    assert columns["place"].tolist() == [9, 0, 9, 0]
+    with pytest.raises(UserError, match="names 2 objects"):
+        parse_given({"caption": "a red circle and a blue star"}, labels, 2)
+
+
+def test_recipes_speak_in_sentences(tmp_path):
+    (tmp_path / "broken.py").write_text("1/0")
+    with pytest.raises(UserError, match="ZeroDivisionError"):
+        load_recipe(str(tmp_path / "broken.py"))
+    (tmp_path / "empty.py").write_text("x = 1")
+    with pytest.raises(UserError, match="needs a function experiment"):
+        load_recipe(str(tmp_path / "empty.py"))
+
+
+def test_a_full_disk_is_a_failed_run_not_a_traceback(capsys):
+    def full(arguments):
+        raise OSError(28, "No space left on device", "runs/x/metrics.jsonl")
+
+    assert run_command(full, []) == 1
+    assert "runs/x/metrics.jsonl cannot be written: No space left" in capsys.readouterr().err
