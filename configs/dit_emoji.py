@@ -28,7 +28,7 @@ def experiment() -> Experiment:
     """64 tokens of 8 x 8 pixels; x0 is predicted, because a patch holds more numbers than a narrow network carries."""
     return Experiment(
         model=Diffusion(
-            network=DiT(depth=8, width=256, heads=4),
+            network=DiT(depth=8, width=256, heads=4, label_std=0.25),
             process=RectifiedFlow(target="x0", loss="velocity", times=LogitNormalTimes(mean=0.5)),
             modality=Image(64, 64, 3, patch=8),
             conditions=(Label("group", 9, GROUPS), Label("style", 2, ("noto", "twemoji"))),

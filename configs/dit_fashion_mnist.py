@@ -28,7 +28,7 @@ def experiment() -> Experiment:
     """A small DiT with patches of 4 on 28 x 28 pictures: 49 tokens."""
     return Experiment(
         model=Diffusion(
-            network=DiT(depth=6, width=192, heads=4, unroll=6),
+            network=DiT(depth=6, width=192, heads=4, label_std=0.25, unroll=6),
             process=DiscreteGaussian(schedule="linear", variance="learned_range"),
             modality=Image(28, 28, 1, patch=4),
             conditions=(Label("label", 10, CLASSES),),

@@ -19,7 +19,7 @@ from unified_jax.training.optimizer import AdamW, Ema
 
 
 def experiment() -> Experiment:
-    """Attribute-conditional DiT on scenes of one object."""
+    """Attribute-conditional DiT on the finite variant of the world: one object, on the centre of its cell."""
     shown = tuple(Label(name, len(values), values) for name, values in ATTRIBUTES if name != "motion")
     return Experiment(
         model=Diffusion(
@@ -30,7 +30,7 @@ def experiment() -> Experiment:
             drop_all=0.1,
             drop_each=0.05,
         ),
-        data=World(resolution=32, max_objects=1),
+        data=World(resolution=32, max_objects=1, jitter=False),
         optimizer=AdamW(learning_rate=3e-3, warmup_steps=100, schedule="cosine", final_fraction=0.05, clip_norm=1.0),
         ema=(Ema(decay=0.995),),
         steps=1900,

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from unified_jax.data.world import World
+from unified_jax.data.world.scene import COLOURS, SHAPES
 from unified_jax.modalities.image import Image
 from unified_jax.modalities.label import Label
 from unified_jax.models.base import Plan
@@ -23,7 +24,7 @@ MODEL = Diffusion(
     network=DiT(depth=2, width=32, heads=4),
     process=RectifiedFlow(),
     modality=Image(16, 16, 3, patch=8),
-    conditions=(Label("shape", 6), Label("colour", 8)),
+    conditions=(Label("shape", 6, SHAPES), Label("colour", 8, COLOURS)),
     drop_each=0.1,
     flip=True,
 )

@@ -80,14 +80,16 @@ def test_samples_of_every_format(trained, tmp_path):
     )  # fmt: skip
     assert code == 0, err
     assert "5 samples" in out
-    saved = np.load(tmp_path / "samples.npz")
+    with np.load(tmp_path / "samples.npz") as archive:
+        saved = dict(archive)
     assert saved["image"].shape == (5, 16, 16, 3)
     assert saved["image"].dtype == np.uint8
     assert saved["given/shape"].tolist() == [4, 3, 4, 3, 4]
     assert saved["given/colour"].tolist() == [0] * 5
     assert saved["index"].tolist() == list(range(5))
-    np.testing.assert_array_equal(np.asarray(Pillow.open(tmp_path / "images" / "000003.png")), saved["image"][3])
-    assert Pillow.open(tmp_path / "sheet.png").size[0] > 100
+    with Pillow.open(tmp_path / "images" / "000003.png") as one, Pillow.open(tmp_path / "sheet.png") as sheet:
+        np.testing.assert_array_equal(np.asarray(one), saved["image"][3])
+        assert sheet.size[0] > 100
     request = json.loads((tmp_path / "request.json").read_text())
     assert (request["seed"], request["plan"]["guidance"], request["step"]) == (7, 3.0, 1)
     assert {"commit", "config_hash", "device", "versions"} <= set(request)
@@ -101,7 +103,8 @@ def test_batch_size_and_devices_do_not_matter(trained, tmp_path):
             "--out", tmp_path / name, devices=devices,
         )  # fmt: skip
         assert code == 0, err
-        made.append(np.load(tmp_path / name / "samples.npz")["image"].astype(int))
+        with np.load(tmp_path / name / "samples.npz") as archive:
+            made.append(archive["image"].astype(int))
     assert np.abs(made[0] - made[1]).max() <= 1
     assert np.abs(made[0] - made[2]).max() <= 1
 

@@ -51,7 +51,8 @@ def test_prepare_says_what_it_found():
 def test_pictures_are_written(tmp_path):
     image = Image(8, 8, 1, 2)
     image.save(tmp_path / "one.png", np.full((8, 8, 1), 7, np.uint8))
-    assert np.asarray(Pillow.open(tmp_path / "one.png")).tolist() == [[[7, 7, 7]] * 8] * 8
+    with Pillow.open(tmp_path / "one.png") as opened:
+        assert np.asarray(opened).tolist() == [[[7, 7, 7]] * 8] * 8
     made = sheet(np.zeros((5, 8, 8, 3), np.uint8), titles=["a"] * 5)
     assert made.size[0] > 3 * 96
 

@@ -89,7 +89,7 @@ def main(arguments: list[str]) -> None:
         )  # fmt: skip
     request = {f.name: getattr(command, f.name) for f in fields(command)}
     request |= {"given": given_text, "plan": {f.name: getattr(plan, f.name) for f in fields(plan)}, "step": step}
-    write_samples(out, model, given, model.modality.from_model(made[name]), formats, request | provenance(experiment))
+    write_samples(out, model, given, model.modality.from_model(made[name]), formats, provenance(experiment) | request)
     print(f"{command.count} samples in {out}")
 
 

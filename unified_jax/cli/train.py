@@ -70,7 +70,8 @@ def main(arguments: list[str]) -> None:
     if not summary["finished"]:
         print(f"Stopped and saved at step {summary['step']}; the same command goes on from there.", file=sys.stderr)
         return
-    print(f"Trained {summary['step']} steps, loss {summary['loss']:.5f}; run directory: {run_dir}")
+    loss = "not finite" if summary["loss"] is None else f"{summary['loss']:.5f}"
+    print(f"Trained {summary['step']} steps, loss {loss}; run directory: {run_dir}")
     if command.experiment.evaluate:
         from unified_jax.cli.evaluate import evaluate_run
 

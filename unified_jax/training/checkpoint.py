@@ -56,6 +56,7 @@ class Checkpoints:
 
     def save_best(self, state: State, step: int, loss: float) -> None:
         """Saves if `loss` is the lowest so far."""
+        self.best.wait_until_finished()
         kept = self.best.latest_step()
         if kept is not None and kept < step and self._best_loss(kept) <= loss:
             return

@@ -96,6 +96,8 @@ def train(experiment: Experiment, start: Start) -> dict[str, Any]:
 
 def _train(run: Run, start: Start) -> dict[str, Any]:
     experiment, folder = run.experiment, start.run_dir
+    if start.resume == "must" and not (folder / "checkpoints").is_dir():
+        raise UserError(f"--resume must: {str(folder)!r} holds no finished checkpoint.")
     runs.create(folder)
     checkpoints = Checkpoints(folder, experiment.checkpoint.keep)
     try:
@@ -141,9 +143,9 @@ def abstract(run: Run) -> State:
 
 
 def _init_from(run: Run, state: State, source: Path) -> State:
-    runs.load_experiment(source)
-    other = Checkpoints(source, write=False)
-    params = other.restore({"ema": (abstract(run).params,)})["ema"][0]
+    averages = runs.load_experiment(source, trust=True).ema
+    wanted = {"ema": tuple(abstract(run).params for _ in averages)}
+    params = Checkpoints(source, write=False).restore(wanted)["ema"][0]
     copies = tuple(jax.tree.map(jnp.copy, params) for _ in state.ema)
     return dataclasses.replace(state, params=params, ema=copies)
 

@@ -1,0 +1,71 @@
+"""Writes docs/figures/ and docs/measurements.{json,md} from finished runs: `python benchmarks/figures.py [RUNS]` (default runs).
+
+For every recipe that has a finished run in RUNS/RECIPE: its summary, its evaluation, and its sheet of samples. Nothing is typed in.
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+
+
+def measured(run: Path) -> dict[str, Any] | None:
+    """What a run's own files say of it, or None where it is not finished."""
+    if not (run / "summary.json").is_file():
+        return None
+    summary = json.loads((run / "summary.json").read_text())
+    kept = ("step", "loss", "parameters", "flops_per_step", "time/seconds", "time/data_wait_share")
+    found = {name: summary[name] for name in kept}
+    found |= {name: summary[name] for name in ("commit", "config_hash", "seed", "device", "versions")}
+    if (run / "evaluation.json").is_file():
+        found["evaluation"] = json.loads((run / "evaluation.json").read_text())["rows"]
+    return found
+
+
+def table(measurements: dict[str, dict[str, Any]]) -> str:
+    """The Markdown page."""
+    lines = [
+        "# Measurements",
+        "",
+        "Written by `python benchmarks/figures.py` from the files of finished runs (`docs/measurements.json` has all of it).",
+        "Seconds are of a shared machine and say little; steps, losses and accuracies repeat.",
+        "",
+        "| recipe | steps | seconds | waiting for data | parameters | loss | device |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, m in measurements.items():
+        lines.append(
+            f"| {name} | {m['step']} | {m['time/seconds']:.0f} | {100 * m['time/data_wait_share']:.1f} % "
+            f"| {m['parameters'] / 1e6:.2f} M | {m['loss']:.4f} | {m['device']} |"
+        )
+    lines += ["", "| recipe | split | metric | value | 95 % interval | chance | n |", "|---|---|---|---|---|---|---|"]
+    for name, m in measurements.items():
+        for row in m.get("evaluation", []):
+            interval = "" if row["low"] is None else f"[{row['low']:.3f}, {row['high']:.3f}]"
+            chance = "" if row["chance"] is None else f"{row['chance']:.3f}"
+            lines.append(
+                f"| {name} | {row['split']} | {row['metric']} | {row['value']:.3f} | {interval} | {chance} | {row['n']} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def main(runs: Path) -> None:
+    """Collects every recipe's run."""
+    found = {path.stem: measured(runs / path.stem) for path in sorted((ROOT / "configs").glob("*.py"))}
+    measurements = {name: m for name, m in found.items() if m is not None}
+    (DOCS / "figures").mkdir(exist_ok=True)
+    for name in measurements:
+        sheet = runs / name / "evaluation_test.png"
+        if sheet.is_file():
+            shutil.copy(sheet, DOCS / "figures" / f"{name}.png")
+    (DOCS / "measurements.json").write_text(json.dumps(measurements, indent=1) + "\n")
+    (DOCS / "measurements.md").write_text(table(measurements))
+    print(f"{len(measurements)} recipes: {', '.join(measurements)}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "runs")
