@@ -1,6 +1,8 @@
-"""Writes docs/figures/ and docs/measurements.{json,md} from finished runs: `python benchmarks/figures.py [RUNS]` (default runs).
+"""Writes docs/figures/ and docs/measurements.{json,md} from finished runs.
 
-For every recipe that has a finished run in RUNS/RECIPE: its summary, its evaluation, and its sheet of samples. Nothing is typed in.
+    python benchmarks/figures.py [RUNS]         (default: runs)
+
+For every recipe with a finished run in RUNS/RECIPE: its summary, evaluation and sheet of samples. Nothing is typed in.
 """
 
 import json
@@ -31,7 +33,7 @@ def table(measurements: dict[str, dict[str, Any]]) -> str:
     lines = [
         "# Measurements",
         "",
-        "Written by `python benchmarks/figures.py` from the files of finished runs (`docs/measurements.json` has all of it).",
+        "Written by `python benchmarks/figures.py` from the files of finished runs; `docs/measurements.json` has it all.",
         "Seconds are of a shared machine and say little; steps, losses and accuracies repeat.",
         "",
         "| recipe | steps | seconds | waiting for data | parameters | loss | device |",
@@ -47,9 +49,8 @@ def table(measurements: dict[str, dict[str, Any]]) -> str:
         for row in m.get("evaluation", []):
             interval = "" if row["low"] is None else f"[{row['low']:.3f}, {row['high']:.3f}]"
             chance = "" if row["chance"] is None else f"{row['chance']:.3f}"
-            lines.append(
-                f"| {name} | {row['split']} | {row['metric']} | {row['value']:.3f} | {interval} | {chance} | {row['n']} |"
-            )
+            start = f"| {name} | {row['split']} | {row['metric']} | {row['value']:.3f}"
+            lines.append(f"{start} | {interval} | {chance} | {row['n']} |")
     return "\n".join(lines) + "\n"
 
 

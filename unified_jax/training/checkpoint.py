@@ -7,6 +7,7 @@ A save that was cut short leaves a temporary folder that is never taken for a ch
 start.
 """
 
+import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ class Checkpointing:
 
 
 class Checkpoints:
-    """The checkpoints of one run directory. Close it to wait for what is being written."""
+    """The checkpoints of one run directory; leaving the `with` block waits for what is being written."""
 
     def __init__(self, run_dir: Path, keep: int = 2, write: bool = True) -> None:
         folder = (run_dir / "checkpoints").absolute()
@@ -123,11 +124,15 @@ class Checkpoints:
             except Exception as error:
                 raise RunError(self._cannot(None, error)) from error
 
-    def close(self) -> None:
-        """Waits and lets go."""
-        self.wait()
-        self.rolling.close()
-        self.best.close()
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self.wait()
+        for manager in (self.rolling, self.best):
+            with contextlib.suppress(Exception):  # what failed has been said: by wait, or by the error on its way
+                manager.close()
 
     def _cannot(self, step: int | None, error: Exception) -> str:
         kept = self.steps()

@@ -99,20 +99,15 @@ def _train(run: Run, start: Start) -> dict[str, Any]:
     if start.resume == "must" and not (folder / "checkpoints").is_dir():
         raise UserError(f"--resume must: {str(folder)!r} holds no finished checkpoint.")
     runs.create(folder)
-    checkpoints = Checkpoints(folder, experiment.checkpoint.keep)
-    try:
+    with Checkpoints(folder, experiment.checkpoint.keep) as checkpoints:
         state = begin(run, start, checkpoints)
         first = int(state.step)
         runs.save_experiment(folder, experiment)
         runs.write_json(folder / "environment.json", runs.environment(experiment, dict(run.mesh.shape)))
         with Interrupt() as interrupt:
             summary = _steps(run, state, first, checkpoints, start, interrupt)
-        checkpoints.wait()
-        runs.write_json(folder / "summary.json", summary | runs.provenance(experiment))
-        return summary
-    finally:
-        checkpoints.rolling.close()
-        checkpoints.best.close()
+    runs.write_json(folder / "summary.json", summary | runs.provenance(experiment))
+    return summary
 
 
 def begin(run: Run, start: Start, checkpoints: Checkpoints) -> State:
@@ -128,7 +123,8 @@ def begin(run: Run, start: Start, checkpoints: Checkpoints) -> State:
         _check_same_run(run.experiment, start.run_dir)
         if saved[-1] > run.experiment.steps:
             raise UserError(f"The run is at step {saved[-1]}, beyond --steps {run.experiment.steps}.")
-        checkpoints.drop_after(saved[-1])
+    checkpoints.drop_after(saved[-1] if saved else 0)
+    if saved:
         return checkpoints.restore(abstract(run))
     make = functools.partial(init_state, run.experiment.model, run.optimizer, run.experiment.balance)
     state = jax.jit(make, out_shardings=run.shardings)(run.key)
