@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tyro
 
 from unified_jax.cli.entry import run_command, use_compilation_cache
+from unified_jax.config import to_plain
 from unified_jax.errors import UserError
 
 
@@ -62,23 +64,11 @@ def evaluate_run(
         shown = min(16, count)
         pairs = [image for i in range(shown) for image in (samples.truth[i], samples.made[i])]
         titles = [text for i in range(shown) for text in (samples.titles(model)[i], "sampled")]
-        sheet(_stack(pairs), columns=8, titles=titles).save(run_dir / f"evaluation_{split}.png")
-    result = {"rows": rows, "step": step, "plan": _fields(plan), "sampling_seed": seed} | provenance(experiment)
+        sheet(np.stack(pairs), columns=8, titles=titles).save(run_dir / f"evaluation_{split}.png")
+    result = {"rows": rows, "step": step, "plan": to_plain(plan), "sampling_seed": seed} | provenance(experiment)
     write_json(run_dir / "evaluation.json", result)
     _print_rows(rows)
     return rows
-
-
-def _stack(images: list[Any]) -> Any:
-    import numpy as np
-
-    return np.stack(images)
-
-
-def _fields(plan: Any) -> Any:
-    from unified_jax.config import to_plain
-
-    return to_plain(plan)
 
 
 def _print_rows(rows: list[dict[str, Any]]) -> None:
