@@ -33,7 +33,7 @@ def table(measurements: dict[str, dict[str, Any]]) -> str:
     lines = [
         "# Measurements",
         "",
-        "Written by `python benchmarks/figures.py` from the files of finished runs; `docs/measurements.json` has it all.",
+        "Written by `python benchmarks/figures.py` from finished runs; `docs/measurements.json` has it all.",
         "Seconds are of a shared machine and say little; steps, losses and accuracies repeat.",
         "",
         "| recipe | steps | seconds | waiting for data | parameters | loss | device |",

@@ -107,3 +107,33 @@ def test_bad_requests_are_sentences(arguments, words):
         p = pipeline(**arguments)
         for step in range(6):  # a label that is out of range shows in the first batches
             p.batch(step)
+
+
+@dataclass(frozen=True)
+class Rotten:
+    """A source with one record that cannot be read."""
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, index):
+        if index == 33:
+            raise UserError("Data set 'rotten': record 33 cannot be read (torn).")
+        return {"shape": 1}
+
+
+@dataclass(frozen=True)
+class RottenSet:
+    """The data set of it."""
+
+    name: str = "rotten"
+
+    def parts(self, split, fields):
+        return ((1.0, self.name, Rotten()),)
+
+
+def test_a_bad_record_met_in_the_background_still_names_itself():
+    stream = pipeline(RottenSet(), modalities=(Label("shape", 6),)).batches(0)
+    with pytest.raises(UserError, match="record 33 cannot be read"):
+        for _ in range(5):
+            next(stream)

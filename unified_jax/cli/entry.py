@@ -15,7 +15,8 @@ from unified_jax.errors import RunError, UserError
 
 def run_command(command: Callable[[list[str]], None], arguments: list[str]) -> int:
     """Runs a command and returns its exit code; UNIFIED_JAX_TRACEBACK=1 shows tracebacks of expected errors too."""
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax and TFDS speak of their own defaults
+    for library in ("absl", "asyncio"):  # Orbax and TFDS speak of their own defaults, and of what we say below
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     if os.environ.get("UNIFIED_JAX_TRACEBACK"):
         command(arguments)
         return 0
@@ -28,7 +29,10 @@ def run_command(command: Callable[[list[str]], None], arguments: list[str]) -> i
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
             raise
-        return _complain(f"{error.filename or 'A file'} cannot be written: {error.strerror}.", 1)
+        return _complain(
+            f"{error.filename or 'A file of the run'} cannot be written: {error.strerror}; what was saved before is intact.",
+            1,
+        )
     except KeyboardInterrupt:
         return _complain("Interrupted.", 1)
     return 0

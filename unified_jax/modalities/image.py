@@ -4,6 +4,7 @@ A patch's features are ordered (row in patch, column in patch, channel); patches
 inverse.
 """
 
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,7 @@ def to_pillow(example: UInt8[np.ndarray, "h w c"]) -> Any:
 
 
 def sheet(
-    images: UInt8[np.ndarray, "b h w c"], columns: int | None = None, titles: list[str] | None = None, height: int = 96
+    images: UInt8[np.ndarray, "b h w c"], columns: int | None = None, titles: list[str] | None = None, height: int = 112
 ) -> Any:
     """A contact sheet (Pillow): images enlarged to about `height` pixels, in rows, each over its title."""
     from PIL import Image as Pillow
@@ -109,13 +110,15 @@ def sheet(
 
     columns = columns or int(np.ceil(np.sqrt(len(images))))
     scale = max(1, round(height / images.shape[1]))
-    h, w, gap, text = images.shape[1] * scale, images.shape[2] * scale, 4, 14 if titles else 0
+    h, w, gap = images.shape[1] * scale, images.shape[2] * scale, 4
+    wrapped = [textwrap.wrap(title, max(8, w // 6)) for title in titles or []]
+    text = 13 * max((len(lines) for lines in wrapped), default=0)
     rows = -(-len(images) // columns)
     canvas = Pillow.new("RGB", (gap + columns * (w + gap), gap + rows * (h + text + gap)), "white")
     draw = ImageDraw.Draw(canvas)
     for i, image in enumerate(images):
         x, y = gap + (i % columns) * (w + gap), gap + (i // columns) * (h + text + gap)
         canvas.paste(to_pillow(image).resize((w, h), Pillow.Resampling.NEAREST), (x, y))
-        if titles:
-            draw.text((x + 1, y + h + 1), titles[i][: max(1, w // 6)], fill="black")
+        for j, line in enumerate(wrapped[i] if wrapped else []):
+            draw.text((x + 1, y + h + 13 * j), line, fill="black")
     return canvas

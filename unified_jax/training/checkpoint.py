@@ -138,7 +138,9 @@ class Checkpoints:
         kept = self.steps()
         safe = f"the last good checkpoint is step {kept[-1]}" if kept else "there is no earlier checkpoint"
         what = "A checkpoint" if step is None else f"The checkpoint of step {step}"
-        return f"{what} could not be written to {self.folder}: {str(error).strip()[:300]}; {safe}."
+        reason = str(error).strip()
+        full = any(words in reason for words in ("No space left", "RESOURCE_EXHAUSTED", "Disk quota"))
+        return f"{what} could not be written to {self.folder}: {'the disk is full' if full else reason[:200]}; {safe}."
 
 
 def _manager(folder: Path, keep: int, write: bool) -> ocp.CheckpointManager:
