@@ -29,10 +29,8 @@ def run_command(command: Callable[[list[str]], None], arguments: list[str]) -> i
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
             raise
-        return _complain(
-            f"{error.filename or 'A file of the run'} cannot be written: {error.strerror}; what was saved before is intact.",
-            1,
-        )
+        what = error.filename or "A file of the run"
+        return _complain(f"{what} cannot be written: {error.strerror}; what was saved before is intact.", 1)
     except KeyboardInterrupt:
         return _complain("Interrupted.", 1)
     return 0
