@@ -28,18 +28,18 @@ def experiment() -> Experiment:
     """A small DiT with patches of 4 on 28 x 28 pictures: 49 tokens."""
     return Experiment(
         model=Diffusion(
-            network=DiT(depth=6, width=192, heads=4, label_std=0.25, unroll=6),
+            network=DiT(depth=4, width=192, heads=4, label_std=0.25, unroll=4),
             process=DiscreteGaussian(schedule="linear", variance="learned_range"),
             modality=Image(28, 28, 1, patch=4),
             conditions=(Label("label", 10, CLASSES),),
         ),
         data=Tfds("fashion_mnist"),
-        optimizer=AdamW(learning_rate=1e-3, warmup_steps=100, clip_norm=1.0),
+        optimizer=AdamW(learning_rate=1.5e-3, warmup_steps=100, clip_norm=1.0),
         ema=(Ema(decay=0.999),),
-        steps=10_000,
-        batch_size=64,
+        steps=20_000,
+        batch_size=32,
         checkpoint=Checkpointing(every=500),
-        preview=Previews(every=250, count=30, plan=Plan("ddim", steps=50, guidance=2.0, clip=True)),
+        preview=Previews(every=300, count=20, plan=Plan("ddim", steps=25, guidance=2.0, clip=True)),
         validation=Validation(every=1000, batches=4),
         evaluate=512,
     )

@@ -25,5 +25,5 @@ def experiment() -> Experiment:
     return dataclasses.replace(
         base,
         model=dataclasses.replace(base.model, process=RectifiedFlow(target="velocity", times=LogitNormalTimes())),
-        preview=dataclasses.replace(base.preview, plan=Plan("euler", steps=50, guidance=2.0)),
+        preview=dataclasses.replace(base.preview, plan=Plan("euler", steps=25, guidance=2.0)),
     )
