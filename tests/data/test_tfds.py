@@ -67,7 +67,7 @@ def test_records_arrive_under_the_models_names(folder):
     ("fields", "modalities", "words"),
     [
         ({"data_dir": "no/such/folder"}, MODALITIES, "the folder 'no/such/folder' does not exist"),
-        ({"set": "paintings"}, MODALITIES, "'paintings' is not in .* which holds: drawings"),
+        ({"set": "paintings"}, MODALITIES, "'paintings' is not in .* which holds: .*drawings"),
         ({"rename": ()}, MODALITIES, "feature 'image' .* is missing; it has label, picture, style"),
         ({}, (Image(16, 16, 3, 4),), r"field 'image': expected uint8 \[16, 16, 3\], found uint8 \[8, 8, 3\]"),
         ({}, (Label("style", 2, ("ink", "chalk")),), "field 'style': expected one of .*, found 'oil'"),
@@ -89,7 +89,9 @@ def test_an_unreadable_record_names_itself(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "copy")
     (path,) = (tmp_path / "copy").rglob("*array_record*")
     content = bytearray(path.read_bytes())
-    content[len(content) // 4 : len(content) // 2] = bytes(len(content) // 2 - len(content) // 4)
+    filled = [i for i in range(200, len(content)) if content[i]]  # headers first, then the records, then padding
+    for i in filled[: len(filled) // 2]:
+        content[i] ^= 0xFF
     path.write_bytes(bytes(content))
     with pytest.raises(UserError, match=r"drawings'(: record \d+ cannot be read| in .* cannot be)"):
         pipeline = open_set(tmp_path / "copy")

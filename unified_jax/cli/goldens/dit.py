@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -51,7 +52,7 @@ def run(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str, Any
     """`y`, and `cfg` where the file has it (guided on the first three channels, as the reference does)."""
     c = config["ctor"]
     weights = {name[6:]: value for name, value in tensors.items() if name.startswith("param/")}
-    params = parameters(weights, c["depth"], c["num_heads"])
+    params = jax.tree.map(jnp.asarray, parameters(weights, c["depth"], c["num_heads"]))
     size, patch, channels = c["input_size"], c["patch_size"], c.get("in_channels", 4)
     image = Image(size, size, channels, patch)
     network = DiT(depth=c["depth"], width=c["hidden_size"], heads=c["num_heads"], mlp_ratio=c.get("mlp_ratio", 4.0))
