@@ -19,8 +19,9 @@ def test_frechet_is_symmetric_rotation_invariant_and_survives_few_samples():
     a, b = rng.normal(size=(40, 8)), rng.normal(size=(5, 8)) + 1
     rotation, _ = np.linalg.qr(rng.normal(size=(8, 8)))
     assert frechet(a, a) == pytest.approx(0.0, abs=1e-10)
-    assert frechet(a, b) == pytest.approx(frechet(b, a), rel=1e-9)
-    assert frechet(a, b) == pytest.approx(frechet(a @ rotation, b @ rotation), rel=1e-9)
+    # b has fewer vectors than features: eigenvalues that should be 0 enter by their roots, about 1e-8
+    assert frechet(a, b) == pytest.approx(frechet(b, a), rel=1e-7)
+    assert frechet(a, b) == pytest.approx(frechet(a @ rotation, b @ rotation), rel=1e-7)
     with pytest.raises(ValueError, match="at least two"):
         moments(a[:1])
     with pytest.raises(ValueError, match="not finite"):
