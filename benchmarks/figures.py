@@ -1,8 +1,8 @@
-"""Writes docs/figures/ and docs/measurements.{json,md} from finished runs.
+"""Writes docs/figures/ and docs/measurements.{json,md} from runs that ended (also early ones).
 
     python benchmarks/figures.py [RUNS]         (default: runs)
 
-For every recipe with a finished run in RUNS/RECIPE: its summary, evaluation and sheet of samples. Nothing is typed in.
+For every recipe with a run in RUNS/RECIPE: its summary, evaluation and sheet of samples. Nothing is typed in.
 """
 
 import json
@@ -16,7 +16,7 @@ DOCS = ROOT / "docs"
 
 
 def measured(run: Path) -> dict[str, Any] | None:
-    """What a run's own files say of it, or None where it is not finished."""
+    """What a run's own files say of it, or None where it has no summary."""
     if not (run / "summary.json").is_file():
         return None
     summary = json.loads((run / "summary.json").read_text())
@@ -33,7 +33,7 @@ def table(measurements: dict[str, dict[str, Any]]) -> str:
     lines = [
         "# Measurements",
         "",
-        "Written by `python benchmarks/figures.py` from finished runs; `docs/measurements.json` has it all.",
+        "Written by `python benchmarks/figures.py` from runs that ended; `docs/measurements.json` has it all.",
         "Seconds are of a shared machine and say little; steps, losses and accuracies repeat.",
         "",
         "| recipe | steps | seconds | waiting for data | parameters | loss | device |",

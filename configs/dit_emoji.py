@@ -2,7 +2,7 @@
 
     python train.py dit_emoji --data.data-dir ../shared/data/tfds
 
-Hardware: one GPU; two CPU cores learn colours and outlines in an hour. Measured figures are in docs/measurements.md.
+Hardware: one GPU; it also starts on two CPU cores, slowly. Not measured yet.
 Needs a TFDS set uj_emoji with features image, label (the group) and style under --data.data-dir.
 """
 

@@ -3,8 +3,7 @@ in small).
 
     python train.py flow_fashion_mnist --data.data-dir ../shared/data/tfds
 
-Hardware and data: as dit_fashion_mnist, from which it differs in the process alone. Measured figures are in
-docs/measurements.md.
+Hardware and data: as dit_fashion_mnist, from which it differs in the process alone. Not measured yet.
 """
 
 import dataclasses
