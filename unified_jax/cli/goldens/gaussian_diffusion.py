@@ -125,14 +125,15 @@ def _single(process: DiscreteGaussian, x0: Any, x_t: Any, noise: Any, t: Any) ->
         picked = [jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], whole) for i in rows]
         return jnp.concatenate([step(p, x, t[i], n) for i, (p, x, n) in zip(rows, picked, strict=True)])
 
-    # The reference numbers clip x0 in the ancestral steps and do not in the DDIM steps.
+    # The files do not say where x0 is clipped; found by trying: in the ancestral steps, not in the DDIM steps.
     out["p_sample"] = each(clipped, lambda p, x, i, n: ddpm_step(process, p, x, i, i - 1, n))
     for eta in (0.0, 0.5, 1.0):
         step = functools.partial(_ddim_down, process, eta)
         out[f"ddim_sample.eta{eta:g}"] = each(plain, step)
     out["ddim_sample.pred_xstart"] = plain(x_t, t).x0
     out["ddim_reverse_sample"] = each(plain, functools.partial(_upward, process))
-    # Two closed forms at arguments that the reference script made of its inputs.
+    # Two closed forms whose arguments the file does not record: these were inferred by fitting the stored outputs of
+    # gd_linear_full50, so the rows check the formulas and not the arguments. The other files agree with them.
     out["normal_kl"] = normal_kl(x0, 0.5 * noise, x_t, 0.3 * noise - 0.2)
     out["discretized_gaussian_log_likelihood"] = discretized_log_likelihood(x0, 0.9 * x0 + 0.03 * x_t, 0.2 * noise - 2)
     return out
