@@ -33,8 +33,9 @@ def table(measurements: dict[str, dict[str, Any]]) -> str:
     lines = [
         "# Measurements",
         "",
-        "Written by `python benchmarks/figures.py` from runs that ended; `docs/measurements.json` has it all.",
-        "Seconds are of a shared machine and say little; steps, losses and accuracies repeat.",
+        "Written by `python benchmarks/figures.py` from runs that ended; `docs/measurements.json` has all.",
+        "Seconds (shared machine) say little. One training each, seed 0: intervals are of samples, not seeds.",
+        "The quickstart's `test` pictures also occur in training; only `held_out` is unseen (decision 0004).",
         "",
         "| recipe | steps | seconds | waiting for data | parameters | loss | device |",
         "|---|---|---|---|---|---|---|",

@@ -81,7 +81,7 @@ def _accuracy_row(metric: str, scores: np.ndarray, guess: float) -> dict[str, An
 
 
 def splits_for(data: DataSet, asked: tuple[str, ...]) -> tuple[str, ...]:
-    """The asked splits, or the defaults: unseen examples, and on the world the held-out combinations apart."""
+    """The asked splits, or the defaults: test, and on the world the held-out combinations apart."""
     return asked or (("test", "held_out") if isinstance(data, World) else ("test",))
 
 
