@@ -9,11 +9,13 @@ Needs a TFDS set uj_emoji with features image, label (the group) and style under
 from unified_jax.data.tfds import Tfds
 from unified_jax.modalities.image import Image
 from unified_jax.modalities.label import Label
-from unified_jax.models.base import Plan
 from unified_jax.models.diffusion import Diffusion
+from unified_jax.models.plan import Plan
 from unified_jax.networks.dit import DiT
-from unified_jax.processes.flow import RectifiedFlow
+from unified_jax.processes.interpolant import RectifiedFlow
 from unified_jax.processes.times import LogitNormalTimes
+from unified_jax.samplers.choice import Euler
+from unified_jax.samplers.guidance import Guidance
 from unified_jax.training.checkpoint import Checkpointing
 from unified_jax.training.experiment import Experiment, Previews, Validation
 from unified_jax.training.optimizer import AdamW, Ema
@@ -40,7 +42,7 @@ def experiment() -> Experiment:
         steps=20_000,
         batch_size=64,
         checkpoint=Checkpointing(every=500),
-        preview=Previews(every=500, count=18, plan=Plan("euler", steps=50, guidance=3.0)),
+        preview=Previews(every=500, count=18, plan=Plan(Euler(), steps=50, guidance=Guidance(3.0))),
         validation=Validation(every=1000, batches=2),
         evaluate=256,
     )

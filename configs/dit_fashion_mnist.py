@@ -10,10 +10,12 @@ Measured figures (of a run stopped after 1,041 steps) are in docs/measurements.m
 from unified_jax.data.tfds import Tfds
 from unified_jax.modalities.image import Image
 from unified_jax.modalities.label import Label
-from unified_jax.models.base import Plan
 from unified_jax.models.diffusion import Diffusion
+from unified_jax.models.plan import Plan
 from unified_jax.networks.dit import DiT
 from unified_jax.processes.gaussian import DiscreteGaussian
+from unified_jax.samplers.choice import Ddim
+from unified_jax.samplers.guidance import Guidance
 from unified_jax.training.checkpoint import Checkpointing
 from unified_jax.training.experiment import Experiment, Previews, Validation
 from unified_jax.training.optimizer import AdamW, Ema
@@ -39,7 +41,7 @@ def experiment() -> Experiment:
         steps=20_000,
         batch_size=32,
         checkpoint=Checkpointing(every=500),
-        preview=Previews(every=300, count=20, plan=Plan("ddim", steps=25, guidance=2.0, clip=True)),
+        preview=Previews(every=300, count=20, plan=Plan(Ddim(), steps=25, guidance=Guidance(2.0), clip=True)),
         validation=Validation(every=1000, batches=4),
         evaluate=512,
     )

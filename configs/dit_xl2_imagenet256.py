@@ -13,10 +13,12 @@ and label.
 from unified_jax.data.tfds import Tfds
 from unified_jax.modalities.image import Image
 from unified_jax.modalities.label import Label
-from unified_jax.models.base import Plan
 from unified_jax.models.diffusion import Diffusion
+from unified_jax.models.plan import Plan
 from unified_jax.networks.dit import preset
 from unified_jax.processes.gaussian import DiscreteGaussian
+from unified_jax.samplers.choice import Ddpm
+from unified_jax.samplers.guidance import Guidance
 from unified_jax.training.checkpoint import Checkpointing
 from unified_jax.training.experiment import Experiment, Previews
 from unified_jax.training.optimizer import AdamW, Ema
@@ -40,5 +42,5 @@ def experiment() -> Experiment:
         batch_size=256,
         log_every=100,
         checkpoint=Checkpointing(every=10_000, keep=3),
-        preview=Previews(every=50_000, count=16, plan=Plan("ddpm", steps=250, guidance=1.5)),
+        preview=Previews(every=50_000, count=16, plan=Plan(Ddpm(), steps=250, guidance=Guidance(1.5))),
     )

@@ -11,9 +11,11 @@ import dataclasses
 import runpy
 from pathlib import Path
 
-from unified_jax.models.base import Plan
-from unified_jax.processes.flow import RectifiedFlow
+from unified_jax.models.plan import Plan
+from unified_jax.processes.interpolant import RectifiedFlow
 from unified_jax.processes.times import LogitNormalTimes
+from unified_jax.samplers.choice import Euler
+from unified_jax.samplers.guidance import Guidance
 from unified_jax.training.experiment import Experiment
 
 BASE = Path(__file__).parent / "dit_fashion_mnist.py"
@@ -25,5 +27,5 @@ def experiment() -> Experiment:
     return dataclasses.replace(
         base,
         model=dataclasses.replace(base.model, process=RectifiedFlow(target="velocity", times=LogitNormalTimes())),
-        preview=dataclasses.replace(base.preview, plan=Plan("euler", steps=25, guidance=2.0)),
+        preview=dataclasses.replace(base.preview, plan=Plan(Euler(), steps=25, guidance=Guidance(2.0))),
     )

@@ -9,10 +9,12 @@ from unified_jax.data.world import World
 from unified_jax.data.world.scene import ATTRIBUTES
 from unified_jax.modalities.image import Image
 from unified_jax.modalities.label import Label
-from unified_jax.models.base import Plan
 from unified_jax.models.diffusion import Diffusion
+from unified_jax.models.plan import Plan
 from unified_jax.networks.dit import DiT
-from unified_jax.processes.flow import RectifiedFlow
+from unified_jax.processes.interpolant import RectifiedFlow
+from unified_jax.samplers.choice import Euler
+from unified_jax.samplers.guidance import Guidance
 from unified_jax.training.checkpoint import Checkpointing
 from unified_jax.training.experiment import Experiment, Previews, Validation
 from unified_jax.training.optimizer import AdamW, Ema
@@ -37,7 +39,7 @@ def experiment() -> Experiment:
         batch_size=64,
         log_every=20,
         checkpoint=Checkpointing(every=400),
-        preview=Previews(every=400, count=16, plan=Plan("euler", steps=25, guidance=2.0)),
+        preview=Previews(every=400, count=16, plan=Plan(Euler(), steps=25, guidance=Guidance(2.0))),
         validation=Validation(every=800, batches=4),
         evaluate=512,
     )

@@ -10,10 +10,12 @@ from unified_jax.data.world import World
 from unified_jax.data.world.scene import COLOURS, SHAPES
 from unified_jax.modalities.image import Image
 from unified_jax.modalities.label import Label
-from unified_jax.models.base import Plan
 from unified_jax.models.diffusion import Diffusion
+from unified_jax.models.plan import Plan
 from unified_jax.networks.dit import DiT
-from unified_jax.processes.flow import RectifiedFlow
+from unified_jax.processes.interpolant import RectifiedFlow
+from unified_jax.samplers.choice import Euler
+from unified_jax.samplers.guidance import Guidance
 from unified_jax.training.checkpoint import Checkpointing
 from unified_jax.training.experiment import Experiment, Previews, Validation
 from unified_jax.training.optimizer import AdamW, Ema
@@ -38,7 +40,7 @@ EXPERIMENT = Experiment(
     batch_size=8,
     log_every=1,
     checkpoint=Checkpointing(every=4),
-    preview=Previews(every=6, count=4, plan=Plan("euler", steps=2, guidance=2.0)),
+    preview=Previews(every=6, count=4, plan=Plan(Euler(), steps=2, guidance=Guidance(2.0))),
     validation=Validation(every=6, batches=1),
 )
 

@@ -10,9 +10,12 @@ import pytest
 from tests.helpers import EXPERIMENT, MODEL
 from unified_jax.data.pipeline import Pipeline
 from unified_jax.errors import UserError
-from unified_jax.models.base import Model, Plan
+from unified_jax.models.base import Model
+from unified_jax.models.plan import Plan
 from unified_jax.models.sampling import generate_many, sample_keys
 from unified_jax.processes.gaussian import DiscreteGaussian
+from unified_jax.samplers.choice import Ddim, Ddpm, Heun, Sde
+from unified_jax.samplers.guidance import Guidance
 from unified_jax.sharding import Rules
 
 
@@ -71,9 +74,9 @@ def test_labels_are_dropped_at_their_rates():
 @pytest.mark.parametrize(
     ("process", "plan"),
     [
-        (MODEL.process, Plan("heun", 3, guidance=2.0)),
-        (DiscreteGaussian(steps=40, variance="learned_range"), Plan("ddpm", 4, guidance=1.5, clip=True)),
-        (DiscreteGaussian(steps=40), Plan("ddim", 4, eta=0.5)),
+        (MODEL.process, Plan(Heun(), 3, Guidance(2.0))),
+        (DiscreteGaussian(steps=40, variance="learned_range"), Plan(Ddpm(), 4, Guidance(1.5), clip=True)),
+        (DiscreteGaussian(steps=40), Plan(Ddim(eta=0.5), 4)),
     ],
     ids=["flow", "ddpm", "ddim"],
 )
@@ -101,9 +104,9 @@ def test_starting_noise_is_the_same_to_the_bit():
 @pytest.mark.parametrize(
     ("model", "plan", "words"),
     [
-        (MODEL, Plan("ddpm"), "ddpm needs a discrete process"),
-        (dataclasses.replace(MODEL, process=DiscreteGaussian()), Plan("euler"), "euler needs continuous time"),
-        (dataclasses.replace(MODEL, process=DiscreteGaussian(steps=40)), Plan("ddim", 50), "has 40 steps"),
+        (MODEL, Plan(Ddpm()), "Ddpm needs a discrete process"),
+        (dataclasses.replace(MODEL, process=DiscreteGaussian()), Plan(Sde()), "Sde needs continuous time"),
+        (dataclasses.replace(MODEL, process=DiscreteGaussian(steps=40)), Plan(Ddim(), 50), "has 40 steps"),
     ],
 )
 def test_samplers_that_do_not_fit_are_sentences(model, plan, words):

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from unified_jax.processes.flow import RectifiedFlow
 from unified_jax.processes.gaussian import DiscreteGaussian
+from unified_jax.processes.interpolant import RectifiedFlow
 from unified_jax.processes.times import LogitNormalTimes, UniformTimes
 
 KEYS = jax.random.split(jax.random.key(0), 20_000)

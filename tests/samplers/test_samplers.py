@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from unified_jax.processes.flow import RectifiedFlow
 from unified_jax.processes.gaussian import DiscreteGaussian
+from unified_jax.processes.interpolant import RectifiedFlow
 from unified_jax.processes.schedules import space_timesteps
 from unified_jax.processes.targets import Prediction, expand
 from unified_jax.samplers.ddim import ddim

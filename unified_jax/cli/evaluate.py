@@ -54,7 +54,7 @@ def evaluate_run(
 
     experiment, params, step = open_run(run_dir, ema="0")
     model, data = experiment.model, experiment.data
-    plan = ev.with_steps(experiment.preview.plan, steps, guidance)
+    plan = experiment.preview.plan.with_steps(steps, guidance)
     world = ev.is_world(data, model)
     rows: list[dict[str, Any]] = []
     for split in ev.splits_for(data, splits):

@@ -3,15 +3,18 @@
 import json
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import tyro
 
 from unified_jax.cli.entry import use_compilation_cache
 from unified_jax.cli.given import parse_given, split_arguments
+from unified_jax.cli.sampling import parse_sampler
+from unified_jax.config import to_plain
 from unified_jax.errors import UserError
-from unified_jax.models.base import Plan
+from unified_jax.models.plan import Plan, Spacing
+from unified_jax.samplers.guidance import Guidance
 
 FORMATS = ("sheet", "png", "npz")
 
@@ -36,14 +39,21 @@ class SampleCommand:
     """Which average of the parameters: its index, or none."""
     best: bool = False
     """Use the checkpoint with the lowest validation loss instead of the newest."""
-    sampler: Literal["euler", "heun", "ddim", "ddpm"] | None = None
-    """Default as in the run's previews; so are the next five."""
+    sampler: str = ""
+    """NAME[:OPTION=VALUE,...], such as heun, ddim:eta=0.5 or dpm_solver:order=3,sde=true. Default as in the run's
+    previews; so are the next eight."""
     steps: int | None = None
     """Sampler steps."""
     guidance: float | None = None
     """Classifier-free guidance scale s = 1 + w; 1 is none."""
-    eta: float | None = None
-    """Noise of ddim."""
+    guidance_interval: tuple[float, float] | None = None
+    """Guide only between these times (0 data, 1 noise)."""
+    guidance_power: float | None = None
+    """Power-cosine schedule of the scale."""
+    guidance_rescale: float | None = None
+    """Share of the conditional standard deviation that is restored."""
+    spacing: Spacing | None = None
+    """Spacing of the steps."""
     shift: float | None = None
     """Resolution shift of the time grid."""
     clip: bool | None = None
@@ -88,17 +98,24 @@ def main(arguments: list[str]) -> None:
             bar.update,
         )  # fmt: skip
     request = {f.name: getattr(command, f.name) for f in fields(command)}
-    request |= {"given": given_text, "plan": {f.name: getattr(plan, f.name) for f in fields(plan)}, "step": step}
+    request |= {"given": given_text, "plan": to_plain(plan), "step": step}
     write_samples(out, model, given, model.modality.from_model(made[name]), formats, provenance(experiment) | request)
     print(f"{command.count} samples in {out}")
 
 
 def _plan(plan: Plan, command: SampleCommand) -> Plan:
-    for name in ("sampler", "steps", "guidance", "eta", "shift", "clip"):
-        value = {f.name: getattr(command, f.name) for f in fields(command)}[name]
-        if value is not None:
-            plan = replace(plan, **{name: value})
-    return plan
+    given = {name: value for name, value in vars(command).items() if value is not None}
+    low, high = given.get("guidance_interval", (plan.guidance.low, plan.guidance.high))
+    try:
+        guidance = Guidance(
+            given.get("guidance", plan.guidance.scale), low, high,
+            given.get("guidance_power", plan.guidance.power), given.get("guidance_rescale", plan.guidance.rescale),
+        )  # fmt: skip
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    sampler = parse_sampler(command.sampler) if command.sampler else plan.sampler
+    changed = {name: given[name] for name in ("steps", "spacing", "shift", "clip") if name in given}
+    return replace(plan, sampler=sampler, guidance=guidance, **changed)
 
 
 def _make(out: Path) -> None:

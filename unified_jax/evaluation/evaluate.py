@@ -1,7 +1,7 @@
 """The evaluation of a trained model: rows {given, wanted, split, metric, value, low, high, chance, n}."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,8 @@ from unified_jax.data.world.read import read_image
 from unified_jax.evaluation.attributes import SHOWN, attribute_hits, chance, sample_accuracy
 from unified_jax.evaluation.distances import frechet, pooled_pixels
 from unified_jax.evaluation.statistics import wilson_interval
-from unified_jax.models.base import Plan
 from unified_jax.models.diffusion import Diffusion
+from unified_jax.models.plan import Plan
 from unified_jax.models.sampling import generate_many
 from unified_jax.sharding import Rules
 from unified_jax.typing import Params
@@ -83,9 +83,3 @@ def _accuracy_row(metric: str, scores: np.ndarray, guess: float) -> dict[str, An
 def splits_for(data: DataSet, asked: tuple[str, ...]) -> tuple[str, ...]:
     """The asked splits, or the defaults: test, and on the world the held-out combinations apart."""
     return asked or (("test", "held_out") if isinstance(data, World) else ("test",))
-
-
-def with_steps(plan: Plan, steps: int | None, guidance: float | None) -> Plan:
-    """The plan with what was asked for replaced."""
-    plan = plan if steps is None else replace(plan, steps=steps)
-    return plan if guidance is None else replace(plan, guidance=guidance)

@@ -19,10 +19,12 @@ from jaxtyping import Array, Bool, Float, Int
 from unified_jax.errors import UserError
 from unified_jax.modalities.image import Image
 from unified_jax.modalities.label import Label
-from unified_jax.models.base import Plan, Terms
+from unified_jax.models.base import Terms
+from unified_jax.models.plan import Plan
 from unified_jax.networks.dit import DiT
-from unified_jax.processes.flow import RectifiedFlow
+from unified_jax.processes.edm import Edm
 from unified_jax.processes.gaussian import DiscreteGaussian
+from unified_jax.processes.interpolant import Interpolant, RectifiedFlow
 from unified_jax.processes.targets import Prediction, Process, diffuse
 from unified_jax.samplers.guidance import classifier_free, clip_x0
 from unified_jax.samplers.loop import START, Denoiser, normal_like
@@ -39,7 +41,7 @@ class Diffusion:
 
     network: nn.Module = DiT()
     """The backbone (DiT)."""
-    process: RectifiedFlow | DiscreteGaussian = RectifiedFlow()
+    process: Interpolant | DiscreteGaussian | Edm = RectifiedFlow()
     """The noising process and what the network predicts."""
     modality: Image = Image()
     """What is generated."""
@@ -96,7 +98,7 @@ class Diffusion:
 
     def apply(self, params: Params, process: Process, x_t: Array, t: Array, labels: Int[Array, "b l"]) -> Array:
         """The raw network output `[b, h, w, c * channels_per_output]` for x_t at time t of `process`."""
-        tokens = constrain(self.modality.patches(x_t), "batch", "length", "patch")
+        tokens = constrain(self.modality.patches(process.network_input(x_t, t)), "batch", "length", "patch")
         output, _ = self.network.apply(
             {"params": params}, tokens, jnp.asarray(self.modality.positions()), process.network_time(t), labels,
             label_rows=self._label_rows, out_features=self._out_features,
@@ -165,9 +167,12 @@ class Diffusion:
         labels = self.pack_labels(given, len(keys))
         conditional = self.denoiser(params, process, labels)
         unconditional = self.denoiser(params, process, self.pack_labels({}, len(keys)))
-        denoise = classifier_free(conditional, unconditional, plan.guidance) if self.conditions else conditional
+        denoise = conditional
+        if self.conditions:
+            denoise = classifier_free(conditional, unconditional, process, plan.guidance)
         if plan.clip:
             denoise = clip_x0(denoise, process)
-        x = normal_like(keys, START, jnp.zeros((len(keys), *self.modality.shape)))
-        x = constrain(x, "batch", None, None, "channels")
+        noise = normal_like(keys, START, jnp.zeros((len(keys), *self.modality.shape)))
+        noise = constrain(noise, "batch", None, None, "channels")
+        x = process.start(noise, jnp.full(len(keys), grid[0]))
         return {self.modality.name: plan.run(denoise, process, x, grid, keys)}

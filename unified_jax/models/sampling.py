@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from unified_jax.models.base import Model, Plan
+from unified_jax.models.base import Model
+from unified_jax.models.plan import Plan
 from unified_jax.sharding import MESH_AXES, MeshShape, Rules, make_mesh
 from unified_jax.typing import Params
 

@@ -30,6 +30,7 @@ from jaxtyping import Array, Float, Int
 from unified_jax.processes.bound import bound_term
 from unified_jax.processes.schedules import Schedule, make_betas, zero_terminal_snr
 from unified_jax.processes.targets import Prediction, Target, coefficients, expand, mean_per_example, solve
+from unified_jax.processes.weights import loss_weight
 from unified_jax.typing import Keys
 
 Variance = Literal["fixed_small", "fixed_large", "learned_range"]
@@ -58,6 +59,10 @@ class DiscreteGaussian:
     """Variance of a reverse step; 'learned_range' doubles the output channels."""
     objective: Objective = "mse"
     """'mse' is the simple loss, plus the variational term where the variance is learned; 'kl' the bound alone."""
+    weighting: Literal["target", "eps", "min_snr", "max_snr"] = "target"
+    """Weight of the simple loss over time."""
+    snr_gamma: float = 5.0
+    """gamma of the weighting 'min_snr'."""
     timesteps: tuple[int, ...] = ()
     """Indices of the chain that are kept, rising; empty keeps all."""
 
@@ -69,6 +74,8 @@ class DiscreteGaussian:
                 "DiscreteGaussian has integer times and no d x_t / d t; choose target 'eps', 'x0' or 'v', "
                 "or a process in continuous time such as RectifiedFlow."
             )
+        if self.snr_gamma <= 0:
+            raise ValueError(f"DiscreteGaussian.snr_gamma must be positive, found {self.snr_gamma}.")
         if self.zero_snr and self.target == "eps":
             raise ValueError(
                 "With zero_snr the last step has alpha = 0, where the target 'eps' says nothing about x0; "
@@ -155,6 +162,16 @@ class DiscreteGaussian:
         """Uniform over the chain."""
         return jax.vmap(lambda key: jax.random.randint(key, (), 0, len(self)))(keys)
 
+    def network_input(self, x_t: Array, t: Array) -> Array:
+        """x_t itself."""
+        del t
+        return x_t
+
+    def start(self, eps: Array, t: Array) -> Array:
+        """Sampling begins at the noise itself."""
+        del t
+        return eps
+
     def network_time(self, t: Array) -> Array:
         """The index in the full chain, as float."""
         kept = np.asarray(self.timesteps or range(self.steps), np.float64)
@@ -200,7 +217,9 @@ class DiscreteGaussian:
         learned = self.variance == "learned_range"
         mean_output = jnp.split(output, 2, axis=-1)[0] if learned else output
         p, q = (expand(v, x0) for v in self.target_coefficients(t))
-        terms = {"mse": mean_per_example((p * x0 + q * eps - mean_output) ** 2)}
+        alpha, sigma = self.alpha_sigma(t)
+        weight = loss_weight(self.weighting, alpha, sigma, *self.target_coefficients(t), (alpha, sigma), self.snr_gamma)
+        terms = {"mse": mean_per_example(expand(weight, x0) * (p * x0 + q * eps - mean_output) ** 2)}
         if learned:
             frozen = jnp.concatenate([jax.lax.stop_gradient(mean_output), jnp.split(output, 2, axis=-1)[1]], axis=-1)
             scale = len(self) / 1000.0 if self.objective == "rescaled_mse" else 1.0

@@ -62,12 +62,20 @@ class Process(Protocol):
         """One training time an example."""
         ...
 
+    def network_input(self, x_t: Array, t: Array) -> Array:
+        """What the network is shown of x_t: x_t itself, or scaled to unit variance (EDM)."""
+        ...
+
     def network_time(self, t: Array) -> Array:
         """The number the network is shown for t, float32."""
         ...
 
     def unit_time(self, t: Array) -> Array:
-        """t on the common picture [0, 1] (0 data, 1 noise), for plots and time bins."""
+        """t on the common picture [0, 1] (0 data, 1 noise), for plots, time bins and guidance schedules."""
+        ...
+
+    def start(self, eps: Array, t: Array) -> Array:
+        """x_t of pure noise, from which sampling begins at t; eps is standard normal."""
         ...
 
     def predict(self, output: Array, x_t: Array, t: Array) -> Prediction:
@@ -115,8 +123,8 @@ def solve(process: Process, output: Array, x_t: Array, t: Array) -> Prediction:
     return Prediction(x0, (alpha * output - p * x_t) * inverse)
 
 
-def velocity(process: Process, prediction: Prediction, t: Array) -> Array:
-    """d x_t / d t = alpha' x0 + sigma' eps of a process in continuous time.
+def rates(process: Any, t: Array) -> tuple[Array, Array]:
+    """(d alpha / d t, d sigma / d t) of a process in continuous time, by forward differentiation.
 
     Raises TypeError for a discrete process, whose times are indices.
     """
@@ -125,15 +133,15 @@ def velocity(process: Process, prediction: Prediction, t: Array) -> Array:
             f"{type(process).__name__} has integer times and no velocity; use ddim or ddpm, or a process in "
             "continuous time such as RectifiedFlow."
         )
-    _, (d_alpha, d_sigma) = jax.jvp(process.alpha_sigma, (t,), (jnp.ones_like(t),))
+    return jax.jvp(process.alpha_sigma, (t,), (jnp.ones_like(t),))[1]
+
+
+def velocity(process: Process, prediction: Prediction, t: Array) -> Array:
+    """d x_t / d t = alpha' x0 + sigma' eps of a process in continuous time."""
+    d_alpha, d_sigma = rates(process, t)
     return expand(d_alpha, prediction.x0) * prediction.x0 + expand(d_sigma, prediction.eps) * prediction.eps
 
 
 def mean_per_example(value: Array) -> Float[Array, "b"]:
     """Mean over all but the first axis, in float32."""
     return jnp.mean(value.astype(jnp.promote_types(value.dtype, jnp.float32)), axis=tuple(range(1, value.ndim)))
-
-
-def tree_of_predictions(x: Any) -> bool:
-    """`is_leaf` for trees whose leaves are predictions."""
-    return isinstance(x, Prediction)

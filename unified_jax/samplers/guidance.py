@@ -6,17 +6,56 @@ Classifier-free guidance (Ho & Salimans 2022) in the code convention, scale s = 
 
 x0 is affine in eps at a fixed x_t, so the same combination is taken of x0 and of eps and they stay consistent; a
 learned variance is taken from the conditional side (as in DiT). s = 1 is no guidance and costs no second call.
+
+The scale may depend on time, in the common picture u in [0, 1] (0 data, 1 noise):
+
+    interval        s within (low, high], 1 outside (Kynkaanniemi et al. 2024)
+    power cosine    1 + (s - 1) (1 - cos(pi (1 - u)^p)) / 2, growing as noise falls (MDTv2, Gao et al. 2023)
+
+`rescale` brings the guided x0 back to the standard deviation of the conditional one, by the share phi (Lin et al. 2023,
+section 3.4): large scales over-expose.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from unified_jax.processes.targets import Prediction, Process, expand, tree_of_predictions
+from unified_jax.processes.targets import Prediction, Process, expand
 from unified_jax.samplers.loop import Denoiser
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Classifier-free guidance of a sampling run."""
+
+    scale: float = 1.0
+    """s = 1 + w; 1 is none."""
+    low: float = 0.0
+    """No guidance at times (0 data, 1 noise) up to this."""
+    high: float = 1.0
+    """No guidance above this time."""
+    power: float = 0.0
+    """Power of the power-cosine schedule (MDTv2 uses 4); 0 is a constant scale."""
+    rescale: float = 0.0
+    """Share of the conditional standard deviation that is restored (0.7 in the paper); 0 is none."""
+
+    def __post_init__(self) -> None:
+        if self.scale < 0 or self.power < 0 or not 0 <= self.rescale <= 1 or not 0 <= self.low <= self.high <= 1:
+            raise ValueError(
+                "Guidance needs scale >= 0, power >= 0, rescale in [0, 1] and 0 <= low <= high <= 1; found scale = "
+                f"{self.scale}, power = {self.power}, rescale = {self.rescale}, low = {self.low}, high = {self.high}."
+            )
+
+    def at(self, u: Array) -> Array:
+        """The scale at time u in [0, 1], shaped as u."""
+        scale = jnp.full_like(u, self.scale)
+        if self.power:
+            scale = 1.0 + (self.scale - 1.0) * 0.5 * (1.0 - jnp.cos(jnp.pi * (1.0 - u) ** self.power))
+        return jnp.where((u > self.low) & (u <= self.high), scale, 1.0)
 
 
 def extrapolate(conditional: Array, unconditional: Array, scale: Any, channels: int | None = None) -> Array:
@@ -31,34 +70,63 @@ def extrapolate(conditional: Array, unconditional: Array, scale: Any, channels: 
 
 
 def classifier_free(
-    conditional: Denoiser, unconditional: Denoiser, scale: float, channels: int | None = None
+    conditional: Denoiser, unconditional: Denoiser, process: Any, guidance: Guidance, channels: int | None = None
 ) -> Denoiser:
-    """The guided denoiser; returns `conditional` itself where scale is 1."""
-    if scale == 1:
+    """The guided denoiser; returns `conditional` itself where the scale is 1."""
+    if guidance.scale == 1:
         return conditional
 
-    def combine(c: Prediction, u: Prediction) -> Prediction:
+    def leaf(p: Process, c: Prediction, u: Prediction, x_t: Array, t: Array) -> Prediction:
+        scale = expand(guidance.at(p.unit_time(t)), x_t)
         x0 = extrapolate(c.x0, u.x0, scale, channels)
-        return Prediction(x0, extrapolate(c.eps, u.eps, scale, channels), c.log_variance)
+        eps = extrapolate(c.eps, u.eps, scale, channels)
+        if guidance.rescale:
+            x0, eps = restore_deviation(p, x0, eps, c.x0, x_t, t, guidance.rescale)
+        return Prediction(x0, eps, c.log_variance)
 
     def denoise(x: Any, t: Any) -> Any:
-        return jax.tree.map(combine, conditional(x, t), unconditional(x, t), is_leaf=tree_of_predictions)
+        return jax.tree.map(leaf, process, conditional(x, t), unconditional(x, t), x, t)
 
     return denoise
+
+
+def restore_deviation(
+    process: Process, x0: Array, eps: Array, like: Array, x_t: Array, t: Array, share: float
+) -> tuple[Array, Array]:
+    """x0 scaled towards the standard deviation of `like`, an example at a time, and the eps that goes with it."""
+    axes = tuple(range(1, x0.ndim))
+    ratio = jnp.std(like, axis=axes, keepdims=True) / jnp.maximum(jnp.std(x0, axis=axes, keepdims=True), 1e-8)
+    x0 = x0 * (share * ratio + 1.0 - share)
+    return x0, _eps_of(process, x0, eps, x_t, t)
 
 
 def edit_x0(denoise: Denoiser, process: Any, edit: Callable[[Array], Array]) -> Denoiser:
     """A denoiser whose x0 passes through `edit` (e.g. a clip to [-1, 1]) and whose eps is recomputed from it."""
 
-    def leaf(process: Process, prediction: Prediction, x_t: Array, t: Array) -> Prediction:
-        alpha, sigma = (expand(v, x_t) for v in process.alpha_sigma(t))
+    def leaf(p: Process, prediction: Prediction, x_t: Array, t: Array) -> Prediction:
         x0 = edit(prediction.x0)
-        eps = jnp.where(sigma > 0, (x_t - alpha * x0) / jnp.where(sigma > 0, sigma, 1.0), 0.0)
-        return prediction._replace(x0=x0, eps=eps)
+        return prediction._replace(x0=x0, eps=_eps_of(p, x0, prediction.eps, x_t, t))
 
     return lambda x, t: jax.tree.map(leaf, process, denoise(x, t), x, t)
+
+
+def _eps_of(process: Process, x0: Array, eps: Array, x_t: Array, t: Array) -> Array:
+    """(x_t - alpha x0) / sigma; 0 at the data."""
+    alpha, sigma = (expand(v, x_t) for v in process.alpha_sigma(t))
+    return jnp.where(sigma > 0, (x_t - alpha * x0) / jnp.where(sigma > 0, sigma, 1.0), jnp.zeros_like(eps))
 
 
 def clip_x0(denoise: Denoiser, process: Any, limit: float = 1.0) -> Denoiser:
     """Clips x0 to [-limit, limit], as the DDPM samplers do for pixels."""
     return edit_x0(denoise, process, lambda x0: jnp.clip(x0, -limit, limit))
+
+
+def threshold(x0: Array, quantile: float = 0.995, limit: float = 1.0) -> Array:
+    """Dynamic thresholding (Saharia et al. 2022, section 2.3): clip to the quantile of |x0|, if above 1, and divide by
+    it.
+
+    The quantile is each example's own and at most `limit`, where that is above 1.
+    """
+    flat = jnp.abs(x0.reshape(len(x0), -1))
+    bound = expand(jnp.clip(jnp.quantile(flat, quantile, axis=1), 1.0, max(limit, 1.0)), x0)
+    return jnp.clip(x0, -bound, bound) / bound

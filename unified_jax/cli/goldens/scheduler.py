@@ -1,19 +1,24 @@
 """Family `scheduler`: diffusers' schedulers.
 
-Covered: DDPM, DDIM, FlowMatchEulerDiscrete. Toy network in closed form.
+Covered: DDPM, DDIM and its inverse, Euler, Euler ancestral, DPM-Solver, UniPC, FlowMatchEulerDiscrete. Toy network in
+closed form.
 """
 
+import functools
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from unified_jax.processes.flow import RectifiedFlow
+from unified_jax.cli.goldens import Disputed
+from unified_jax.cli.goldens import levels as lv
 from unified_jax.processes.gaussian import DiscreteGaussian, Variance
+from unified_jax.processes.interpolant import RectifiedFlow
+from unified_jax.processes.levels import LEAST_ABAR
 from unified_jax.processes.schedules import Schedule
 from unified_jax.processes.targets import Prediction, Target, diffuse
+from unified_jax.processes.times import shift_times
 from unified_jax.samplers.ddim import ddim_step
-from unified_jax.samplers.grids import shift_times
 from unified_jax.samplers.ode import euler_step
 
 SCHEDULES: dict[str, Schedule] = {
@@ -40,18 +45,79 @@ def toy(x: Any, t: Any, learned: bool = False) -> Any:
 
 def run(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str, Any]:
     """Every output of a covered file; nothing for a scheduler or an option that is not covered."""
-    ctor = config.get("ctor", {})
-    if any(ctor.get(name) for name in ("thresholding", "trained_betas")):
+    ctor = config.get("ctor", {}) | {"scheduler": config["scheduler"]}
+    if ctor.get("trained_betas") or ctor.get("interpolation_type", "linear") != "linear":
         return {}
+    config = config | {"ctor": ctor}
     match config["scheduler"]:
         case "DDPMScheduler":
             return _discrete(tensors, config, ddpm_trajectory)
         case "DDIMScheduler":
             return _discrete(tensors, config, ddim_trajectory)
+        case "DDIMInverseScheduler":
+            return _discrete(tensors, config, inverse_trajectory)
+        case "EulerDiscreteScheduler" | "EulerAncestralDiscreteScheduler":
+            return _euler(tensors, config)
+        case "DPMSolverMultistepScheduler" | "UniPCMultistepScheduler":
+            return _multistep(tensors, config)
         case "FlowMatchEulerDiscreteScheduler":
             return _flow(tensors, config)
         case _:
             return {}
+
+
+def _chain_tables(process: DiscreteGaussian) -> dict[str, Any]:
+    """The tables of the solvers in noise levels; a last abar of 0 is raised to where its level is finite."""
+    abar = process.alphas_cumprod
+    return {"betas": process.betas, "alphas_cumprod": np.maximum(abar, LEAST_ABAR) if process.zero_snr else abar}
+
+
+def _euler(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str, Any]:
+    ctor, chain = config["ctor"], process_of(config["ctor"])
+    process = lv.NoiseLevels(chain)
+    schedule = lv.euler_schedule(process, ctor, config["steps"])
+    top = schedule.levels.max()
+    spread = ctor.get("timestep_spacing", "linspace") in ("linspace", "trailing")
+    start = top if spread else np.sqrt(top**2 + 1.0)
+    x = jnp.moveaxis(jnp.asarray(tensors["in/x"]), 1, -1) * start
+    noises = jnp.moveaxis(jnp.asarray(tensors["in/noise"]), 2, -1)
+    setting = lv.Setting(process, schedule, toy, x, noises)
+    states, draws = lv.euler_trajectory(setting, config["scheduler"].startswith("EulerAncestral"))
+    out = _chain_tables(chain) | {"sigmas": schedule.levels, "timesteps": schedule.timesteps}
+    return out | {"init_noise_sigma": start, "trajectory": lv.stack(states), "draws_used": draws}
+
+
+def _multistep(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str, Any]:
+    ctor, steps = config["ctor"], config["steps"]
+    flow = bool(ctor.get("use_flow_sigmas"))
+    chain = process_of(ctor | ({"prediction_type": "epsilon"} if flow else {}))
+    levels = lv.NoiseLevels(chain)
+    process = lv.flow_process() if flow else levels
+    schedule = (
+        lv.flow_schedule(levels, ctor, config.get("set", {}), steps)
+        if flow
+        else lv.multistep_schedule(levels, ctor, steps)
+    )
+    x = jnp.moveaxis(jnp.asarray(tensors["in/x"]), 1, -1)
+    x = process.start(x, jnp.full(x.shape[:1], schedule.levels[0]))
+    noises = jnp.moveaxis(jnp.asarray(tensors["in/noise"]), 2, -1)
+    learned = config.get("learn_var", False)
+    network = functools.partial(toy, learned=learned and process.channels_per_output == 2)
+    setting = lv.Setting(process, schedule, network, x, noises)
+    finish = lambda states: lv.stack(states if flow else lv.unscaled(states, setting))  # noqa: E731
+    out = _chain_tables(chain) | {"sigmas": schedule.levels, "timesteps": schedule.timesteps, "init_noise_sigma": 1.0}
+    out |= _add_noise(tensors, config, process, chain)
+    if ctor["scheduler"].startswith("UniPC"):
+        states, draws = lv.unipc_trajectory(setting, ctor)
+        return out | {"trajectory": finish(states), "draws_used": draws}
+    ours, theirs = lv.dpm_tables(setting, ctor)
+    states, draws = lv.dpm_trajectory(setting, ctor, ours)
+    out |= {"trajectory": finish(states), "draws_used": draws}
+    if theirs is not None:
+        wrong = np.asarray(finish(lv.dpm_trajectory(setting, ctor, theirs)[0]))
+        reason = "diffusers' third order of sde-dpmsolver++ takes -1/2 for +1/2 in the weight of the second difference"
+        out["trajectory"] = Disputed(np.asarray(out["trajectory"]), wrong, reason)
+    return out
 
 
 def process_of(ctor: dict[str, Any]) -> DiscreteGaussian:
@@ -70,7 +136,9 @@ def process_of(ctor: dict[str, Any]) -> DiscreteGaussian:
 
 
 def timesteps_of(ctor: dict[str, Any], count: int) -> np.ndarray:
-    """Falling timesteps, by the three spacings of diffusers."""
+    """Falling timesteps, by the three spacings of diffusers; rising ones for the inverse."""
+    if ctor.get("scheduler") == "DDIMInverseScheduler":
+        return timesteps_of(ctor | {"scheduler": ""}, count)[::-1]
     total, offset = ctor.get("num_train_timesteps", 1000), ctor.get("steps_offset", 0)
     match ctor.get("timestep_spacing", "leading"):
         case "linspace":
@@ -88,18 +156,34 @@ def _discrete(tensors: dict[str, np.ndarray], config: dict[str, Any], trajectory
     out: dict[str, Any] = {"betas": process.betas, "alphas_cumprod": process.alphas_cumprod, "init_noise_sigma": 1.0}
     out["timesteps"] = timesteps
     if "add_t" in config and "in/x0" in tensors:
-        at = jnp.asarray(config["add_t"], jnp.int32)
-        x0 = jnp.broadcast_to(jnp.asarray(tensors["in/x0"][:1]), (len(at), *tensors["in/x0"].shape[1:]))
-        noise = jnp.asarray(tensors["in/noise"][0, :1])
-        out["add_noise"] = diffuse(process, x0, noise, at)
+        out["add_noise"] = _noised(tensors, process, jnp.asarray(config["add_t"], jnp.int32))
     x = jnp.moveaxis(jnp.asarray(tensors["in/x"]), 1, -1)
     noises = jnp.moveaxis(jnp.asarray(tensors["in/noise"]), 2, -1)
     states, draws = trajectory(process, ctor, config, timesteps, x, noises)
     return out | {"trajectory": jnp.moveaxis(jnp.stack(states), -1, -3), "draws_used": draws}
 
 
+def _noised(tensors: dict[str, np.ndarray], process: Any, at: Any) -> Any:
+    x0 = jnp.broadcast_to(jnp.asarray(tensors["in/x0"][:1]), (len(at), *tensors["in/x0"].shape[1:]))
+    return diffuse(process, x0, jnp.asarray(tensors["in/noise"][0, :1]), at)
+
+
+def _add_noise(tensors: Any, config: Any, process: Any, chain: DiscreteGaussian) -> dict[str, Any]:
+    """Before its timesteps are set, the scheduler looks t up in falling timesteps but rising levels: T - 1 - t."""
+    if "add_t" not in config or "in/x0" not in tensors:
+        return {}
+    at = len(chain) - 1 - np.asarray(config["add_t"])
+    levels = jnp.asarray(lv.NoiseLevels(chain).table[at])
+    noised = _noised(tensors, process, levels)
+    if isinstance(process, lv.NoiseLevels):
+        noised = process.network_input(noised, levels)
+    return {"add_noise": noised}
+
+
 def _clip(prediction: Prediction, ctor: dict[str, Any], default: bool) -> Prediction:
     """diffusers clips x0 and keeps eps as the network predicted it."""
+    if ctor.get("thresholding"):
+        return lv.edited(prediction, ctor)
     if not ctor.get("clip_sample", default):
         return prediction
     limit = ctor.get("clip_sample_range", 1.0)
@@ -155,11 +239,29 @@ def ddim_trajectory(
     return states, draws
 
 
+def inverse_trajectory(
+    process: DiscreteGaussian, ctor: Any, config: Any, timesteps: np.ndarray, x: Any, noises: Any
+) -> tuple[list[Any], int]:
+    """DDIM upwards: the timesteps rise, and the prediction at t is read with the level of the timestep before."""
+    del noises, config
+    before = -1 if ctor.get("set_alpha_to_one", True) else 0
+    states = []
+    for t in timesteps:
+        s = min(int(t) - process.steps // len(timesteps), process.steps - 1)
+        here = jnp.asarray(s if s >= 0 else before)
+        output = toy(x, float(t))
+        # At the data (alpha = 1, sigma = 0) a prediction of x0 has no eps; the others read as they are.
+        prediction = process.predict(output, x, jnp.broadcast_to(here, x.shape[:1]))
+        if s < 0 and before < 0 and process.target == "eps":
+            prediction = prediction._replace(eps=output)
+        prediction = _clip(prediction, ctor, True)
+        x = ddim_step(process, prediction, x, here, jnp.asarray(int(t)), x)
+        states.append(x)
+    return states, 0
+
+
 def _flow(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str, Any]:
     ctor, count = config.get("ctor", {}), config["steps"]
-    other = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "invert_sigmas", "shift_terminal")
-    if any(ctor.get(name) for name in other):
-        return {}
     sigmas = _flow_sigmas(ctor, config.get("set", {}), count)
     process = RectifiedFlow()
     x, noises = jnp.asarray(tensors["in/x"]), jnp.asarray(tensors["in/noise"])
@@ -192,4 +294,10 @@ def _flow_sigmas(ctor: dict[str, Any], setting: dict[str, Any], count: int) -> n
         mu = setting.get("mu", 1.0)
         exponential = ctor.get("time_shift_type", "exponential") == "exponential"
         sigmas = shift_times(sigmas, float(np.exp(mu)) if exponential else mu)
-    return np.concatenate([sigmas, [0.0]])
+    if ctor.get("shift_terminal"):
+        sigmas = 1.0 - (1.0 - sigmas) * (1.0 - ctor["shift_terminal"]) / (1.0 - sigmas[-1])
+    named = lv.named_levels(ctor, sigmas[-1], sigmas[0], count)
+    sigmas = sigmas if named is None else named
+    if ctor.get("invert_sigmas"):
+        return np.append(1.0 - sigmas, 1.0)
+    return np.append(sigmas, 0.0)

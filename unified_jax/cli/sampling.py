@@ -1,0 +1,65 @@
+"""Sampling options of the command line: `--sampler NAME[:FIELD=VALUE,...]` and what replaces fields of a run's plan."""
+
+import dataclasses
+from typing import Any, get_args
+
+from unified_jax.errors import UserError
+from unified_jax.samplers.choice import AnySampler
+from unified_jax.samplers.karras import Churn
+
+
+def sampler_names() -> dict[str, Any]:
+    """What a sampler is called on the command line: its class in lower case with underscores."""
+    return {_snake(cls.__name__): cls for cls in get_args(AnySampler)}
+
+
+def parse_sampler(text: str) -> Any:
+    """`dpm_solver:order=3,sde=true` to a sampler. Raises UserError naming what is known."""
+    name, _, options = text.partition(":")
+    known = sampler_names()
+    if name not in known:
+        raise UserError(f"--sampler {name!r} is unknown; expected one of {', '.join(sorted(known))}.")
+    values: dict[str, Any] = {}
+    for part in filter(None, options.split(",")):
+        key, equals, value = part.partition("=")
+        fields = {f.name: f for f in dataclasses.fields(known[name])}
+        churn = {f.name: f for f in dataclasses.fields(Churn)} if "churn" in fields else {}
+        if not equals or (key not in fields and key not in churn):
+            options_known = sorted((set(fields) | set(churn)) if churn else fields) or ["none"]
+            raise UserError(
+                f"--sampler {name}: {part!r} is no option=value of it; options: {', '.join(options_known)}."
+            )
+        if key in churn:
+            values["churn"] = dataclasses.replace(values.get("churn", Churn()), **{key: _number(value, key)})
+        else:
+            values[key] = _value(value, fields[key], name)
+    try:
+        return known[name](**values)
+    except ValueError as error:
+        raise UserError(f"--sampler {text}: {error}") from error
+
+
+def _value(text: str, field: Any, name: str) -> Any:
+    kind = type(field.default)
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise UserError(f"--sampler {name}: {field.name} is true or false, found {text!r}.")
+        return text.lower() == "true"
+    if kind is str:
+        allowed = get_args(field.type)
+        if allowed and text not in allowed:
+            raise UserError(f"--sampler {name}: {field.name} is one of {', '.join(allowed)}, found {text!r}.")
+        return text
+    number = _number(text, field.name)
+    return int(number) if kind is int and number == int(number) else number
+
+
+def _number(text: str, name: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise UserError(f"The sampler's {name} is a number, found {text!r}.") from error
+
+
+def _snake(name: str) -> str:
+    return "".join("_" + c.lower() if c.isupper() and i else c.lower() for i, c in enumerate(name))

@@ -1,0 +1,155 @@
+r"""Flows and stochastic interpolants in continuous time (Lipman et al. 2022; Liu et al. 2022; SiT, Ma et al. 2024).
+
+    x_t = alpha(t) x0 + sigma(t) eps,      d x_t / d t = alpha' x0 + sigma' eps,      t in [0, 1], 0 = data
+
+with a path of `paths`; the straight path (the default) is rectified flow, whose velocity is eps - x0. The papers
+integrate noise (0) to data (1); there t_data = 1 - t and the velocity changes sign. Stable Diffusion 3 uses our
+direction.
+
+The network predicts the velocity, x0, eps, v, or the score -eps / sigma. A score is read as eps = -sigma output and its
+loss is that of eps (SiT, transport.py). A path that reaches alpha = 0 has no eps or score there: its times must end
+before, at `noise_end` (SiT takes 1 - 1e-3). The loss is the mean square on the target times a weight of `weights`;
+`direction_weight` adds 1 - cos(predicted, true velocity) over the channels (FasterDiT; LightningDiT).
+
+Predicting x0 with the velocity's loss suits patches with many numbers (Li & He 2025, "Back to Basics"): noise fills all
+directions of a patch and a narrow network cannot carry it through, pictures do not.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from unified_jax.processes.paths import Gvp, InterpolatedVp, Linear, Vp
+from unified_jax.processes.targets import (
+    Prediction,
+    Target,
+    coefficients,
+    expand,
+    mean_per_example,
+    rates,
+    solve,
+    velocity,
+)
+from unified_jax.processes.times import Times, UniformTimes
+from unified_jax.processes.weights import Weighting, loss_weight
+from unified_jax.typing import Keys
+
+
+@dataclass(frozen=True)
+class Interpolant:
+    """A continuous path between data and noise, and what is learned of it."""
+
+    target: Target | Literal["score"] = "velocity"
+    """What the network predicts: 'velocity', 'x0', 'v', 'eps' or 'score'."""
+    path: Linear | Gvp | Vp | InterpolatedVp = Linear()
+    """alpha(t) and sigma(t); the straight path is rectified flow."""
+    times: Times = UniformTimes()
+    """Density of the training times."""
+    loss: Weighting = "target"
+    """Weight of the mean square ('velocity': of the velocity that the prediction implies)."""
+    snr_gamma: float = 5.0
+    """gamma of the loss 'min_snr'."""
+    direction_weight: float = 0.0
+    """Weight of the term 1 - cos(velocity)."""
+    data_end: float = 0.0
+    """Least time that is trained and sampled."""
+    noise_end: float = 1.0
+    """Largest time that is trained and sampled."""
+    time_scale: float = 1000.0
+    """The network is shown time_scale * t (1,000 suits sinusoidal embeddings made for discrete steps)."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.data_end < self.noise_end <= 1.0:
+            raise ValueError(
+                f"Interpolant needs 0 <= data_end < noise_end <= 1, found {self.data_end} and {self.noise_end}."
+            )
+        if self.target in ("eps", "score") and self.path.reaches_noise and self.noise_end == 1.0:
+            raise ValueError(
+                f"Interpolant over {type(self.path).__name__} reaches alpha = 0 at t = 1, where the target "
+                f"{self.target!r} says nothing about x0; choose target 'velocity', 'v' or 'x0', or a noise_end "
+                "below 1 such as 0.999."
+            )
+        steep = isinstance(self.path, Vp | InterpolatedVp) and self.data_end == 0.0
+        if steep and (self.target == "velocity" or self.loss in ("velocity", "likelihood")):
+            raise ValueError(
+                f"Interpolant over {type(self.path).__name__} has sigma' without bound at t = 0, so the target and the "
+                "loss 'velocity' need a data_end above 0 such as 0.001."
+            )
+        if self.time_scale <= 0 or self.snr_gamma <= 0 or self.direction_weight < 0:
+            raise ValueError(
+                "Interpolant.time_scale and snr_gamma must be positive and direction_weight not negative; found "
+                f"{self.time_scale}, {self.snr_gamma} and {self.direction_weight}."
+            )
+
+    @property
+    def channels_per_output(self) -> int:
+        """1: no variance is learned."""
+        return 1
+
+    def alpha_sigma(self, t: Array) -> tuple[Array, Array]:
+        """Those of the path."""
+        return self.path.alpha_sigma(t)
+
+    def time_of_level(self, level: Array) -> Array:
+        """The t with sigma / alpha = level."""
+        return self.path.time_of_level(level)
+
+    def target_coefficients(self, t: Array) -> tuple[Array, Array]:
+        """(p, q) of `target = p x0 + q eps`; a score counts as eps."""
+        alpha, sigma = self.alpha_sigma(t)
+        return coefficients("eps" if self.target == "score" else self.target, alpha, sigma, *rates(self, t))
+
+    def draw_times(self, keys: Keys) -> Float[Array, "b"]:
+        """One training time an example, in [data_end, noise_end]."""
+        return self.data_end + (self.noise_end - self.data_end) * self.times.draw(keys)
+
+    def network_input(self, x_t: Array, t: Array) -> Array:
+        """x_t itself."""
+        del t
+        return x_t
+
+    def network_time(self, t: Array) -> Array:
+        """time_scale * t."""
+        return self.time_scale * t
+
+    def unit_time(self, t: Array) -> Array:
+        """t itself."""
+        return t
+
+    def start(self, eps: Array, t: Array) -> Array:
+        """Sampling begins at the noise itself."""
+        del t
+        return eps
+
+    def predict(self, output: Array, x_t: Array, t: Array) -> Prediction:
+        """The 2 x 2 solve."""
+        return solve(self, self._read(output, t), x_t, t)
+
+    def losses(self, output: Array, x0: Array, eps: Array, x_t: Array, t: Array) -> dict[str, Float[Array, "b"]]:
+        """{"mse": weighted mean square error}, and {"direction"} where it has a weight."""
+        p, q = self.target_coefficients(t)
+        alpha, sigma = self.alpha_sigma(t)
+        output = self._read(output, t)
+        weight = loss_weight(self.loss, alpha, sigma, p, q, rates(self, t), self.snr_gamma)
+        target = expand(p, x0) * x0 + expand(q, x0) * eps
+        terms = {"mse": mean_per_example(expand(weight, x0) * (target - output) ** 2)}
+        if self.direction_weight:
+            said = velocity(self, solve(self, output, x_t, t), t)
+            terms["direction"] = self.direction_weight * direction_loss(said, velocity(self, Prediction(x0, eps), t))
+        return terms
+
+    def _read(self, output: Array, t: Array) -> Array:
+        return -expand(self.alpha_sigma(t)[1], output) * output if self.target == "score" else output
+
+
+RectifiedFlow = Interpolant
+"""An Interpolant with its default path, the straight line, by the name the field knows it by."""
+
+
+def direction_loss(predicted: Array, true: Array) -> Float[Array, "b"]:
+    """Mean of 1 - cos over places, the cosine being taken over the last axis (channels)."""
+    dot = jnp.sum(predicted * true, axis=-1)
+    length = jnp.sqrt(jnp.sum(predicted**2, -1)) * jnp.sqrt(jnp.sum(true**2, -1))
+    return mean_per_example(1.0 - dot / jnp.maximum(length, 1e-8))

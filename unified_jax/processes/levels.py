@@ -1,0 +1,120 @@
+r"""A discrete chain seen in continuous time, its noise level s = sqrt((1 - abar) / abar).
+
+Solvers that place their own times (Euler, Heun, DPM-Solver++, UniPC, Karras' grid) run a network that was trained on
+T steps as Karras et al. 2022 run it (table 1, "VP"): in the variables
+
+    x / sqrt(abar) = x0 + s eps,        alpha = 1, sigma = s,
+
+the time being s itself. The network is shown x / sqrt(1 + s^2), the chain's own x_t, and the step whose level is s,
+with fractions between steps, linear in log s. A chain with zero terminal SNR has no largest level; its last abar is
+taken as 2^-24 (as in diffusers), which is s = 4096.
+"""
+
+import functools
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from unified_jax.processes.gaussian import DiscreteGaussian
+from unified_jax.processes.targets import Prediction, coefficients, expand, solve
+from unified_jax.typing import Keys
+
+LEAST_ABAR = 2.0**-24
+
+
+@dataclass(frozen=True)
+class NoiseLevels:
+    """The whole chain `chain` over its noise levels; for sampling."""
+
+    chain: DiscreteGaussian = DiscreteGaussian()
+    """What the network was trained on."""
+
+    @functools.cached_property
+    def table(self) -> Float[np.ndarray, "t"]:
+        """Level of every step, rising, float64."""
+        abar = self.chain.respaced(()).alphas_cumprod
+        if self.chain.zero_snr:
+            abar = np.maximum(abar, LEAST_ABAR)
+        return np.sqrt((1.0 - abar) / abar)
+
+    def at_steps(self, steps: Float[np.ndarray, "k"]) -> Float[np.ndarray, "k"]:
+        """Levels at (fractional) steps, linear between the steps of the chain."""
+        return np.interp(steps, np.arange(len(self.table)), self.table)
+
+    @property
+    def sigma_min(self) -> float:
+        """Level of the first step."""
+        return float(self.table[0])
+
+    @property
+    def sigma_max(self) -> float:
+        """Level of the last step."""
+        return float(self.table[-1])
+
+    @property
+    def channels_per_output(self) -> int:
+        """As the chain's."""
+        return self.chain.channels_per_output
+
+    def alpha_sigma(self, t: Array) -> tuple[Array, Array]:
+        """(1, t)."""
+        return jnp.ones_like(t), t
+
+    def time_of_level(self, level: Array) -> Array:
+        """The level itself."""
+        return level
+
+    def target_coefficients(self, t: Array) -> tuple[Array, Array]:
+        """(p, q) of the chain's target."""
+        scale = self._scale(t)
+        return coefficients(self.chain.target, scale, t * scale, scale, t * scale)
+
+    def draw_times(self, keys: Keys) -> Float[Array, "b"]:
+        """Levels of uniform steps."""
+        return jnp.asarray(self.table, jnp.result_type(float))[self.chain.respaced(()).draw_times(keys)]
+
+    def network_input(self, x_t: Array, t: Array) -> Array:
+        """The chain's own x_t, x / sqrt(1 + s^2)."""
+        return expand(self._scale(t), x_t) * x_t
+
+    def network_time(self, t: Array) -> Array:
+        """The (fractional) step whose level is t."""
+        logs = jnp.asarray(np.log(self.table), jnp.result_type(float))
+        return jnp.interp(jnp.log(jnp.maximum(t, 1e-10)), logs, jnp.arange(len(self.table), dtype=logs.dtype))
+
+    def unit_time(self, t: Array) -> Array:
+        """(step + 1) / T."""
+        return (self.network_time(t) + 1.0) / len(self.table)
+
+    def start(self, eps: Array, t: Array) -> Array:
+        """The chain starts at x_T = eps: sqrt(1 + s^2) eps here."""
+        return eps / expand(self._scale(t), eps)
+
+    def predict(self, output: Array, x_t: Array, t: Array) -> Prediction:
+        """The solve in the chain's variables; x0 and eps are the same in both. A learned variance is left out."""
+        if self.channels_per_output == 2:
+            output = jnp.split(output, 2, axis=-1)[0]
+        return solve(_Scaled(self), output, self.network_input(x_t, t), t)
+
+    def losses(self, output: Array, x0: Array, eps: Array, x_t: Array, t: Array) -> dict[str, Float[Array, "b"]]:
+        """Not for training: raises TypeError."""
+        raise TypeError("NoiseLevels is for sampling; train on its chain, a DiscreteGaussian.")
+
+    def _scale(self, t: Array) -> Array:
+        return 1.0 / jnp.sqrt(1.0 + t**2)
+
+
+@dataclass(frozen=True)
+class _Scaled:
+    """The chain's own variables at a level: alpha = 1 / sqrt(1 + s^2), sigma = s alpha."""
+
+    levels: NoiseLevels
+
+    def alpha_sigma(self, t: Array) -> tuple[Array, Array]:
+        alpha = 1.0 / jnp.sqrt(1.0 + t**2)
+        return alpha, t * alpha
+
+    def target_coefficients(self, t: Array) -> tuple[Array, Array]:
+        return self.levels.target_coefficients(t)

@@ -1,0 +1,53 @@
+r"""Loss weights: factors on the mean square of the target, functions of alpha, sigma and the target.
+
+An error e of a target with determinant D = alpha q - sigma p (module `targets`) is an error
+
+    -(sigma / D) e of x0,        (alpha / D) e of eps,        ((alpha sigma' - sigma alpha') / D) e of the velocity
+
+so a weight that a paper states for one target is stated here once, in the space it was meant for, and carried to the
+target that is trained. With SNR = alpha^2 / sigma^2:
+
+    target              1: the plain mean square of what is predicted
+    eps                 mean square of the implied eps, SNR in x0 space (DDPM's simple loss for any target)
+    velocity            mean square of the implied velocity; SiT's "velocity" weight for noise and score models
+    likelihood          g / sigma^2 on eps, g = sigma sigma' - sigma^2 alpha' / alpha (SiT "likelihood", for maximum
+                        likelihood)
+    min_snr             min(SNR, gamma) in x0 space (Hang et al. 2023); 1 where SNR = 0, so that a chain with zero
+                        terminal SNR trains its last step
+    max_snr             max(SNR, 1) in x0 space ("truncated SNR", Salimans & Ho 2022, section 4)
+
+Weights that grow without bound towards the data are bounded where D vanishes: |D| is taken as at least 0.05.
+"""
+
+from typing import Literal
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+Weighting = Literal["target", "eps", "velocity", "likelihood", "min_snr", "max_snr"]
+
+LEAST_DETERMINANT = 0.05
+
+
+def loss_weight(
+    kind: Weighting, alpha: Array, sigma: Array, p: Array, q: Array, rates: tuple[Array, Array], gamma: float = 5.0
+) -> Array:
+    """The factor on the squared error of `p x0 + q eps`, shaped as alpha; `rates` are d alpha / d t and d sigma / d
+    t."""
+    if kind == "target":
+        return jnp.ones_like(alpha)
+    d_alpha, d_sigma = rates
+    determinant = jnp.maximum(jnp.abs(alpha * q - sigma * p), LEAST_DETERMINANT)
+    safe_sigma, safe_alpha = jnp.maximum(sigma, 1e-6), jnp.maximum(alpha, 1e-6)
+    match kind:
+        case "eps":
+            return (alpha / determinant) ** 2
+        case "velocity":
+            return ((alpha * d_sigma - sigma * d_alpha) / determinant) ** 2
+        case "likelihood":
+            rate = sigma * d_sigma - sigma**2 * d_alpha / safe_alpha
+            return rate / safe_sigma**2 * (alpha / determinant) ** 2
+        case _:
+            snr = (alpha / safe_sigma) ** 2
+            wanted = jnp.minimum(snr, gamma) if kind == "min_snr" else jnp.maximum(snr, 1.0)
+            return jnp.where(snr == 0, 1.0, wanted * (sigma / determinant) ** 2)

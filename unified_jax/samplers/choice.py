@@ -1,0 +1,235 @@
+"""The samplers a plan may name, as frozen dataclasses of their own options: each calls its function of this folder.
+
+`kind` says over what a sampler runs: "chain" the indices of a discrete process (ddpm), "either" a chain or continuous
+time (ddim), "continuous" times or noise levels. `needs_noise` ends the grid above sigma = 0.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+
+from unified_jax.samplers.ddim import ddim
+from unified_jax.samplers.ddpm import ddpm
+from unified_jax.samplers.dopri5 import dopri5
+from unified_jax.samplers.dpm_fast import dpm_fast
+from unified_jax.samplers.dpm_solver import Kind, dpm_solver
+from unified_jax.samplers.karras import Churn, karras
+from unified_jax.samplers.loop import Denoiser
+from unified_jax.samplers.ode import euler, heun
+from unified_jax.samplers.sde import Form, Last, sde
+from unified_jax.samplers.unipc import B, unipc
+from unified_jax.typing import Keys
+
+Runs = Literal["chain", "either", "continuous"]
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """What a plan calls."""
+
+    kind: ClassVar[Runs]
+    needs_noise: ClassVar[bool]
+
+    def __call__(self, denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys) -> Any:
+        """x at the grid's first time to a sample at its last."""
+        ...
+
+
+@dataclass(frozen=True)
+class Euler:
+    """First order, deterministic."""
+
+    kind: ClassVar[Runs] = "continuous"
+    needs_noise: ClassVar[bool] = False
+
+    def __call__(self, denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys) -> Any:
+        """`ode.euler`."""
+        return euler(denoise, process, x, grid, keys)
+
+
+@dataclass(frozen=True)
+class Heun:
+    """Second order, deterministic, two evaluations a step."""
+
+    kind: ClassVar[Runs] = "continuous"
+    needs_noise: ClassVar[bool] = False
+
+    def __call__(self, denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys) -> Any:
+        """`ode.heun`."""
+        return heun(denoise, process, x, grid, keys)
+
+
+@dataclass(frozen=True)
+class Dopri5:
+    """Adaptive, each sample with its own steps; the plan's `steps` are not used."""
+
+    rtol: float = 1e-3
+    """Relative tolerance."""
+    atol: float = 1e-6
+    """Absolute tolerance."""
+    kind: ClassVar[Runs] = "continuous"
+    needs_noise: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.rtol <= 0 or self.atol <= 0:
+            raise ValueError(f"Dopri5 needs positive tolerances, found rtol = {self.rtol}, atol = {self.atol}.")
+
+    def __call__(self, denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys) -> Any:
+        """`dopri5.dopri5`."""
+        return dopri5(denoise, process, x, grid, keys, self.rtol, self.atol)
+
+
+@dataclass(frozen=True)
+class Ddim:
+    """DDIM; eta 0 is deterministic, 1 ancestral."""
+
+    eta: float = 0.0
+    """Share of the ancestral noise."""
+    kind: ClassVar[Runs] = "either"
+    needs_noise: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.eta < 0:
+            raise ValueError(f"Ddim.eta must not be negative, found {self.eta}.")
+
+    def __call__(self, denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys) -> Any:
+        """`ddim.ddim`."""
+        return ddim(denoise, process, x, grid, keys, self.eta)
+
+
+@dataclass(frozen=True)
+class EulerAncestral:
+    """Euler steps down to a level below the wanted one, and noise back up to it (k-diffusion).
+
+    With sigma_up^2 = s'^2 (s^2 - s'^2) / s^2 this is DDIM with eta = 1 over noise levels: the same numbers.
+    """
+
+    eta: float = 1.0
+    """Factor on sigma_up."""
+    kind: ClassVar[Runs] = "continuous"
+    needs_noise: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"EulerAncestral.eta must lie in [0, 1], found {self.eta}.")
+
+    def __call__(self, denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys) -> Any:
+        """`ddim.ddim`."""
+        return ddim(denoise, process, x, grid, keys, self.eta)
+
+
+@dataclass(frozen=True)
+class Ddpm:
+    """Ancestral sampling of a discrete chain, with its own variances."""
+
+    kind: ClassVar[Runs] = "chain"
+    needs_noise: ClassVar[bool] = False
+
+    def __call__(self, denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys) -> Any:
+        """`ddpm.ddpm`."""
+        return ddpm(denoise, process, x, grid, keys)
+
+
+@dataclass(frozen=True)
+class DpmSolver:
+    """DPM-Solver++ (of x0) or DPM-Solver (`of_eps`), multistep, ODE or SDE."""
+
+    order: int = 2
+    """1, 2 or 3."""
+    form: Kind = "midpoint"
+    """Second order's form."""
+    sde: bool = False
+    """Add noise."""
+    of_eps: bool = False
+    """Fit eps instead of x0 (order 3 only without noise); ends above sigma = 0."""
+    kind: ClassVar[Runs] = "continuous"
+
+    def __post_init__(self) -> None:
+        if self.order not in (1, 2, 3) or (self.sde and self.of_eps and self.order == 3):
+            raise ValueError(f"DpmSolver.order is 1, 2 or 3 (1 or 2 with sde of eps), found {self.order}.")
+
+    @property
+    def needs_noise(self) -> bool:
+        """True of eps."""
+        return self.of_eps
+
+    def __call__(self, denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys) -> Any:
+        """`dpm_solver.dpm_solver`."""
+        return dpm_solver(denoise, process, x, grid, keys, self.order, self.form, self.sde, self.of_eps)
+
+
+@dataclass(frozen=True)
+class DpmFast:
+    """DPM-Solver-fast, singlestep, of eps; `steps` are evaluations."""
+
+    kind: ClassVar[Runs] = "continuous"
+    needs_noise: ClassVar[bool] = True
+
+    def __call__(self, denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys) -> Any:
+        """`dpm_fast.dpm_fast`."""
+        return dpm_fast(denoise, process, x, grid, keys)
+
+
+@dataclass(frozen=True)
+class UniPc:
+    """UniPC: predictor and corrector, one evaluation a step."""
+
+    order: int = 2
+    """1, 2 or 3."""
+    form: B = "bh2"
+    """B(h)."""
+    kind: ClassVar[Runs] = "continuous"
+    needs_noise: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.order not in (1, 2, 3):
+            raise ValueError(f"UniPc.order is 1, 2 or 3, found {self.order}.")
+
+    def __call__(self, denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys) -> Any:
+        """`unipc.unipc`."""
+        return unipc(denoise, process, x, grid, keys, self.order, self.form)
+
+
+@dataclass(frozen=True)
+class Sde:
+    """The reverse-time SDE with a diffusion coefficient of choice (SiT)."""
+
+    method: Literal["euler", "heun"] = "euler"
+    """Euler-Maruyama or Heun."""
+    form: Form = "sigma"
+    """Form of w(t)."""
+    norm: float = 1.0
+    """Size of w(t)."""
+    last: Last = "mean"
+    """What the last step does."""
+    last_size: float = 0.04
+    """Length of the last step."""
+    kind: ClassVar[Runs] = "continuous"
+    needs_noise: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.norm < 0 or not 0 < self.last_size < 1:
+            raise ValueError(f"Sde needs norm >= 0 and last_size in (0, 1), found {self.norm} and {self.last_size}.")
+
+    def __call__(self, denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys) -> Any:
+        """`sde.sde`."""
+        return sde(denoise, process, x, grid, keys, self.method, self.form, self.norm, self.last)
+
+
+@dataclass(frozen=True)
+class Karras:
+    """EDM's stochastic Heun sampler, over noise levels."""
+
+    churn: Churn = Churn()
+    """Noise added before each step."""
+    order: Literal[1, 2] = 2
+    """2 is Heun's, 1 leaves the correction out."""
+    kind: ClassVar[Runs] = "continuous"
+    needs_noise: ClassVar[bool] = False
+
+    def __call__(self, denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys) -> Any:
+        """`karras.karras`."""
+        return karras(denoise, process, x, grid, keys, self.churn, self.order)
+
+
+AnySampler = Euler | Heun | Dopri5 | Ddim | EulerAncestral | Ddpm | DpmSolver | DpmFast | UniPc | Sde | Karras
+"""All of them."""
