@@ -17,8 +17,9 @@ from unified_jax.processes.times import LogitNormalTimes
 from unified_jax.samplers.choice import Euler
 from unified_jax.samplers.guidance import Guidance
 from unified_jax.training.checkpoint import Checkpointing
+from unified_jax.training.ema import Ema
 from unified_jax.training.experiment import Experiment, Previews, Validation
-from unified_jax.training.optimizer import AdamW, Ema
+from unified_jax.training.optimizer import Optimization
 
 GROUPS = (
     *("Activities", "Animals & Nature", "Flags", "Food & Drink", "Objects"),
@@ -37,7 +38,7 @@ def experiment() -> Experiment:
             drop_each=0.1,
         ),
         data=Tfds("uj_emoji", rename=(("group", "label"),)),
-        optimizer=AdamW(learning_rate=8e-4, warmup_steps=200, clip_norm=1.0),
+        optimizer=Optimization(learning_rate=8e-4, warmup_steps=200, clip_norm=1.0),
         ema=(Ema(decay=0.999),),
         steps=20_000,
         batch_size=64,

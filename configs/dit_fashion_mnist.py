@@ -17,8 +17,9 @@ from unified_jax.processes.gaussian import DiscreteGaussian
 from unified_jax.samplers.choice import Ddim
 from unified_jax.samplers.guidance import Guidance
 from unified_jax.training.checkpoint import Checkpointing
+from unified_jax.training.ema import Ema
 from unified_jax.training.experiment import Experiment, Previews, Validation
-from unified_jax.training.optimizer import AdamW, Ema
+from unified_jax.training.optimizer import Optimization
 
 CLASSES = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
@@ -36,7 +37,7 @@ def experiment() -> Experiment:
             conditions=(Label("label", 10, CLASSES),),
         ),
         data=Tfds("fashion_mnist"),
-        optimizer=AdamW(learning_rate=1.5e-3, warmup_steps=100, clip_norm=1.0),
+        optimizer=Optimization(learning_rate=1.5e-3, warmup_steps=100, clip_norm=1.0),
         ema=(Ema(decay=0.999),),
         steps=20_000,
         batch_size=32,

@@ -20,8 +20,9 @@ from unified_jax.processes.gaussian import DiscreteGaussian
 from unified_jax.samplers.choice import Ddpm
 from unified_jax.samplers.guidance import Guidance
 from unified_jax.training.checkpoint import Checkpointing
+from unified_jax.training.ema import Ema
 from unified_jax.training.experiment import Experiment, Previews
-from unified_jax.training.optimizer import AdamW, Ema
+from unified_jax.training.optimizer import Optimization
 
 
 def experiment() -> Experiment:
@@ -36,8 +37,8 @@ def experiment() -> Experiment:
             flip=True,
         ),
         data=Tfds("imagenet256_latents"),
-        optimizer=AdamW(learning_rate=1e-4),
-        ema=(Ema(decay=0.9999, warmup=False),),
+        optimizer=Optimization(learning_rate=1e-4),
+        ema=(Ema(decay=0.9999, warmup="constant"),),
         steps=7_000_000,
         batch_size=256,
         log_every=100,

@@ -16,8 +16,9 @@ from unified_jax.processes.interpolant import RectifiedFlow
 from unified_jax.samplers.choice import Euler
 from unified_jax.samplers.guidance import Guidance
 from unified_jax.training.checkpoint import Checkpointing
+from unified_jax.training.ema import Ema
 from unified_jax.training.experiment import Experiment, Previews, Validation
-from unified_jax.training.optimizer import AdamW, Ema
+from unified_jax.training.optimizer import Optimization
 
 
 def experiment() -> Experiment:
@@ -33,7 +34,9 @@ def experiment() -> Experiment:
             drop_each=0.05,
         ),
         data=World(resolution=32, max_objects=1, jitter=False),
-        optimizer=AdamW(learning_rate=3e-3, warmup_steps=100, schedule="cosine", final_fraction=0.05, clip_norm=1.0),
+        optimizer=Optimization(
+            learning_rate=3e-3, warmup_steps=100, schedule="cosine", final_fraction=0.05, clip_norm=1.0
+        ),
         ema=(Ema(decay=0.995),),
         steps=1600,
         batch_size=64,

@@ -17,8 +17,10 @@ from unified_jax.processes.interpolant import RectifiedFlow
 from unified_jax.samplers.choice import Euler
 from unified_jax.samplers.guidance import Guidance
 from unified_jax.training.checkpoint import Checkpointing
+from unified_jax.training.ema import Ema
 from unified_jax.training.experiment import Experiment, Previews, Validation
-from unified_jax.training.optimizer import AdamW, Ema
+from unified_jax.training.optimizer import Optimization
+from unified_jax.training.rules import AdamW
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -34,7 +36,7 @@ MODEL = Diffusion(
 EXPERIMENT = Experiment(
     model=MODEL,
     data=World(resolution=16, max_objects=1),
-    optimizer=AdamW(learning_rate=1e-3, warmup_steps=3, weight_decay=0.01, clip_norm=1.0),
+    optimizer=Optimization(AdamW(weight_decay=0.01), learning_rate=1e-3, warmup_steps=3, clip_norm=1.0),
     ema=(Ema(0.9), Ema(0.99)),
     steps=12,
     batch_size=8,

@@ -12,7 +12,7 @@ from unified_jax.processes.targets import Prediction, expand
 from unified_jax.samplers.ddim import ddim
 from unified_jax.samplers.ddpm import ddpm
 from unified_jax.samplers.grids import discrete_grid, uniform_grid
-from unified_jax.samplers.guidance import classifier_free, clip_x0
+from unified_jax.samplers.guidance import Guidance, classifier_free, clip_x0
 from unified_jax.samplers.loop import START, normal_like
 from unified_jax.samplers.ode import euler, heun
 
@@ -117,12 +117,12 @@ def test_classifier_free_guidance():
 
     c, u = denoiser(2.0), denoiser(1.0)
     x, t = jnp.zeros((2, 3, 4)), jnp.zeros(2)
-    assert classifier_free(c, u, 1.0) is c
-    guided = classifier_free(c, u, 3.0)(x, t)
+    assert classifier_free(c, u, FLOW, Guidance(1.0)) is c
+    guided = classifier_free(c, u, FLOW, Guidance(3.0))(x, t + 0.5)
     np.testing.assert_array_equal(guided.x0, 4.0 + x)
     np.testing.assert_array_equal(guided.eps, -4.0 + x)
     np.testing.assert_array_equal(guided.log_variance, 2.0 + x)
-    some = classifier_free(c, u, 3.0, channels=3)(x, t)
+    some = classifier_free(c, u, FLOW, Guidance(3.0), channels=3)(x, t + 0.5)
     np.testing.assert_array_equal(some.x0[..., 3], 2.0 + x[..., 3])
 
 

@@ -11,9 +11,11 @@ from tests.helpers import EXPERIMENT, MODEL, experiment
 from unified_jax.processes.gaussian import DiscreteGaussian
 from unified_jax.sharding import MeshShape, Rules
 from unified_jax.training.balancing import FixedBalance
+from unified_jax.training.ema import Ema
 from unified_jax.training.flops import count_flops
 from unified_jax.training.loop import prepare
-from unified_jax.training.optimizer import AdamW, Ema, decay_mask
+from unified_jax.training.optimizer import Optimization
+from unified_jax.training.rules import AdamW, decay_mask
 from unified_jax.training.step import Optimizer, example_losses, init_state, train_step
 
 
@@ -70,7 +72,7 @@ def test_accumulation_changes_nothing(parts):
 
 
 def one_step(model=MODEL, balance=None, **config):
-    optimizer = Optimizer(AdamW(**config), (Ema(0.9, warmup=False),), 10)
+    optimizer = Optimizer(Optimization(**config), (Ema(0.9, warmup="constant"),), 10)
     balance = balance or FixedBalance()
     state = init_state(model, optimizer, balance, jax.random.key(0))
     rows = prepare(EXPERIMENT).pipeline.batch(0).arrays
@@ -117,12 +119,12 @@ def test_decay_acts_on_kernels_alone():
 
 
 def test_learning_rates():
-    cosine = AdamW(1e-3, warmup_steps=10, schedule="cosine", final_fraction=0.1).rate(110)
+    cosine = Optimization(learning_rate=1e-3, warmup_steps=10, schedule="cosine", final_fraction=0.1).rate(110)
     assert float(cosine(0)) == pytest.approx(1e-4)
     assert float(cosine(9)) == pytest.approx(1e-3)
     assert float(cosine(60)) == pytest.approx(0.55e-3, rel=1e-3)
     assert float(cosine(110)) == pytest.approx(1e-4, rel=1e-3)
-    assert float(AdamW(1e-3).rate(5)(0)) == pytest.approx(1e-3)
+    assert float(Optimization(learning_rate=1e-3).rate(5)(0)) == pytest.approx(1e-3)
 
 
 def test_flops_are_those_of_the_matrices_and_count_every_layer():
@@ -137,9 +139,9 @@ def test_flops_are_those_of_the_matrices_and_count_every_layer():
 @pytest.mark.parametrize(
     ("build", "words"),
     [
-        (lambda: AdamW(learning_rate=0.0), "positive"),
+        (lambda: Optimization(learning_rate=0.0), "positive"),
         (lambda: AdamW(b1=1.0), "b1"),
-        (lambda: AdamW(clip_norm=-1.0), "not be negative"),
+        (lambda: Optimization(clip_norm=-1.0), "not be negative"),
         (lambda: Ema(1.0), "EMA"),
     ],
 )

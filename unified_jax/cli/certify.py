@@ -56,7 +56,7 @@ NETWORKS = ("dit", "sit")
 
 def runners() -> dict[str, Runner]:
     """Family -> how it is computed here."""
-    from unified_jax.cli.goldens import dit, gaussian_diffusion, scheduler, tables
+    from unified_jax.cli.goldens import dit, dpm_solver_pp, gaussian_diffusion, scheduler, sit, tables
 
     return {
         "beta_schedules": tables.run_beta_schedules,
@@ -64,6 +64,15 @@ def runners() -> dict[str, Runner]:
         "gaussian_diffusion": gaussian_diffusion.run,
         "scheduler": scheduler.run,
         "dit": dit.run,
+        "sit": dit.run_sit,
+        "sit_path": sit.run_path,
+        "sit_loss": sit.run_loss,
+        "sit_sampler": sit.run_sampler,
+        "lightning_transport": sit.run_lightning,
+        "dpm_solver_pp": dpm_solver_pp.run,
+        "sd3_training_density": tables.run_training_density,
+        "ema": tables.run_ema,
+        "kid_pr_is": tables.run_kid_pr_is,
     }
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from unified_jax.processes.gaussian import DiscreteGaussian
-from unified_jax.processes.targets import Prediction, coefficients, expand, solve
+from unified_jax.processes.targets import Prediction, coefficients, expand, solve_pair
 from unified_jax.typing import Keys
 
 LEAST_ABAR = 2.0**-24
@@ -96,7 +96,8 @@ class NoiseLevels:
         """The solve in the chain's variables; x0 and eps are the same in both. A learned variance is left out."""
         if self.channels_per_output == 2:
             output = jnp.split(output, 2, axis=-1)[0]
-        return solve(_Scaled(self), output, self.network_input(x_t, t), t)
+        scale = self._scale(t)
+        return solve_pair((scale, t * scale), self.target_coefficients(t), output, self.network_input(x_t, t))
 
     def losses(self, output: Array, x0: Array, eps: Array, x_t: Array, t: Array) -> dict[str, Float[Array, "b"]]:
         """Not for training: raises TypeError."""
@@ -104,17 +105,3 @@ class NoiseLevels:
 
     def _scale(self, t: Array) -> Array:
         return 1.0 / jnp.sqrt(1.0 + t**2)
-
-
-@dataclass(frozen=True)
-class _Scaled:
-    """The chain's own variables at a level: alpha = 1 / sqrt(1 + s^2), sigma = s alpha."""
-
-    levels: NoiseLevels
-
-    def alpha_sigma(self, t: Array) -> tuple[Array, Array]:
-        alpha = 1.0 / jnp.sqrt(1.0 + t**2)
-        return alpha, t * alpha
-
-    def target_coefficients(self, t: Array) -> tuple[Array, Array]:
-        return self.levels.target_coefficients(t)

@@ -113,8 +113,13 @@ def coefficients(target: Target, alpha: Array, sigma: Array, d_alpha: Array, d_s
 
 def solve(process: Process, output: Array, x_t: Array, t: Array) -> Prediction:
     """Equation (3): a network output in the process's target, `x_t` and t to (x0, eps)."""
-    alpha, sigma = (expand(v, x_t) for v in process.alpha_sigma(t))
-    p, q = (expand(v, x_t) for v in process.target_coefficients(t))
+    return solve_pair(process.alpha_sigma(t), process.target_coefficients(t), output, x_t)
+
+
+def solve_pair(path: tuple[Array, Array], pair: tuple[Array, Array], output: Array, x_t: Array) -> Prediction:
+    """Equation (3) for given (alpha, sigma) and (p, q), each a prefix of x_t's shape."""
+    alpha, sigma = (expand(v, x_t) for v in path)
+    p, q = (expand(v, x_t) for v in pair)
     determinant = alpha * q - sigma * p
     singular = determinant == 0
     inverse = jnp.where(singular, 0.0, 1.0 / jnp.where(singular, 1.0, determinant))

@@ -12,6 +12,7 @@ target that is trained. With SNR = alpha^2 / sigma^2:
     velocity            mean square of the implied velocity; SiT's "velocity" weight for noise and score models
     likelihood          g / sigma^2 on eps, g = sigma sigma' - sigma^2 alpha' / alpha (SiT "likelihood", for maximum
                         likelihood)
+    inverse_variance    1 / sigma^2 ("sigma_sqrt" of Stable Diffusion 3's code)
     min_snr             min(SNR, gamma) in x0 space (Hang et al. 2023); 1 where SNR = 0, so that a chain with zero
                         terminal SNR trains its last step
     max_snr             max(SNR, 1) in x0 space ("truncated SNR", Salimans & Ho 2022, section 4)
@@ -24,7 +25,7 @@ from typing import Literal
 import jax.numpy as jnp
 from jaxtyping import Array
 
-Weighting = Literal["target", "eps", "velocity", "likelihood", "min_snr", "max_snr"]
+Weighting = Literal["target", "eps", "velocity", "likelihood", "inverse_variance", "min_snr", "max_snr"]
 
 LEAST_DETERMINANT = 0.05
 
@@ -47,6 +48,8 @@ def loss_weight(
         case "likelihood":
             rate = sigma * d_sigma - sigma**2 * d_alpha / safe_alpha
             return rate / safe_sigma**2 * (alpha / determinant) ** 2
+        case "inverse_variance":
+            return 1.0 / safe_sigma**2
         case _:
             snr = (alpha / safe_sigma) ** 2
             wanted = jnp.minimum(snr, gamma) if kind == "min_snr" else jnp.maximum(snr, 1.0)

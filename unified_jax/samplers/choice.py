@@ -159,14 +159,16 @@ class DpmSolver:
 
 @dataclass(frozen=True)
 class DpmFast:
-    """DPM-Solver-fast, singlestep, of eps; `steps` are evaluations."""
+    """DPM-Solver-fast, singlestep; `steps` are evaluations."""
 
+    of_eps: bool = True
+    """Fit eps (DPM-Solver) or x0 (DPM-Solver++)."""
     kind: ClassVar[Runs] = "continuous"
     needs_noise: ClassVar[bool] = True
 
     def __call__(self, denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys) -> Any:
         """`dpm_fast.dpm_fast`."""
-        return dpm_fast(denoise, process, x, grid, keys)
+        return dpm_fast(denoise, process, x, grid, keys, self.of_eps)
 
 
 @dataclass(frozen=True)

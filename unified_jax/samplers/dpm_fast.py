@@ -1,15 +1,16 @@
 r"""DPM-Solver, singlestep (Lu et al. 2022a, algorithms 1 to 3) and its "fast" mixture of orders, as UniDiffuser
 samples.
 
-A step of order k uses k evaluations inside itself, at the next grid times; with phi1(h) = e^h - 1, phi2 = phi1 / h - 1
-and r the share of h = lambda_t - lambda_s at which an inner time lies, for predictions of eps:
+A step of order k uses k evaluations inside itself, at the next grid times. With u = h = lambda_t - lambda_s for
+predictions m of eps and u = -h for x0, S = sigma (of eps) or alpha (of x0), K = alpha (of eps) or sigma (of x0), r the
+share of h at which an inner time lies, and e(r) = exp(r u) - 1:
 
-    x(r)  = (alpha_r / alpha_s) x_s - sigma_r [ phi1(r h) m_0 + (r / r1) (phi1(r h) / (r h) - 1) (m_1 - m_0) ]
-    x_t   = (alpha_t / alpha_s) x_s - sigma_t [ phi1 m_0 + (1/2 r1) phi1 (m_1 - m_0) ]                     (order 2)
-    x_t   = (alpha_t / alpha_s) x_s - sigma_t [ phi1 m_0 + (1 / r2) phi2 (m_2 - m_0) ]                     (order 3)
+    x(r) = (K_r / K_s) x_s - S_r [ e(r) m_0 + (r / r1) (e(r) / (r u) - 1) (m_1 - m_0) ]
+    x_t  = (K_t / K_s) x_s - S_t [ e(1) m_0 + (1 / 2 r1) e(1) (m_1 - m_0) ]                              (order 2)
+    x_t  = (K_t / K_s) x_s - S_t [ e(1) m_0 + (1 / r2) (e(1) / u - 1) (m_2 - m_0) ]                      (order 3)
 
 (the second term of x(r) belongs to the second inner time of order 3). "Fast" spends n evaluations as steps of order 3
-and, to make up n, a last one or two of orders 2 and 1. The grid has n + 1 times, any; it must end above sigma = 0.
+and, to make up n, a last one or two of orders 2 and 1. The grid has n + 1 times, any.
 """
 
 import math
@@ -41,29 +42,27 @@ def orders_of(evaluations: int) -> list[int]:
             return [3] * (evaluations // 3) + [rest]
 
 
-def stages(points: list[Node]) -> Stage:
+def stages(points: list[Node], of_eps: bool = True) -> Stage:
     """Coefficients of one step through `points` (its start, inner times and end); the order is len(points) - 1."""
     s, order = points[0], len(points) - 1
     h = points[-1].log_snr - s.log_snr
+    u = h if of_eps else -h
     r = [(p.log_snr - s.log_snr) / h for p in points]
     keep, weights = np.zeros(order), np.zeros((order, order))
     for i, p in enumerate(points[1:]):
-        phi1 = math.expm1(r[i + 1] * h)
-        keep[i], weights[i, 0] = p.alpha / s.alpha, -p.sigma * phi1
+        e, scale = math.expm1(r[i + 1] * u), p.sigma if of_eps else p.alpha
+        keep[i], weights[i, 0] = p.alpha / s.alpha if of_eps else p.sigma / s.sigma, -scale * e
         if i == 0:
             continue
-        last = i == order - 1
-        if order == 2:
-            share = 0.5 / r[1] * phi1
-        else:
-            phi2 = phi1 / (r[i + 1] * h) - 1.0
-            share = phi2 / r[2] if last else r[2] / r[1] * phi2
-        weights[i, i] -= p.sigma * share
-        weights[i, 0] += p.sigma * share
+        phi2 = e / (r[i + 1] * u) - 1.0
+        third = phi2 / r[2] if i == 2 else r[-2] / r[1] * phi2
+        share = 0.5 / r[1] * e if order == 2 else third
+        weights[i, i] -= scale * share
+        weights[i, 0] += scale * share
     return keep, weights
 
 
-def dpm_fast(denoise: Denoiser, process: Process, x: Array, grid: Any, keys: Keys) -> Array:
+def dpm_fast(denoise: Denoiser, process: Process, x: Array, grid: Any, keys: Keys, of_eps: bool = True) -> Array:
     """x `[b, ...]` at the grid's first time to a sample at its last, one evaluation a grid step; one process only.
 
     Raises TypeError for a dict of processes, ValueError for a grid that touches alpha = 0 or sigma = 0.
@@ -72,29 +71,29 @@ def dpm_fast(denoise: Denoiser, process: Process, x: Array, grid: Any, keys: Key
     if not isinstance(process, Process):
         raise TypeError("dpm_fast steps one process in its own time; choose another sampler for several modalities.")
     points = nodes(process, grid)
-    check_ends(points)
+    check_ends(points)  # of x0 too: the last step may be of order 2, whose h must be finite
     times = np.asarray(grid)
     orders = orders_of(len(points) - 1)
     starts = np.concatenate([[0], np.cumsum(orders)]).astype(int)
-    table = [(times[i : i + k], *stages(points[i : i + k + 1])) for i, k in zip(starts, orders, strict=False)]
+    table = [(times[i : i + k], *stages(points[i : i + k + 1], of_eps)) for i, k in zip(starts, orders, strict=False)]
     whole = [row for row, k in zip(table, orders, strict=True) if k == 3]
     if whole:
-        x = jax.lax.scan(_scanned(denoise), x, jax.tree.map(lambda *v: jnp.stack([jnp.asarray(a) for a in v]), *whole))[
-            0
-        ]
+        rows = jax.tree.map(lambda *v: jnp.stack([jnp.asarray(a) for a in v]), *whole)
+        x = jax.lax.scan(_scanned(denoise, of_eps), x, rows)[0]
     for row in table[len(whole) :]:
-        x = _step(denoise, x, *map(jnp.asarray, row))
+        x = _step(denoise, of_eps, x, *map(jnp.asarray, row))
     return x
 
 
-def _scanned(denoise: Denoiser) -> Callable[[Array, Any], tuple[Array, None]]:
-    return lambda x, row: (_step(denoise, x, *row), None)
+def _scanned(denoise: Denoiser, of_eps: bool) -> Callable[[Array, Any], tuple[Array, None]]:
+    return lambda x, row: (_step(denoise, of_eps, x, *row), None)
 
 
-def _step(denoise: Denoiser, x: Array, times: Array, keep: Array, weights: Array) -> Array:
+def _step(denoise: Denoiser, of_eps: bool, x: Array, times: Array, keep: Array, weights: Array) -> Array:
     said: list[Array] = []
     at = x
     for i in range(times.shape[0]):
-        said.append(denoise(at, jnp.full(x.shape[:1], times[i], jnp.result_type(float))).eps)
+        prediction = denoise(at, jnp.full(x.shape[:1], times[i], jnp.result_type(float)))
+        said.append(prediction.eps if of_eps else prediction.x0)
         at = keep[i] * x + sum(weights[i, j] * m for j, m in enumerate(said))
     return at

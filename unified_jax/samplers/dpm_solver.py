@@ -9,7 +9,11 @@ integral of a quadratic through the last predictions of x0 is
 
     r0 = (lambda_s - lambda_s1) / h,    D1 = (m_0 - m_1) / r0                                           (order 2)
     r1 = (lambda_s1 - lambda_s2) / h,   d = (m_1 - m_2) / r1,   e = (D1 - d) / (r0 + r1)
-    D1 <- D1 + r0 e,    D2 = e                                                                          (order 3)
+    D1 <- D1 + r0 e,    D2 = 2 e                                                                        (order 3)
+
+D2 is a second derivative, so it is twice the divided difference e. The authors' code, and with it diffusers and
+k-diffusion, takes D2 = e, which leaves the method of second order (measured: tests/samplers/test_solvers.py);
+`as_published` computes that.
 
 "midpoint" replaces phi2 of order 2 by phi1 / 2 (equal to the same order). First order is DDIM; for the SDE it is DDIM
 with eta = 1. DPM-Solver (of eps) is the same with e^h: phi1 = e^h - 1, phi2 = phi1 / h - 1, phi3 = phi2 / h - 1/2,
@@ -32,7 +36,7 @@ Kind = Literal["midpoint", "heun"]
 
 def dpm_solver_table(
     process: Process, grid: Any, order: int = 2, kind: Kind = "midpoint", sde: bool = False, of_eps: bool = False,
-    lower_final: bool = True,
+    lower_final: bool = True, as_published: bool = False,
 ) -> Multistep:  # fmt: skip
     """Coefficients of every step of a grid.
 
@@ -53,7 +57,7 @@ def dpm_solver_table(
         keep[i], noise[i], phi = form(points[i], points[i + 1], sde)
         if now == 2 and kind == "midpoint":
             phi = (phi[0], 0.5 * phi[0], phi[2])
-        weights[i, :now] = quadratic_weights(phi, past, points[i + 1].log_snr)
+        weights[i, :now] = quadratic_weights(phi, past, points[i + 1].log_snr, 1.0 if as_published else 2.0)
     return Multistep(keep, weights, noise)
 
 
@@ -79,10 +83,12 @@ def _eps_form(s: Node, t: Node, sde: bool) -> tuple[float, float, tuple[float, f
     return t.alpha / s.alpha, noise, (scale * phi1, scale * phi2, scale * (phi2 / h - 0.5))
 
 
-def quadratic_weights(phi: tuple[float, float, float], past: list[float], target: float) -> np.ndarray:
+def quadratic_weights(
+    phi: tuple[float, float, float], past: list[float], target: float, curvature: float = 2.0
+) -> np.ndarray:
     """Weights of m_0, m_1, m_2: phi[0] m_0 + phi[1] D1 + phi[2] D2 with the D of the module docstring.
 
-    `past` are the lambdas of the predictions, the newest first; `target` is that of the step's end.
+    `past` are the lambdas of the predictions, the newest first; `target` is that of the step's end; D2 = curvature e.
     """
     order, h = len(past), target - past[0]
     basis = np.eye(order)
@@ -95,18 +101,21 @@ def quadratic_weights(phi: tuple[float, float, float], past: list[float], target
         return total + phi[1] * first
     r1 = (past[1] - past[2]) / h
     second = (first - (basis[1] - basis[2]) / r1) / (r0 + r1)
-    return total + phi[1] * (first + r0 * second) + phi[2] * second
+    return total + phi[1] * (first + r0 * second) + phi[2] * curvature * second
 
 
 def dpm_solver(
     denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys, order: int = 2, kind: Kind = "midpoint",
-    sde: bool = False, of_eps: bool = False, lower_final: bool = True, draw: Draw = normal_like,
+    sde: bool = False, of_eps: bool = False, lower_final: bool = True, as_published: bool = False,
+    draw: Draw = normal_like,
 ) -> Any:  # fmt: skip
     """x `[b, ...]` at the grid's first time to a sample at its last; one denoiser call a step.
 
     `sde` adds noise (the reverse-time SDE); `of_eps` is DPM-Solver instead of DPM-Solver++; `lower_final` lowers the
-    order over the last steps, which few-step sampling needs.
+    order over the last steps, which few-step sampling needs; `as_published` halves D2 of order 3, as other codes do.
     """
-    tables = jax.tree.map(lambda p, g: dpm_solver_table(p, g, order, kind, sde, of_eps, lower_final), process, grid)
+    tables = jax.tree.map(
+        lambda p, g: dpm_solver_table(p, g, order, kind, sde, of_eps, lower_final, as_published), process, grid
+    )
     read = (lambda prediction: prediction.eps) if of_eps else (lambda prediction: prediction.x0)
     return run_multistep(tables, read, denoise, process, x, grid, keys, draw if sde else None)

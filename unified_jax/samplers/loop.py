@@ -71,3 +71,19 @@ def step_pairs(process: Any, grid: Any) -> tuple[Any, Any]:
     """The grid's steps as two trees: where each starts and where it ends."""
     grid = jax.tree.map(lambda _, times: jnp.asarray(times), process, grid)
     return jax.tree.map(lambda g: g[:-1], grid), jax.tree.map(lambda g: g[1:], grid)
+
+
+def slerp(a: Array, b: Array, share: float) -> Array:
+    """Spherical interpolation of two noises `[b, ...]`, a row at a time (DDIM, section 5.3).
+
+    A straight line between two draws of high dimension leaves the sphere that noise lives on; this keeps to it. Decoded
+    deterministically (`ddim` with eta = 0), it walks between two samples.
+    """
+    u, v = a.reshape(len(a), -1), b.reshape(len(b), -1)
+    norms = jnp.linalg.norm(u, axis=1) * jnp.linalg.norm(v, axis=1)
+    angle = jnp.arccos(jnp.clip(jnp.sum(u * v, axis=1) / jnp.maximum(norms, 1e-12), -1.0, 1.0))
+    apart = jnp.sin(angle) > 1e-4
+    sine = jnp.where(apart, jnp.sin(angle), 1.0)
+    left = jnp.where(apart, jnp.sin((1.0 - share) * angle) / sine, 1.0 - share)
+    right = jnp.where(apart, jnp.sin(share * angle) / sine, share)
+    return (left[:, None] * u + right[:, None] * v).reshape(a.shape)

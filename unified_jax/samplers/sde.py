@@ -51,10 +51,11 @@ def diffusion(process: Process, t: Array, form: Form = "sigma", norm: float = 1.
             return norm * (sigma * d_sigma - sigma**2 * d_alpha / alpha)
 
 
-def drift(process: Process, prediction: Prediction, t: Array, w: Array) -> Array:
-    """-v + w s, the rate towards the data."""
-    sigma = process.alpha_sigma(t)[1]
-    return -velocity(process, prediction, t) - expand(w / sigma, prediction.eps) * prediction.eps
+def drift(process: Process, prediction: Prediction, t: Array, form: Form = "sigma", norm: float = 1.0) -> Array:
+    """-v + w s, the rate towards the data. At the data, where s has no bound, w s takes its limit if it has one."""
+    inside = jnp.maximum(t, 1e-7)
+    ratio = diffusion(process, inside, form, norm) / process.alpha_sigma(inside)[1]
+    return -velocity(process, prediction, t) - expand(ratio, prediction.eps) * prediction.eps
 
 
 def sde(
@@ -72,7 +73,7 @@ def sde(
 
         def leaf(p: Process, prediction: Prediction, value: Array, time: Array) -> Array:
             times = jnp.broadcast_to(time, value.shape[:1])
-            return drift(p, prediction, times, diffusion(p, times, form, norm))
+            return drift(p, prediction, times, form, norm)
 
         return jax.tree.map(leaf, process, said, x, t)
 

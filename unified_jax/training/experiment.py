@@ -12,7 +12,8 @@ from unified_jax.models.plan import Plan
 from unified_jax.sharding import MeshShape, Rules
 from unified_jax.training.balancing import FixedBalance
 from unified_jax.training.checkpoint import Checkpointing
-from unified_jax.training.optimizer import AdamW, Ema
+from unified_jax.training.ema import Ema
+from unified_jax.training.optimizer import Optimization
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Experiment:
     """Where examples come from."""
     split: str = "train"
     """Split that is trained on."""
-    optimizer: AdamW = AdamW()
+    optimizer: Optimization = Optimization()
     """Gradient to update."""
     ema: tuple[Ema, ...] = (Ema(),)
     """Averages of the parameters; the first is what is sampled and validated."""

@@ -1,58 +1,80 @@
-"""AdamW with warm-up, decay, clipping and a decay mask; exponential moving averages of the parameters.
+"""How gradients become updates: a rule (AdamW, Lion, Adafactor, Muon), a learning-rate schedule, clipping and groups.
 
-Weight decay acts on kernels (parameters whose name ends in `kernel`), not on biases, gains and embedding tables.
+Weight decay acts on kernels (parameters whose name ends in `kernel`), not on biases, gains and embedding tables. A
+group picks parameters by a regular expression on their path, such as "label_" or "blocks/mlp", and scales their
+learning rate and weight decay, or freezes them; the first group that matches counts.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import optax
-from jaxtyping import Array
 
+from unified_jax.training.rules import Adafactor, AdamW, Lion, Muon, path_of
 from unified_jax.typing import Params
 
 
 @dataclass(frozen=True)
-class AdamW:
-    """The optimizer of the published diffusion recipes."""
+class Group:
+    """Parameters with learning rate and weight decay of their own."""
 
+    pattern: str = ""
+    """Regular expression, searched in the parameter's path ("blocks/attention/qkv_kernel")."""
+    rate: float = 1.0
+    """Factor on the learning rate; 0 freezes."""
+    decay: float = 1.0
+    """Factor on the weight decay."""
+
+    def __post_init__(self) -> None:
+        try:
+            re.compile(self.pattern)
+        except re.error as error:
+            raise ValueError(f"Group.pattern {self.pattern!r} is no regular expression: {error}.") from error
+        if self.rate < 0 or self.decay < 0:
+            raise ValueError(f"Group.rate and decay must not be negative, found {self.rate} and {self.decay}.")
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """A rule with its schedule."""
+
+    rule: AdamW | Lion | Adafactor | Muon = AdamW()
+    """How a gradient becomes a direction."""
     learning_rate: float = 1e-4
     """Peak learning rate."""
     warmup_steps: int = 0
     """Steps of linear warm-up from 0."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """After the warm-up: constant, or a cosine to final_fraction at the last step."""
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    """After the warm-up: constant, or down to final_fraction at the last step."""
     final_fraction: float = 0.0
-    """Learning rate at the end of the cosine, as a share of the peak."""
-    b1: float = 0.9
-    """Decay of the first moment."""
-    b2: float = 0.999
-    """Decay of the second moment."""
-    eps: float = 1e-8
-    """Added to the root of the second moment."""
-    weight_decay: float = 0.0
-    """Decoupled weight decay of the kernels."""
+    """Learning rate at the end of the schedule, as a share of the peak."""
     clip_norm: float = 0.0
     """Global gradient norm above which gradients are scaled down; 0 never clips."""
+    groups: tuple[Group, ...] = ()
+    """Parameters that are treated differently."""
 
     def __post_init__(self) -> None:
         if self.learning_rate <= 0:
             raise ValueError(f"The learning rate must be positive, found {self.learning_rate}.")
-        if min(self.warmup_steps, self.weight_decay, self.clip_norm) < 0:
-            raise ValueError("warmup_steps, weight_decay and clip_norm must not be negative.")
-        if not (0 <= self.b1 < 1 and 0 <= self.b2 < 1 and 0 <= self.final_fraction <= 1):
-            raise ValueError("b1 and b2 must lie in [0, 1) and final_fraction in [0, 1].")
+        if min(self.warmup_steps, self.clip_norm) < 0:
+            raise ValueError("warmup_steps and clip_norm must not be negative.")
+        if not 0 <= self.final_fraction <= 1:
+            raise ValueError(f"final_fraction must lie in [0, 1], found {self.final_fraction}.")
 
     def rate(self, steps: int) -> Callable[[Any], Any]:
         """step -> learning rate for a run of `steps` steps."""
         peak, warm = self.learning_rate, self.warmup_steps
-        if self.schedule == "cosine":
-            after = optax.cosine_decay_schedule(peak, max(1, steps - warm), self.final_fraction)
-        else:
-            after = optax.constant_schedule(peak)
+        left = max(1, steps - warm)
+        match self.schedule:
+            case "cosine":
+                after = optax.cosine_decay_schedule(peak, left, self.final_fraction)
+            case "linear":
+                after = optax.linear_schedule(peak, peak * self.final_fraction, left)
+            case "constant":
+                after = optax.constant_schedule(peak)
         if warm == 0:
             return after
         # Step 0 already moves: the ramp is peak / warm, 2 peak / warm, ..., peak.
@@ -61,31 +83,31 @@ class AdamW:
 
     def transform(self, steps: int) -> optax.GradientTransformation:
         """The optax transformation."""
-        adam = optax.adamw(
-            self.rate(steps), self.b1, self.b2, self.eps, weight_decay=self.weight_decay, mask=decay_mask
-        )
-        return optax.chain(optax.clip_by_global_norm(self.clip_norm), adam) if self.clip_norm else adam
+        rate = self.rate(steps)
+        step = self.rule.transform(rate, 1.0)
+        if self.groups:
+            rules = {str(i): _of_group(self.rule, group, rate) for i, group in enumerate(self.groups)}
+            step = optax.multi_transform(rules | {"rest": step}, self.labels)
+        return optax.chain(optax.clip_by_global_norm(self.clip_norm), step) if self.clip_norm else step
+
+    def labels(self, params: Params) -> Any:
+        """The index of each parameter's group, as text, or "rest". ValueError for a group that matches nothing."""
+
+        def label(path: Any, _: Any) -> str:
+            name = path_of(path)
+            return next((str(i) for i, g in enumerate(self.groups) if re.search(g.pattern, name)), "rest")
+
+        found = jax.tree_util.tree_map_with_path(label, params)
+        empty = [g.pattern for i, g in enumerate(self.groups) if str(i) not in jax.tree.leaves(found)]
+        if empty:
+            names = [path_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+            raise ValueError(f"No parameter matches the group(s) {empty}; there are {', '.join(names)}.")
+        return found
 
 
-def decay_mask(params: Params) -> Any:
-    """True for kernels."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: str(path[-1].key).endswith("kernel"), params)
-
-
-@dataclass(frozen=True)
-class Ema:
-    """An exponential moving average of the parameters."""
-
-    decay: float = 0.9999
-    """Share of the average that is kept each step."""
-    warmup: bool = True
-    """Early on keep only (1 + step) / (10 + step), so that a short run's average is not its initial value."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.decay < 1:
-            raise ValueError(f"The decay of an EMA lies in [0, 1), found {self.decay}.")
-
-    def update(self, average: Params, params: Params, step: Array) -> Params:
-        """The average after the step that produced `params`; `step` counts from 0."""
-        decay = jnp.minimum(self.decay, (1.0 + step) / (10.0 + step)) if self.warmup else self.decay
-        return jax.tree.map(lambda a, p: decay * a + (1.0 - decay) * p, average, params)
+def _of_group(
+    rule: AdamW | Lion | Adafactor | Muon, group: Group, rate: Callable[[Any], Any]
+) -> optax.GradientTransformation:
+    if group.rate == 0:
+        return optax.set_to_zero()
+    return rule.transform(lambda step: group.rate * rate(step), group.decay)

@@ -20,7 +20,8 @@ from jaxtyping import Array
 from unified_jax.models.base import Model, Terms
 from unified_jax.sharding import constrain
 from unified_jax.training.balancing import FixedBalance
-from unified_jax.training.optimizer import AdamW, Ema
+from unified_jax.training.ema import Ema
+from unified_jax.training.optimizer import Optimization
 from unified_jax.training.state import State
 from unified_jax.typing import Batch, Params
 
@@ -28,7 +29,7 @@ from unified_jax.typing import Batch, Params
 class Optimizer(NamedTuple):
     """What a step does with a gradient: static, hashable."""
 
-    config: AdamW
+    config: Optimization
     ema: tuple[Ema, ...]
     steps: int
     accumulate: int = 1

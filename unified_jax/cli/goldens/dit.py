@@ -81,3 +81,11 @@ def run(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str, Any
         other = jnp.concatenate([guided[..., :3], unconditional[..., 3:]], axis=-1)
         out["cfg"] = jnp.moveaxis(jnp.concatenate([guided, other]), -1, 1)
     return out
+
+
+def run_sit(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str, Any]:
+    """SiT: the same network, whose learned-sigma channels are computed and dropped before guidance."""
+    found = run(tensors, config)
+    keep = config["ctor"].get("in_channels", 4)
+    out = {"y": found["y"][:, :keep]}
+    return out | ({"cfg": found["cfg"][:, :keep]} if "cfg" in found else {})

@@ -169,7 +169,7 @@ def dpm_tables(s: Setting, ctor: Config) -> tuple[Multistep, Multistep | None]:
     kind, order = ctor.get("solver_type", "midpoint"), ctor.get("solver_order", 2)
     kind = kind if kind == "heun" else "midpoint"
     lower = ctor.get("lower_order_final", True) and count < 15  # orders fall at the end of short runs only
-    table = dpm_solver_table(s.process, s.schedule.levels, order, kind, sde, of_eps, lower)
+    table = dpm_solver_table(s.process, s.schedule.levels, order, kind, sde, of_eps, lower, as_published=True)
     if ctor.get("euler_at_final"):
         first = dpm_solver_table(s.process, s.schedule.levels, 1, kind, sde, of_eps)
         table = table._replace(weights=np.concatenate([table.weights[:-1], np.eye(1, order) * first.weights[-1]]))
@@ -179,7 +179,7 @@ def dpm_tables(s: Setting, ctor: Config) -> tuple[Multistep, Multistep | None]:
     for i in range(2, count):
         if table.weights[i, 2]:
             past = [points[j].log_snr for j in range(i, i - 3, -1)]
-            theirs[i] -= points[i + 1].alpha * quadratic_weights((0.0, 0.0, 1.0), past, points[i + 1].log_snr)
+            theirs[i] -= points[i + 1].alpha * quadratic_weights((0.0, 0.0, 1.0), past, points[i + 1].log_snr, 1.0)
     return table, table._replace(weights=theirs)
 
 

@@ -1,12 +1,17 @@
-"""Families `beta_schedules` and `frechet`: tables and closed forms."""
+"""Families `beta_schedules`, `frechet`, `kid_pr_is`, `ema` and `sd3_training_density`: tables and closed forms."""
 
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from unified_jax.cli.goldens import Disputed
-from unified_jax.evaluation.distances import frechet, moments
+from unified_jax.evaluation.distances import frechet, inception_score, kernel_distance, moments, precision_recall
+from unified_jax.processes.interpolant import RectifiedFlow
 from unified_jax.processes.schedules import Schedule, make_betas, space_timesteps
+from unified_jax.processes.times import CosMapTimes, LogitNormalTimes, ModeTimes
+from unified_jax.processes.weights import loss_weight
+from unified_jax.training.ema import Ema
 
 NAMES: dict[str, Schedule] = {
     "quad": "scaled_linear",
@@ -59,3 +64,67 @@ def _self_distance(a: np.ndarray, tensors: dict[str, np.ndarray]) -> Any:
     ours, stored = np.asarray(frechet(a, a)), tensors.get("out/fid_self", np.zeros(()))
     theirs = stored if abs(float(stored)) < 1e-9 else ours
     return Disputed(ours, theirs, "the distance of a set to itself is 0; the reference stores its rounding noise")
+
+
+def run_training_density(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str, Any]:
+    """Stable Diffusion 3's times, weights and the EMA schedules of diffusers."""
+    normal, u, sigmas = (jnp.asarray(tensors[f"in/{name}"]) for name in ("normal", "u", "sigmas"))
+    out: dict[str, Any] = {
+        "logit_normal": LogitNormalTimes(config["mean"], config["std"]).of_normal(normal),
+        "mode": ModeTimes(config["mode_scale"]).of_uniform(u),
+        "none": u,
+        "weight.cosmap": CosMapTimes().density(sigmas),
+        "weight.none": jnp.ones_like(sigmas),
+    }
+    flow = RectifiedFlow()
+    pair, unit = flow.target_coefficients(sigmas), (jnp.ones_like(sigmas),) * 2
+    out["weight.sigma_sqrt"] = loss_weight("inverse_variance", *flow.alpha_sigma(sigmas), *pair, unit)
+    for grown, inv_gamma, power in config["ema"]:
+        warmup = "inverse" if grown else "ratio"
+        ema = Ema(config["decay"], warmup, inv_gamma, power, after=config.get("after", 0))
+        name = f"ema_decay.{int(grown)}.{inv_gamma:g}.{power:g}"
+        names = [key[4:] for key in tensors if key.startswith(f"out/ema_decay.{int(grown)}.")]
+        name = name if name in names else _closest(names, inv_gamma, power)
+        count = len(tensors[f"out/{name}"])
+        out[name] = [float(ema.share(jnp.asarray(k - 1.0))) if k else 0.0 for k in range(count)]
+    return out
+
+
+def _closest(names: list[str], inv_gamma: float, power: float) -> str:
+    """The output named after these two numbers, however they were written."""
+    wanted = f"{inv_gamma}.{power}"
+    return next(name for name in names if name.endswith(wanted))
+
+
+def run_ema(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str, Any]:
+    """Averages after every step: DiT's constant decay, diffusers' variants."""
+    sequence = tensors["in/p"]
+
+    def averages(ema: Ema) -> tuple[np.ndarray, np.ndarray]:
+        shadow, states, shares = jnp.asarray(sequence[0]), [], []
+        for k, value in enumerate(sequence[1:]):
+            shadow = ema.update(shadow, jnp.asarray(value), jnp.asarray(k))
+            states.append(np.asarray(shadow))
+            shares.append(float(ema.share(jnp.asarray(float(k)))))
+        return np.stack(states), np.asarray(shares)
+
+    out: dict[str, Any] = {"dit": averages(Ema(config["decay"], "constant"))[0]}
+    for name, options in config["variants"].items():
+        ema = Ema(
+            config["decay"],
+            "inverse" if options.get("use_ema_warmup") else "ratio",
+            options.get("inv_gamma", 1.0),
+            options.get("power", 2 / 3),
+            after=options.get("update_after_step", 0),
+            least=options.get("min_decay", 0.0),
+        )
+        out[f"diffusers.{name}"], out[f"diffusers.{name}.decay"] = averages(ema)
+    return out
+
+
+def run_kid_pr_is(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str, Any]:
+    """Kernel distance, precision and recall, inception score of given features."""
+    real, made, p = tensors["in/real"], tensors["in/gen"], tensors["in/probs"]
+    out: dict[str, Any] = {"kid": kernel_distance(real, made, max(len(real), len(made)))}
+    out |= {f"pr.k{k}": precision_recall(real, made, k) for k in config["nhood"]}
+    return out | {f"is.splits{n}": inception_score(p, n) for n in config["splits"]}

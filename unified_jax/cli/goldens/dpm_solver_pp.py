@@ -1,0 +1,37 @@
+"""Family `dpm_solver_pp`: UniDiffuser's DPM-Solver over a discrete chain in continuous time."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from unified_jax.processes.interpolant import Interpolant
+from unified_jax.processes.paths import InterpolatedVp
+from unified_jax.processes.targets import Prediction, expand
+from unified_jax.samplers.dpm_fast import dpm_fast
+
+PATH = InterpolatedVp("scaled_linear", 1000, 0.00085, 0.012)
+"""Stable Diffusion's chain, which the reference uses."""
+
+
+def run(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str, Any]:
+    """The schedule's functions, and DPM-Solver-fast of eps ("x00") and of x0 ("x01")."""
+    process = Interpolant("eps", PATH)
+    t = jnp.asarray(tensors["in/t"])
+    alpha, sigma = process.alpha_sigma(t)
+    out: dict[str, Any] = {"alpha": alpha, "std": sigma, "log_alpha": jnp.log(alpha)}
+    out["lambda"] = jnp.log(alpha) - jnp.log(sigma)
+    out["t_from_lambda"] = process.time_of_level(sigma / alpha)
+
+    def denoise(x: Any, time: Any) -> Prediction:
+        time = expand(time, x)
+        eps = 0.6 * x * jnp.cos(time) + 0.25 * jnp.sin(2 * x) - 0.1 * time
+        return process.predict(eps, x, time.reshape(len(x)))
+
+    x = jnp.asarray(tensors["in/x"])
+    for steps in config["steps"]:
+        grid = np.linspace(1.0, 1e-3, steps + 1)
+        for name, of_eps in (("x00", True), ("x01", False)):
+            out[f"fast.{name}.{steps}"] = dpm_fast(denoise, process, x, grid, jnp.zeros(len(x)), of_eps)
+            out[f"fast.{name}.{steps}.times"] = grid[:-1]
+    return out

@@ -1,0 +1,33 @@
+"""Sampling of masked discrete diffusion: tokens are revealed along a falling grid of times (`processes.masking`).
+
+One scan; a step asks the network for log-probabilities of all places and reveals each masked one with the probability
+that the schedule gives. Draw i of sample j is a function of (keys[j], i) alone.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from unified_jax.processes.masking import Masking
+from unified_jax.typing import Keys
+
+Predict = Callable[[Int[Array, "b n"], Float[Array, "b"]], Float[Array, "b n v"]]
+"""(x_t, t) -> logits over the real tokens."""
+
+
+def masked(
+    predict: Predict, process: Masking, x: Int[Array, "b n"], grid: Any, keys: Keys, temperature: float = 1.0
+) -> Int[Array, "b n"]:
+    """x at the grid's first time (masked where it is to be made; given tokens stay) to tokens. The grid ends at 0."""
+    times = jnp.asarray(grid, jnp.result_type(float))
+
+    def body(x: Array, inputs: Any) -> tuple[Array, None]:
+        i, t, s = inputs
+        step = jax.vmap(lambda key: jax.random.fold_in(key, i))(keys)
+        logits = predict(x, jnp.full(x.shape[:1], t))
+        return process.reveal(logits, x, t, s, step, temperature), None
+
+    return jax.lax.scan(body, x, (jnp.arange(len(times) - 1), times[:-1], times[1:]))[0]

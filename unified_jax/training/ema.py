@@ -1,0 +1,96 @@
+r"""Moving averages of the parameters, average_k = d_k average_{k-1} + (1 - d_k) params_k after step k = 1, 2, ...
+
+    constant    d = decay
+    ratio       d = min(decay, (1 + s) / (10 + s)): a short run's average is not its initial value
+    inverse     d = min(decay, 1 - (1 + s / inv_gamma)^-power) (diffusers' warm-up)
+    power       d = (1 - 1 / k)^(gamma + 1): the average weighs step i by i^gamma, so its width is a constant share of
+                the
+                run (Karras et al. 2024, eq. 2). gamma follows from that share: std = sqrt((gamma + 1) / ((gamma + 2)^2
+                (gamma + 3))), about 0.05 to 0.15 (eq. 123). From the snapshots of two such averages any other one may
+                be put together after training (`post_hoc_weights`).
+
+with s = max(0, k - 1 - after); d is 0 while s is 0, so that the average begins as the parameters, and then at least
+`least`.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from unified_jax.typing import Params
+
+
+@dataclass(frozen=True)
+class Ema:
+    """A moving average of the parameters."""
+
+    decay: float = 0.9999
+    """Share of the average that is kept each step (not of 'power')."""
+    warmup: Literal["constant", "ratio", "inverse", "power"] = "ratio"
+    """How the share grows."""
+    inv_gamma: float = 1.0
+    """Length of the warm-up 'inverse'."""
+    power: float = 2 / 3
+    """Power of the warm-up 'inverse'."""
+    std: float = 0.1
+    """Width of 'power' as a share of the run."""
+    after: int = 0
+    """Steps (of 'ratio' and 'inverse') before averaging begins; until then the average is the parameters."""
+    least: float = 0.0
+    """Least share kept by 'ratio' and 'inverse'."""
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.decay < 1 and 0 <= self.least < 1):
+            raise ValueError(f"The decay of an EMA lies in [0, 1), found {self.decay} (least {self.least}).")
+        if self.inv_gamma <= 0 or self.power <= 0 or not 0 < self.std < 0.28:
+            raise ValueError("An EMA needs inv_gamma > 0, power > 0 and a std in (0, 0.28).")
+
+    def share(self, step: Array) -> Array:
+        """d_k of the step with index `step` = k - 1, which counts from 0."""
+        s = jnp.maximum(0.0, step - self.after)
+        match self.warmup:
+            case "constant":
+                return jnp.full_like(s, self.decay)
+            case "power":
+                return (1.0 - 1.0 / (step + 1.0)) ** (power_of(self.std) + 1.0)
+            case "ratio":
+                grown = (1.0 + s) / (10.0 + s)
+            case "inverse":
+                grown = 1.0 - (1.0 + s / self.inv_gamma) ** -self.power
+        return jnp.where(s > 0, jnp.clip(grown, self.least, max(self.decay, self.least)), 0.0)
+
+    def update(self, average: Params, params: Params, step: Array) -> Params:
+        """The average after the step that produced `params`; `step` counts from 0."""
+        share = self.share(jnp.asarray(step, jnp.result_type(float)))
+        return jax.tree.map(lambda a, p: share * a + (1.0 - share) * p, average, params)
+
+
+def power_of(std: float) -> float:
+    """gamma whose average has this width (Karras et al. 2024, algorithm 2): the root of a cubic."""
+    t = std**-2
+    roots = np.roots([1.0, 7.0, 16.0 - t, 12.0 - t])
+    return float(roots.real.max())
+
+
+def post_hoc_weights(
+    steps: Float[np.ndarray, "n"], stds: Float[np.ndarray, "n"], wanted_step: float, wanted_std: float
+) -> Float[np.ndarray, "n"]:
+    """Weights of stored 'power' averages (taken at `steps`, of widths `stds`) whose sum is closest to another one.
+
+    Least squares between the averages' profiles over the run (the same, algorithm 3).
+    """
+    gammas = np.asarray([power_of(s) for s in stds])
+    a = _overlap(steps[:, None], gammas[:, None], steps[None], gammas[None])
+    b = _overlap(steps, gammas, np.asarray(wanted_step), np.asarray(power_of(wanted_std)))
+    return np.linalg.lstsq(a, b, rcond=None)[0]
+
+
+def _overlap(t1: np.ndarray, g1: np.ndarray, t2: np.ndarray, g2: np.ndarray) -> np.ndarray:
+    """int of p(t; t1, g1) p(t; t2, g2), p(t; T, g) = (g + 1) t^g / T^(g + 1) on [0, T]."""
+    low = np.minimum(t1, t2)
+    top = (g1 + 1) * (g2 + 1) * low ** (g1 + g2 + 1)
+    return top / ((g1 + g2 + 1) * t1 ** (g1 + 1.0) * t2 ** (g2 + 1.0))

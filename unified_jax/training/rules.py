@@ -1,0 +1,175 @@
+r"""Update rules: frozen dataclasses that make an optax transformation of a learning rate.
+
+AdamW       Loshchilov & Hutter 2019
+Lion        Chen et al. 2023: the sign of an interpolated momentum; use a third to a tenth of Adam's learning rate and
+            three to ten times its weight decay
+Adafactor   Shazeer & Stern 2018: second moments as row and column sums
+Muon        Jordan et al. 2024: the momentum of a matrix, orthogonalised by Newton-Schulz, scaled to the root mean
+            square of Adam's steps (Liu et al. 2025, eq. 4), so that Adam's learning rates serve; everything that is not
+            a matrix inside a block (embeddings, biases, gains, modulation, first and last layers) goes to Adam
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import optax
+
+from unified_jax.typing import Params
+
+Rate = Callable[[Any], Any]
+
+
+def _check_decays(name: str, *decays: float) -> None:
+    if not all(0 <= decay < 1 for decay in decays):
+        raise ValueError(f"{name}: b1 and b2 must lie in [0, 1), found {decays}.")
+
+
+def _check_weight_decay(name: str, weight_decay: float) -> None:
+    if weight_decay < 0:
+        raise ValueError(f"{name}.weight_decay must not be negative, found {weight_decay}.")
+
+
+@dataclass(frozen=True)
+class AdamW:
+    """The optimizer of the published diffusion recipes."""
+
+    b1: float = 0.9
+    """Decay of the first moment."""
+    b2: float = 0.999
+    """Decay of the second moment."""
+    eps: float = 1e-8
+    """Added to the root of the second moment."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay of the kernels."""
+
+    def __post_init__(self) -> None:
+        _check_decays("AdamW", self.b1, self.b2)
+        _check_weight_decay("AdamW", self.weight_decay)
+
+    def transform(self, rate: Rate, decay: float) -> optax.GradientTransformation:
+        """`decay` is a factor on the weight decay."""
+        return optax.adamw(rate, self.b1, self.b2, self.eps, weight_decay=decay * self.weight_decay, mask=decay_mask)
+
+
+@dataclass(frozen=True)
+class Lion:
+    """Sign momentum."""
+
+    b1: float = 0.9
+    """Share of the momentum in the direction."""
+    b2: float = 0.99
+    """Decay of the momentum."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay of the kernels."""
+
+    def __post_init__(self) -> None:
+        _check_decays("Lion", self.b1, self.b2)
+        _check_weight_decay("Lion", self.weight_decay)
+
+    def transform(self, rate: Rate, decay: float) -> optax.GradientTransformation:
+        """`decay` is a factor on the weight decay."""
+        return optax.lion(rate, self.b1, self.b2, weight_decay=decay * self.weight_decay, mask=decay_mask)
+
+
+@dataclass(frozen=True)
+class Adafactor:
+    """Factored second moments, with relative step sizes."""
+
+    relative: bool = True
+    """Multiply the step by the root mean square of the parameter."""
+    momentum: float = 0.0
+    """Decay of a first moment; 0 keeps none."""
+    clipping: float = 1.0
+    """Root mean square above which an update is scaled down."""
+    weight_decay: float = 0.0
+    """Weight decay of the kernels, a step (not multiplied by the learning rate)."""
+
+    def __post_init__(self) -> None:
+        _check_decays("Adafactor", self.momentum)
+        _check_weight_decay("Adafactor", self.weight_decay)
+        if self.clipping <= 0:
+            raise ValueError(f"Adafactor.clipping must be positive, found {self.clipping}.")
+
+    def transform(self, rate: Rate, decay: float) -> optax.GradientTransformation:
+        """`decay` is a factor on the weight decay."""
+        return optax.adafactor(
+            rate,
+            multiply_by_parameter_scale=self.relative,
+            clipping_threshold=self.clipping,
+            momentum=self.momentum or None,
+            weight_decay_rate=decay * self.weight_decay or None,
+            weight_decay_mask=decay_mask,
+        )
+
+
+@dataclass(frozen=True)
+class Muon:
+    """Orthogonalised momentum for the matrices of the blocks, Adam for the rest."""
+
+    beta: float = 0.95
+    """Decay of the momentum."""
+    iterations: int = 5
+    """Newton-Schulz iterations."""
+    rms: float = 0.2
+    """Root mean square of a step of rate 1."""
+    b1: float = 0.9
+    """First decay of Adam."""
+    b2: float = 0.999
+    """Second decay of Adam."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay of the kernels."""
+
+    def __post_init__(self) -> None:
+        _check_decays("Muon", self.beta, self.b1, self.b2)
+        _check_weight_decay("Muon", self.weight_decay)
+        if self.iterations < 1 or self.rms <= 0:
+            raise ValueError(f"Muon needs iterations >= 1 and rms > 0, found {self.iterations} and {self.rms}.")
+
+    def transform(self, rate: Rate, decay: float) -> optax.GradientTransformation:
+        """`decay` is a factor on the weight decay."""
+        return optax.contrib.muon(
+            rate,
+            ns_steps=self.iterations,
+            beta=self.beta,
+            weight_decay=decay * self.weight_decay,
+            weight_decay_mask=decay_mask,
+            adam_b1=self.b1,
+            adam_b2=self.b2,
+            adam_weight_decay=decay * self.weight_decay,
+            muon_weight_dimension_numbers=matrices,
+            consistent_rms=self.rms,
+        )
+
+
+def matrices(params: Params) -> Any:
+    """Which axes of a parameter are the rows and columns of a matrix; None for what Muon leaves to Adam.
+
+    The leading axis of stacked blocks and the queries, keys and values of one kernel are separate matrices.
+    """
+    numbers = optax.contrib.MuonDimensionNumbers
+
+    def leaf(path: Any, value: Any) -> Any:
+        name = path_of(path)
+        if not name.startswith("blocks/") or "modulation" in name or not name.endswith("kernel"):
+            return None
+        match name.rsplit("/", 1)[-1]:
+            case "qkv_kernel":  # [layers, d, g, r + 2, e]
+                return numbers(reduction_axis=(1,), output_axis=(2, 4))
+            case "out_kernel":  # [layers, h, e, d]
+                return numbers(reduction_axis=(1, 2), output_axis=(3,))
+            case _:
+                return numbers(reduction_axis=(value.ndim - 2,), output_axis=(value.ndim - 1,))
+
+    return jax.tree_util.tree_map_with_path(leaf, params)
+
+
+def decay_mask(params: Params) -> Any:
+    """True for kernels."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path_of(path).endswith("kernel"), params)
+
+
+def path_of(path: Any) -> str:
+    """A key path as "blocks/mlp/fc1/kernel"."""
+    return "/".join(str(getattr(part, "key", part)) for part in path)
