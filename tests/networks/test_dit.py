@@ -82,6 +82,45 @@ def test_how_it_is_computed_does_not_change_what(fields):
         np.testing.assert_allclose(left, right, rtol=2e-3, atol=2e-3)
 
 
+@pytest.mark.parametrize("conditioning", ["adaln_zero", "adaln", "cross", "in_context"])
+def test_every_conditioning_hears_time_and_labels(conditioning):
+    """Each of the four moves with the time and with each label, keeps its shape, and captures its attention."""
+    network = small(conditioning=conditioning)
+    params = random_parameters(network)
+    tokens, positions, t, labels = inputs()
+    out, _ = network.apply({"params": params}, tokens, positions, t, labels, **STATIC)
+    assert out.shape == (3, 24, 24)
+    for other in ((t + 50, labels), (t, labels.at[:, 0].set(5)), (t, labels.at[:, 1].set(1))):
+        moved, _ = network.apply({"params": params}, tokens, positions, *other, **STATIC)
+        assert float(jnp.abs(moved - out).max()) > 1e-3
+    same, captured = network.apply({"params": params}, tokens, positions, t, labels, **STATIC, capture=True)
+    np.testing.assert_allclose(same, out, atol=1e-4)
+    length = 24 + (3 if conditioning == "in_context" else 0)
+    assert captured["attention"].shape == (3, 3, 4, length, length)
+
+
+def test_conditioning_costs_what_the_paper_says():
+    """Parameters of S/2 blocks: in-context < adaLN < cross and adaLN-Zero (section 3.2)."""
+
+    def count(conditioning):
+        network = DiT(depth=2, width=384, heads=6, conditioning=conditioning)
+        shapes = jax.eval_shape(lambda key: network.init(key, *inputs(), **STATIC)["params"], jax.random.key(0))
+        return sum(leaf.size for leaf in jax.tree.leaves(unbox(shapes)["blocks"]))
+
+    width = 384
+    base = count("in_context")
+    assert count("adaln") - base == 2 * (4 * width * (width + 1) - 4 * width)  # a linear of 4 d, less two affine norms
+    assert count("adaln_zero") - base == 2 * (6 * width * (width + 1) - 4 * width)
+    assert count("cross") - base == 2 * (4 * width * (width + 1) + 2 * width)  # q, k, v, out and its norm
+
+
+def test_in_context_refuses_runs():
+    network = small(conditioning="in_context")
+    visible = jnp.broadcast_to(jnp.asarray([0, 10]), (3, 24, 2))
+    with pytest.raises(ValueError, match="in_context"):
+        network.init(jax.random.key(0), *inputs(), visible, **STATIC)
+
+
 def test_capturing_attention_changes_nothing_and_sums_to_one():
     params = random_parameters(small())
     plain, nothing = small().apply({"params": params}, *inputs(), **STATIC)

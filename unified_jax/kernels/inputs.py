@@ -29,7 +29,8 @@ class Modulation(NamedTuple):
 
     shift: Rows
     scale: Rows
-    gate: Rows
+    gate: Rows | None = None
+    """None adds the branch as it is (adaLN without gates)."""
     index: Index | None = None
 
 

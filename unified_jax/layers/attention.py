@@ -7,15 +7,20 @@ from jaxtyping import Array, Float
 from unified_jax.kernels import choice, reference
 from unified_jax.kernels.inputs import Modulation, NormKind, OutWeights, QkvWeights, Rotary, Visible
 from unified_jax.layers.init import declare, ones, xavier, zeros
+from unified_jax.layers.modulation import AffineNorm
 from unified_jax.sharding import constrain
 
 
 class AttentionHalf(nn.Module):
-    """x + gate * out(attend(qkv(norm(x) * (1 + scale) + shift))); multi-head, or grouped with `kv_heads` < `heads`."""
+    """x + gate * out(attend(qkv(norm(x) * (1 + scale) + shift))); multi-head, or grouped with `kv_heads` < `heads`.
+
+    `affine` gives the norm a gain and a bias of its own, for blocks without modulation.
+    """
 
     heads: int
     kv_heads: int | None = None
     norm: NormKind = "layer"
+    affine: bool = False
     qk_norm: bool = False
     eps: float = 1e-6
     dtype: jnp.dtype = jnp.float32
@@ -52,6 +57,9 @@ class AttentionHalf(nn.Module):
         kernel = declare(self, "qkv_kernel", xavier(d, width), shape, ("embed", "heads", None, "head_dim"))
         bias = declare(self, "qkv_bias", zeros, shape[1:], ("heads", None, "head_dim"))
         weights = QkvWeights(kernel.astype(self.dtype), bias)
+        if self.affine:
+            gain = declare(self, "norm_gain", ones, (d,), ("embed",))
+            weights = weights._replace(norm_scale=gain, norm_bias=declare(self, "norm_bias", zeros, (d,), ("embed",)))
         if not self.qk_norm:
             return weights
         q_scale = declare(self, "q_scale", ones, shape[-1:], ("head_dim",))
@@ -61,3 +69,31 @@ class AttentionHalf(nn.Module):
         shape = (self.heads, d // self.heads, d)
         kernel = declare(self, "out_kernel", xavier(d, d), shape, ("heads", "head_dim", "embed"))
         return OutWeights(kernel.astype(self.dtype), declare(self, "out_bias", zeros, (d,), ("embed",)))
+
+
+class CrossAttentionHalf(nn.Module):
+    """x + out(attend(q(norm(x)), k(memory), v(memory))): every token reads the whole memory. The norm is affine."""
+
+    heads: int
+    eps: float = 1e-6
+    dtype: jnp.dtype = jnp.float32
+    attention: choice.Attention = "auto"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n d"], memory: Float[Array, "b m d"]) -> Float[Array, "b n d"]:
+        """The residual stream after the branch."""
+        d, e = x.shape[-1], x.shape[-1] // self.heads
+        h = AffineNorm(self.eps, name="norm")(x).astype(self.dtype)
+        q_kernel = declare(self, "q_kernel", xavier(d, d), (d, self.heads, e), ("embed", "heads", "head_dim"))
+        q_bias = declare(self, "q_bias", zeros, (self.heads, e), ("heads", "head_dim"))
+        shape = (d, self.heads, 2, e)
+        kv_kernel = declare(self, "kv_kernel", xavier(d, 2 * d), shape, ("embed", "heads", None, "head_dim"))
+        kv_bias = declare(self, "kv_bias", zeros, shape[1:], ("heads", None, "head_dim"))
+        q = jnp.einsum("bnd,dhe->bnhe", h, q_kernel.astype(self.dtype)) + q_bias.astype(self.dtype)
+        kv = jnp.einsum("bmd,dhte->bmhte", memory.astype(self.dtype), kv_kernel.astype(self.dtype))
+        kv = kv + kv_bias.astype(self.dtype)
+        a, _ = choice.attend(q, kv[..., 0, :], kv[..., 1, :], attention=self.attention)
+        out_shape = (self.heads, e, d)
+        out = declare(self, "out_kernel", xavier(d, d), out_shape, ("heads", "head_dim", "embed"))
+        weights = OutWeights(out.astype(self.dtype), declare(self, "out_bias", zeros, (d,), ("embed",)))
+        return constrain(choice.gated_out(x, a, weights, attention=self.attention), "batch", "length", "embed")

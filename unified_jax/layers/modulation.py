@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 from unified_jax.kernels.inputs import Index
 from unified_jax.kernels.reference import normalise
 from unified_jax.kernels.xla import modulate
-from unified_jax.layers.init import Init, zeros
+from unified_jax.layers.init import Init, declare, ones, zeros
 from unified_jax.layers.mlp import Dense
 from unified_jax.sharding import constrain
 
@@ -35,3 +35,16 @@ def modulated_norm(
 ) -> Float[Array, "b n d"]:
     """LayerNorm(x) (1 + scale) + shift without affine gains, float32."""
     return modulate(normalise(x, "layer", eps), shift, scale, index)
+
+
+class AffineNorm(nn.Module):
+    """LayerNorm with a gain and a bias that are learned, float32: the norm of a block without modulation."""
+
+    eps: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+        """The normalised x."""
+        gain = declare(self, "gain", ones, x.shape[-1:], ("embed",))
+        bias = declare(self, "bias", zeros, x.shape[-1:], ("embed",))
+        return normalise(x, "layer", self.eps) * gain + bias

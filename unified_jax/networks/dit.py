@@ -1,10 +1,17 @@
-r"""DiT with adaLN-Zero (Peebles & Xie 2022, "Scalable Diffusion Models with Transformers").
+r"""DiT (Peebles & Xie 2022, "Scalable Diffusion Models with Transformers"), with its four ways of conditioning.
 
-    c   = time(t) + sum_i label_i(y_i)
+    c   = time(t) + sum_i label_i(y_i),      tokens of the condition: [time(t), label_1(y_1), ...]
     x   = patches W + b + sincos(positions)
-    x  += gate1 * Attention(LN(x) (1 + scale1) + shift1)        shift, scale, gate of both halves = Linear(SiLU(c)),
-    x  += gate2 * MLP(LN(x) (1 + scale2) + shift2)              zero at the start: every block begins as the identity
-    out = Linear(LN(x) (1 + scale) + shift)                     zero at the start too
+
+    adaln_zero  x += gate1 * Attention(LN(x) (1 + scale1) + shift1)     shift, scale, gate of both halves =
+                x += gate2 * MLP(LN(x) (1 + scale2) + shift2)           Linear(SiLU(c)), zero at the start:
+                                                                        every block begins as the identity
+    adaln       the same without gates
+    cross       LN with gains; after self-attention every token attends to the tokens of the condition
+    in_context  LN with gains; the tokens of the condition join the sequence and are dropped at the end
+
+    out = Linear(LN(x) (1 + scale) + shift)                             zero at the start too; LN with gains in the last
+                                                                        two
 
 A label is one of several (the paper has one, the class); each has its own table, whose last row is the null class. The
 blocks are one block scanned over a leading `layers` axis of its parameters, rematerialised by a named policy.
@@ -20,13 +27,14 @@ from jaxtyping import Array, Float, Int
 from unified_jax.kernels.choice import Attention, check_attention
 from unified_jax.kernels.inputs import Modulation, Visible
 from unified_jax.kernels.xla import pick_rows
-from unified_jax.layers.attention import AttentionHalf
+from unified_jax.layers.attention import AttentionHalf, CrossAttentionHalf
 from unified_jax.layers.embeddings import LabelEmbedding, TimeEmbedding, sincos_positions
 from unified_jax.layers.init import zeros
 from unified_jax.layers.mlp import Dense, Mlp
-from unified_jax.layers.modulation import ModulationRows, modulated_norm
+from unified_jax.layers.modulation import AffineNorm, ModulationRows, modulated_norm
 from unified_jax.sharding import constrain
 
+Conditioning = Literal["adaln_zero", "adaln", "cross", "in_context"]
 Remat = Literal["none", "full", "dots"]
 
 SIZES: dict[str, tuple[int, int, int]] = {
@@ -39,8 +47,9 @@ SIZES: dict[str, tuple[int, int, int]] = {
 
 
 class Block(nn.Module):
-    """One adaLN-Zero block."""
+    """One block."""
 
+    conditioning: Conditioning
     heads: int
     mlp_ratio: float
     qk_norm: bool
@@ -51,17 +60,31 @@ class Block(nn.Module):
     def __call__(
         self, x: Float[Array, "b n d"], c: Float[Array, "b k d"], visible: Visible | None, capture: bool
     ) -> tuple[Float[Array, "b n d"], dict[str, Array]]:
-        """(x, captured); c has one row an example."""
+        """(x, captured); c is one row an example (adaLN) or the tokens of the condition (cross)."""
         d = x.shape[-1]
-        shift1, scale1, gate1, shift2, scale2, gate2 = ModulationRows(6, d, name="modulation")(c)
+        first, second = self._rows(c, d)
         half = AttentionHalf(
-            self.heads, qk_norm=self.qk_norm, dtype=self.dtype, attention=self.attention, name="attention"
-        )
-        x, captured = half(x, Modulation(shift1, scale1, gate1), visible, None, capture)
-        h = modulated_norm(x, shift2, scale2)
+            self.heads, affine=first is None, qk_norm=self.qk_norm, dtype=self.dtype, attention=self.attention,
+            name="attention",
+        )  # fmt: skip
+        x, captured = half(x, first, visible, None, capture)
+        if self.conditioning == "cross":
+            x = CrossAttentionHalf(self.heads, dtype=self.dtype, attention=self.attention, name="cross")(x, c)
+        h = AffineNorm(name="norm")(x) if second is None else modulated_norm(x, second.shift, second.scale)
         h = Mlp(int(d * self.mlp_ratio), self.dtype, name="mlp")(h)
-        x = constrain(x + (pick_rows(gate2, None) * h).astype(x.dtype), "batch", "length", "embed")
-        return x, captured
+        if second is not None and second.gate is not None:
+            h = pick_rows(second.gate, None) * h
+        return constrain(x + h.astype(x.dtype), "batch", "length", "embed"), captured
+
+    def _rows(self, c: Array, d: int) -> tuple[Modulation | None, Modulation | None]:
+        """Modulation of the attention and of the MLP half."""
+        if self.conditioning in ("cross", "in_context"):
+            return None, None
+        if self.conditioning == "adaln":
+            shift1, scale1, shift2, scale2 = ModulationRows(4, d, name="modulation")(c)
+            return Modulation(shift1, scale1), Modulation(shift2, scale2)
+        shift1, scale1, gate1, shift2, scale2, gate2 = ModulationRows(6, d, name="modulation")(c)
+        return Modulation(shift1, scale1, gate1), Modulation(shift2, scale2, gate2)
 
 
 class DiT(nn.Module):
@@ -75,6 +98,8 @@ class DiT(nn.Module):
     """Attention heads; divides width."""
     mlp_ratio: float = 4.0
     """Hidden features of the MLP over width."""
+    conditioning: Conditioning = "adaln_zero"
+    """How time and labels enter: 'adaln_zero', 'adaln', 'cross' or 'in_context'."""
     qk_norm: bool = False
     """RMS norm of queries and keys."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -124,15 +149,26 @@ class DiT(nn.Module):
         `[layers, b, h, n, n]`.
         """
         dtype = jnp.dtype(self.dtype)
-        c = TimeEmbedding(self.width, name="time")(t)
+        parts = [TimeEmbedding(self.width, name="time")(t)]
         for i, rows in enumerate(label_rows):
-            c = c + LabelEmbedding(rows, self.width, self.label_std, name=f"label_{i}")(labels[:, i])
+            parts.append(LabelEmbedding(rows, self.width, self.label_std, name=f"label_{i}")(labels[:, i]))
+        one_row = self.conditioning in ("adaln_zero", "adaln")
+        c = sum(parts)[:, None] if one_row else jnp.stack(parts, axis=1)
         x = Dense(self.width, ("patch", "embed"), dtype=dtype, name="patch")(tokens)
         x = x + sincos_positions(positions, self.width).astype(dtype)
+        if self.conditioning == "in_context":
+            if visible is not None:
+                raise ValueError("DiT with in_context conditioning has one run for all tokens: visible must be None.")
+            x = jnp.concatenate([x, c.astype(dtype)], axis=1)
         x = constrain(x, "batch", "length", "embed")
-        x, captured = self._blocks(x, c[:, None], visible, capture)
-        shift, scale = ModulationRows(2, self.width, name="final_modulation")(c[:, None])
-        out = Dense(out_features, ("embed", "patch"), zeros, name="final")(modulated_norm(x, shift, scale))
+        x, captured = self._blocks(x, c, visible, capture)
+        x = x[:, : tokens.shape[1]]
+        if one_row:
+            shift, scale = ModulationRows(2, self.width, name="final_modulation")(c)
+            h = modulated_norm(x, shift, scale)
+        else:
+            h = AffineNorm(name="final_norm")(x)
+        out = Dense(out_features, ("embed", "patch"), zeros, name="final")(h)
         return out.astype(jnp.float32), captured
 
     def _blocks(self, x: Array, c: Array, visible: Visible | None, capture: bool) -> tuple[Array, dict[str, Array]]:
@@ -150,7 +186,10 @@ class DiT(nn.Module):
             unroll=self.unroll,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
-        blocks = stack(self.heads, self.mlp_ratio, self.qk_norm, jnp.dtype(self.dtype), self.attention, name="blocks")
+        dtype = jnp.dtype(self.dtype)
+        blocks = stack(
+            self.conditioning, self.heads, self.mlp_ratio, self.qk_norm, dtype, self.attention, name="blocks"
+        )
         return blocks(x, c, visible, capture)
 
 

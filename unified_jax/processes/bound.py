@@ -8,16 +8,33 @@ the two edge bins reach to infinity (DDPM, eq. 13). The normal CDF is the tanh a
 so that the numbers agree with published ones: Phi(z) ~ (1 + tanh(sqrt(2 / pi) (z + 0.044715 z^3))) / 2.
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from unified_jax.processes.targets import Prediction, mean_per_example
+from unified_jax.processes.targets import Prediction, diffuse, mean_per_example
+from unified_jax.typing import Keys
 
 if TYPE_CHECKING:
     from unified_jax.processes.gaussian import DiscreteGaussian
+
+
+class Bound(NamedTuple):
+    """The terms of L = L_T + sum_t L_t, bits/dim."""
+
+    prior: Float[Array, "b"]
+    """L_T."""
+    terms: Float[Array, "b t"]
+    """L_0 (the decoder) first, then L_1, ..., L_{T-1} in the indexing of `DiscreteGaussian`."""
+
+    @property
+    def total(self) -> Float[Array, "b"]:
+        """The bound of each example."""
+        return self.prior + self.terms.sum(axis=1)
 
 
 def normal_kl(mean1: Array, log_variance1: Array, mean2: Array, log_variance2: Array) -> Array:
@@ -54,6 +71,24 @@ def prior_term(process: "DiscreteGaussian", x0: Array) -> Float[Array, "b"]:
     log_variance = jnp.full_like(x0, np.log(max(1.0 - abar, 1e-300)))
     kl = normal_kl(np.sqrt(abar) * x0, log_variance, jnp.zeros_like(x0), jnp.zeros_like(x0))
     return mean_per_example(kl) / np.log(2.0)
+
+
+def variational_bound(
+    denoise: Callable[[Array, Array], Prediction], process: "DiscreteGaussian", x0: Float[Array, "b *s"], keys: Keys
+) -> Bound:
+    """Every term of the bound for each example, one draw of noise a term, from one key an example.
+
+    The whole chain is walked: len(process) denoiser calls. `Bound.total` is unbiased for the bound in bits/dim.
+    """
+
+    def term(_: None, t: Array) -> tuple[None, Array]:
+        times = jnp.full(x0.shape[:1], t)
+        draw = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, t), x0.shape[1:], x0.dtype))
+        x_t = diffuse(process, x0, draw(keys), times)
+        return None, bound_term(process, denoise(x_t, times), x0, x_t, times)
+
+    terms = jax.lax.scan(term, None, jnp.arange(len(process)))[1]
+    return Bound(prior_term(process, x0), terms.T)
 
 
 def _normal_cdf(z: Array) -> Array:

@@ -129,6 +129,7 @@ class Muon:
 
     def transform(self, rate: Rate, decay: float) -> optax.GradientTransformation:
         """`decay` is a factor on the weight decay."""
+        axes: Any = matrices  # a function of the parameters, which the annotation does not say
         return optax.contrib.muon(
             rate,
             ns_steps=self.iterations,
@@ -138,12 +139,12 @@ class Muon:
             adam_b1=self.b1,
             adam_b2=self.b2,
             adam_weight_decay=decay * self.weight_decay,
-            muon_weight_dimension_numbers=matrices,
+            muon_weight_dimension_numbers=axes,
             consistent_rms=self.rms,
         )
 
 
-def matrices(params: Params) -> Any:
+def matrices(params: Any) -> Any:
     """Which axes of a parameter are the rows and columns of a matrix; None for what Muon leaves to Adam.
 
     The leading axis of stacked blocks and the queries, keys and values of one kernel are separate matrices.
@@ -156,6 +157,10 @@ def matrices(params: Params) -> Any:
             return None
         match name.rsplit("/", 1)[-1]:
             case "qkv_kernel":  # [layers, d, g, r + 2, e]
+                return numbers(reduction_axis=(1,), output_axis=(2, 4))
+            case "q_kernel":  # [layers, d, h, e]
+                return numbers(reduction_axis=(1,), output_axis=(2, 3))
+            case "kv_kernel":  # [layers, d, h, 2, e]
                 return numbers(reduction_axis=(1,), output_axis=(2, 4))
             case "out_kernel":  # [layers, h, e, d]
                 return numbers(reduction_axis=(1, 2), output_axis=(3,))

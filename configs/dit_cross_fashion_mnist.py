@@ -1,0 +1,22 @@
+"""dit_fashion_mnist with another conditioning: cross-attention (DiT, section 3.2).
+
+    python train.py dit_cross_fashion_mnist --data.data-dir ../shared/data/tfds
+
+Hardware and data: as dit_fashion_mnist (adaLN-Zero), from which it differs in the conditioning alone. Measured figures
+are in docs/measurements.md.
+"""
+
+import dataclasses
+import runpy
+from pathlib import Path
+
+from unified_jax.training.experiment import Experiment
+
+BASE = Path(__file__).parent / "dit_fashion_mnist.py"
+
+
+def experiment() -> Experiment:
+    """dit_fashion_mnist with conditioning "cross"."""
+    base: Experiment = runpy.run_path(str(BASE))["experiment"]()
+    network = dataclasses.replace(base.model.network, conditioning="cross")
+    return dataclasses.replace(base, model=dataclasses.replace(base.model, network=network))
