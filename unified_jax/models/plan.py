@@ -15,7 +15,7 @@ from unified_jax.processes.levels import NoiseLevels
 from unified_jax.processes.schedules import space_timesteps
 from unified_jax.processes.targets import Process
 from unified_jax.samplers import grids
-from unified_jax.samplers.choice import AnySampler, Dopri5, Euler, Karras, Sde
+from unified_jax.samplers.choice import AnySampler, Dopri5, DpmFast, Euler, Karras, Sde
 from unified_jax.samplers.guidance import Guidance
 
 Spacing = Literal["default", "leading", "trailing", "karras", "exponential", "beta"]
@@ -35,7 +35,7 @@ class Plan:
     guidance: Guidance = Guidance()
     """Classifier-free guidance."""
     spacing: Spacing = "default"
-    """Default: even in time (chains: even steps, both ends), and Karras' levels for EDM."""
+    """Default: even in time (chains: even steps, both ends); Karras' levels for EDM, even log-levels for DpmFast."""
     shift: float = 1.0
     """Resolution shift of an even grid in continuous time."""
     clip: bool = False
@@ -87,6 +87,8 @@ class Plan:
                 kept = tuple(int(t) for t in grids.spaced_steps(chain.steps, self.steps, self.spacing)[::-1])  # type: ignore[arg-type]
             return chain.respaced(kept), grids.discrete_grid(self.steps)
         levels = NoiseLevels(chain)
+        if isinstance(self.sampler, DpmFast) and self.spacing == "default":
+            return levels, self._level_grid(levels.sigma_min, levels.sigma_max, "exponential")
         if by_level:
             return levels, self._level_grid(levels.sigma_min, levels.sigma_max, "")
         spacing = "linspace" if self.spacing == "default" else self.spacing

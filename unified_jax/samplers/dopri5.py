@@ -66,21 +66,24 @@ def integrate(
     joint    one step size for the whole batch
     beyond   let the last step reach past the last time, where the field must then be defined (as torchdiffeq does)
 
-    A sample that needs more than 10,000 steps is not a number.
+    A step of less than 1,000 roundings of the whole interval is taken whatever its error; a sample that needs more
+    than 10,000 steps is not a number.
     """
     times = jnp.asarray(times, jnp.result_type(float))
     batch = jax.tree.leaves(y)[0].shape[0]
     norm = _joint_norm if joint else _norm
     start = jnp.full((batch,), times[0])
     slope = field(y, start)
-    size = _first_size(field, y, start, slope, jnp.sign(times[-1] - times[0]), rtol, atol, norm)
+    size = _first_size(field, y, start, slope, times[-1] - times[0], rtol, atol, norm, beyond)
     state = Progress(y, slope, start, start, size, (y,) * 5, jnp.asarray(0))
+    # Below this the rounding of the field, not the step, makes the error: such a step is taken as it is.
+    least = 1e3 * jnp.finfo(times.dtype).eps * jnp.abs(times[-1] - times[0])
 
     def to_time(state: Progress, time: Array) -> tuple[Progress, Any]:
         late = lambda s: jnp.sign(time - times[0]) * (time - s.t1) > 0  # noqa: E731
         state = jax.lax.while_loop(
             lambda s: jnp.any(late(s)) & (s.tries < MOST_STEPS),
-            lambda s: _step(field, s if beyond else _shortened(s, times[-1]), late(s), rtol, atol, norm),
+            lambda s: _step(field, s if beyond else _shortened(s, times[-1]), late(s), rtol, atol, norm, least),
             state,
         )
         place = (time - state.t0) / jnp.where(state.t1 == state.t0, 1.0, state.t1 - state.t0)
@@ -95,7 +98,9 @@ def _shortened(s: Progress, end: Array) -> Progress:
     return s._replace(size=jnp.where(jnp.abs(s.size) > jnp.abs(room), room, s.size))
 
 
-def _step(field: Field, s: Progress, wanted: Bool[Array, "b"], rtol: float, atol: float, norm: Any) -> Progress:
+def _step(
+    field: Field, s: Progress, wanted: Bool[Array, "b"], rtol: float, atol: float, norm: Any, least_size: Array
+) -> Progress:
     """One try; samples that are not wanted, or whose error is too large, stay where they are."""
     slopes = [s.slope]
     y = s.y
@@ -106,9 +111,10 @@ def _step(field: Field, s: Progress, wanted: Bool[Array, "b"], rtol: float, atol
     scale = jax.tree.map(lambda a, b: atol + rtol * jnp.maximum(jnp.abs(a), jnp.abs(b)), s.y, y)
     ratio = norm(jax.tree.map(lambda e, c: e / c, error, scale))
     ratio = jnp.where(jnp.isfinite(ratio), ratio, 1e6)
-    accept = wanted & (ratio <= 1.0)
+    accept = wanted & ((ratio <= 1.0) | (jnp.abs(s.size) <= least_size))
     least = jnp.where(ratio < 1.0, 1.0, 0.2)
     factor = jnp.minimum(10.0, jnp.maximum(0.9 / jnp.maximum(ratio, 1e-12) ** 0.2, least))
+    grown = jnp.sign(s.size) * jnp.maximum(jnp.abs(s.size) * factor, least_size)
     middle = _combine(s.y, s.size, MIDDLE, slopes)
     quartic = _quartic(s.y, y, middle, slopes[0], slopes[-1], s.size)
 
@@ -117,7 +123,7 @@ def _step(field: Field, s: Progress, wanted: Bool[Array, "b"], rtol: float, atol
 
     return Progress(
         keep(y, s.y), keep(slopes[-1], s.slope), jnp.where(accept, s.t1, s.t0), jnp.where(accept, s.t1 + s.size, s.t1),
-        jnp.where(wanted, s.size * factor, s.size), keep(quartic, s.quartic), s.tries + 1,
+        jnp.where(wanted, grown, s.size), keep(quartic, s.quartic), s.tries + 1,
     )  # fmt: skip
 
 
@@ -153,13 +159,15 @@ def _horner(coefficients: tuple[Array, ...], place: Array) -> Array:
 
 
 def _first_size(
-    field: Field, y: Any, t: Array, slope: Any, direction: Array, rtol: float, atol: float, norm: Any
+    field: Field, y: Any, t: Array, slope: Any, span: Array, rtol: float, atol: float, norm: Any, beyond: bool
 ) -> Float[Array, "b"]:
-    """Hairer's starting step, of the sign of the direction."""
+    """Hairer's starting step, of the sign of the span; its trial step stays within the span unless `beyond`."""
+    direction = jnp.sign(span)
     scale = jax.tree.map(lambda v: atol + rtol * jnp.abs(v), y)
     d0 = norm(jax.tree.map(lambda v, c: v / c, y, scale))
     d1 = norm(jax.tree.map(lambda v, c: v / c, slope, scale))
     h0 = jnp.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, 0.01 * d0 / jnp.maximum(d1, 1e-30))
+    h0 = h0 if beyond else jnp.minimum(h0, jnp.abs(span))
     y1 = jax.tree.map(lambda v, f: v + expand(direction * h0, v) * f, y, slope)
     slope1 = field(y1, t + direction * h0)
     d2 = norm(jax.tree.map(lambda a, b, c: (a - b) / c, slope1, slope, scale)) / h0
