@@ -4,7 +4,15 @@ import pytest
 from unified_jax.data.world import World
 from unified_jax.data.world.read import read_image
 from unified_jax.evaluation.attributes import attribute_hits, chance, sample_accuracy
-from unified_jax.evaluation.distances import frechet, frechet_distance, moments, pooled_pixels
+from unified_jax.evaluation.distances import (
+    frechet,
+    frechet_distance,
+    inception_score,
+    kernel_distance,
+    moments,
+    pooled_pixels,
+    precision_recall,
+)
 from unified_jax.evaluation.statistics import wilson_interval
 
 
@@ -63,3 +71,34 @@ def test_two_objects_do_not_pass_for_one():
     asked = {"shape": np.asarray([pair["shape"]])}
     _, hits, _ = attribute_hits(read_image(np.asarray(pair["image"])[None]), asked)
     assert hits.sum() == 0
+
+
+def test_kernel_distance_is_unbiased_and_sees_a_shift():
+    rng = np.random.default_rng(0)
+    draws = [kernel_distance(*rng.normal(size=(2, 60, 4))) for _ in range(200)]
+    assert abs(np.mean(draws)) < 4 * np.std(draws) / np.sqrt(200)
+    a, b = rng.normal(size=(500, 4)), rng.normal(size=(400, 4)) + 1.0
+    assert kernel_distance(a, b, subset=200, subsets=5) > 20 * np.std(draws) / np.sqrt(200)
+    with pytest.raises(ValueError, match="at least two"):
+        kernel_distance(a[:1], b)
+
+
+def test_precision_and_recall():
+    rng = np.random.default_rng(1)
+    a = rng.normal(size=(60, 3))
+    assert precision_recall(a, a) == (1.0, 1.0)
+    assert precision_recall(a, a + 100) == (0.0, 0.0)
+    part = a[a[:, 0] > 0] + 1e-6  # half of the set: precise, and without recall of the rest
+    precision, recall = precision_recall(a, part)
+    assert precision == 1.0
+    assert recall < 0.9
+    with pytest.raises(ValueError, match="neighbours"):
+        precision_recall(a[:3], a)
+
+
+def test_inception_score_of_balanced_certainty_is_the_number_of_classes():
+    sure = np.eye(7)[np.arange(70) % 7]
+    assert inception_score(sure, 2) == (pytest.approx(7.0), pytest.approx(0.0, abs=1e-9))
+    assert inception_score(np.full((10, 7), 1 / 7), 1)[0] == pytest.approx(1.0)
+    with pytest.raises(ValueError, match="splits"):
+        inception_score(sure, 71)

@@ -31,6 +31,8 @@ class EvaluateCommand:
     """Sampler steps; default as in the run's previews."""
     guidance: float | None = None
     """Guidance scale; default as in the run's previews."""
+    bits: int = 0
+    """Also score this many examples a split in bits/dim; 0 leaves it out."""
 
 
 def evaluate_run(
@@ -41,14 +43,18 @@ def evaluate_run(
     seed: int = 0,
     steps: int | None = None,
     guidance: float | None = None,
+    bits: int = 0,
 ) -> list[dict[str, Any]]:
     """Evaluates, writes evaluation.json and evaluation.png, prints the rows, and returns them."""
-    if count < 2 or batch < 1:
-        raise UserError(f"--count must be at least 2 and --batch at least 1, found {count} and {batch}.")
+    if count < 2 or batch < 1 or bits < 0:
+        raise UserError(
+            f"--count must be at least 2, --batch at least 1 and --bits not negative, found {count}, {batch} and {bits}."
+        )
     from tqdm import tqdm
 
     from unified_jax.cli.opened import open_run
     from unified_jax.evaluation import evaluate as ev
+    from unified_jax.evaluation.bits import bits_per_dim
     from unified_jax.modalities.image import sheet
     from unified_jax.training.run_dir import provenance, write_json
 
@@ -61,6 +67,10 @@ def evaluate_run(
         with tqdm(total=count, unit="sample", desc=split, dynamic_ncols=True) as bar:
             samples = ev.draw(model, params, data, split, count, seed, plan, batch, experiment.rules, bar.update)
         rows += ev.rows_of(samples, model, world)
+        if bits:
+            with tqdm(total=bits, unit="example", desc=f"{split} bits/dim", dynamic_ncols=True) as bar:
+                found = bits_per_dim(model, params, data, split, bits, seed, batch=batch, report=bar.update)
+            rows.append(ev.bits_row(found, model, split))
         shown = min(16, count)
         pairs = [image for i in range(shown) for image in (samples.truth[i], samples.made[i])]
         titles = [text for i in range(shown) for text in (samples.titles(model)[i], "sampled")]
@@ -83,9 +93,8 @@ def main(arguments: list[str]) -> None:
     """The command."""
     command = tyro.cli(EvaluateCommand, prog="evaluate", args=arguments)
     use_compilation_cache()
-    evaluate_run(
-        Path(command.run), command.count, command.splits, command.batch, command.seed, command.steps, command.guidance
-    )
+    c = command
+    evaluate_run(Path(c.run), c.count, c.splits, c.batch, c.seed, c.steps, c.guidance, c.bits)
 
 
 if __name__ == "__main__":

@@ -80,6 +80,14 @@ def _accuracy_row(metric: str, scores: np.ndarray, guess: float) -> dict[str, An
     return {"metric": metric, "value": value, "low": low, "high": high, "chance": guess, "n": len(scores)}
 
 
+def bits_row(bits: np.ndarray, model: Diffusion, split: str) -> dict[str, Any]:
+    """The row of a mean of bits/dim, with a normal interval; 8 bits/dim is what uniform noise costs."""
+    mean, error = float(bits.mean()), 1.96 * float(bits.std(ddof=1)) / np.sqrt(len(bits)) if len(bits) > 1 else 0.0
+    row = {"given": [c.name for c in model.conditions], "wanted": [model.modality.name], "split": split}
+    row |= {"metric": "bits_per_dim", "value": mean, "low": mean - error, "high": mean + error}
+    return row | {"chance": 8.0, "n": len(bits)}
+
+
 def splits_for(data: DataSet, asked: tuple[str, ...]) -> tuple[str, ...]:
     """The asked splits, or the defaults: test, and on the world the held-out combinations apart."""
     return asked or (("test", "held_out") if isinstance(data, World) else ("test",))

@@ -14,14 +14,12 @@ with s = max(0, k - 1 - after); d is 0 while s is 0, so that the average begins 
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-
-from unified_jax.typing import Params
 
 
 @dataclass(frozen=True)
@@ -63,8 +61,8 @@ class Ema:
                 grown = 1.0 - (1.0 + s / self.inv_gamma) ** -self.power
         return jnp.where(s > 0, jnp.clip(grown, self.least, max(self.decay, self.least)), 0.0)
 
-    def update(self, average: Params, params: Params, step: Array) -> Params:
-        """The average after the step that produced `params`; `step` counts from 0."""
+    def update(self, average: Any, params: Any, step: Array) -> Any:
+        """The average (a tree like `params`) after the step that produced `params`; `step` counts from 0."""
         share = self.share(jnp.asarray(step, jnp.result_type(float)))
         return jax.tree.map(lambda a, p: share * a + (1.0 - share) * p, average, params)
 

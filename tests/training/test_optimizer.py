@@ -1,0 +1,135 @@
+"""Update rules, groups, schedules and averages."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tests.helpers import MODEL
+from unified_jax.training.ema import Ema, post_hoc_weights, power_of
+from unified_jax.training.optimizer import Group, Optimization
+from unified_jax.training.rules import Adafactor, AdamW, Lion, Muon, matrices, path_of
+
+RULES = [
+    (AdamW(), 3e-3),
+    (Lion(), 3e-3),
+    (Adafactor(), 0.3),  # relative to the size of the parameter
+    (Adafactor(momentum=0.9, relative=False), 3e-3),
+    (Muon(), 3e-3),
+]
+
+
+@pytest.fixture(scope="module")
+def params():
+    return MODEL.init(jax.random.key(0))
+
+
+@pytest.mark.parametrize(("rule", "rate"), RULES, ids=lambda rule: type(rule).__name__)
+def test_every_rule_goes_downhill(rule, rate, params):
+    """A quadratic around other parameters: each rule at least halves it in sixty steps."""
+    goal = jax.tree.map(lambda p: p + 0.03, params)
+    transform = Optimization(rule, learning_rate=rate, clip_norm=100.0).transform(60)
+
+    def value(p):
+        return sum(jnp.sum((a - b) ** 2) for a, b in zip(jax.tree.leaves(p), jax.tree.leaves(goal), strict=True))
+
+    def step(carry, _):
+        p, state = carry
+        updates, state = transform.update(jax.grad(value)(p), state, p)
+        return (optax.apply_updates(p, updates), state), None
+
+    (after, _), _ = jax.jit(lambda c: jax.lax.scan(step, c, None, 60))((params, transform.init(params)))
+    assert float(value(after)) < 0.5 * float(value(params))
+
+
+def test_muon_orthogonalises_the_matrices_of_the_blocks(params):
+    numbers = matrices(params)
+    whole = lambda x: x is None or hasattr(x, "reduction_axis")  # noqa: E731
+    named = {path_of(p): n for p, n in jax.tree_util.tree_leaves_with_path(numbers, is_leaf=whole) if n is not None}
+    assert set(named) == {
+        "blocks/attention/qkv_kernel",
+        "blocks/attention/out_kernel",
+        "blocks/mlp/fc1/kernel",
+        "blocks/mlp/fc2/kernel",
+    }
+    transform = Optimization(Muon(rms=0.2), learning_rate=1.0).transform(10)
+    gradient = jax.tree.map(lambda p: jax.random.normal(jax.random.key(p.size), p.shape), params)
+    updates, _ = transform.update(gradient, transform.init(params), params)
+    for name, layer in (("fc1", 0), ("fc2", 1)):
+        matrix = np.asarray(updates["blocks"]["mlp"][name]["kernel"][layer])
+        values = np.linalg.svd(matrix, compute_uv=False)
+        assert values.max() / values.min() < 2.0  # Newton-Schulz leaves them near 1, not at 1
+        assert np.sqrt((matrix**2).mean()) == pytest.approx(0.2, rel=0.2)
+
+
+def test_groups_scale_and_freeze(params):
+    groups = (Group("label_", rate=0.0), Group("blocks/mlp", rate=0.1))
+    plain, grouped = Optimization(learning_rate=1e-2), Optimization(learning_rate=1e-2, groups=groups)
+    gradient = jax.tree.map(jnp.ones_like, params)
+
+    def moved(optimization):
+        transform = optimization.transform(5)
+        return transform.update(gradient, transform.init(params), params)[0]
+
+    a, b = moved(plain), moved(grouped)
+    assert not np.any(b["label_0"]["table"])
+    np.testing.assert_allclose(
+        b["blocks"]["mlp"]["fc1"]["kernel"], 0.1 * a["blocks"]["mlp"]["fc1"]["kernel"], rtol=1e-5
+    )
+    np.testing.assert_allclose(b["patch"]["kernel"], a["patch"]["kernel"], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (
+            lambda: Optimization(groups=(Group("no such"),)).transform(1).init(MODEL.init(jax.random.key(0))),
+            "there are",
+        ),
+        (lambda: Group("("), "regular expression"),
+        (lambda: Group(rate=-1.0), "not be negative"),
+        (lambda: Muon(iterations=0), "iterations"),
+        (lambda: Lion(b1=1.0), "b1 and b2"),
+        (lambda: Adafactor(clipping=0.0), "clipping"),
+        (lambda: Ema(decay=1.0), "lies in"),
+        (lambda: Ema(std=0.5), "std"),
+    ],
+)
+def test_bad_values_are_refused(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
+
+
+def test_shares_of_the_averages():
+    k = jnp.arange(200.0)
+    assert float(Ema(0.9, "constant").share(k)[0]) == pytest.approx(0.9)
+    for warmup in ("ratio", "inverse", "power"):
+        shares = np.asarray(jax.vmap(Ema(0.999, warmup).share)(k))
+        assert shares[0] == 0.0  # the first average is the parameters
+        assert (np.diff(shares) >= 0).all()
+        assert (shares < 1).all()
+    late = jax.vmap(Ema(0.9, "ratio", after=50, least=0.3).share)(k)
+    assert float(late[50]) == 0.0
+    assert float(late[51]) == pytest.approx(0.3)
+
+
+def power_average(values, std):
+    average, ema = 0.0, Ema(warmup="power", std=std)
+    for k, value in enumerate(values):
+        average = float(ema.update(jnp.asarray(average), jnp.asarray(value), jnp.asarray(k)))
+    return average
+
+
+def test_the_power_average_has_its_width_and_can_be_put_together_afterwards():
+    """Karras et al. 2024, section 3: weights i^gamma; another width from the snapshots of two."""
+    gamma = power_of(0.1)
+    assert np.sqrt((gamma + 1) / ((gamma + 2) ** 2 * (gamma + 3))) == pytest.approx(0.1)
+    values = np.sin(np.arange(1, 401) / 60.0)
+    weights = np.arange(1, 401) ** gamma
+    assert power_average(values, 0.1) == pytest.approx((weights * values).sum() / weights.sum(), rel=0.02)
+    steps = np.asarray([100.0, 200, 300, 400] * 2)
+    stds = np.asarray([0.05] * 4 + [0.1] * 4)
+    stored = [power_average(values[: int(n)], s) for n, s in zip(steps, stds, strict=True)]
+    found = post_hoc_weights(steps, stds, 400.0, 0.075) @ np.asarray(stored)
+    assert found == pytest.approx(power_average(values, 0.075), abs=0.02)
