@@ -2,7 +2,8 @@
 
     python benchmarks/figures.py [RUNS]         (default: runs)
 
-For every recipe with a run in RUNS/RECIPE: its summary, evaluation and sheet of samples. Nothing is typed in.
+For every recipe with a run in RUNS/RECIPE (and RUNS/RECIPE_seedN): its summary, evaluation and sheet of samples.
+Nothing is typed in.
 """
 
 import json
@@ -34,8 +35,7 @@ def table(measurements: dict[str, dict[str, Any]]) -> str:
         "# Measurements",
         "",
         "Written by `python benchmarks/figures.py` from runs that ended; `docs/measurements.json` has all.",
-        "Seconds (shared machine) say little. One training each, seed 0: intervals are of samples, not seeds.",
-        "The quickstart's `test` pictures also occur in training; only `held_out` is unseen (decision 0004).",
+        "Seconds (shared machine) say little. Intervals are of samples; `NAME_seedN` is the recipe with another seed.",
         "",
         "| recipe | steps | seconds | waiting for data | parameters | loss | device |",
         "|---|---|---|---|---|---|---|",
@@ -55,9 +55,16 @@ def table(measurements: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def seeds_of(runs: Path, recipe: str) -> list[str]:
+    """Further trainings of a recipe, RUNS/RECIPE_seed1, ..."""
+    return sorted(path.name for path in runs.glob(f"{recipe}_seed*"))
+
+
 def main(runs: Path) -> None:
     """Collects every recipe's run."""
-    found = {path.stem: measured(runs / path.stem) for path in sorted((ROOT / "configs").glob("*.py"))}
+    recipes = [path.stem for path in sorted((ROOT / "configs").glob("*.py"))]
+    names = [name for recipe in recipes for name in (recipe, *seeds_of(runs, recipe))]
+    found = {name: measured(runs / name) for name in names}
     measurements = {name: m for name, m in found.items() if m is not None}
     (DOCS / "figures").mkdir(exist_ok=True)
     for name in measurements:

@@ -119,7 +119,7 @@ def test_batch_size_and_devices_do_not_matter(trained, tmp_path):
         (("--given.caption", "@missing.txt"), "'missing.txt' cannot be read"),
         (("--count", "0"), "at least 1"),
         (("--steps", "0"), "at least one step"),
-        (("--sampler", "ddpm"), "ddpm needs a discrete process"),
+        (("--sampler", "ddpm"), "Ddpm needs a discrete process"),
         (("--formats", "gif"), "--formats gif is unknown"),
         (("--ema", "2"), "keeps 2 average"),
         (("--out", "/proc/nothing"), "cannot be written"),
