@@ -153,7 +153,8 @@ class DiT(nn.Module):
         for i, rows in enumerate(label_rows):
             parts.append(LabelEmbedding(rows, self.width, self.label_std, name=f"label_{i}")(labels[:, i]))
         one_row = self.conditioning in ("adaln_zero", "adaln")
-        c = sum(parts)[:, None] if one_row else jnp.stack(parts, axis=1)
+        tokens_of_c = jnp.stack(parts, axis=1)
+        c = jnp.sum(tokens_of_c, axis=1, keepdims=True) if one_row else tokens_of_c
         x = Dense(self.width, ("patch", "embed"), dtype=dtype, name="patch")(tokens)
         x = x + sincos_positions(positions, self.width).astype(dtype)
         if self.conditioning == "in_context":

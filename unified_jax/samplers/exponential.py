@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -81,7 +82,7 @@ def run_multistep(
     depth = jax.tree.leaves(tables)[1].shape[1]
     tables = jax.tree.map(lambda table: jnp.asarray(table, jnp.result_type(float)), tables)
 
-    def one(_: Any, value: Array, table: Multistep, noise: Array, *history: Array) -> Array:
+    def one(_: Any, value: Array, table: Any, noise: Array, *history: Array) -> Array:
         total = table.keep * value + table.noise * noise
         for j, m in enumerate(history):
             total = total + table.weights[j] * m

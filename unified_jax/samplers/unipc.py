@@ -130,11 +130,11 @@ def unipc(
     def weigh(weights: Array, history: tuple[Array, ...]) -> Array:
         return sum((weights[j] * m for j, m in enumerate(history)), jnp.zeros_like(history[0]))
 
-    def corrected(_: Any, x: Array, before: Array, row: Steps, new: Array, *older: Array) -> Array:
+    def corrected(_: Any, x: Array, before: Array, row: Any, new: Array, *older: Array) -> Array:
         fixed = row.correct_keep * before + weigh(row.correct_weights, (*older, new))
         return jnp.where(row.correct > 0, fixed, x)
 
-    def predicted(_: Any, x: Array, row: Steps, *history: Array) -> Array:
+    def predicted(_: Any, x: Array, row: Any, *history: Array) -> Array:
         return row.keep * x + weigh(row.weights, history)
 
     def body(carry: Any, inputs: Any) -> tuple[Any, None]:

@@ -6,7 +6,7 @@ learning rate and weight decay, or freezes them; the first group that matches co
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -86,7 +86,9 @@ class Optimization:
         rate = self.rate(steps)
         step = self.rule.transform(rate, 1.0)
         if self.groups:
-            rules = {str(i): _of_group(self.rule, group, rate) for i, group in enumerate(self.groups)}
+            rules: dict[Hashable, optax.GradientTransformation] = {
+                str(i): _of_group(self.rule, group, rate) for i, group in enumerate(self.groups)
+            }
             step = optax.multi_transform(rules | {"rest": step}, self.labels)
         return optax.chain(optax.clip_by_global_norm(self.clip_norm), step) if self.clip_norm else step
 

@@ -116,7 +116,9 @@ def _single(process: DiscreteGaussian, x0: Any, x_t: Any, noise: Any, t: Any) ->
         prediction = denoise(x_t, t)
         mean, log_variance = process.reverse(prediction, x_t, t)
         out |= {f"p_mean_variance.{name}.mean": mean, f"p_mean_variance.{name}.log_variance": log_variance}
-        out |= {f"p_mean_variance.{name}.variance": jnp.exp(log_variance)}
+        # The reference's fixed small variance is 0 at t = 0, where its logarithm is a copy of the next one.
+        exact = jnp.broadcast_to(variance, x0.shape) if process.variance == "fixed_small" else jnp.exp(log_variance)
+        out[f"p_mean_variance.{name}.variance"] = exact
         out |= {f"p_mean_variance.{name}.pred_xstart": prediction.x0}
     rows = range(len(t))
 

@@ -204,7 +204,7 @@ def sde_states(
 def _likelihood(process: Interpolant, x: Any, tensors: Any, grid: np.ndarray, method: Any) -> dict[str, Any]:
     probe = 2.0 * jnp.asarray(tensors["in/rademacher01"]) - 1.0
     rtol, atol = TOLERANCES
-    kind = {"heun2": "heun"}.get(method, method)
+    kind: Any = {"heun2": "heun"}.get(method, method)
     found = log_likelihood(denoiser(process), process, x, grid, probe, kind, rtol=rtol, atol=atol, joint=True)
     return {"likelihood.logp": found.log_density, "likelihood.z": found.noise}
 
@@ -218,7 +218,7 @@ def run_lightning(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dic
     output = -toy(x_t, t)
     target = velocity(process, Prediction(x0, eps), 1.0 - t)
     last = lambda v: jnp.moveaxis(v, 1, -1)  # noqa: E731
-    out = {"t": t, "loss": process.losses(output, x0, eps, x_t, 1.0 - t)["mse"]}
+    out: dict[str, Any] = {"t": t, "loss": process.losses(output, x0, eps, x_t, 1.0 - t)["mse"]}
     out["cos_loss"] = direction_loss(last(output), last(target))
     for shift in config["shifts"]:
         times = np.linspace(1.0, 0.0, config["steps"])

@@ -77,7 +77,7 @@ def run_training_density(tensors: dict[str, np.ndarray], config: dict[str, Any])
         "weight.none": jnp.ones_like(sigmas),
     }
     flow = RectifiedFlow()
-    pair, unit = flow.target_coefficients(sigmas), (jnp.ones_like(sigmas),) * 2
+    pair, unit = flow.target_coefficients(sigmas), (jnp.ones_like(sigmas), jnp.ones_like(sigmas))
     out["weight.sigma_sqrt"] = loss_weight("inverse_variance", *flow.alpha_sigma(sigmas), *pair, unit)
     for grown, inv_gamma, power in config["ema"]:
         warmup = "inverse" if grown else "ratio"
