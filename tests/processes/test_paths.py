@@ -67,6 +67,16 @@ def test_round_trips(path, target):
     assert float(process.losses(output, x0, eps, x_t, T)["mse"].max()) < 1e-10
 
 
+def test_a_network_whose_time_is_reversed():
+    """Shown 1 - t and asked for the velocity towards the data, it is the same model."""
+    plain, turned = RectifiedFlow(time_scale=1.0), RectifiedFlow(time_scale=1.0, reversed_time=True)
+    x0, eps = draw()
+    x_t = diffuse(plain, x0, eps, T)
+    np.testing.assert_allclose(turned.network_time(T), 1 - plain.network_time(T))
+    np.testing.assert_allclose(turned.predict(x0 - eps, x_t, T).x0, plain.predict(eps - x0, x_t, T).x0, atol=1e-6)
+    assert float(turned.losses(x0 - eps, x0, eps, x_t, T)["mse"].max()) < 1e-10
+
+
 @pytest.mark.parametrize("kind", ["eps", "velocity", "min_snr", "max_snr"])
 def test_a_weight_means_the_same_for_every_target(kind):
     """Weighted losses of the same wrong guess agree over targets (but for the weights that name a target's own

@@ -59,6 +59,9 @@ class Interpolant:
     """Largest time that is trained and sampled."""
     time_scale: float = 1000.0
     """The network is shown time_scale * t (1,000 suits sinusoidal embeddings made for discrete steps)."""
+    reversed_time: bool = False
+    """The network counts time from noise to data, as SiT's checkpoints do: it is shown time_scale * (1 - t), and a
+    velocity of it points towards the data."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.data_end < self.noise_end <= 1.0:
@@ -111,8 +114,8 @@ class Interpolant:
         return x_t
 
     def network_time(self, t: Array) -> Array:
-        """time_scale * t."""
-        return self.time_scale * t
+        """time_scale * t, or time_scale * (1 - t) where the network's time is reversed."""
+        return self.time_scale * (1.0 - t if self.reversed_time else t)
 
     def unit_time(self, t: Array) -> Array:
         """t itself."""
@@ -141,7 +144,9 @@ class Interpolant:
         return terms
 
     def _read(self, output: Array, t: Array) -> Array:
-        return -expand(self.alpha_sigma(t)[1], output) * output if self.target == "score" else output
+        if self.target == "score":
+            return -expand(self.alpha_sigma(t)[1], output) * output
+        return -output if self.reversed_time and self.target == "velocity" else output
 
 
 RectifiedFlow = Interpolant

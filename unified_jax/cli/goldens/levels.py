@@ -134,7 +134,8 @@ def flow_schedule(process: NoiseLevels, ctor: Config, setting: Config, count: in
         if ctor.get("shift_terminal"):
             times = 1.0 - (1.0 - times) * (1.0 - ctor["shift_terminal"]) / (1.0 - times[-1])
         if ctor.get("use_karras_sigmas"):
-            times = RectifiedFlow().time_of_level(named_levels(ctor, process.sigma_min, process.sigma_max, count))
+            karras = grids.karras_levels(process.sigma_min, process.sigma_max, count)
+            times = np.asarray(RectifiedFlow().time_of_level(jnp.asarray(karras)))
         if abs(times[0] - 1.0) < 1e-6:
             times[0] -= 1e-6
         end = times[-1]
