@@ -122,7 +122,7 @@ def test_classifier_free_guidance():
     np.testing.assert_array_equal(guided.x0, 4.0 + x)
     np.testing.assert_array_equal(guided.eps, -4.0 + x)
     np.testing.assert_array_equal(guided.log_variance, 2.0 + x)
-    some = classifier_free(c, u, FLOW, Guidance(3.0), channels=3)(x, t + 0.5)
+    some = classifier_free(c, u, FLOW, Guidance(3.0, channels=3))(x, t + 0.5)
     np.testing.assert_array_equal(some.x0[..., 3], 2.0 + x[..., 3])
 
 

@@ -48,7 +48,7 @@ def evaluate_run(
     """Evaluates, writes evaluation.json and evaluation.png, prints the rows, and returns them."""
     if count < 2 or batch < 1 or bits < 0:
         raise UserError(
-            f"--count must be at least 2, --batch at least 1 and --bits not negative, found {count}, {batch} and {bits}."
+            f"--count must be at least 2, --batch at least 1 and --bits not negative; found {count}, {batch}, {bits}."
         )
     from tqdm import tqdm
 

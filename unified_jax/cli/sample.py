@@ -110,6 +110,7 @@ def _plan(plan: Plan, command: SampleCommand) -> Plan:
         guidance = Guidance(
             given.get("guidance", plan.guidance.scale), low, high,
             given.get("guidance_power", plan.guidance.power), given.get("guidance_rescale", plan.guidance.rescale),
+            plan.guidance.channels,
         )  # fmt: skip
     except ValueError as error:
         raise UserError(str(error)) from error

@@ -18,10 +18,10 @@ from unified_jax.layers.init import declare, normal
 from unified_jax.layers.mlp import Dense
 
 
-def sinusoid(t: Float[Array, "*s"], features: int = 256) -> Float[Array, "*s d"]:
-    """[cos(t w), sin(t w)], w_i = 10000^(-i / (features / 2)), float32."""
+def sinusoid(t: Float[Array, "*s"], features: int = 256, shift: float = 0.0) -> Float[Array, "*s d"]:
+    """[cos(t w), sin(t w)], w_i = 10000^(-i / (features / 2 - shift)), float32."""
     half = features // 2
-    frequencies = jnp.asarray(np.exp(-np.log(10000.0) * np.arange(half) / half), jnp.float32)
+    frequencies = jnp.asarray(np.exp(-np.log(10000.0) * np.arange(half) / (half - shift)), jnp.float32)
     angles = t.astype(jnp.float32)[..., None] * frequencies
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
@@ -45,11 +45,12 @@ class TimeEmbedding(nn.Module):
     """A number `[b]` to a vector `[b, d]`, float32."""
 
     width: int
+    shift: float = 0.0
 
     @nn.compact
     def __call__(self, t: Float[Array, "b"]) -> Float[Array, "b d"]:
         """t as `Process.network_time` gives it."""
-        h = Dense(self.width, (None, "embed"), normal(0.02), name="fc1")(sinusoid(t))
+        h = Dense(self.width, (None, "embed"), normal(0.02), name="fc1")(sinusoid(t, shift=self.shift))
         return Dense(self.width, ("embed", "mlp"), normal(0.02), name="fc2")(jax.nn.silu(h))
 
 

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from unified_jax.kernels.xla import rows_of
 from unified_jax.layers.init import Init, declare, xavier, zeros
 from unified_jax.sharding import constrain
 
@@ -23,7 +24,8 @@ class Dense(nn.Module):
         shape = (x.shape[-1], self.features)
         kernel = declare(self, "kernel", self.kernel_init or xavier(*shape), shape, self.axes)
         bias = declare(self, "bias", zeros, (self.features,), self.axes[1:])
-        return x.astype(self.dtype) @ kernel.astype(self.dtype) + bias.astype(self.dtype)
+        y = rows_of(x.astype(self.dtype)) @ kernel.astype(self.dtype) + bias.astype(self.dtype)
+        return y.reshape(x.shape[:-1] + (self.features,))
 
 
 class Mlp(nn.Module):

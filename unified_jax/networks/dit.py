@@ -106,6 +106,8 @@ class DiT(nn.Module):
     """Compute dtype; parameters, norms, softmax and modulation stay float32."""
     label_std: float = 0.02
     """Standard deviation of the label tables at the start; the paper's 0.02 learns a few labels slowly."""
+    frequency_shift: float = 0.0
+    """Time frequencies are 10000^(-i / (128 - frequency_shift)); models trained in diffusers' class have 1."""
     attention: Attention = "auto"
     """Implementation of attention."""
     remat: Remat = "full"
@@ -149,7 +151,7 @@ class DiT(nn.Module):
         `[layers, b, h, n, n]`.
         """
         dtype = jnp.dtype(self.dtype)
-        parts = [TimeEmbedding(self.width, name="time")(t)]
+        parts = [TimeEmbedding(self.width, self.frequency_shift, name="time")(t)]
         for i, rows in enumerate(label_rows):
             parts.append(LabelEmbedding(rows, self.width, self.label_std, name=f"label_{i}")(labels[:, i]))
         one_row = self.conditioning in ("adaln_zero", "adaln")

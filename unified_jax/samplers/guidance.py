@@ -42,8 +42,12 @@ class Guidance:
     """Power of the power-cosine schedule (MDTv2 uses 4); 0 is a constant scale."""
     rescale: float = 0.0
     """Share of the conditional standard deviation that is restored (0.7 in the paper); 0 is none."""
+    channels: int = 0
+    """Guide only the first so many channels (3 of 4 latent ones in DiT's and SiT's published samples); 0 guides all."""
 
     def __post_init__(self) -> None:
+        if self.channels < 0:
+            raise ValueError(f"Guidance.channels must not be negative, found {self.channels}.")
         if self.scale < 0 or self.power < 0 or not 0 <= self.rescale <= 1 or not 0 <= self.low <= self.high <= 1:
             raise ValueError(
                 "Guidance needs scale >= 0, power >= 0, rescale in [0, 1] and 0 <= low <= high <= 1; found scale = "
@@ -69,15 +73,13 @@ def extrapolate(conditional: Array, unconditional: Array, scale: Any, channels: 
     return jnp.concatenate([guided[..., :channels], conditional[..., channels:]], axis=-1)
 
 
-def classifier_free(
-    conditional: Denoiser, unconditional: Denoiser, process: Any, guidance: Guidance, channels: int | None = None
-) -> Denoiser:
+def classifier_free(conditional: Denoiser, unconditional: Denoiser, process: Any, guidance: Guidance) -> Denoiser:
     """The guided denoiser; returns `conditional` itself where the scale is 1."""
     if guidance.scale == 1:
         return conditional
 
     def leaf(p: Process, c: Prediction, u: Prediction, x_t: Array, t: Array) -> Prediction:
-        scale = expand(guidance.at(p.unit_time(t)), x_t)
+        scale, channels = expand(guidance.at(p.unit_time(t)), x_t), guidance.channels or None
         x0 = extrapolate(c.x0, u.x0, scale, channels)
         eps = extrapolate(c.eps, u.eps, scale, channels)
         if guidance.rescale:

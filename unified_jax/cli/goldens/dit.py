@@ -6,53 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unified_jax.interop import dit as interop
 from unified_jax.modalities.image import Image
 from unified_jax.networks.dit import DiT
 from unified_jax.samplers.guidance import extrapolate
-from unified_jax.typing import Params
-
-
-def parameters(weights: dict[str, np.ndarray], depth: int, heads: int) -> Params:
-    """A DiT state dict (torch layouts) as our tree: linears transposed, q, k, v by head, blocks stacked."""
-    width = weights["pos_embed"].shape[-1]
-    e = width // heads
-
-    def linear(name: str) -> Params:
-        return {"kernel": weights[f"{name}.weight"].T, "bias": weights[f"{name}.bias"]}
-
-    def stacked(name: str) -> Params:
-        parts = [linear(f"blocks.{i}.{name}") for i in range(depth)]
-        return {key: np.stack([part[key] for part in parts]) for key in ("kernel", "bias")}
-
-    qkv, out = stacked("attn.qkv"), stacked("attn.proj")
-    patch = weights["x_embedder.proj.weight"]
-    return {
-        "time": {"fc1": linear("t_embedder.mlp.0"), "fc2": linear("t_embedder.mlp.2")},
-        "label_0": {"table": weights["y_embedder.embedding_table.weight"]},
-        "patch": {
-            "kernel": patch.transpose(2, 3, 1, 0).reshape(-1, width),
-            "bias": weights["x_embedder.proj.bias"],
-        },
-        "blocks": {
-            "modulation": {"linear": stacked("adaLN_modulation.1")},
-            "mlp": {"fc1": stacked("mlp.fc1"), "fc2": stacked("mlp.fc2")},
-            "attention": {
-                "qkv_kernel": qkv["kernel"].reshape(depth, width, 3, heads, e).swapaxes(2, 3),
-                "qkv_bias": qkv["bias"].reshape(depth, 3, heads, e).swapaxes(1, 2),
-                "out_kernel": out["kernel"].reshape(depth, heads, e, width),
-                "out_bias": out["bias"],
-            },
-        },
-        "final_modulation": {"linear": linear("final_layer.adaLN_modulation.1")},
-        "final": linear("final_layer.linear"),
-    }
 
 
 def run(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str, Any]:
     """`y`, and `cfg` where the file has it (guided on the first three channels, as the reference does)."""
     c = config["ctor"]
     weights = {name[6:]: value for name, value in tensors.items() if name.startswith("param/")}
-    params = jax.tree.map(jnp.asarray, parameters(weights, c["depth"], c["num_heads"]))
+    params = jax.tree.map(jnp.asarray, interop.read(weights, c["num_heads"])[0])
     size, patch, channels = c["input_size"], c["patch_size"], c.get("in_channels", 4)
     image = Image(size, size, channels, patch)
     network = DiT(depth=c["depth"], width=c["hidden_size"], heads=c["num_heads"], mlp_ratio=c.get("mlp_ratio", 4.0))
