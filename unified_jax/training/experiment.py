@@ -101,3 +101,5 @@ class Experiment:
             raise UserError(f"--seed must lie in 0 .. 2^31 - 1, found {self.seed}.")
         if self.preview.every < 0 or self.preview.count < 1 or self.validation.every < 0 or self.evaluate < 0:
             raise UserError("preview.every, validation.every and evaluate must not be negative; preview.count not 0.")
+        if self.preview.every or self.evaluate:  # a plan that does not fit is refused before anything is compiled
+            self.preview.plan.prepare(self.model.process)
