@@ -9,6 +9,8 @@ import dataclasses
 import hashlib
 import importlib
 import json
+import types
+import typing
 from typing import Any
 
 from unified_jax.errors import UserError
@@ -37,30 +39,76 @@ def to_plain(value: Any) -> Any:
 
 
 def from_plain(plain: Any, trust: bool = False) -> Any:
-    """The graph that `to_plain` wrote. Raises UserError for an unknown class or field."""
+    """The graph that `to_plain` wrote. Raises UserError for an unknown class or field, or a value of another kind."""
+    try:
+        return _build(plain, trust)
+    except RecursionError as error:
+        raise UserError("The configuration is nested too deeply to be one of ours.") from error
+
+
+def _build(plain: Any, trust: bool) -> Any:
     if isinstance(plain, list):
-        return tuple(from_plain(item, trust) for item in plain)
+        return tuple(_build(item, trust) for item in plain)
     if not isinstance(plain, dict):
         return plain
     cls = _resolve(plain.get("class", ""), trust)
-    values = {name: from_plain(value, trust) for name, value in plain.items() if name != "class"}
+    values = {name: _build(value, trust) for name, value in plain.items() if name != "class"}
+    hints = _hints(cls)
+    for name, value in values.items():
+        if name in hints and not fits(value, hints[name]):
+            kind = getattr(hints[name], "__name__", None) or str(hints[name])
+            raise UserError(
+                f"The configuration of {cls.__name__} does not fit this version: {name} is {str(value)[:80]!r}, "
+                f"expected {kind}."
+            )
     try:
         return cls(**values)
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # a constructor that trips over nonsense may raise anything
         raise UserError(f"The configuration of {cls.__name__} does not fit this version: {error}") from error
 
 
-def _resolve(path: str, trust: bool) -> Any:
-    module, _, name = path.rpartition(".")
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of the kind that a field's annotation asks for; annotations it cannot read fit anything."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, argument) for argument in arguments)
+    if origin is typing.Literal:
+        return any(type(value) is type(argument) and value == argument for argument in arguments)
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        if len(arguments) == 2 and arguments[1] is Ellipsis:
+            return all(fits(item, arguments[0]) for item in value)
+        return len(value) == len(arguments) and all(fits(v, a) for v, a in zip(value, arguments, strict=True))
+    if hint is float:
+        return isinstance(value, float | int) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint is None:
+        return value is None
+    if isinstance(hint, type) and not getattr(hint, "_is_protocol", False):
+        return isinstance(value, hint)
+    return True
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(cls)
+    except (NameError, TypeError):  # an annotation that only a type checker can resolve
+        return {}
+
+
+def _resolve(path: Any, trust: bool) -> Any:
+    module, _, name = path.rpartition(".") if isinstance(path, str) else ("", "", "")
     if not (module.split(".")[0] == "unified_jax" or (trust and module)):
         raise UserError(
             f"The configuration names the class {path!r}, which is not of this package; pass --trust if you wrote it."
         )
     try:
         found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise UserError(f"The configuration names the class {path!r}, which cannot be found: {error}") from error
-    if not dataclasses.is_dataclass(found):
+    if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
         raise UserError(f"The configuration names {path!r}, which is not a dataclass.")
     return found
 

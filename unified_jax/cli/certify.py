@@ -8,6 +8,7 @@ verdict is pass, fail or uncovered; where the reference itself is wrong, which i
 """
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -53,6 +54,9 @@ class Row:
 NETWORKS = ("dit", "sit")
 """Families with float32 networks; the others are computed in float64, so that only the reference's rounding is left."""
 
+LARGEST = 100_000
+"""Whole numbers in a golden's configuration stay below this."""
+
 
 def runners() -> dict[str, Runner]:
     """Family -> how it is computed here."""
@@ -76,46 +80,77 @@ def runners() -> dict[str, Runner]:
     }
 
 
-def certify_file(path: Path, manifest: dict[str, Any]) -> list[Row]:
-    """The rows of one file. Raises UserError for a file that is not a golden."""
-    import jax
-    from safetensors import SafetensorError, safe_open
+def read_golden(path: Path) -> tuple[dict[str, np.ndarray], str, dict[str, Any]]:
+    """(tensors, family, configuration) of one file. Raises UserError for a file that is not a golden."""
+    from safetensors import safe_open
     from safetensors.numpy import load_file
 
     try:
         tensors = load_file(path)
         with safe_open(path, "np") as opened:
             meta = json.loads(opened.metadata()["golden"])
-    except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} is not a golden file: {type(error).__name__}: {error}") from error
-    run = runners().get(meta["family"])
+        family, config = meta["family"], meta.get("cfg", {})
+        if not isinstance(family, str) or not isinstance(config, dict):
+            raise TypeError("family must be a string and cfg an object")
+        _check_sizes(config)
+        _check_sizes([int(number) for name in tensors for number in re.findall(r"[0-9]+", name)])
+    except Exception as error:  # of whatever kind: the reader, JSON and NumPy each have their own
+        raise UserError(f"{path} is not a golden file: {type(error).__name__}: {str(error)[:300]}") from error
+    return tensors, family, config
+
+
+def _check_sizes(config: Any) -> None:
+    """A golden is small; a whole number that no golden holds (a seed aside) would only make us compute for days."""
+    for value in config.values() if isinstance(config, dict) else config if isinstance(config, list) else ():
+        if isinstance(value, int) and abs(value) > LARGEST:
+            raise ValueError(f"cfg holds the number {str(value)[:20]}; at most {LARGEST} is expected")
+        _check_sizes(value)
+
+
+def certify_file(path: Path, manifest: dict[str, Any]) -> list[Row]:
+    """The rows of one file. Raises UserError for a file that is not a golden."""
+    import jax
+
+    tensors, family, config = read_golden(path)
+    run = runners().get(family)
     found: dict[str, Any] = {}
     trouble = ""
     try:
-        double = meta["family"] not in NETWORKS
+        double = family not in NETWORKS
         with jax.enable_x64(double):
             inputs = {name: _doubled(value) if double else value for name, value in tensors.items()}
-            found = run(inputs, meta.get("cfg", {})) if run else {}
+            found = run(inputs, config) if run else {}
             found = {name: value if isinstance(value, Disputed) else np.asarray(value) for name, value in found.items()}
-    except (ValueError, KeyError, TypeError, IndexError, ArithmeticError) as error:
-        trouble = f"fail: could not be run here: {type(error).__name__}: {error}"
-    recorded = manifest.get(path.stem, {}).get("outputs", {})
+    except Exception as error:  # a file that does not hold together may fail anywhere in what it asks for
+        found, trouble = {}, f"fail: could not be run here: {type(error).__name__}: {str(error)[:300]}"
+    recorded = _recorded(manifest, path.stem)
     rows = []
     for name, want in sorted(tensors.items()):
         if name.startswith("out/"):
             output = name[4:]
-            row = _row(path.name, meta["family"], output, want, found.get(output), recorded.get(name, {}))
+            row = _row(path.name, family, output, want, found.get(output), recorded.get(name))
             rows.append(replace(row, verdict=trouble) if trouble else row)
     return rows
+
+
+def _recorded(manifest: Any, stem: str) -> dict[str, float]:
+    """Output -> the reference's own rounding, where the manifest holds one that can be read."""
+    entry = manifest.get(stem) if isinstance(manifest, dict) else None
+    outputs = entry.get("outputs") if isinstance(entry, dict) else None
+    found = {}
+    for name, record in outputs.items() if isinstance(outputs, dict) else ():
+        own = record.get("f32_minus_f64_maxabs") if isinstance(record, dict) else None
+        if isinstance(own, int | float) and 0 <= own < float("inf"):
+            found[name] = float(own)
+    return found
 
 
 def _doubled(value: np.ndarray) -> np.ndarray:
     return value.astype(np.float64) if np.issubdtype(value.dtype, np.floating) else value
 
 
-def _row(file: str, family: str, output: str, want: np.ndarray, got: Any, record: dict[str, Any]) -> Row:
+def _row(file: str, family: str, output: str, want: np.ndarray, got: Any, own: float | None) -> Row:
     largest = float(np.abs(want).max()) if want.size else 0.0
-    own = record.get("f32_minus_f64_maxabs")
     tolerance = 2e-5 * largest if own is None else 4 * own + 1e-5 * largest
     if got is None:
         return Row(file, family, output, None, tolerance, "uncovered")
@@ -129,6 +164,7 @@ def _row(file: str, family: str, output: str, want: np.ndarray, got: Any, record
 
 
 def _distance(got: np.ndarray, want: np.ndarray) -> float:
+    """Infinite where the shapes differ; NaN, which is never within a tolerance, where either holds one."""
     if got.shape != want.shape:
         return float("inf")
     return float(np.abs(got.astype(np.float64) - want.astype(np.float64)).max()) if want.size else 0.0
@@ -142,7 +178,10 @@ def certify(folder: Path, only: str = "") -> list[Row]:
     if not paths:
         raise UserError(f"{str(folder)!r} holds no .safetensors file{f' that starts with {only!r}' if only else ''}.")
     listing = folder / "manifest.json"
-    manifest = json.loads(listing.read_text()) if listing.is_file() else {}
+    try:
+        manifest = json.loads(listing.read_bytes()) if listing.is_file() else {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{listing} is not valid JSON ({error}).") from error
     with jax.default_matmul_precision("highest"):
         return [row for path in paths for row in certify_file(path, manifest)]
 
@@ -160,7 +199,10 @@ def main(arguments: list[str]) -> None:
     count = {verdict: sum(row.verdict.startswith(verdict) for row in rows) for verdict in verdicts}
     print(", ".join(f"{value} {name}" for name, value in count.items()))
     if command.json:
-        Path(command.json).write_text(json.dumps([row.__dict__ for row in rows], indent=1) + "\n")
+        try:
+            Path(command.json).write_text(json.dumps([row.__dict__ for row in rows], indent=1) + "\n")
+        except OSError as error:
+            raise UserError(f"--json {command.json!r} cannot be written: {error.strerror or error}.") from error
     if count["fail"]:
         raise RunError(f"{count['fail']} outputs differ from the reference by more than their tolerance.")
 

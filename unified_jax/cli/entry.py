@@ -4,9 +4,11 @@ Exit codes: 0 done, 2 the user's mistake (one sentence, no traceback), 1 the run
 """
 
 import errno
+import inspect
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +22,7 @@ def run_command(command: Callable[[list[str]], None], arguments: list[str]) -> i
     if os.environ.get("UNIFIED_JAX_TRACEBACK"):
         command(arguments)
         return 0
+    sys.unraisablehook = _unraisable
     try:
         command(arguments)
     except UserError as error:
@@ -34,6 +37,18 @@ def run_command(command: Callable[[list[str]], None], arguments: list[str]) -> i
     except KeyboardInterrupt:
         return _complain("Interrupted.", 1)
     return 0
+
+
+def _unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Python's own report, but for the echoes of a failed save.
+
+    When one file of a checkpoint fails, Orbax drops its event loop and its coroutines while TensorStore's threads still
+    report to them; each of them ends here, dozens a save. The failure itself is said by the checkpoints.
+    """
+    coroutine = unraisable.object if inspect.iscoroutine(unraisable.object) else None
+    orbax = coroutine is not None and "orbax" in coroutine.cr_code.co_filename
+    if not orbax and str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def _complain(message: str, code: int) -> int:
@@ -57,7 +72,11 @@ def use_compilation_cache() -> None:
     folder = Path(chosen) if chosen else base / "unified_jax" / f"jaxlib-{jaxlib.version.__version__}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        if chosen:
+            print(f"Compiled programs are not kept: {folder}: {error.strerror or error}.", file=sys.stderr)
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -14,6 +14,9 @@ from unified_jax.data.world.caption import read_caption
 from unified_jax.errors import UserError
 from unified_jax.modalities.label import Label
 
+LARGEST = 1 << 24
+"""Bytes that are read of a file of conditions; /dev/zero has no end."""
+
 
 def split_arguments(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
     """({name: text} of the --given flags, all other arguments). Raises UserError for a flag without a value."""
@@ -54,8 +57,12 @@ def parse_given(given: dict[str, str], conditions: tuple[Label, ...], count: int
 def _values(name: str, text: str, commas: bool) -> list[str]:
     if text.startswith("@"):
         try:
-            lines = [line.strip() for line in Path(text[1:]).read_text().splitlines()]
-        except (OSError, UnicodeDecodeError) as error:
+            with Path(text[1:]).open("rb") as file:
+                content = file.read(LARGEST + 1)
+            if len(content) > LARGEST:
+                raise ValueError(f"it is longer than {LARGEST} bytes")
+            lines = [line.strip() for line in content.decode().splitlines()]
+        except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a NUL in the name
             raise UserError(f"--given.{name}: the file {text[1:]!r} cannot be read ({error}).") from error
         values = [line for line in lines if line]
     else:

@@ -1,8 +1,10 @@
 """Sampling options of the command line: `--sampler NAME[:FIELD=VALUE,...]` and what replaces fields of a run's plan."""
 
 import dataclasses
+import math
 from typing import Any, get_args
 
+from unified_jax.config import fits
 from unified_jax.errors import UserError
 from unified_jax.samplers.choice import AnySampler
 from unified_jax.samplers.karras import Churn
@@ -23,7 +25,8 @@ def parse_sampler(text: str) -> Any:
     for part in filter(None, options.split(",")):
         key, equals, value = part.partition("=")
         fields = {f.name: f for f in dataclasses.fields(known[name])}
-        churn = {f.name: f for f in dataclasses.fields(Churn)} if "churn" in fields else {}
+        # churn is a group of four numbers, of which one has the group's name; each is an option of its own
+        churn = {f.name: f for f in dataclasses.fields(Churn)} if fields.pop("churn", None) else {}
         if not equals or (key not in fields and key not in churn):
             options_known = sorted((set(fields) | set(churn)) if churn else fields) or ["none"]
             raise UserError(
@@ -45,20 +48,26 @@ def _value(text: str, field: Any, name: str) -> Any:
         if text.lower() not in ("true", "false"):
             raise UserError(f"--sampler {name}: {field.name} is true or false, found {text!r}.")
         return text.lower() == "true"
-    if kind is str:
-        allowed = get_args(field.type)
-        if allowed and text not in allowed:
-            raise UserError(f"--sampler {name}: {field.name} is one of {', '.join(allowed)}, found {text!r}.")
-        return text
-    number = _number(text, field.name)
-    return int(number) if kind is int and number == int(number) else number
+    value: Any = text
+    if kind is not str:
+        number = _number(text, field.name)
+        if kind is int and not number.is_integer():
+            raise UserError(f"--sampler {name}: {field.name} is a whole number, found {text!r}.")
+        value = int(number) if kind is int else number
+    if not fits(value, field.type):
+        allowed = ", ".join(map(str, get_args(field.type)))
+        raise UserError(f"--sampler {name}: {field.name} is one of {allowed}, found {text!r}.")
+    return value
 
 
 def _number(text: str, name: str) -> float:
     try:
-        return float(text)
+        number = float(text)
     except ValueError as error:
         raise UserError(f"The sampler's {name} is a number, found {text!r}.") from error
+    if math.isnan(number):
+        raise UserError(f"The sampler's {name} is a number, found {text!r}.")
+    return number
 
 
 def _snake(name: str) -> str:

@@ -8,7 +8,6 @@ is (part << 40) + index in its source.
 """
 
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 from jaxtyping import Int
 
 from unified_jax.data.base import DataSet, Source, prepare_example
+from unified_jax.data.prefetch import Prefetcher
 from unified_jax.errors import UserError
 from unified_jax.modalities.base import Modality
 
@@ -74,10 +74,9 @@ class Pipeline:
         arrays = {m.name: np.stack([example[m.name] for example in examples]) for m in self.modalities}
         return HostBatch(arrays | {"slot": self.slots}, ids, first)
 
-    def batches(self, first_step: int, threads: int = 2, buffer: int = 4) -> Iterator[HostBatch]:
+    def batches(self, first_step: int, threads: int = 2, buffer: int = 4) -> Prefetcher[HostBatch]:
         """Batches from `first_step` on, prepared in the background, for ever."""
-        steps = grain.MapDataset.range(first_step, first_step + (1 << 40)).map(self.batch)
-        return iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffer)))
+        return Prefetcher(self.batch, first_step, threads, buffer)
 
     def _load(self, example_id: int) -> dict[str, np.ndarray]:
         _, name, source = self.parts[example_id >> PART_BITS]

@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from unified_jax.errors import UserError
+from unified_jax.errors import RunError, UserError
+
+LARGEST = 1 << 26
+"""Pixels of the largest picture that is decoded; a broken header may claim any number."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Tfds:
                     f"Data set {self.set!r}: feature {feature!r} (for field {field!r}) is missing; it has "
                     f"{', '.join(features)}. Map names with --data.rename FIELD FEATURE."
                 )
-        return ((1.0, self.set, TfdsSource(self.set, source, tuple(wanted.items()))),)
+        return ((1.0, self.set, TfdsSource(self.set, split, source, tuple(wanted.items()))),)
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class TfdsSource:
     """Random access to one split."""
 
     name: str
+    split: str
     source: Any
     wanted: tuple[tuple[str, str], ...]
 
@@ -52,21 +56,33 @@ class TfdsSource:
         return len(self.source)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Record `index` under the model's field names. Raises UserError where it cannot be read."""
+        """Record `index` under the model's field names. Raises RunError where it cannot be read."""
         try:
             record = self.source[index]
-            return {field: _decoded(record[feature]) for field, feature in self.wanted}
+            return {field: decoded(record[feature]) for field, feature in self.wanted}
         except Exception as error:  # decoders and readers raise what they like; the record must be named
-            raise UserError(f"Data set {self.name!r}: record {index} cannot be read ({error}).") from error
+            lines = str(error).strip().splitlines()
+            what = lines[0][:200] if lines else type(error).__name__
+            raise RunError(
+                f"Data set {self.name!r}, split {self.split!r}: record {index} cannot be read ({what}); "
+                "prepare the set again."
+            ) from error
 
 
-def _decoded(value: Any) -> Any:
-    """Encoded pictures (PNG or JPEG bytes) as arrays; everything else as it is."""
-    if isinstance(value, bytes) and value.startswith((b"\x89PNG", b"\xff\xd8\xff")):
-        from PIL import Image as Pillow
+def decoded(value: Any) -> Any:
+    """Encoded pictures (PNG or JPEG bytes) as arrays; everything else as it is. Raises ValueError for a broken one."""
+    if not (isinstance(value, bytes) and value.startswith((b"\x89PNG", b"\xff\xd8\xff"))):
+        return value
+    from PIL import Image as Pillow
 
-        return np.asarray(Pillow.open(io.BytesIO(value)))
-    return value
+    try:
+        with Pillow.open(io.BytesIO(value), formats=("PNG", "JPEG")) as picture:
+            if picture.width * picture.height > LARGEST:
+                raise ValueError(f"it claims {picture.width} x {picture.height} pixels")
+            picture.load()
+            return np.asarray(picture)
+    except Exception as error:  # Pillow's decoders raise what they like
+        raise ValueError(f"a picture of {len(value)} bytes cannot be decoded: {error}") from error
 
 
 def _open(name: str, data_dir: str, split: str) -> Any:

@@ -2,13 +2,16 @@
 
     RUN/checkpoints/rolling/STEP/state     the last `keep` checkpoints; a run resumes from the newest
     RUN/checkpoints/best/STEP/state        the one with the lowest validation loss
+    RUN/checkpoints/damaged/STEP           what could not be read when a run resumed from an earlier one
 
 A save that was cut short leaves a temporary folder that is never taken for a checkpoint and is removed at the next
-start.
+start. Each step holds the checksums of its files (`checksums.py`), compared before anything is restored. A save that
+fails, as on a full disk, is said in a line; training goes on, and the next save tries again.
 """
 
 import contextlib
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,8 @@ import jax
 import orbax.checkpoint as ocp
 
 from unified_jax.errors import RunError, UserError
+from unified_jax.training.checksums import find_damage, seal
+from unified_jax.training.notice import say
 from unified_jax.training.state import State
 
 
@@ -42,6 +47,7 @@ class Checkpoints:
         self.folder = folder
         if not write and not (folder / "rolling").is_dir():
             raise UserError(f"{str(run_dir)!r} holds no finished checkpoint.")
+        self.reason = ""
         self.rolling = _manager(folder / "rolling", keep, write)
         self.best = _manager(folder / "best", 1, write)
 
@@ -49,33 +55,72 @@ class Checkpoints:
         """Steps of the rolling checkpoints, rising."""
         return sorted(self.rolling.all_steps())
 
+    def last_good(self) -> str:
+        """A sentence: which checkpoint a failed run can go on from."""
+        kept = self.steps()
+        return f"The last good checkpoint is step {kept[-1]}." if kept else "There is no checkpoint yet."
+
     def save(self, state: State, step: int) -> None:
-        """Starts an asynchronous save; a step that is already saved is left alone. Raises RunError if it cannot."""
-        if step in self.rolling.all_steps():
-            return
-        self._save(self.rolling, state, step, None)
+        """Starts an asynchronous save; a step that is already saved is left alone. A failure is said, not raised."""
+        self._collect(self.rolling)
+        if step not in self.rolling.all_steps():
+            self._save(self.rolling, state, step, None)
+
+    def save_last(self, state: State, step: int) -> None:
+        """Saves the state a run ends with, and waits for it. Raises RunError where that fails twice."""
+        for _ in range(2):
+            self.save(state, step)
+            self._collect(self.rolling)
+            if step in self.rolling.all_steps():
+                return
+        kept = self.steps()
+        on = f"the same command goes on from step {kept[-1]}" if kept else "nothing of this run could be saved"
+        raise RunError(f"The last step, {step}, could not be saved in {self.folder}: {self.reason}; {on}.")
 
     def save_best(self, state: State, step: int, loss: float) -> None:
-        """Saves if `loss` is the lowest so far."""
-        self.best.wait_until_finished()
+        """Saves if `loss` is the lowest so far. A failure is said, not raised."""
+        self._collect(self.best)
         kept = self.best.latest_step()
-        if kept is not None and kept < step and self._best_loss(kept) <= loss:
-            return
-        self._save(self.best, state, step, loss)
+        if kept is None or kept >= step or not self._best_loss(kept) <= loss:
+            self._save(self.best, state, step, loss)
 
     def _save(self, manager: ocp.CheckpointManager, state: State, step: int, loss: float | None) -> None:
+        items: dict[str, Any] = {"state": ocp.args.PyTreeSave(_as_dict(state))}
+        if loss is not None:
+            items["loss"] = ocp.args.JsonSave({"loss": loss})
         try:
-            items: dict[str, Any] = {"state": ocp.args.PyTreeSave(_as_dict(state))}
-            if loss is not None:
-                items["loss"] = ocp.args.JsonSave({"loss": loss})
-            saved = manager.save(step, args=ocp.args.Composite(**items), force=True)
-        except (OSError, ValueError) as error:
-            raise RunError(self._cannot(step, error)) from error
-        if not saved:
-            raise RunError(f"The checkpoint of step {step} was refused by {manager.directory}.")
+            if not manager.save(step, args=ocp.args.Composite(**items), force=True):
+                raise ValueError(f"step {step} was refused")
+        except Exception as error:  # Orbax and TensorStore raise what they like
+            self._failed(manager, error)
+
+    def _collect(self, manager: ocp.CheckpointManager) -> None:
+        """Waits for the save that is under way, and says so where it failed."""
+        try:
+            manager.wait_until_finished()
+        except Exception as error:
+            self._failed(manager, error)
+
+    def _failed(self, manager: ocp.CheckpointManager, error: Exception) -> None:
+        manager.reload()
+        if jax.process_index() == 0:  # what was half written takes the room that the next save needs
+            for unfinished in _unfinished(Path(manager.directory)):
+                shutil.rmtree(unfinished, ignore_errors=True)
+        text = str(error).strip() or type(error).__name__
+        full = any(words in text for words in ("No space left", "RESOURCE_EXHAUSTED", "Disk quota"))
+        self.reason = "the disk is full" if full else text.splitlines()[0][:200]
+        say(
+            f"A checkpoint could not be written to {manager.directory}: {self.reason}; the next save tries again. "
+            f"{self.last_good()}"
+        )
 
     def _best_loss(self, step: int) -> float:
-        return json.loads((Path(self.best.directory) / str(step) / "loss" / "metadata").read_text())["loss"]
+        """NaN, which nothing is lower than or equal to, where it cannot be read."""
+        try:
+            text = (Path(self.best.directory) / str(step) / "loss" / "metadata").read_bytes()
+            return float(json.loads(text)["loss"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return float("nan")
 
     def drop_after(self, step: int) -> None:
         """Forgets best checkpoints of steps that a resumed run will do again."""
@@ -89,13 +134,45 @@ class Checkpoints:
         """
         return self._restore(self.rolling, like, step)
 
+    def restore_newest(self, like: Any, fall_back: bool) -> Any:
+        """The newest checkpoint; with `fall_back` the newest that can be read.
+
+        Those after it are moved to checkpoints/damaged/ and named on stderr. Raises UserError, and moves nothing, where
+        none can be read.
+        """
+        damaged: list[tuple[int, UserError]] = []
+        for step in reversed(self.steps()):
+            try:
+                state = self.restore(like, step)
+            except UserError as error:
+                damaged.append((step, error))
+                if not fall_back:
+                    break
+                continue
+            for bad, error in damaged:
+                say(f"{error} It was moved to {self._set_aside(bad)}; the run goes on from step {step}.")
+            return state
+        raise damaged[0][1]
+
+    def _set_aside(self, step: int) -> Path:
+        target = self.folder / "damaged" / str(step)
+        try:
+            target.parent.mkdir(exist_ok=True)
+            while target.exists():
+                target = target.with_name(target.name + "_")
+            (Path(self.rolling.directory) / str(step)).rename(target)
+        except OSError as error:
+            raise RunError(f"The damaged checkpoint of step {step} cannot be moved to {target}: {error}.") from error
+        self.rolling.reload()
+        return target
+
     def restore_best(self, like: Any) -> Any:
         """The same for the best checkpoint."""
         return self._restore(self.best, like, None)
 
     def _restore(self, manager: ocp.CheckpointManager, like: Any, step: int | None) -> Any:
-        step = manager.latest_step() if step is None else step
-        if step is None:
+        chosen = manager.latest_step() if step is None else step
+        if chosen is None:
             raise UserError(f"{manager.directory} holds no finished checkpoint.")
         item = _as_dict(like) if isinstance(like, State) else like
         arguments = ocp.args.PyTreeRestore(
@@ -104,51 +181,63 @@ class Checkpoints:
             partial_restore=True,
         )
         try:
-            restored = manager.restore(step, args=ocp.args.Composite(state=arguments))["state"]
+            if damage := find_damage(Path(manager.directory) / str(chosen)):
+                raise ValueError(damage + ".")
+            restored = manager.restore(chosen, args=ocp.args.Composite(state=arguments))["state"]
             _check_shapes(item, restored)
         except Exception as error:
-            others = [s for s in self.steps() if s != step]
+            if step is None and self._moved_on(manager, chosen):
+                return self._restore(manager, like, None)
+            others = [s for s in self.steps() if s != chosen]
             hint = f"delete that folder to go back to step {others[-1]}" if others else "no other checkpoint is kept"
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UserError(
-                f"The checkpoint {manager.directory}/{step} cannot be read: {reason[:300]} It is damaged or was "
+                f"The checkpoint {manager.directory}/{chosen} cannot be read: {reason[:300]} It is damaged or was "
                 f"written for another model; {hint}."
             ) from error
         return State(**restored) if isinstance(like, State) else restored
 
-    def wait(self) -> None:
-        """Until everything is on disk. Raises RunError where that failed."""
-        for manager in (self.rolling, self.best):
-            try:
-                manager.wait_until_finished()
-            except Exception as error:
-                raise RunError(self._cannot(None, error)) from error
+    @staticmethod
+    def _moved_on(manager: ocp.CheckpointManager, step: int) -> bool:
+        """Whether a run that is still training has put a newer checkpoint in the place of this one."""
+        manager.reload()
+        latest = manager.latest_step()
+        return latest is not None and latest > step
 
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None:
-            self.wait()
+    def __exit__(self, *_: object) -> None:
         for manager in (self.rolling, self.best):
-            with contextlib.suppress(Exception):  # what failed has been said: by wait, or by the error on its way
+            self._collect(manager)
+            with contextlib.suppress(Exception):  # what failed has been said
                 manager.close()
-
-    def _cannot(self, step: int | None, error: Exception) -> str:
-        kept = self.steps()
-        safe = f"the last good checkpoint is step {kept[-1]}" if kept else "there is no earlier checkpoint"
-        what = "A checkpoint" if step is None else f"The checkpoint of step {step}"
-        reason = str(error).strip()
-        full = any(words in reason for words in ("No space left", "RESOURCE_EXHAUSTED", "Disk quota"))
-        return f"{what} could not be written to {self.folder}: {'the disk is full' if full else reason[:200]}; {safe}."
 
 
 def _manager(folder: Path, keep: int, write: bool) -> ocp.CheckpointManager:
+    def finish() -> None:
+        """Runs in Orbax's thread when all files are written, before the folder gets its final name."""
+        if jax.process_index() == 0:
+            for unfinished in _unfinished(folder):
+                seal(unfinished)
+
+    if write and jax.process_index() == 0:  # the run's lock is held: whoever wrote these is gone
+        for unfinished in _unfinished(folder):
+            shutil.rmtree(unfinished, ignore_errors=True)
     options = ocp.CheckpointManagerOptions(
-        max_to_keep=keep, create=write, cleanup_tmp_directories=write, read_only=not write
+        max_to_keep=keep,
+        create=write,
+        cleanup_tmp_directories=write,
+        read_only=not write,
+        async_options=ocp.AsyncOptions(post_finalization_callback=finish) if write else None,
     )
     handlers = {"state": ocp.PyTreeCheckpointHandler(), "loss": ocp.JsonCheckpointHandler()}
     return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
+
+
+def _unfinished(folder: Path) -> list[Path]:
+    """Steps that are being written, or were when something failed."""
+    return sorted(folder.glob("*.orbax-checkpoint-tmp*"))
 
 
 def _as_dict(state: State) -> dict[str, Any]:

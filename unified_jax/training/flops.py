@@ -37,7 +37,7 @@ def count_flops(function: Any, *arguments: Any) -> float:
 
 
 def _count(jaxpr: Any) -> float:
-    return sum(_equation(equation) for equation in jaxpr.eqns)
+    return sum((_equation(equation) for equation in jaxpr.eqns), 0.0)
 
 
 def _equation(equation: Any) -> float:
@@ -50,7 +50,7 @@ def _equation(equation: Any) -> float:
         kernel = equation.invars[1].aval.shape
         out_features = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
         return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) / out_features
-    inner = sum(_count(sub) for value in equation.params.values() for sub in _jaxprs(value))
+    inner = sum((_count(sub) for value in equation.params.values() for sub in _jaxprs(value)), 0.0)
     return inner * equation.params["length"] if name == "scan" else inner
 
 

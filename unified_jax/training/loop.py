@@ -1,5 +1,6 @@
 """Training, top to bottom: mesh, data, shapes, shardings, init or restore, steps. See `train`."""
 
+import contextlib
 import dataclasses
 import functools
 import signal
@@ -14,15 +15,17 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from unified_jax.config import to_plain
 from unified_jax.data.pipeline import HostBatch, Pipeline
-from unified_jax.errors import UserError
+from unified_jax.data.prefetch import Prefetcher
+from unified_jax.errors import RunError, UserError
 from unified_jax.sharding import make_mesh
 from unified_jax.training import run_dir as runs
 from unified_jax.training.checkpoint import Checkpoints
 from unified_jax.training.experiment import Experiment
 from unified_jax.training.flops import count_flops
+from unified_jax.training.lock import RunLock
 from unified_jax.training.metrics import MetricsWriter, Pending, Progress
+from unified_jax.training.same_run import check_same_run
 from unified_jax.training.state import State, state_shardings
 from unified_jax.training.step import Optimizer, init_state, train_step
 from unified_jax.training.watch import Watch
@@ -99,7 +102,8 @@ def _train(run: Run, start: Start) -> dict[str, Any]:
     if start.resume == "must" and not (folder / "checkpoints").is_dir():
         raise UserError(f"--resume must: {str(folder)!r} holds no finished checkpoint.")
     runs.create(folder)
-    with Checkpoints(folder, experiment.checkpoint.keep) as checkpoints:
+    lock = RunLock(folder) if jax.process_index() == 0 else contextlib.nullcontext()
+    with lock, Checkpoints(folder, experiment.checkpoint.keep) as checkpoints:
         state = begin(run, start, checkpoints)
         first = int(state.step)
         runs.save_experiment(folder, experiment)
@@ -120,12 +124,13 @@ def begin(run: Run, start: Start, checkpoints: Checkpoints) -> State:
             f"{str(start.run_dir)!r} already holds a run (step {saved[-1]}); choose another --run-dir, or resume it."
         )
     if saved:
-        _check_same_run(run.experiment, start.run_dir)
+        check_same_run(run.experiment, start.run_dir)
         if saved[-1] > run.experiment.steps:
             raise UserError(f"The run is at step {saved[-1]}, beyond --steps {run.experiment.steps}.")
-    checkpoints.drop_after(saved[-1] if saved else 0)
-    if saved:
-        return checkpoints.restore(abstract(run))
+        state = checkpoints.restore_newest(abstract(run), fall_back=start.resume == "auto")
+        checkpoints.drop_after(int(state.step))
+        return state
+    checkpoints.drop_after(0)
     make = functools.partial(init_state, run.experiment.model, run.optimizer, run.experiment.balance)
     state = jax.jit(make, out_shardings=run.shardings)(run.key)
     return state if start.init_from is None else _init_from(run, state, start.init_from)
@@ -139,24 +144,13 @@ def abstract(run: Run) -> State:
 
 
 def _init_from(run: Run, state: State, source: Path) -> State:
-    averages = runs.load_experiment(source, trust=True).ema
+    averages = runs.read_config(source).get("ema")  # only their number is needed: nothing of the file is built
+    if not isinstance(averages, list) or not averages:
+        raise UserError(f"--init-from: {source / 'config.json'} does not describe an experiment with averages.")
     wanted = {"ema": tuple(abstract(run).params for _ in averages)}
     params = Checkpoints(source, write=False).restore(wanted)["ema"][0]
     copies = tuple(jax.tree.map(jnp.copy, params) for _ in state.ema)
     return dataclasses.replace(state, params=params, ema=copies)
-
-
-def _check_same_run(experiment: Experiment, folder: Path) -> None:
-    """What decides the numbers must not change under a run; what only decides when things are written may."""
-    ours, theirs = to_plain(experiment), to_plain(runs.load_experiment(folder, trust=True))
-    free = ("mesh", "rules", "log_every", "checkpoint", "preview", "validation", "evaluate", "non_finite")
-    free += ("steps",) if experiment.optimizer.schedule == "constant" else ()
-    changed = [name for name in ours if name not in free and ours[name] != theirs.get(name)]
-    if changed:
-        raise UserError(
-            f"{str(folder)!r} holds a run with another {', '.join(changed)}; resume it with its own settings, or "
-            "choose another --run-dir (--init-from starts from its parameters)."
-        )
 
 
 class Interrupt:
@@ -192,11 +186,11 @@ def _steps(
     progress = Progress(experiment.steps, first, show=not start.quiet and jax.process_index() == 0)
     watch = Watch(experiment, writer, progress, checkpoints, start.run_dir)
     step = first
+    batches = run.pipeline.batches(first)
     try:
-        batches = run.pipeline.batches(first)
         while step < experiment.steps and not interrupt.received:
             before = time.perf_counter()
-            batch = next(batches)
+            batch = _next_batch(batches, experiment, step + 1, checkpoints)
             watch.clock.wait(time.perf_counter() - before)
             rows = run.place(batch)
             watch.flops = watch.flops or count_flops(run.step, state, {}, rows, run.key)
@@ -205,8 +199,22 @@ def _steps(
             watch.note(Pending(step, metrics, batch))
             watch.look(state, step)
         watch.drain(0)
-        checkpoints.save(state, step)
+        checkpoints.save_last(state, step)
         return watch.summary(step, parameters=sum(leaf.size for leaf in jax.tree.leaves(run.shapes.params)))
     finally:
+        batches.close()
         progress.close()
         writer.close()
+
+
+def _next_batch(
+    batches: Prefetcher[HostBatch], experiment: Experiment, step: int, checkpoints: Checkpoints
+) -> HostBatch:
+    """The next batch. Raises RunError, with what is safe, for whatever went wrong in the background."""
+    try:
+        return next(batches)
+    except Exception as error:  # sources raise what they like
+        what = str(error) if isinstance(error, UserError | RunError) else f"{type(error).__name__}: {error}."
+        raise RunError(
+            f"Step {step} (split {experiment.split!r}) has no data: {what} {checkpoints.last_good()}"
+        ) from error

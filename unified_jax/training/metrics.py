@@ -17,6 +17,8 @@ from tqdm import tqdm
 
 from unified_jax.data.pipeline import HostBatch
 from unified_jax.errors import RunError
+from unified_jax.training.board import Appender, Board
+from unified_jax.training.notice import say
 
 LAG = 2
 """Steps in flight before the metrics of the oldest are read."""
@@ -31,91 +33,119 @@ class Pending(NamedTuple):
 
 
 class Clock:
-    """Wall time since the last reading, and how much of it was spent waiting for data."""
+    """Time since the last reading, and how much of it was spent waiting for data.
+
+    Monotonic time, and still no number may turn negative, infinite or NaN whatever a clock does.
+    """
 
     def __init__(self) -> None:
-        self.start = self.mark = time.perf_counter()
-        self.waited = self.total_waited = 0.0
+        self.mark = time.perf_counter()
+        self.total = self.waited = self.total_waited = 0.0
         self.steps = 0
 
     def wait(self, seconds: float) -> None:
         """Counts a wait for data, and a step."""
-        self.waited += seconds
-        self.total_waited += seconds
+        self.waited += max(seconds, 0.0)
+        self.total_waited += max(seconds, 0.0)
         self.steps += 1
 
     def read(self, batch_size: int, flops: float, peak: float | None) -> dict[str, float]:
         """The `time/*` numbers since the last reading."""
-        now = time.perf_counter()
-        seconds = max(now - self.mark, 1e-9)
+        seconds = self._lap()
         step_seconds = seconds / max(self.steps, 1)
         found = {
-            "time/seconds": now - self.start,
+            "time/seconds": self.total,
             "time/step_seconds": step_seconds,
             "time/examples_per_second": batch_size / step_seconds,
             "time/flops_per_second": flops / step_seconds,
-            "time/data_wait_share": self.waited / seconds,
+            "time/data_wait_share": min(self.waited / seconds, 1.0),
         }
         if peak:
             found["time/share_of_peak"] = flops / step_seconds / peak
-        self.mark, self.waited, self.steps = now, 0.0, 0
+        self.waited, self.steps = 0.0, 0
         return found
+
+    def whole(self) -> tuple[float, float]:
+        """(seconds since the start, share of them spent waiting for data)."""
+        self._lap()
+        return self.total, min(self.total_waited / self.total, 1.0)
+
+    def _lap(self) -> float:
+        now = time.perf_counter()
+        seconds = max(now - self.mark, 1e-9)
+        self.mark, self.total = now, self.total + seconds
+        return seconds
 
 
 class MetricsWriter:
-    """Appends to the files of a run directory. `resume_step` cuts what a resumed run will write again."""
+    """Appends to the files of a run directory. `resume_step` cuts what a resumed run will write again.
+
+    A disk that refuses a line is reported once; lines wait in memory and are tried again with the next one.
+    """
 
     def __init__(self, run_dir: Path, resume_step: int) -> None:
-        from tensorboardX import SummaryWriter
-
         self.path, self.skipped_path = run_dir / "metrics.jsonl", run_dir / "non_finite.jsonl"
-        for path in (self.path, self.skipped_path):
-            cut_lines(path, resume_step)
-        self.file = self.path.open("a")
-        self.board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=resume_step + 1)
-
-    def write(self, step: int, values: dict[str, Any]) -> None:
-        """One line and the same scalars as TensorBoard events. Raises RunError where the disk refuses."""
         try:
-            self.file.write(json.dumps({"step": step, **values}) + "\n")
-            self.file.flush()
-            for name, value in values.items():
-                if isinstance(value, float):
-                    self.board.add_scalar(name, value, step)
-                elif name == "loss_by_time":
-                    for i, part in enumerate(value):
-                        if part is not None:
-                            self.board.add_scalar(f"loss_by_time/{i:02d}", part, step)
+            for path in (self.path, self.skipped_path):
+                cut_lines(path, resume_step)
+            self.file = Appender(self.path)
+            self.board = Board(run_dir / "tensorboard", resume_step + 1)
         except OSError as error:
             raise RunError(f"{self.path} cannot be written ({error}); the last checkpoint is intact.") from error
+        self.skipped: Appender | None = None
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        """One line, and the same scalars as a TensorBoard event."""
+        self._append(self.file, {"step": step, **values})
+        scalars = {name: value for name, value in values.items() if isinstance(value, float)}
+        parts = values.get("loss_by_time", [])
+        scalars |= {f"loss_by_time/{i:02d}": part for i, part in enumerate(parts) if part is not None}
+        self.board.write(step, scalars)
 
     def write_non_finite(self, step: int, batch: HostBatch, values: dict[str, Any]) -> None:
         """The step whose loss or gradient was not finite: its index, slots and example ids."""
         record = {"step": step, "slots": list(range(len(batch.ids))), "ids": batch.ids.tolist(), **values}
-        with self.skipped_path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        self.skipped = self.skipped or Appender(self.skipped_path)
+        self._append(self.skipped, record)
+
+    def _append(self, file: Appender, record: dict[str, Any]) -> None:
+        waited = len(file.waiting)
+        error = file.append((json.dumps(record) + "\n").encode())
+        if error and not waited:
+            say(f"{file.path} cannot be written ({error.strerror}); its lines are kept and tried again.")
+        elif waited and not error:
+            say(f"{file.path} is written again; no line was lost.")
 
     def close(self) -> None:
-        """Flushes and closes."""
-        self.file.close()
+        """Closes; says how many lines never reached the disk."""
+        for file in filter(None, (self.file, self.skipped)):
+            if file.waiting:
+                say(f"{file.path} lacks its last {len(file.waiting)} line(s): the disk refused them to the end.")
+            file.close()
         self.board.close()
 
 
 def cut_lines(path: Path, last_step: int) -> None:
-    """Keeps the whole lines of steps <= last_step; a torn last line goes too. Atomic."""
+    """Keeps the whole lines of steps <= last_step, up to the first that is torn or is none. Atomic."""
     if not path.exists():
         return
     kept = []
-    for line in path.read_text().splitlines(keepends=True):
-        try:
-            if not line.endswith("\n") or json.loads(line)["step"] > last_step:
-                break
-        except (json.JSONDecodeError, KeyError, TypeError):
+    for line in path.read_bytes().splitlines(keepends=True):
+        if not line.endswith(b"\n") or not _is_line(line, last_step):
             break
         kept.append(line)
     temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept))
+    temporary.write_bytes(b"".join(kept))
     temporary.replace(path)
+
+
+def _is_line(line: bytes, last_step: int) -> bool:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):  # no JSON, no UTF-8, or nonsense nested a thousand deep
+        return False
+    step = record.get("step") if isinstance(record, dict) else None
+    return isinstance(step, int) and not isinstance(step, bool) and step <= last_step
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -149,6 +179,9 @@ class Progress:
             dynamic_ncols=True,
             mininterval=0.5 if tty else 15,
         )
+        # tqdm reads the wall clock, which may jump; a rate and an ETA need one that only runs forward.
+        self.bar._time = time.monotonic  # pyright: ignore[reportAttributeAccessIssue]
+        self.bar.start_t = self.bar.last_print_t = time.monotonic()
 
     def update(self, step: int, values: dict[str, Any]) -> None:
         """Moves the bar to `step` and shows the latest values."""
@@ -165,7 +198,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """A line above the bar."""
-        self.bar.write(text, file=sys.stderr)
+        say(text)
 
     def close(self) -> None:
         """Leaves the bar on the screen."""

@@ -26,7 +26,7 @@ def create(run_dir: Path) -> None:
         (run_dir / "previews").mkdir(parents=True, exist_ok=True)
         probe = run_dir / ".writable"
         probe.write_text("")
-        probe.unlink()
+        probe.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"The run directory {str(run_dir)!r} cannot be written: {error.strerror or error}.") from error
 
@@ -46,20 +46,29 @@ def save_experiment(run_dir: Path, experiment: Experiment) -> None:
     write_json(run_dir / "config.json", to_plain(experiment))
 
 
-def load_experiment(run_dir: Path, trust: bool = False) -> Experiment:
-    """Rebuilds the experiment of a run. Raises UserError where the folder is no run."""
+def read_config(run_dir: Path) -> dict[str, Any]:
+    """config.json as it stands. Raises UserError where the folder is no run, or the file is no JSON object."""
     path = run_dir / "config.json"
     if not run_dir.is_dir():
         raise UserError(f"The run directory {str(run_dir)!r} does not exist.")
     if not path.is_file():
         raise UserError(f"{str(run_dir)!r} is no run directory: it has no config.json.")
     try:
-        plain = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        plain = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, a number of 5000 digits, nested without end
         raise UserError(f"{path} is not valid JSON ({error}).") from error
-    experiment = from_plain(plain, trust)
+    if not isinstance(plain, dict):
+        raise UserError(f"{path} does not describe an experiment: expected an object, found {type(plain).__name__}.")
+    return plain
+
+
+def load_experiment(run_dir: Path, trust: bool = False) -> Experiment:
+    """Rebuilds the experiment of a run. Raises UserError where the folder is no run."""
+    experiment = from_plain(read_config(run_dir), trust)
     if not isinstance(experiment, Experiment):
-        raise UserError(f"{path} does not describe an experiment.")
+        raise UserError(f"{run_dir / 'config.json'} does not describe an experiment.")
     return experiment
 
 

@@ -1,6 +1,6 @@
 """What the loop does between steps: reads metrics, judges non-finite steps, draws previews, validates, saves."""
 
-import time
+import contextlib
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,7 @@ class Watch:
             return
         self.drain(0)
         if due[0] and self.previewer:
-            self.previewer.write(state.ema[0], self.folder / "previews" / f"step_{step:07d}.png")
+            self._preview(state, step)
         if due[1] and self.validator:
             loss = self.validator.loss(state.ema[0])
             self.writer.write(step, {"validation/loss": loss})
@@ -89,9 +89,20 @@ class Watch:
         if save:
             self.checkpoints.save(state, step)
 
+    def _preview(self, state: State, step: int) -> None:
+        """A sheet; one that the disk refuses is reported and missed, it is no reason to stop."""
+        path = self.folder / "previews" / f"step_{step:07d}.png"
+        assert self.previewer
+        try:
+            self.previewer.write(state.ema[0], path)
+        except RunError as error:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+            self.progress.say(f"step {step}: {error}")
+
     def summary(self, step: int, parameters: int) -> dict[str, Any]:
         """What summary.json says of the run."""
-        seconds = time.perf_counter() - self.clock.start
+        seconds, waited = self.clock.whole()
         return {
             "step": step,
             "finished": step == self.experiment.steps,
@@ -100,5 +111,5 @@ class Watch:
             "parameters": parameters,
             "flops_per_step": self.flops,
             "time/seconds": seconds,
-            "time/data_wait_share": self.clock.total_waited / seconds,
+            "time/data_wait_share": waited,
         }

@@ -1,0 +1,102 @@
+"""What a person may type after --given and --sampler ends in a sentence. See cases.py for running more."""
+
+import dataclasses
+
+import numpy as np
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from tests.fuzz.cases import cases, complaint
+from unified_jax.cli.given import parse_given, split_arguments
+from unified_jax.cli.sampling import parse_sampler, sampler_names
+from unified_jax.config import fits
+from unified_jax.data.world.scene import COLOURS, SHAPES
+from unified_jax.modalities.label import Label
+from unified_jax.samplers.karras import Churn
+
+LABELS = (Label("shape", 6, SHAPES), Label("colour", 8, COLOURS), Label("size", 3))
+WORDS = [
+    *SHAPES,
+    *COLOURS,
+    "a",
+    "and",
+    "two",
+    "small",
+    "large",
+    "top",
+    "left",
+    "moving",
+    "1",
+    "-1",
+    "6",
+    "9" * 40,
+    "",
+    "²",
+    "٣",
+]
+VALUE = st.one_of(
+    st.text(max_size=12),
+    st.lists(st.sampled_from(WORDS), max_size=6).map(" ".join),
+    st.lists(st.one_of(st.sampled_from(WORDS), st.text(max_size=3)), max_size=5).map(",".join),
+    st.sampled_from(["@", "@.", "@/", "@\0", "@/dev/null", "@/dev/zero", "@" + "x" * 5000, "@~", "@@"]),
+)
+NAME = st.one_of(st.sampled_from(["shape", "colour", "size", "caption", "", "class", "SHAPE"]), st.text(max_size=5))
+FIELDS = sorted(
+    {f.name for c in (*sampler_names().values(), Churn) for f in dataclasses.fields(c)} | {"kind", "__class__"}
+)
+NUMBER = st.one_of(
+    st.sampled_from(
+        ["1", "2", "0.5", "inf", "-inf", "nan", "1e400", "true", "False", "1_0", "0x3", "", "٣", "bh2", "None"]
+    ),
+    st.floats().map(str),
+    st.integers().map(str),
+    st.text(max_size=4),
+)
+OPTION = st.one_of(st.builds("{}={}".format, st.sampled_from(FIELDS), NUMBER), st.text(max_size=6))
+SAMPLER = st.one_of(
+    st.builds("{}:{}".format, st.sampled_from(sorted(sampler_names())), st.lists(OPTION, max_size=3).map(",".join)),
+    st.text(max_size=20),
+)
+
+
+@cases(2000)
+@given(name=NAME, value=VALUE, count=st.integers(1, 5))
+@example(name="shape", value="@/dev/zero", count=1)
+def test_given(name, value, count):
+    columns = {}
+    said = complaint(lambda: columns.update(parse_given({name: value}, LABELS, count)))
+    if said:
+        assert "--given" in said
+        return
+    for label in LABELS:
+        column = columns[label.name]
+        assert column.shape == (count,) and column.dtype == np.int32
+        assert ((column >= 0) & (column <= label.null)).all()
+
+
+@cases(500)
+@given(
+    words=st.lists(st.one_of(st.text(max_size=6), NAME.map("--given.{}".format), st.just("--given.a=b")), max_size=5)
+)
+def test_splitting_a_command_line_loses_nothing(words):
+    if said := complaint(lambda: split_arguments(words)):
+        assert "needs a value" in said
+        return
+    found, rest = split_arguments(words)
+    assert len(found) + len(rest) <= len(words)
+    assert all(not word.startswith("--given.") for word in rest)
+
+
+@cases(2500)
+@given(text=SAMPLER)
+@example(text="dpm_solver:order=inf")
+@example(text="dpm_solver:order=1.5")
+@example(text="karras:churn=nan")
+def test_sampler(text):
+    if said := complaint(lambda: parse_sampler(text)):
+        assert "sampler" in said
+        return
+    made = parse_sampler(text)
+    assert type(made) in sampler_names().values()
+    for field in dataclasses.fields(made):
+        assert fits(getattr(made, field.name), field.type)

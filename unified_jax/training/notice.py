@@ -1,0 +1,10 @@
+"""A line on stderr that leaves the progress bar whole."""
+
+import sys
+
+from tqdm import tqdm
+
+
+def say(text: str) -> None:
+    """Prints a line above whatever bar is shown."""
+    tqdm.write(text, file=sys.stderr)
