@@ -34,7 +34,7 @@ def ends(main, *arguments):
     ("arguments", "words"),
     [
         ((), "Usage: python train.py RECIPE"),
-        (("quickstrat",), "Unknown recipe 'quickstrat'; recipes: dit_emoji"),
+        (("quickstrat",), "Unknown recipe 'quickstrat'; recipes: dit_adaln_fashion_mnist"),
         (("no/such.py",), "does not exist"),
         (("quickstart", "--steps", "-3"), "--steps must be at least 1, found -3"),
         (("quickstart", "--batch-size", "0"), "must be at least 1"),
@@ -91,7 +91,7 @@ def test_samples_of_every_format(trained, tmp_path):
         np.testing.assert_array_equal(np.asarray(one), saved["image"][3])
         assert sheet.size[0] > 100
     request = json.loads((tmp_path / "request.json").read_text())
-    assert (request["seed"], request["plan"]["guidance"], request["step"]) == (7, 3.0, 1)
+    assert (request["seed"], request["plan"]["guidance"]["scale"], request["step"]) == (7, 3.0, 1)
     assert {"commit", "config_hash", "device", "versions"} <= set(request)
 
 

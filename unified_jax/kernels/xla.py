@@ -1,8 +1,11 @@
 r"""The path that runs everywhere: the same three parts through XLA, in the compute dtype, softmax and norms in float32.
 
-Two choices differ from the reference. The softmax divides after the second matmul, `exp(s - max) v / sum`, with the
-maximum out of the gradient, which is measurably faster forward and backward. Rows of several modulations are picked by
-a one-hot matmul, whose gradient is a matmul too, not a scatter-add.
+Choices that differ from the reference, for speed (benchmarks/profile.md has the figures):
+
+- The softmax divides after the second matmul, `exp(s - max) v / sum`, with the maximum out of the gradient.
+- Heads come before tokens in attention's two matmuls, so that each is one plain product a head: no scores are moved.
+- Projections see batch and tokens as one axis (`rows_of`): the gradient of a weight is then one plain product too.
+- Rows of several modulations are picked by a one-hot matmul, whose gradient is a matmul, not a scatter-add.
 """
 
 import jax
@@ -26,6 +29,16 @@ def modulate(x: Array, shift: Rows, scale: Rows, index: Index | None) -> Array:
     return x * (1 + pick_rows(scale, index)) + pick_rows(shift, index)
 
 
+def rows_of(x: Array, features: int = 1) -> Array:
+    """x with all axes before the last `features` as one, for a matmul; x itself where tokens are cut over devices.
+
+    (There the merged axis would be gathered.)
+    """
+    if jax.sharding.get_abstract_mesh().shape.get("sequence", 1) > 1:
+        return x
+    return x.reshape((-1,) + x.shape[-features:])
+
+
 def modulated_qkv(
     x: Float[Array, "b n d"],
     modulation: Modulation | None,
@@ -44,10 +57,11 @@ def modulated_qkv(
         h = h + weights.norm_bias
     if modulation is not None:
         h = modulate(h, modulation.shift, modulation.scale, modulation.index)
-    fused = jnp.einsum("bnd,dgre->bngre", h.astype(dtype), weights.kernel)
+    fused = jnp.einsum("...d,dgre->...gre", rows_of(h.astype(dtype)), weights.kernel)
     if weights.bias is not None:
         fused = fused + weights.bias.astype(dtype)
-    b, n, _, _, e = fused.shape
+    b, n, e = *x.shape[:2], fused.shape[-1]
+    fused = fused.reshape((b, n) + fused.shape[-3:])
     q, k, v = fused[..., :-2, :].reshape(b, n, -1, e), fused[..., -2, :], fused[..., -1, :]
     if weights.q_scale is not None and weights.k_scale is not None:
         q = (reference.normalise(q, "rms", eps) * weights.q_scale).astype(dtype)
@@ -67,12 +81,13 @@ def attend(
     """(output in v's dtype, log-sum-exp float32)."""
     b, n, h, e = q.shape
     groups = k.shape[2]
-    q = (q * (e**-0.5)).reshape(b, n, groups, h // groups, e)
-    scores = jnp.einsum("bngre,bmge->bgrnm", q, k, preferred_element_type=jnp.float32)
+    q = jnp.moveaxis((q * (e**-0.5)).reshape(b, n, groups, h // groups, e), 1, 3)
+    k, v = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
+    scores = jnp.einsum("bgrne,bgme->bgrnm", q, k, preferred_element_type=jnp.float32)
     if bias is not None:
         scores = scores + bias.reshape(bias.shape[0], groups, h // groups, *bias.shape[2:])
     if visible is not None:
-        mask = reference.dense_mask(visible, k.shape[1])[:, None, None]
+        mask = reference.dense_mask(visible, k.shape[2])[:, None, None]
         scores = jnp.where(mask, scores, -1e30)
     top = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
     weights = jnp.exp(scores - top)
@@ -80,10 +95,10 @@ def attend(
         weights = jnp.where(mask, weights, 0.0)
     total = jnp.sum(weights, axis=-1)
     empty = total == 0
-    out = jnp.einsum("bgrnm,bmge->bngre", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
-    inverse = jnp.moveaxis(1.0 / jnp.where(empty, 1.0, total), 3, 1)
+    out = jnp.einsum("bgrnm,bgme->bgrne", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    out = out / jnp.where(empty, 1.0, total)[..., None]
     log_sum = jnp.where(empty, -jnp.inf, top[..., 0] + jnp.log(jnp.where(empty, 1.0, total)))
-    out = (out * inverse[..., None]).reshape(b, n, h, e).astype(v.dtype)
+    out = jnp.moveaxis(out, 3, 1).reshape(b, n, h, e).astype(v.dtype)
     return out, jnp.moveaxis(log_sum, 3, 1).reshape(b, n, h)
 
 
@@ -95,7 +110,7 @@ def gated_out(
     index: Index | None = None,
 ) -> Float[Array, "b n d"]:
     """x + gate * (W a + b); the residual stream keeps x's dtype."""
-    out = jnp.einsum("bnhe,hed->bnd", a.astype(weights.kernel.dtype), weights.kernel)
+    out = jnp.einsum("...he,hed->...d", rows_of(a.astype(weights.kernel.dtype), 2), weights.kernel).reshape(x.shape)
     if weights.bias is not None:
         out = out + weights.bias.astype(out.dtype)
     return x + (out if gate is None else pick_rows(gate, index) * out).astype(x.dtype)
