@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -29,9 +30,10 @@ def run(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str, Any
         return process.predict(eps, x, time.reshape(len(x)))
 
     x = jnp.asarray(tensors["in/x"])
+    keys = jax.random.split(jax.random.key(0), len(x))
     for steps in config["steps"]:
         grid = np.linspace(1.0, 1e-3, steps + 1)
         for name, of_eps in (("x00", True), ("x01", False)):
-            out[f"fast.{name}.{steps}"] = dpm_fast(denoise, process, x, grid, jnp.zeros(len(x)), of_eps)
+            out[f"fast.{name}.{steps}"] = dpm_fast(denoise, process, x, grid, keys, of_eps)
             out[f"fast.{name}.{steps}.times"] = grid[:-1]
     return out
