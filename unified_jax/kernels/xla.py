@@ -1,6 +1,6 @@
 r"""The path that runs everywhere: the same three parts through XLA, in the compute dtype, softmax and norms in float32.
 
-Choices that differ from the reference, for speed (benchmarks/profile.md has the figures):
+Choices that differ from the reference, for speed (`benchmarks/profile_step.py` times the parts):
 
 - The softmax divides after the second matmul, `exp(s - max) v / sum`, with the maximum out of the gradient.
 - Heads come before tokens in attention's two matmuls, so that each is one plain product a head: no scores are moved.

@@ -1,0 +1,94 @@
+"""The two sides of `train_step.py` and `sampling.py`: builders that run in a worker and import one framework each.
+
+Ours goes first and leaves its parameters and the samples' starting noise in a folder, from which the twins load them.
+"""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from turns import Contestant, Task
+
+ROWS, CLASSES, CHANNELS, PATCH = 8, 1000, 4, 2
+SIDES = {64: 16, 256: 32}
+"""Side of the image that has so many tokens: 256 are the 32 x 32 latents of the paper's DiT-S/2."""
+SCALE = 4.0
+"""Of guided sampling."""
+TOLERANCE = 1e-4
+"""Largest difference between a twin's output and ours, as a share of the largest entry."""
+
+
+def inputs(tokens: int) -> dict[str, np.ndarray]:
+    """The batch of a training step, and the fixed input on which networks are compared and forward is timed."""
+    rng, shape = np.random.default_rng(1), (ROWS, SIDES[tokens], SIDES[tokens], CHANNELS)
+    return {
+        "images": rng.integers(0, 256, shape, np.uint8),
+        "labels": rng.integers(0, CLASSES, ROWS).astype(np.int32),
+        "x": rng.standard_normal(shape, np.float32),
+        "t": np.linspace(0.05, 0.95, ROWS, dtype=np.float32),
+    }
+
+
+def our_tasks(tokens: int, network: dict[str, Any], steps: int, folder: str) -> dict[str, Task]:
+    """Our step, forward and sample. `network` holds fields of DiT (remat, unroll); none are the library's defaults."""
+    import jax
+    import ours
+
+    given = inputs(tokens)
+    model = ours.make_model(SIDES[tokens], CHANNELS, PATCH, CLASSES, network)
+    params, keys = ours.make_params(model), jax.random.split(jax.random.key(0), ROWS)
+    shared = Path(folder, f"{tokens}.pickle")
+    if not shared.exists():
+        shared.write_bytes(pickle.dumps({"params": jax.device_get(params), "noise": ours.noise(model, keys)}))
+    return {
+        "step": ours.Trainer(model, params, given["images"], given["labels"]).step,
+        "forward": ours.forward(model, params, given["x"], given["t"], given["labels"]),
+        "sample": ours.sampler(model, params, keys, given["labels"], steps, SCALE),
+    }
+
+
+def torch_tasks(tokens: int, compiled: bool, bfloat16: bool, steps: int, folder: str) -> dict[str, Task]:
+    """The twin's."""
+    import torch
+    import twin
+
+    given = {name: torch.tensor(value) for name, value in inputs(tokens).items()}
+    shared = pickle.loads(Path(folder, f"{tokens}.pickle").read_bytes())
+    net = twin.load(twin.Shape(12, 384, 6, SIDES[tokens], CHANNELS, PATCH, CLASSES), shared["params"])
+    trainer = twin.Trainer(twin.load(net.shape, shared["params"]), compiled, bfloat16)
+    call, noise = torch.compile(net) if compiled else net, torch.tensor(shared["noise"])
+
+    def forward() -> np.ndarray:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            return call(given["x"], given["t"], given["labels"]).numpy()
+
+    return {
+        "step": lambda: trainer.step(given["images"], given["labels"]),
+        "forward": forward,
+        "sample": lambda: twin.sample(call, noise, given["labels"], CLASSES, steps, SCALE, bfloat16).numpy(),
+    }
+
+
+def enter(tokens: int, folder: str, compiled: bool, steps: int = 50) -> list[Contestant]:
+    """Ours as the library's defaults have it, ours with matmul results kept for the backward pass, and the twins."""
+    found = [Contestant("ours", our_tasks, tokens, {}, steps, folder)]
+    found += [Contestant("ours, remat dots", our_tasks, tokens, {"remat": "dots"}, steps, folder)]
+    for bfloat16, suffix in ((False, ""), (True, ", bfloat16")):
+        found += [Contestant(f"torch eager{suffix}", torch_tasks, tokens, False, bfloat16, steps, folder)]
+        if compiled:
+            found += [Contestant(f"torch.compile{suffix}", torch_tasks, tokens, True, bfloat16, steps, folder)]
+    return found
+
+
+def differences(contestants: list[Contestant], task: str) -> dict[str, float]:
+    """Largest difference of each twin's answer from ours, as a share of ours' largest entry; float32 ones must agree.
+
+    Raises AssertionError where a float32 twin differs by more than TOLERANCE.
+    """
+    ours = contestants[0].result(task)
+    found = {}
+    for twin in contestants[1:]:
+        found[twin.name] = float(np.abs(twin.result(task) - ours).max() / np.abs(ours).max())
+        assert "bfloat16" in twin.name or found[twin.name] <= TOLERANCE, (twin.name, task, found[twin.name])
+    return found

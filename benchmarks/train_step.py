@@ -1,0 +1,54 @@
+"""Times a training step of DiT-S against the same network, weights and batch in PyTorch, taking turns step by step.
+
+    python benchmarks/train_step.py [--tokens 64 256] [--rounds 15] [--no-compile] [--core 0]
+
+A step is forward, backward, AdamW, the moving average of the weights, the norms of gradient and weights, and the
+metrics read back: float32, batch 8. Each contestant has a process of its own (why: `turns.py`). Before anything is
+timed the twin's output on a fixed input must be ours to 1e-4 of its largest entry. Ratios are PyTorch / ours: above 1
+ours is faster. The bfloat16 rows are PyTorch's autocast, which uses the processor's bfloat16 instructions; XLA's CPU
+compiler gains nothing from them, so ours computes in float32 on a CPU and these rows stay ahead.
+
+Needs the extra `parity`. Writes benchmarks/results/train_step.json.
+"""
+
+import argparse
+import os
+import tempfile
+from typing import Any
+
+from sides import ROWS, differences, enter
+from turns import alternate, table, write
+
+
+def measure(tokens: int, rounds: int, compiled: bool) -> dict[str, Any]:
+    """The rows of `step` and `forward` for one sequence length."""
+    with tempfile.TemporaryDirectory() as folder:
+        contestants = enter(tokens, folder, compiled)
+        found: dict[str, Any] = {"tokens": tokens, "batch": ROWS, "differences": differences(contestants, "forward")}
+        found["step"] = alternate(contestants, "step", rounds)
+        found["forward"] = alternate(contestants, "forward", rounds)
+        for contestant in contestants:
+            contestant.close()
+    for task in ("step", "forward"):
+        print(f"\n{task}, {tokens} tokens, batch {ROWS}\n{table(found[task])}", flush=True)
+    return found
+
+
+def main() -> None:
+    """Measures and writes."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--tokens", type=int, nargs="+", default=[64, 256], choices=[64, 256])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    parser.add_argument("--core", type=int, help="use this core alone; the file's name then ends in _core")
+    options = parser.parse_args()
+    if options.core is not None:
+        os.sched_setaffinity(0, {options.core})  # the workers inherit it, and both frameworks count their threads by it
+    name, found = "train_step" + ("" if options.core is None else "_core"), []
+    for tokens in options.tokens:
+        found.append(measure(tokens, options.rounds, not options.no_compile))
+        write(name, {"rounds": options.rounds, "lengths": found})
+
+
+if __name__ == "__main__":
+    main()

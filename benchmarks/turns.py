@@ -1,0 +1,163 @@
+"""Contestants take turns: each lives in a process of its own and is asked for one measurement after the other.
+
+Why processes: PyTorch's OpenMP threads spin for a while after a parallel region, so in one process its step could slow
+the next of ours down, and either allocator would see the other's heap (one process was not tried). A contestant that
+is not asked waits in a read of a pipe and costs nothing.
+
+A machine with other users disturbs both, PyTorch far more (a spinning thread keeps a core from the one it waits for).
+So each measurement also notes which share of the cores others had meanwhile (`/proc/stat` less the worker's own time),
+and the report gives, beside medians and minima of all rounds, the ratio in the quiet ones, and that of processor time.
+On a busy machine the fairest figure is processor time on one core (`--core 0`): one thread neither waits nor spins.
+"""
+
+import importlib.metadata
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parent / "results"
+Task = Callable[[], Any]
+Build = Callable[..., dict[str, Task]]
+QUIET = 0.1
+"""Share of the cores that others may have in a round that is called quiet."""
+
+
+def busy_seconds() -> float:
+    """Seconds that all cores were busy since the machine started; 0 where /proc/stat does not exist."""
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return 0.0
+    user, nice, system, _, _, irq, soft, steal = (int(n) for n in stat.read_text().split("\n")[0].split()[1:9])
+    return (user + nice + system + irq + soft + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def timed(task: Task) -> dict[str, float]:
+    """Seconds of one call, its processor seconds, and the share of all cores that others had during it."""
+    before, busy = resource.getrusage(resource.RUSAGE_SELF), busy_seconds()
+    start = time.perf_counter()
+    task()
+    seconds = time.perf_counter() - start
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    own = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+    others = (busy_seconds() - busy - own) / (seconds * (os.cpu_count() or 1))
+    return {"seconds": seconds, "processor": own, "others": max(0.0, others)}
+
+
+def _serve(pipe: Connection, build: Build, arguments: tuple[Any, ...]) -> None:
+    """A worker: builds its tasks, then answers (task, timed?) until told None."""
+    tasks = build(*arguments)
+    pipe.send(sorted(tasks))
+    while (request := pipe.recv()) is not None:
+        name, clocked = request
+        pipe.send(timed(tasks[name]) if clocked else tasks[name]())
+
+
+class Contestant:
+    """A worker process with named tasks. `build` is a top-level function that imports its framework itself."""
+
+    def __init__(self, name: str, build: Build, *arguments: Any) -> None:
+        self.name = name
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, build, arguments), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.tasks: list[str] = self.pipe.recv()
+
+    def result(self, task: str) -> Any:
+        """What a task returns."""
+        self.pipe.send((task, False))
+        return self.pipe.recv()
+
+    def time(self, task: str) -> dict[str, float]:
+        """One timed call."""
+        self.pipe.send((task, True))
+        return self.pipe.recv()
+
+    def close(self) -> None:
+        """Ends the process."""
+        self.pipe.send(None)
+        self.process.join()
+
+
+def alternate(contestants: list[Contestant], task: str, rounds: int, warm: int = 2) -> list[dict[str, Any]]:
+    """`rounds` rounds in which everyone has a turn, after `warm` that do not count; the first is the base.
+
+    Ratios are other / base: above 1 the base is faster. `quiet` is over the rounds in which others had at most QUIET
+    of the cores during the base's turn and the contestant's; `processor` is of processor time (all threads).
+    """
+    taken: dict[str, list[dict[str, float]]] = {c.name: [] for c in contestants}
+    for i in range(warm + rounds):
+        for contestant in contestants:
+            measured = contestant.time(task)
+            if i >= warm:
+                taken[contestant.name].append(measured)
+    base = taken[contestants[0].name]
+    return [_row(name, turns, base) for name, turns in taken.items()]
+
+
+def _row(name: str, turns: list[dict[str, float]], base: list[dict[str, float]]) -> dict[str, Any]:
+    def ratios(pairs: list[tuple[dict[str, float], dict[str, float]]], kind: str = "seconds") -> float | None:
+        return round(statistics.median(a[kind] / b[kind] for a, b in pairs), 3) if pairs else None
+
+    pairs = sorted(zip(turns, base, strict=True), key=lambda pair: max(pair[0]["others"], pair[1]["others"]))
+    quiet = [pair for pair in pairs if max(pair[0]["others"], pair[1]["others"]) <= QUIET]
+    seconds, base_seconds = [t["seconds"] for t in turns], [t["seconds"] for t in base]
+    return {
+        "name": name,
+        "median_ms": round(1e3 * statistics.median(seconds), 1),
+        "minimum_ms": round(1e3 * min(seconds), 1),
+        "ratio_paired": ratios(pairs),
+        "ratio_minima": round(min(seconds) / min(base_seconds), 3),
+        "ratio_quiet": ratios(quiet),
+        "quiet_rounds": len(quiet),
+        "processor_ms": round(1e3 * statistics.median(t["processor"] for t in turns), 1),
+        "ratio_processor": ratios(pairs, "processor"),
+        "others": round(statistics.median(t["others"] for t in turns), 2),
+        "all_ms": [round(1e3 * s, 1) for s in seconds],
+        "all_others": [round(t["others"], 2) for t in turns],
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as text; ratios are contestant / first contestant."""
+    lines = [f"{'':24s}{'median':>8s}{'minimum':>9s} ms   ratio: paired  minima  processor  quiet   others had"]
+    for row in rows:
+        quiet = "-" if row["ratio_quiet"] is None else f"{row['ratio_quiet']:.2f}"
+        times = f"{row['name']:24s}{row['median_ms']:8.0f}{row['minimum_ms']:9.0f}"
+        ratios = f"{row['ratio_paired']:16.2f}{row['ratio_minima']:8.2f}{row['ratio_processor']:11.2f}{quiet:>7s}"
+        lines.append(f"{times}   {ratios}   {100 * row['others']:.0f} % ({row['quiet_rounds']} rounds quiet)")
+    return "\n".join(lines)
+
+
+def provenance() -> dict[str, Any]:
+    """Commit ('+': changed since), versions and machine."""
+    call = ["git", "-C", str(RESULTS.parent)]
+    head = subprocess.run([*call, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    dirty = subprocess.run([*call, "status", "--porcelain", "-uno"], capture_output=True, text=True).stdout.strip()
+    info = Path("/proc/cpuinfo")
+    models = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    return {
+        "commit": head + ("+" if dirty else ""),
+        "versions": {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "torch")},
+        "python": platform.python_version(),
+        "cpu": models[0].split(":")[1].strip() if models else platform.processor(),
+        "cores": os.cpu_count(),
+        "cores_used": len(os.sched_getaffinity(0)),
+        "load_average": [round(value, 2) for value in os.getloadavg()],
+    }
+
+
+def write(name: str, result: dict[str, Any]) -> None:
+    """Writes results/NAME.json."""
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(provenance() | result, indent=1) + "\n")
