@@ -1,10 +1,13 @@
-"""Small experiments that train in seconds."""
+"""Small experiments that train in seconds, and the denoiser that is known in closed form."""
 
 import dataclasses
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+import jax
+import jax.numpy as jnp
 
 from unified_jax.data.world import World
 from unified_jax.data.world.scene import COLOURS, SHAPES
@@ -14,6 +17,7 @@ from unified_jax.models.diffusion import Diffusion
 from unified_jax.models.plan import Plan
 from unified_jax.networks.dit import DiT
 from unified_jax.processes.interpolant import RectifiedFlow
+from unified_jax.processes.targets import Prediction, expand
 from unified_jax.samplers.choice import Euler
 from unified_jax.samplers.guidance import Guidance
 from unified_jax.training.checkpoint import Checkpointing
@@ -84,3 +88,19 @@ def run(*arguments: object, **options) -> tuple[int, str, str]:
     process = command(*arguments, **options)
     out, err = process.communicate(timeout=600)
     return process.returncode, out, err
+
+
+def gaussian_denoiser(process, mean, std):
+    """E[x0 | x_t] for x0 ~ N(mean, std^2): the optimal denoiser, on any path."""
+
+    def denoise(x, t):
+        alpha, sigma = (expand(v, x) for v in process.alpha_sigma(t))
+        x0 = mean + alpha * std**2 / (alpha**2 * std**2 + sigma**2) * (x - alpha * mean)
+        return Prediction(x0, jnp.where(sigma > 0, (x - alpha * x0) / jnp.where(sigma > 0, sigma, 1.0), 0.0))
+
+    return denoise
+
+
+def keys_of(count, seed=0):
+    """One key a sample, as `sample_keys` makes them."""
+    return jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.arange(count))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers import gaussian_denoiser
 from unified_jax.cli.sampling import parse_sampler, sampler_names
 from unified_jax.config import from_plain, to_plain
 from unified_jax.errors import UserError
@@ -16,7 +17,6 @@ from unified_jax.processes.gaussian import DiscreteGaussian
 from unified_jax.processes.interpolant import Interpolant, RectifiedFlow
 from unified_jax.processes.levels import NoiseLevels
 from unified_jax.processes.paths import Gvp, Vp
-from unified_jax.processes.targets import Prediction, expand
 from unified_jax.samplers.choice import AnySampler, Ddim, DpmSolver, Heun, Karras, Sampler, Sde
 from unified_jax.samplers.karras import Churn
 from unified_jax.samplers.loop import START, normal_like
@@ -33,16 +33,6 @@ PROCESSES = {
 UNFIT = {"Ddpm": ("flow", "gvp", "vp", "edm"), "Karras": ("flow", "gvp", "vp"), "Sde": ("edm", "chain", "zero snr")}
 
 
-def denoiser(process):
-    def denoise(x, t):
-        alpha, sigma = (expand(v, x) for v in process.alpha_sigma(t))
-        x0 = MEAN + alpha * STD**2 / (alpha**2 * STD**2 + sigma**2) * (x - alpha * MEAN)
-        eps = jnp.where(sigma > 0, (x - alpha * x0) / jnp.where(sigma > 0, sigma, 1.0), 0.0)
-        return Prediction(x0, eps)
-
-    return denoise
-
-
 @pytest.mark.parametrize("name", PROCESSES)
 @pytest.mark.parametrize("sampler", get_args(AnySampler), ids=lambda cls: cls.__name__)
 def test_every_sampler_on_every_process(sampler, name):
@@ -56,7 +46,7 @@ def test_every_sampler_on_every_process(sampler, name):
     keys = jax.random.split(jax.random.key(0), 4000)
     noise = normal_like(keys, START, jnp.zeros((4000, 1)))
     x = process.start(noise, jnp.full(4000, grid[0]))
-    found = jax.jit(lambda x: plan.run(denoiser(process), process, x, grid, keys))(x)
+    found = jax.jit(lambda x: plan.run(gaussian_denoiser(process, MEAN, STD), process, x, grid, keys))(x)
     assert float(found.mean()) == pytest.approx(MEAN, abs=0.06)
     assert float(found.std()) == pytest.approx(STD, abs=0.06)
 

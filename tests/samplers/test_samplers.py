@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers import gaussian_denoiser, keys_of
 from unified_jax.processes.gaussian import DiscreteGaussian
 from unified_jax.processes.interpolant import RectifiedFlow
 from unified_jax.processes.schedules import space_timesteps
@@ -20,28 +21,13 @@ MEAN, STD = 0.5, 0.7
 FLOW = RectifiedFlow()
 
 
-def gaussian_denoiser(process):
-    """E[x0 | x_t] for x0 ~ N(MEAN, STD^2)."""
-
-    def denoise(x, t):
-        alpha, sigma = (expand(v, x) for v in process.alpha_sigma(t))
-        x0 = MEAN + alpha * STD**2 / (alpha**2 * STD**2 + sigma**2) * (x - alpha * MEAN)
-        return Prediction(x0, jnp.where(sigma > 0, (x - alpha * x0) / jnp.where(sigma > 0, sigma, 1.0), 0.0))
-
-    return denoise
-
-
-def keys_of(count, seed=0):
-    return jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.arange(count))
-
-
 @pytest.mark.parametrize(("sampler", "order"), [(euler, 0.9), (heun, 1.8), (ddim, 0.9)])
 def test_order_of_convergence(sampler, order):
     x = jnp.linspace(-2, 2, 9)[:, None]
     exact = MEAN + STD * x
     errors = []
     for steps in (8, 16, 32):
-        found = sampler(gaussian_denoiser(FLOW), FLOW, x, uniform_grid(steps), keys_of(9))
+        found = sampler(gaussian_denoiser(FLOW, MEAN, STD), FLOW, x, uniform_grid(steps), keys_of(9))
         errors.append(float(jnp.abs(found - exact).max()))
     assert np.log2(errors[0] / errors[1]) > order
     assert np.log2(errors[1] / errors[2]) > order
@@ -50,7 +36,7 @@ def test_order_of_convergence(sampler, order):
 def sample_moments(sampler, process, grid, **options):
     keys = keys_of(20_000)
     x = normal_like(keys, START, jnp.zeros((20_000, 1)))
-    found = jax.jit(lambda x: sampler(gaussian_denoiser(process), process, x, grid, keys, **options))(x)
+    found = jax.jit(lambda x: sampler(gaussian_denoiser(process, MEAN, STD), process, x, grid, keys, **options))(x)
     return float(found.mean()), float(found.std())
 
 
@@ -73,7 +59,7 @@ def test_ddim_gives_the_data_distribution_for_any_eta(eta):
 def test_ddim_with_eta_one_is_ancestral_sampling():
     process = DiscreteGaussian(steps=50)
     x, keys, grid = jnp.ones((4, 3)), keys_of(4), discrete_grid(50)
-    denoise = gaussian_denoiser(process)
+    denoise = gaussian_denoiser(process, MEAN, STD)
     a = ddim(denoise, process, x, grid, keys, eta=1.0)
     np.testing.assert_allclose(a, ddpm(denoise, process, x, grid, keys), atol=2e-5)
 
@@ -82,7 +68,7 @@ def test_ddim_inversion_comes_back():
     process = DiscreteGaussian("squared_cosine", 1000)
     up = np.arange(-1, 999)
     x = jnp.linspace(-1, 1, 5)[:, None]
-    denoise = gaussian_denoiser(process)
+    denoise = gaussian_denoiser(process, MEAN, STD)
     latent = ddim(denoise, process, x, up[1:], keys_of(5))
     back = ddim(denoise, process, latent, up[1:][::-1], keys_of(5))
     np.testing.assert_allclose(back, x, atol=5e-3)
@@ -94,12 +80,12 @@ def test_a_dict_of_modalities_is_sampled_like_each_alone():
     x = {"a": jnp.ones((3, 2)), "b": -jnp.ones((3, 4, 1))}
 
     def joint(x, t):
-        return {name: gaussian_denoiser(process[name])(x[name], t[name]) for name in x}
+        return {name: gaussian_denoiser(process[name], MEAN, STD)(x[name], t[name]) for name in x}
 
     for sampler in (euler, heun, ddim):
         both = sampler(joint, process, x, grid, keys_of(3))
         for name in x:
-            alone = sampler(gaussian_denoiser(process[name]), process[name], x[name], grid[name], keys_of(3))
+            alone = sampler(gaussian_denoiser(process[name], MEAN, STD), process[name], x[name], grid[name], keys_of(3))
             np.testing.assert_allclose(both[name], alone, atol=1e-6)
 
 
@@ -129,7 +115,7 @@ def test_classifier_free_guidance():
 def test_clipping_keeps_x0_and_eps_consistent():
     process = DiscreteGaussian(steps=20)
     x, t = jnp.full((2, 3), 4.0), jnp.asarray([3, 15])
-    prediction = clip_x0(gaussian_denoiser(process), process)(x, t)
+    prediction = clip_x0(gaussian_denoiser(process, MEAN, STD), process)(x, t)
     alpha, sigma = (expand(v, x) for v in process.alpha_sigma(t))
     assert float(jnp.abs(prediction.x0).max()) <= 1.0
     np.testing.assert_allclose(alpha * prediction.x0 + sigma * prediction.eps, x, rtol=1e-5)

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers import gaussian_denoiser, keys_of
 from unified_jax.processes.edm import Edm
 from unified_jax.processes.gaussian import DiscreteGaussian
 from unified_jax.processes.interpolant import Interpolant, RectifiedFlow
 from unified_jax.processes.levels import NoiseLevels
 from unified_jax.processes.paths import Gvp, Linear, Vp
-from unified_jax.processes.targets import Prediction, expand
 from unified_jax.samplers import grids
 from unified_jax.samplers.ddim import ddim
 from unified_jax.samplers.dopri5 import dopri5, integrate
@@ -31,19 +31,6 @@ MEAN, STD = 0.5, 0.7
 VP = Interpolant("eps", Vp())
 
 
-def denoiser(process):
-    def denoise(x, t):
-        alpha, sigma = (expand(v, x) for v in process.alpha_sigma(t))
-        x0 = MEAN + alpha * STD**2 / (alpha**2 * STD**2 + sigma**2) * (x - alpha * MEAN)
-        return Prediction(x0, jnp.where(sigma > 0, (x - alpha * x0) / jnp.where(sigma > 0, sigma, 1.0), 0.0))
-
-    return denoise
-
-
-def keys_of(count, seed=0):
-    return jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.arange(count))
-
-
 def even_in_log_snr(process, steps, low=0.05, high=20.0):
     """A grid of times whose levels are even in their logarithm, from `high` to `low`."""
     return np.asarray(process.time_of_level(jnp.asarray(grids.exponential_levels(low, high, steps + 1))), np.float64)
@@ -56,8 +43,8 @@ def error(sampler, process, grid, **options):
         (a0, s0), (a1, s1) = (process.alpha_sigma(jnp.asarray(t)) for t in (grid[0], grid[-1]))
         x = a0 * MEAN + jnp.sqrt(a0**2 * STD**2 + s0**2) * u
         exact = a1 * MEAN + jnp.sqrt(a1**2 * STD**2 + s1**2) * u
-        found = sampler(denoiser(process), process, x, jnp.asarray(grid) if options.pop("traced", 0) else grid,
-                        keys_of(9), **options)  # fmt: skip
+        grid = jnp.asarray(grid) if options.pop("traced", 0) else grid
+        found = sampler(gaussian_denoiser(process, MEAN, STD), process, x, grid, keys_of(9), **options)
         return float(jnp.abs(found - exact).max())
 
 
@@ -114,8 +101,10 @@ def test_the_first_order_is_ddim_and_the_sde_its_noisy_form():
     grid = even_in_log_snr(VP, 12)
     x, keys = jnp.linspace(-2, 2, 9)[:, None], keys_of(9)
     for sde_form, eta in ((False, 0.0), (True, 1.0)):
-        first = dpm_solver(denoiser(VP), VP, x, grid, keys, order=1, sde=sde_form)
-        np.testing.assert_allclose(first, ddim(denoiser(VP), VP, x, grid, keys, eta), rtol=2e-4, atol=2e-5)
+        first = dpm_solver(gaussian_denoiser(VP, MEAN, STD), VP, x, grid, keys, order=1, sde=sde_form)
+        np.testing.assert_allclose(
+            first, ddim(gaussian_denoiser(VP, MEAN, STD), VP, x, grid, keys, eta), rtol=2e-4, atol=2e-5
+        )
 
 
 def test_grids_may_touch_both_ends():
@@ -129,13 +118,13 @@ def test_solvers_of_eps_refuse_the_ends():
     grid, x = np.linspace(1.0, 0.0, 5), jnp.zeros((2, 1))
     for sampler, options in ((dpm_solver, {"of_eps": True}), (unipc, {"of_eps": True}), (dpm_fast, {})):
         with pytest.raises(ValueError, match="alpha = 0"):
-            sampler(denoiser(VP), RectifiedFlow(), x, grid, keys_of(2), **options)
+            sampler(gaussian_denoiser(VP, MEAN, STD), RectifiedFlow(), x, grid, keys_of(2), **options)
     with pytest.raises(ValueError, match="orders 1, 2 and 3"):
-        dpm_solver(denoiser(VP), VP, x, grid, keys_of(2), order=4)
+        dpm_solver(gaussian_denoiser(VP, MEAN, STD), VP, x, grid, keys_of(2), order=4)
     with pytest.raises(ValueError, match="orders 1, 2 and 3"):
-        unipc(denoiser(VP), VP, x, grid, keys_of(2), order=0)
+        unipc(gaussian_denoiser(VP, MEAN, STD), VP, x, grid, keys_of(2), order=0)
     with pytest.raises(TypeError, match="as numbers"):
-        jax.jit(lambda g: dpm_solver(denoiser(VP), VP, x, g, keys_of(2)))(grid)
+        jax.jit(lambda g: dpm_solver(gaussian_denoiser(VP, MEAN, STD), VP, x, g, keys_of(2)))(grid)
 
 
 def test_fast_spends_exactly_its_evaluations():
@@ -154,9 +143,9 @@ def test_dopri5_keeps_its_tolerance(rtol, bound):
 def test_dopri5_steps_each_sample_by_itself():
     x = jnp.asarray([[0.1], [3.0], [-40.0]])
     grid = np.asarray([1.0, 1e-3, 0.0])
-    whole = dopri5(denoiser(VP), RectifiedFlow(), x, grid, keys_of(3), rtol=1e-5)
+    whole = dopri5(gaussian_denoiser(VP, MEAN, STD), RectifiedFlow(), x, grid, keys_of(3), rtol=1e-5)
     for i in range(3):
-        alone = dopri5(denoiser(VP), RectifiedFlow(), x[i : i + 1], grid, keys_of(1), rtol=1e-5)
+        alone = dopri5(gaussian_denoiser(VP, MEAN, STD), RectifiedFlow(), x[i : i + 1], grid, keys_of(1), rtol=1e-5)
         np.testing.assert_allclose(alone[0], whole[i], rtol=1e-6)
 
 
@@ -173,7 +162,7 @@ def moments(sampler, process, grid, **options):
     keys = keys_of(20_000)
     alpha, sigma = process.alpha_sigma(jnp.asarray(grid[0]))
     x = alpha * MEAN + jnp.sqrt(alpha**2 * STD**2 + sigma**2) * normal_like(keys, START, jnp.zeros((20_000, 1)))
-    found = jax.jit(lambda x: sampler(denoiser(process), process, x, grid, keys, **options))(x)
+    found = jax.jit(lambda x: sampler(gaussian_denoiser(process, MEAN, STD), process, x, grid, keys, **options))(x)
     return float(found.mean()), float(found.std())
 
 
@@ -213,8 +202,8 @@ def test_noise_keeps_the_marginals(sampler, options):
 def test_inversion_and_back():
     grid = np.linspace(0.999, 0.001, 400)
     x0 = MEAN + STD * jnp.linspace(-2, 2, 9)[:, None]
-    noise = ddim(denoiser(VP), VP, x0, grid[::-1], keys_of(9))
-    np.testing.assert_allclose(ddim(denoiser(VP), VP, noise, grid, keys_of(9)), x0, atol=0.02)
+    noise = ddim(gaussian_denoiser(VP, MEAN, STD), VP, x0, grid[::-1], keys_of(9))
+    np.testing.assert_allclose(ddim(gaussian_denoiser(VP, MEAN, STD), VP, noise, grid, keys_of(9)), x0, atol=0.02)
 
 
 @pytest.mark.parametrize("method", ["heun", "dopri5"])
@@ -225,7 +214,7 @@ def test_likelihood_of_a_gaussian(method, estimate):
     x = MEAN + STD * jax.random.normal(jax.random.key(3), shape)
     probe = rademacher(keys_of(256), x) if estimate == "hutchinson" else None
     grid = np.linspace(0.0, 1.0 - 1e-3, 200)
-    found = log_likelihood(denoiser(process), process, x, grid, probe, method)
+    found = log_likelihood(gaussian_denoiser(process, MEAN, STD), process, x, grid, probe, method)
     exact = jnp.sum(-0.5 * ((x - MEAN) / STD) ** 2 - np.log(STD) - 0.5 * np.log(2 * np.pi), axis=(1, 2))
     np.testing.assert_allclose(found.log_density, exact, atol=0.05)
     entropy = (np.log(STD) + 0.5 * np.log(2 * np.pi * np.e)) / np.log(2)
