@@ -45,6 +45,17 @@ def forward(
     return lambda: np.asarray(apply(params, *given))
 
 
+def matmul(shape: tuple[int, int, int]) -> Callable[[], None]:
+    """A call that multiplies `[m, k]` by `[k, n]`, float32."""
+    m, k, n = shape
+    multiply, x, w = jax.jit(jnp.matmul), jnp.ones((m, k)), jnp.ones((k, n))
+
+    def call() -> None:
+        jax.block_until_ready(multiply(x, w))
+
+    return call
+
+
 class Trainer:
     """The library's train step on one batch, state donated."""
 

@@ -15,6 +15,10 @@ SIDES = {64: 16, 256: 32}
 """Side of the image that has so many tokens: 256 are the 32 x 32 latents of the paper's DiT-S/2."""
 SCALE = 4.0
 """Of guided sampling."""
+MATMUL = (2048, 384, 1536)
+"""(m, k, n) of the matrix product whose rate is taken for the machine's: the MLP's first at 256 tokens."""
+HUGE = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+"""Environment in which glibc asks for huge pages: XLA gets its workspace anew at each call."""
 TOLERANCE = 1e-4
 """Largest difference between a twin's output and ours, as a share of the largest entry."""
 
@@ -42,6 +46,7 @@ def our_tasks(tokens: int, network: dict[str, Any], steps: int, folder: str) -> 
     if not shared.exists():
         shared.write_bytes(pickle.dumps({"params": jax.device_get(params), "noise": ours.noise(model, keys)}))
     return {
+        "matmul": ours.matmul(MATMUL),
         "step": ours.Trainer(model, params, given["images"], given["labels"]).step,
         "forward": ours.forward(model, params, given["x"], given["t"], given["labels"]),
         "sample": ours.sampler(model, params, keys, given["labels"], steps, SCALE),
@@ -64,21 +69,41 @@ def torch_tasks(tokens: int, compiled: bool, bfloat16: bool, steps: int, folder:
             return call(given["x"], given["t"], given["labels"]).numpy()
 
     return {
+        "matmul": twin.matmul(MATMUL),
         "step": lambda: trainer.step(given["images"], given["labels"]),
         "forward": forward,
         "sample": lambda: twin.sample(call, noise, given["labels"], CLASSES, steps, SCALE, bfloat16).numpy(),
     }
 
 
-def enter(tokens: int, folder: str, compiled: bool, steps: int = 50) -> list[Contestant]:
-    """Ours as the library's defaults have it, ours with matmul results kept for the backward pass, and the twins."""
+def enter(tokens: int, folder: str, compiled: bool, steps: int = 50, full: bool = True) -> list[Contestant]:
+    """Ours as the library's defaults have it, with remat full if asked for, in huge pages, and the twins."""
     found = [Contestant("ours", our_tasks, tokens, {}, steps, folder)]
-    found += [Contestant("ours, remat dots", our_tasks, tokens, {"remat": "dots"}, steps, folder)]
+    found += [Contestant("ours, huge pages", our_tasks, tokens, {}, steps, folder, environment=HUGE)]
+    if full:
+        found += [Contestant("ours, remat full", our_tasks, tokens, {"remat": "full"}, steps, folder)]
     for bfloat16, suffix in ((False, ""), (True, ", bfloat16")):
         found += [Contestant(f"torch eager{suffix}", torch_tasks, tokens, False, bfloat16, steps, folder)]
         if compiled:
             found += [Contestant(f"torch.compile{suffix}", torch_tasks, tokens, True, bfloat16, steps, folder)]
-    return found
+    hugely = Contestant("torch eager, huge pages", torch_tasks, tokens, False, False, steps, folder, environment=HUGE)
+    return [*found, hugely]
+
+
+def work(tokens: int) -> dict[str, float]:
+    """GFLOP of our forward pass, of a training step that computes nothing twice, and of the product `MATMUL`."""
+    import jax
+    import ours
+
+    from unified_jax.training.flops import count_flops
+
+    given = inputs(tokens)
+    model = ours.make_model(SIDES[tokens], CHANNELS, PATCH, CLASSES, {})
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    labels = given["labels"][:, None]
+    forward = count_flops(lambda p: model.apply(p, model.process, given["x"], given["t"], labels), params) / 1e9
+    m, k, n = MATMUL
+    return {"forward": forward, "step": 3 * forward, "matmul": 2e-9 * m * k * n}
 
 
 def differences(contestants: list[Contestant], task: str) -> dict[str, float]:

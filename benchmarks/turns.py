@@ -64,12 +64,16 @@ def _serve(pipe: Connection, build: Build, arguments: tuple[Any, ...]) -> None:
 class Contestant:
     """A worker process with named tasks. `build` is a top-level function that imports its framework itself."""
 
-    def __init__(self, name: str, build: Build, *arguments: Any) -> None:
+    def __init__(self, name: str, build: Build, *arguments: Any, environment: dict[str, str] | None = None) -> None:
         self.name = name
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, build, arguments), daemon=True)
+        before = dict(os.environ)
+        os.environ.update(environment or {})
         self.process.start()
+        os.environ.clear()
+        os.environ.update(before)
         theirs.close()
         self.tasks: list[str] = self.pipe.recv()
 
@@ -115,7 +119,7 @@ def _row(name: str, turns: list[dict[str, float]], base: list[dict[str, float]])
     return {
         "name": name,
         "median_ms": round(1e3 * statistics.median(seconds), 1),
-        "minimum_ms": round(1e3 * min(seconds), 1),
+        "minimum_ms": round(1e3 * min(seconds), 2),
         "ratio_paired": ratios(pairs),
         "ratio_minima": round(min(seconds) / min(base_seconds), 3),
         "ratio_quiet": ratios(quiet),

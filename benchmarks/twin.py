@@ -7,6 +7,7 @@ halves in one batch as in the published DiT code.
 """
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -120,6 +121,17 @@ def load(shape: Shape, params: dict[str, Any]) -> Twin:
             dense(block.fc1, blocks["mlp"]["fc1"], i)
             dense(block.fc2, blocks["mlp"]["fc2"], i)
     return net
+
+
+def matmul(shape: tuple[int, int, int]) -> Callable[[], None]:
+    """A call that multiplies `[m, k]` by `[k, n]` (its second operand stored as a Linear's is), float32."""
+    m, k, n = shape
+    x, w = torch.ones(m, k), torch.ones(n, k)
+
+    def call() -> None:
+        x @ w.T
+
+    return call
 
 
 class Trainer:

@@ -35,7 +35,7 @@ def experiment() -> Experiment:
             process=RectifiedFlow(target="x0", loss="velocity", times=LogitNormalTimes(mean=0.5)),
             modality=Image(64, 64, 3, patch=8),
             conditions=(Label("group", 9, GROUPS), Label("style", 2, ("noto", "twemoji"))),
-            drop_each=0.1,
+            drop_some=0.2,
         ),
         data=Tfds("uj_emoji", rename=(("group", "label"),)),
         optimizer=Optimization(learning_rate=8e-4, warmup_steps=200, clip_norm=1.0),

@@ -32,7 +32,7 @@ def experiment() -> Experiment:
             modality=Image(32, 32, 3, patch=8),
             conditions=shown,
             drop_all=0.1,
-            drop_each=0.03,
+            drop_some=0.1,
         ),
         data=World(resolution=32, max_objects=1),
         # Muon: at this length it reaches with 1,000 steps what Adam does not with 2,000 (docs/decisions/0004).

@@ -33,7 +33,7 @@ MODEL = Diffusion(
     process=RectifiedFlow(),
     modality=Image(16, 16, 3, patch=8),
     conditions=(Label("shape", 6, SHAPES), Label("colour", 8, COLOURS)),
-    drop_each=0.1,
+    drop_some=0.2,
     flip=True,
 )
 

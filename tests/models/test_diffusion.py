@@ -64,10 +64,10 @@ def test_the_loss_by_time_adds_up_to_the_loss(params):
 
 
 def test_labels_are_dropped_at_their_rates():
-    model = dataclasses.replace(MODEL, drop_all=0.3, drop_each=0.2)
+    model = dataclasses.replace(MODEL, drop_all=0.3, drop_some=0.4)
     keys = [sample_keys(seed, 0, 20_000) for seed in (0, 1)]
     dropped = np.asarray(model._drop(jnp.zeros((20_000, 2), jnp.int32), *keys)) == [6, 8]
-    assert dropped.all(1).mean() == pytest.approx(0.3 + 0.7 * 0.04, abs=0.01)
+    assert dropped.all(1).mean() == pytest.approx(0.3 + 0.7 * 0.4 / 3, abs=0.01)
     assert dropped[:, 0].mean() == pytest.approx(0.3 + 0.7 * 0.2, abs=0.01)
 
 

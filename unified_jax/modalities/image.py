@@ -1,9 +1,6 @@
-"""Images: uint8 `[h, w, c]` outside, float32 in [-1, 1] in model space, cut into square patches.
+"""Images: uint8 `[h, w, c]` outside, float32 in [-1, 1] in model space, cut into square patches (`grid`)."""
 
-A patch's features are ordered (row in patch, column in patch, channel); patches run row by row. `unpatch` is the exact
-inverse.
-"""
-
+import math
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +8,9 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from einops import rearrange
 from jaxtyping import Array, Float, Int, UInt8
+
+from unified_jax.modalities.grid import grid_of, grid_positions, patchify, unpatchify
 
 
 @dataclass(frozen=True)
@@ -26,18 +24,13 @@ class Image:
     channels: int = 3
     """1 (grey), 3 (RGB), or the channels of a latent."""
     patch: int = 4
-    """Side of a patch; divides height and width."""
+    """Side of a patch; pictures that it does not divide are filled up to whole patches."""
     name: str = "image"
     """Field of the batch."""
 
     def __post_init__(self) -> None:
         if min(self.height, self.width, self.channels, self.patch) < 1:
             raise ValueError(f"Image sizes must be positive, found {self}.")
-        if self.height % self.patch or self.width % self.patch:
-            raise ValueError(
-                f"A patch of {self.patch} does not divide an image of {self.height} x {self.width}; "
-                "choose a patch that divides both."
-            )
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -47,7 +40,7 @@ class Image:
     @property
     def tokens(self) -> int:
         """Patches of an image."""
-        return (self.height // self.patch) * (self.width // self.patch)
+        return math.prod(grid_of(self.shape[:2], (self.patch,) * 2))
 
     @property
     def patch_features(self) -> int:
@@ -72,20 +65,16 @@ class Image:
         return np.asarray(np.clip(np.round((np.asarray(x, np.float32) + 1.0) * 127.5), 0, 255), np.uint8)
 
     def patches(self, x: Float[Array, "b h w c"]) -> Float[Array, "b n p"]:
-        """Cuts into patches; any number of channels and any size the patch divides."""
-        return rearrange(x, "b (r p) (s q) c -> b (r s) (p q c)", p=self.patch, q=self.patch)
+        """Cuts into patches; any number of channels, and any size (filled up with zeros to whole patches)."""
+        return patchify(x, (self.patch,) * 2)
 
     def unpatch(self, tokens: Float[Array, "b n p"]) -> Float[Array, "b h w c"]:
         """The inverse of `patches`; the channels follow from the features."""
-        return rearrange(
-            tokens, "b (r s) (p q c) -> b (r p) (s q) c", r=self.height // self.patch, p=self.patch, q=self.patch
-        )
+        return unpatchify(tokens, self.shape[:2], (self.patch,) * 2)
 
     def positions(self) -> Int[np.ndarray, "n 2"]:
         """(row, column) of each patch."""
-        rows, columns = self.height // self.patch, self.width // self.patch
-        grid = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
-        return np.stack(grid, axis=-1).reshape(-1, 2).astype(np.int32)
+        return grid_positions(self.shape[:2], (self.patch,) * 2)
 
     def save(self, path: Path, example: UInt8[np.ndarray, "h w c"]) -> None:
         """One image as PNG."""

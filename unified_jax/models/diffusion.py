@@ -5,7 +5,8 @@ its noise, which labels are dropped and whether it is flipped. Nothing depends o
 in.
 
 Labels are dropped in two ways. All at once with probability `drop_all`, which trains the unconditional model that
-classifier-free guidance needs; each alone with probability `drop_each`, so that any subset of the labels may be given.
+classifier-free guidance needs; with probability `drop_some` each with one probability, which is drawn for the example,
+so that as often one label is dropped as two or all but one: any subset of them may then be given.
 """
 
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from unified_jax.samplers.loop import START, Denoiser, normal_like
 from unified_jax.sharding import constrain, logical_axes, unbox
 from unified_jax.typing import Batch, Keys, Params
 
-NOISE, TIME, DROP_ALL, DROP_EACH, FLIP = range(5)
+NOISE, TIME, DROP_ALL, DROP_SOME, FLIP = range(5)
 """Purposes of a training draw."""
 
 
@@ -49,15 +50,15 @@ class Diffusion:
     """Labels the model is conditioned on, each with a null row."""
     drop_all: float = 0.1
     """Probability of dropping all labels of an example in training."""
-    drop_each: float = 0.0
-    """Probability of dropping each label by itself."""
+    drop_some: float = 0.0
+    """Probability of leaving an example a random subset of its labels."""
     flip: bool = False
     """Flip examples left to right with probability one half."""
     time_bins: int = 10
     """Bins of the loss over time in the metrics."""
 
     def __post_init__(self) -> None:
-        for name in ("drop_all", "drop_each"):
+        for name in ("drop_all", "drop_some"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"Diffusion.{name} is a probability, found {getattr(self, name)}.")
         names = [m.name for m in self.modalities]
@@ -115,7 +116,7 @@ class Diffusion:
         if self.flip:
             turned = jax.vmap(lambda k: jax.random.bernoulli(k))(keys[FLIP])
             x0 = jnp.where(turned[:, None, None, None], x0[:, :, ::-1], x0)
-        labels = self._drop(self.pack_labels(batch, len(x0)), keys[DROP_ALL], keys[DROP_EACH])
+        labels = self._drop(self.pack_labels(batch, len(x0)), keys[DROP_ALL], keys[DROP_SOME])
         t = self.process.draw_times(keys[TIME])
         eps = jax.vmap(lambda k: jax.random.normal(k, x0.shape[1:]))(keys[NOISE])
         x_t = diffuse(self.process, x0, eps, t)
@@ -135,14 +136,19 @@ class Diffusion:
             return jnp.zeros((count, 0), jnp.int32)
         return jnp.stack([jnp.asarray(column, jnp.int32) for column in columns], axis=1)
 
-    def _drop(self, labels: Int[Array, "b l"], keys_all: Keys, keys_each: Keys) -> Int[Array, "b l"]:
+    def _drop(self, labels: Int[Array, "b l"], keys_all: Keys, keys_some: Keys) -> Int[Array, "b l"]:
         if not self.conditions:
             return labels
         every = jax.vmap(lambda k: jax.random.bernoulli(k, self.drop_all))(keys_all)
-        count = len(self.conditions)
-        each: Bool[Array, "b l"] = jax.vmap(lambda k: jax.random.bernoulli(k, self.drop_each, (count,)))(keys_each)
+        some: Bool[Array, "b l"] = jax.vmap(self._random_subset)(keys_some)
         null = jnp.asarray([c.null for c in self.conditions], jnp.int32)
-        return jnp.where(every[:, None] | each, null, labels)
+        return jnp.where(every[:, None] | some, null, labels)
+
+    def _random_subset(self, key: Array) -> Bool[Array, "l"]:
+        """Which labels one example loses: each with the same probability u, u uniform, so that all sizes are equal."""
+        chosen, share, each = jax.random.split(key, 3)
+        dropped = jax.random.uniform(each, (len(self.conditions),)) < jax.random.uniform(share)
+        return jax.random.bernoulli(chosen, self.drop_some) & dropped
 
     # ---- sampling -------------------------------------------------------------------------------------------------
 

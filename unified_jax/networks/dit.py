@@ -110,8 +110,9 @@ class DiT(nn.Module):
     """Time frequencies are 10000^(-i / (128 - frequency_shift)); models trained in diffusers' class have 1."""
     attention: Attention = "auto"
     """Implementation of attention."""
-    remat: Remat = "full"
-    """What is recomputed in the backward pass: 'none', 'full' (keep block inputs), 'dots' (keep matmul results too)."""
+    remat: Remat = "dots"
+    """What is recomputed in the backward pass: 'none', 'full' (keep block inputs: least memory), 'dots' (keep the
+    projections' results too)."""
     unroll: int = 1
     """Blocks per step of the scan; more compile longer and may run faster."""
 

@@ -1,199 +1,94 @@
-"""Reading pictures: which objects an array shows, from the array alone.
+"""Reading pictures and films: which objects an array shows, from the array alone, by matching pursuit (`match`).
 
-Analysis by synthesis. Let d be the picture minus the background (on the [-1, 1] scale) and T the coverage of one of the
-18 (shape, size) templates at some position, painted in a colour whose difference from the background is v. Painting it
-lowers the squared error from |d|^2 to |d - T v|^2, that is, it explains
+A film is read frame by frame. Each object of the first frame is given the motion whose path (`scene.trajectory`) passes
+closest to what the other frames show, and the shape, colour and size for which the frames along that path vote.
 
-    S(T, v) = 2 <T, d . v> - |T|^2 |v|^2                                                                           (1)
-
-of the energy of the picture: |T|^2 |v|^2 when the template is exactly right. The reader looks for the hypothesis with
-the greatest S; pixels that the template does not cover play no part, so a second object elsewhere does not disturb it.
-
-    1. Coarse: (1) for every template at every pixel, in every colour, on the picture averaged down to 16 pixels (up
-       to 31, as whole pixels are averaged). This finds where, not what.
-    2. Fine: (1) about the coarse optimum, for every template at steps of a quarter pixel, in every colour, at full
-       resolution. This also finds what, and the centre to about an eighth of a pixel.
-    3. The object is subtracted and 1 and 2 are repeated for a second one; the first is then fitted once more without
-       it, and the picture is searched for a third.
-
-Pictures of 128 pixels and more are first averaged down, to 64 or a little more where that divides.
-
-The *fit* of an object is S / (|T|^2 |v|^2): 1 for a perfect picture, 2a - 1 for one whose contrast is a, and at most 0
-when painting nothing would have been as good. Objects with a fit above `LEAST_FIT` are reported.
-
-Nothing is random. Any values are read without error; those that are infinite or undefined are taken as background.
+Pictures of 128 pixels and more are first averaged down, to 64 or a little more where that divides. Nothing is random. Any
+values are read without error; those that are infinite or undefined are taken as background.
 """
 
-import itertools
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float, Int, Num
 
+from unified_jax.data.world.match import Found, Kind, average, search
 from unified_jax.data.world.render import MIN_RESOLUTION, coverage
-from unified_jax.data.world.scene import BACKGROUND_RGB, BORDERS, COLOUR_RGB, COLOURS, PLACES, RADII, SHAPES, SIZES
+from unified_jax.data.world.scene import (
+    ATTRIBUTES,
+    BACKGROUND_RGB,
+    BORDERS,
+    COLOUR_RGB,
+    COLOURS,
+    RADII,
+    SHAPES,
+    SIZES,
+    SPEED,
+    VELOCITIES,
+    fold,
+)
 
-LEAST_FIT = 0.25
-COARSE = 16
 ENOUGH = 64
 ABSENT_CENTRE = -1.0
+LOST = 0.15
+"""An object this far from its path, in canvas units, is not the one that was followed."""
 
-_PHASES = 4
-_CHUNK = 8
 _BACKGROUND = BACKGROUND_RGB.astype(np.float32) / 127.5 - 1
-_CONTRAST = (COLOUR_RGB.astype(np.float32) / 127.5 - 1) - _BACKGROUND
-_ENERGY = (_CONTRAST * _CONTRAST).sum(1)
+_PICTURE = Kind(coverage, tuple(map(tuple, ((COLOUR_RGB.astype(np.float32) / 127.5 - 1) - _BACKGROUND).tolist())))
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What was read, for a batch.
+    """What was read, for a batch, from any modality.
 
-    Objects are sorted by place, then colour, shape and size; scores match them as sets. Where there is no object, its
-    attributes are the number of values of the attribute, its centre is (-1, -1) and its fit 0.
+    Objects are sorted by place, then colour, shape and size (a sound's by time); scores match them as sets. Where there
+    is no object, or where an array of this kind does not show the attribute, it is the number of values of the attribute;
+    then the centre is (-1, -1), and the fit of an absent object is 0.
     """
 
-    count: Int[np.ndarray, " b"]  # 0 to 3; 3 means more than two, of which two are reported
-    shape: Int[np.ndarray, "b 2"]  # index in SHAPES, or 6
-    colour: Int[np.ndarray, "b 2"]  # index in COLOURS, or 8
-    size: Int[np.ndarray, "b 2"]  # index in SIZES, or 3
-    place: Int[np.ndarray, "b 2"]  # index in PLACES, or 9
-    centre: Float[np.ndarray, "b 2 2"]  # (x, y) in canvas units
-    fit: Float[np.ndarray, "b 2"]  # the object's fit, clipped to [0, 1]
-    residual: Float[np.ndarray, " b"]  # root mean square, on the [-1, 1] scale, of what the objects leave unexplained
+    count: Int[np.ndarray, " b"]
+    """0 to 3; 3 means more than two, of which two are reported."""
+    shape: Int[np.ndarray, "b 2"]
+    """Index in SHAPES, or 6."""
+    colour: Int[np.ndarray, "b 2"]
+    """Index in COLOURS, or 8."""
+    size: Int[np.ndarray, "b 2"]
+    """Index in SIZES, or 3."""
+    place: Int[np.ndarray, "b 2"]
+    """Index in PLACES, or 9."""
+    motion: Int[np.ndarray, "b 2"]
+    """Index in MOTIONS, or 5."""
+    centre: Float[np.ndarray, "b 2 2"]
+    """(x, y) in canvas units, in the first frame."""
+    fit: Float[np.ndarray, "b 2"]
+    """How well the object explains what is there, 0 to 1."""
+    residual: Float[np.ndarray, " b"]
+    """Root mean square, on the [-1, 1] scale, of what the objects leave unexplained."""
 
 
-@dataclass(frozen=True)
-class _Bank:
-    """Templates on windows of (2 half + 1)^2 pixels about a pixel; `offset` is the centre less that pixel's corner."""
-
-    half: int
-    templates: np.ndarray  # [w * w, k]
-    energy: np.ndarray  # [k]
-    shape: np.ndarray  # [k]
-    size: np.ndarray  # [k]
-    offset: np.ndarray  # [k, 2] as (x, y), pixels
-
-
-@dataclass
-class _Fits:
-    """The best hypothesis for each of n pictures: window corner (row, column), template, colour, share explained."""
-
-    corner: np.ndarray  # [n, 2]
-    template: np.ndarray  # [n]
-    colour: np.ndarray  # [n]
-    fit: np.ndarray  # [n]
-
-
-@lru_cache(maxsize=8)
-def _bank(resolution: int, phases: int) -> _Bank:
-    half = int(np.ceil(RADII[-1] * resolution + 0.5))
-    width = 2 * half + 1
-    offsets = (np.arange(phases) + 0.5) / phases
-    rows = list(itertools.product(range(len(SHAPES)), range(len(SIZES)), offsets, offsets))
-    span = (0, width)
-    templates = np.stack(
-        [coverage(s, half + x, half + y, RADII[z] * resolution, span, span).ravel() for s, z, x, y in rows], axis=1
-    )
-    return _Bank(
-        half=half,
-        templates=np.ascontiguousarray(templates, np.float32),
-        energy=(templates * templates).sum(0).astype(np.float32),
-        shape=np.array([row[0] for row in rows]),
-        size=np.array([row[1] for row in rows]),
-        offset=np.array([row[2:] for row in rows]),
-    )
-
-
-def _windows(padded: np.ndarray, width: int) -> np.ndarray:
-    """All windows, [n, rows, columns, 3, width, width], as a view."""
-    return np.lib.stride_tricks.sliding_window_view(padded, (width, width), axis=(1, 2))
-
-
-def _best(windows: np.ndarray, bank: _Bank) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Over windows [n, rows, columns, 3, w, w]: the window, template and colour of the greatest S, and the fit."""
-    n, positions = windows.shape[0], windows.shape[1] * windows.shape[2]
-    by_channel = np.ascontiguousarray(np.moveaxis(windows, 3, 0)).reshape(-1, bank.templates.shape[0])
-    inner = (by_channel @ bank.templates).reshape(3, -1)
-    explained = (2 * _CONTRAST) @ inner
-    explained = explained.reshape(len(COLOURS), n, positions, -1)
-    explained -= (_ENERGY[:, None] * bank.energy)[:, None, None, :]
-    by_picture = explained.transpose(1, 0, 2, 3)
-    flat = np.stack([picture.argmax() for picture in by_picture.reshape(n, len(COLOURS), -1)])
-    colour, position, template = np.unravel_index(flat, by_picture.shape[1:])
-    share = by_picture[np.arange(n), colour, position, template] / (_ENERGY[colour] * bank.energy[template])
-    return position, template, colour, share
-
-
-def _average(signal: np.ndarray, factor: int) -> np.ndarray:
-    """Means over squares of `factor` pixels; rows and columns left over at the end are dropped."""
-    small = signal.shape[1] // factor
-    kept = signal[:, : small * factor, : small * factor]
-    return kept.reshape(-1, small, factor, small, factor, 3).mean((2, 4))
-
-
-def _pad(signal: np.ndarray, half: int) -> np.ndarray:
-    return np.pad(signal, ((0, 0), (half, half), (half, half), (0, 0)))
-
-
-def _coarse(signal: np.ndarray, factor: int) -> np.ndarray:
-    """The pixel (row, column), at full resolution, nearest the centre of the best hypothesis: int [n, 2]."""
-    mean = _average(signal, factor)
-    small = mean.shape[1]
-    bank = _bank(small, 1)
-    position, _, _, _ = _best(_windows(_pad(mean, bank.half), 2 * bank.half + 1), bank)
-    return np.stack(np.divmod(position, small), 1) * factor + factor // 2
-
-
-def _fine(padded: np.ndarray, pixels: np.ndarray, bank: _Bank, reach: int) -> _Fits:
-    """The best hypothesis with its centre within `reach` pixels of the given ones."""
-    resolution = padded.shape[1] - 2 * bank.half
-    # A window is named by its corner in the padded picture, which is its middle pixel in the picture.
-    low = np.clip(pixels - reach, 0, resolution - (2 * reach + 1))
-    side = 2 * reach + 1
-    everywhere = _windows(padded, 2 * bank.half + 1)
-    near = np.stack([everywhere[k, i : i + side, j : j + side] for k, (i, j) in enumerate(low)])
-    position, template, colour, share = _best(near, bank)
-    return _Fits(low + np.stack(np.divmod(position, side), 1), template, colour, share)
-
-
-def _paint(padded: np.ndarray, fits: _Fits, bank: _Bank, sign: int, chosen: np.ndarray) -> None:
-    """Adds (sign = 1) or subtracts (-1) the hypotheses of the chosen pictures, in place."""
-    width = 2 * bank.half + 1
-    for k in np.flatnonzero(chosen):
-        i, j = fits.corner[k]
-        cover = bank.templates[:, fits.template[k]].reshape(width, width, 1)
-        padded[k, i : i + width, j : j + width] += sign * cover * _CONTRAST[fits.colour[k]]
-
-
-def _search(padded: np.ndarray, bank: _Bank) -> _Fits:
-    """Steps 1 and 2 of the module docstring."""
-    resolution = padded.shape[1] - 2 * bank.half
-    factor = resolution // COARSE
-    inside = slice(bank.half, bank.half + resolution)
-    # A coarse optimum is off by up to half a coarse pixel.
-    return _fine(padded, _coarse(padded[:, inside, inside], factor), bank, factor // 2 + 1)
-
-
-def _read_chunk(signal: np.ndarray, bank: _Bank) -> tuple[_Fits, _Fits, np.ndarray, np.ndarray]:
-    """First and second hypotheses, the count, and the residual, of pictures less background [n, r, r, 3]."""
-    padded = _pad(signal, bank.half)
-    first = _search(padded, bank)
-    one = first.fit > LEAST_FIT
-    _paint(padded, first, bank, -1, one)
-    second = _search(padded, bank)
-    two = one & (second.fit > LEAST_FIT)
-    three = np.zeros_like(two)
-    if two.any():
-        _paint(padded, second, bank, -1, two)
-        _paint(padded, first, bank, 1, one)
-        first = _fine(padded, first.corner, bank, 1)
-        _paint(padded, first, bank, -1, one)
-        three[two] = _search(padded[two], bank).fit > LEAST_FIT
-    inside = slice(bank.half, bank.half + signal.shape[1])
-    residual = np.sqrt(np.square(padded[:, inside, inside]).mean((1, 2, 3)))
-    return first, second, one.astype(int) + two + three, residual
+def make_reading(
+    count: np.ndarray,
+    centre: np.ndarray,
+    fit: np.ndarray,
+    residual: np.ndarray,
+    *,
+    shape: np.ndarray | None = None,
+    colour: np.ndarray | None = None,
+    size: np.ndarray | None = None,
+    place: np.ndarray | None = None,
+    motion: np.ndarray | None = None,
+) -> Reading:
+    """A reading; attributes that are None are not shown, those of absent objects are taken away."""
+    there = np.arange(2) < count[:, None]
+    given = {"shape": shape, "colour": colour, "size": size, "place": place, "motion": motion}
+    values = {}
+    for name, choices in ATTRIBUTES:
+        value = given[name]
+        found = len(choices) if value is None else np.where(there, value, len(choices))
+        values[name] = np.broadcast_to(found, there.shape).astype(np.int32)
+    centre = np.where(there[..., None], centre, ABSENT_CENTRE).astype(np.float32)
+    count, fit = count.astype(np.int32), np.where(there, fit, 0).astype(np.float32)
+    return Reading(count, **values, centre=centre, fit=fit, residual=residual.astype(np.float32))
 
 
 def _signal(images: np.ndarray) -> np.ndarray:
@@ -211,41 +106,83 @@ def _signal(images: np.ndarray) -> np.ndarray:
     return values.astype(np.float32) - _BACKGROUND
 
 
+def shrink(signal: Float[np.ndarray, "b r r c"]) -> Float[np.ndarray, "b s s c"]:
+    """Large pictures averaged down to what is enough."""
+    factors = range(1, max(signal.shape[1] // ENOUGH, 1) + 1)
+    return average(signal, max(f for f in factors if signal.shape[1] % f == 0))
+
+
 def read_image(images: Num[np.ndarray, "..."]) -> Reading:
     """Reads a batch of pictures [b, r, r, 3]: uint8, or float on the [-1, 1] scale, with r of 16 or more.
 
     ValueError for another shape or dtype.
     """
-    signal = _signal(images)
-    factors = range(1, max(signal.shape[1] // ENOUGH, 1) + 1)
-    signal = _average(signal, max(f for f in factors if signal.shape[1] % f == 0))
-    b, resolution = signal.shape[:2]
-    bank = _bank(resolution, _PHASES)
-    count, residual = np.zeros(b, np.int32), np.zeros(b, np.float32)
-    attributes = np.tile(np.array([len(PLACES), len(COLOURS), len(SHAPES), len(SIZES)], np.int32), (b, 2, 1))
-    centre, fit = np.full((b, 2, 2), ABSENT_CENTRE, np.float32), np.zeros((b, 2), np.float32)
-    for start in range(0, b, _CHUNK):
-        chunk = slice(start, min(start + _CHUNK, b))
-        first, second, count[chunk], residual[chunk] = _read_chunk(signal[chunk], bank)
-        for slot, fits in enumerate((first, second)):
-            present = np.flatnonzero(count[chunk] > slot)
-            spot = (fits.corner[present, ::-1] + bank.offset[fits.template[present]]) / resolution
-            template = fits.template[present]
-            cell = (spot[:, :, None] >= np.array(BORDERS)).sum(2)
-            columns = (cell[:, 0] + 3 * cell[:, 1], fits.colour[present], bank.shape[template], bank.size[template])
-            attributes[start + present, slot] = np.stack(columns, 1)
-            centre[start + present, slot] = spot
-            fit[start + present, slot] = np.clip(fits.fit[present], 0, 1)
-    # Lexicographic; an absent object has the largest place of all and so comes last.
-    order = np.lexsort(attributes.transpose(2, 0, 1)[::-1], axis=1)
-    attributes = np.take_along_axis(attributes, order[..., None], 1)
-    return Reading(
-        count=count,
-        place=attributes[..., 0],
-        colour=attributes[..., 1],
-        shape=attributes[..., 2],
-        size=attributes[..., 3],
-        centre=np.take_along_axis(centre, order[..., None], 1),
-        fit=np.take_along_axis(fit, order, 1),
-        residual=residual,
+    return sort_found(search(_PICTURE, shrink(_signal(images))))
+
+
+def read_video(videos: Num[np.ndarray, "..."]) -> Reading:
+    """Reads a batch of films [b, f, r, r, 3] as `read_image` reads pictures; motion needs two frames or more."""
+    if videos.ndim != 5:
+        raise ValueError(f"Films to be read must have the shape [b, f, r, r, 3]; found {list(videos.shape)}.")
+    b, f = videos.shape[:2]
+    found = search(_PICTURE, shrink(_signal(videos.reshape((b * f,) + videos.shape[2:]))))
+    return follow(found, f)
+
+
+def place_at(centre: Float[np.ndarray, "... 2"]) -> Int[np.ndarray, "..."]:
+    """The place of a point (x, y)."""
+    cell = (centre[..., None] >= np.array(BORDERS)).sum(-1)
+    return cell[..., 0] + 3 * cell[..., 1]
+
+
+def sort_found(found: Found, motion: np.ndarray | None = None, colours: bool = True) -> Reading:
+    """What was found as a reading, its objects sorted."""
+    colour = found.colour if colours else None
+    place = place_at(found.centre)
+    there = np.arange(2) < found.count[:, None]
+    order = np.lexsort(np.stack([found.size, found.shape, found.colour, place, ~there]), axis=1)
+
+    def sort(values: np.ndarray | None) -> np.ndarray | None:
+        return None if values is None else np.take_along_axis(values, order, 1)
+
+    centre = np.take_along_axis(found.centre, order[..., None], 1)
+    return make_reading(
+        found.count, centre, np.take_along_axis(found.fit, order, 1), found.residual,
+        shape=sort(found.shape), colour=sort(colour), size=sort(found.size), place=sort(place), motion=sort(motion),
+    )  # fmt: skip
+
+
+def follow(found: Found, frames: int, colours: bool = True) -> Reading:
+    """The reading of films from what was found in all their frames, [b f] in a row."""
+
+    def films(values: np.ndarray) -> np.ndarray:
+        return values.reshape((-1, frames) + values.shape[1:])
+
+    start = films(found.centre)[:, 0]
+    radius = np.asarray(RADII)[films(found.size)[:, 0]]
+    steps = SPEED * np.asarray(VELOCITIES, float)
+    # [b, object, motion, axis, frame]
+    paths = fold(start[:, :, None], steps, radius[:, :, None, None], frames)
+    centre = np.where((np.arange(2) < found.count[:, None])[..., None], found.centre, 9.0)
+    seen = np.moveaxis(films(centre), 1, -1)[:, None, None]  # [b, 1, 1, candidate, axis, frame]
+    distance = np.sqrt(np.square(paths[:, :, :, None] - seen).sum(-2))
+    nearest, which = distance.min(3), distance.argmin(3)  # [b, object, motion, frame]
+    motion = np.minimum(nearest, LOST).sum(-1).argmin(-1)
+    own = np.take_along_axis(which, motion[..., None, None], 2)[:, :, 0]  # [b, object, frame]
+    close = np.take_along_axis(nearest, motion[..., None, None], 2)[:, :, 0] < LOST
+
+    def vote(values: np.ndarray, choices: int) -> np.ndarray:
+        mine = np.take_along_axis(np.swapaxes(films(values), 1, 2), own, 1)
+        weight = np.take_along_axis(np.swapaxes(films(found.fit), 1, 2), own, 1) * close
+        return ((mine[..., None] == np.arange(choices)) * weight[..., None]).sum(2).argmax(-1).astype(np.int32)
+
+    whole = Found(
+        count=films(found.count)[:, 0],
+        shape=vote(found.shape, len(SHAPES)),
+        size=vote(found.size, len(SIZES)),
+        colour=vote(found.colour, len(COLOURS)),
+        centre=start,
+        fit=films(found.fit).mean(1),
+        residual=np.sqrt(np.square(films(found.residual)).mean(1)),
     )
+    return sort_found(whole, motion.astype(np.int32) if frames > 1 else None, colours)

@@ -1,4 +1,4 @@
-"""Pictures of scenes: anti-aliased by signed distance, at any resolution.
+"""Pictures and films of scenes: anti-aliased by signed distance, at any resolution.
 
 Every shape is given by a function s(u, v), in units of the object's radius, with the origin at its centre, negative
 inside, and of gradient length 1 near its outline, so that s is the signed distance there:
@@ -24,7 +24,7 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from unified_jax.data.world.scene import BACKGROUND_RGB, COLOUR_RGB, SHAPES, Object, Scene
+from unified_jax.data.world.scene import BACKGROUND_RGB, COLOUR_RGB, SHAPES, Object, Scene, trajectory
 
 MIN_RESOLUTION = 16
 
@@ -35,9 +35,8 @@ _NOTCH = 0.50
 _SIN36, _COS36 = math.sin(math.radians(36)), math.cos(math.radians(36))
 
 
-def signed_distance(shape: int, u: Float[np.ndarray, " w"], v: Float[np.ndarray, " h"]) -> Float[np.ndarray, "h w"]:
-    """s(u, v) of the module docstring over the grid u x v (units of the radius; v points down)."""
-    u, v = u[None, :], v[:, None]
+def signed_distance(shape: int, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """s(u, v) of the module docstring for arrays that broadcast (units of the radius; v points down)."""
     match SHAPES[shape]:
         case "circle":
             return np.sqrt(u * u + v * v) - 0.88
@@ -77,7 +76,7 @@ def coverage(
     inverse = 1 / radius
     u = (_quarters(columns[1] - columns[0]) + (columns[0] - x)) * np.float32(inverse)
     v = (_quarters(rows[1] - rows[0]) + (rows[0] - y)) * np.float32(inverse)
-    fine = signed_distance(shape, u, v)
+    fine = signed_distance(shape, u[None, :], v[:, None])
     fine *= np.float32(-2 * radius)
     fine += np.float32(0.5)
     np.maximum(fine, 0, out=fine)
@@ -99,22 +98,35 @@ def _span(centre: float, radius: float, resolution: int) -> tuple[int, int]:
     return max(int(centre - radius), 0), min(int(centre + radius) + 1, resolution)
 
 
-def _paint(image: np.ndarray, object: Object, resolution: int) -> None:
-    x, y, radius = object.x * resolution, object.y * resolution, object.radius * resolution
-    # Half a pixel more than the disc, as the outline is soft.
-    rows, columns = _span(y, radius + 0.5, resolution), _span(x, radius + 0.5, resolution)
+def window(x: float, y: float, radius: float, resolution: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(rows, columns), half-open, that an object can touch: pixels; half one more than its disc, its outline is soft."""
+    return _span(y, radius + 0.5, resolution), _span(x, radius + 0.5, resolution)
+
+
+def _paint(image: np.ndarray, object: Object, at: tuple[float, float]) -> None:
+    resolution = len(image)
+    x, y, radius = at[0] * resolution, at[1] * resolution, object.radius * resolution
+    rows, columns = window(x, y, radius, resolution)
     cover = coverage(object.shape, x, y, radius, rows, columns)[..., None]
     # What is there already, not the plain background: the corner of a window may hold a part of the other object.
-    window = image[rows[0] : rows[1], columns[0] : columns[1]]
-    window[:] = window + cover * (_COLOUR[object.colour] - window) + np.float32(0.5)
+    part = image[rows[0] : rows[1], columns[0] : columns[1]]
+    part[:] = part + cover * (_COLOUR[object.colour] - part) + np.float32(0.5)
 
 
 def render_image(scene: Scene, resolution: int) -> UInt8[np.ndarray, "r r 3"]:
     """The film's first frame. ValueError for a resolution below 16."""
+    return render_video(scene, resolution, 1)[0]
+
+
+def render_video(scene: Scene, resolution: int, frames: int) -> UInt8[np.ndarray, "f r r 3"]:
+    """The film: every object moves as its motion says and turns at the walls. ValueError for a resolution below 16."""
     if resolution < MIN_RESOLUTION:
         raise ValueError(f"The resolution of a picture must be at least {MIN_RESOLUTION}; found {resolution}.")
-    image = np.empty((resolution, resolution, 3), np.uint8)
-    image[:] = BACKGROUND_RGB
+    film = np.empty((frames, resolution, resolution, 3), np.uint8)
+    film[:] = BACKGROUND_RGB
     for object in scene.objects:
-        _paint(image, object, resolution)
-    return image
+        # The first frame takes the object's own place: `trajectory` gives it up to rounding only.
+        centres = [(object.x, object.y), *trajectory(object, frames)[1:].tolist()] if frames > 1 else [(object.x, object.y)]
+        for image, centre in zip(film, centres, strict=True):
+            _paint(image, object, centre)
+    return film

@@ -134,8 +134,11 @@ def place_of(x: float, y: float) -> int:
     return int(3 * row + column)
 
 
-def _fold(start: np.ndarray, step: np.ndarray, radius: np.ndarray, frames: int) -> np.ndarray:
-    """The triangle wave of the module docstring; the arrays broadcast, a last axis of `frames` is added."""
+def fold(start: np.ndarray, step: np.ndarray, radius: np.ndarray, frames: int) -> np.ndarray:
+    """The triangle wave of the module docstring; the arrays broadcast, a last axis of `frames` is added.
+
+    `start`, `step` (a frame) and `radius` are in canvas units.
+    """
     length = 1 - 2 * radius[..., None]
     u = (start - radius)[..., None] + step[..., None] * np.arange(frames)
     u = np.mod(u, 2 * length)
@@ -145,7 +148,7 @@ def _fold(start: np.ndarray, step: np.ndarray, radius: np.ndarray, frames: int) 
 def trajectory(object: Object, frames: int = FRAMES) -> Float[np.ndarray, "frames 2"]:
     """The centre (x, y) in each frame, canvas units; row 0 is (object.x, object.y) up to rounding."""
     centre, radius = np.array((object.x, object.y)), np.full(2, object.radius)
-    return _fold(centre, SPEED * np.array(VELOCITIES[object.motion], float), radius, frames).T
+    return fold(centre, SPEED * np.array(VELOCITIES[object.motion], float), radius, frames).T
 
 
 def bounces(object: Object, frames: int = FRAMES) -> Float[np.ndarray, " k"]:
@@ -163,7 +166,7 @@ def bounces(object: Object, frames: int = FRAMES) -> Float[np.ndarray, " k"]:
 def apart(centres: Float[np.ndarray, "n 2 2"], radii: Float[np.ndarray, "2"], motions: tuple[int, int]) -> np.ndarray:
     """For n proposed pairs of centres (object, axis), whether they keep their distance in all frames: bool [n]."""
     steps = SPEED * np.array([VELOCITIES[motion] for motion in motions], float)
-    paths = _fold(centres, steps, np.repeat(radii, 2).reshape(2, 2), FRAMES)
+    paths = fold(centres, steps, np.repeat(radii, 2).reshape(2, 2), FRAMES)
     between = paths[:, 0] - paths[:, 1]
     square = (between * between).sum(1).min(-1)
     return square >= (radii[0] + radii[1] + GAP) ** 2

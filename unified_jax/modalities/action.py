@@ -1,0 +1,103 @@
+"""Actions: paths `[steps, 2]` of (x, y) in [0, 1] outside, y downward; in [-1, 1] in model space, cut along time."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from unified_jax.modalities.base import check_array
+from unified_jax.modalities.grid import grid_of, grid_positions, patchify, unpatchify
+
+
+@dataclass(frozen=True)
+class Action:
+    """Paths of one length. What strays from [0, 1] is kept: a path may leave the canvas."""
+
+    steps: int = 16
+    """Points of a path."""
+    features: int = 2
+    """Numbers a point."""
+    patch: int = 4
+    """Points a token."""
+    name: str = "action"
+    """Field of the batch."""
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.features, self.patch) < 1:
+            raise ValueError(f"Action sizes must be positive, found {self}.")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(steps, features)."""
+        return self.steps, self.features
+
+    @property
+    def tokens(self) -> int:
+        """Patches of a path."""
+        return math.prod(grid_of((self.steps,), (self.patch,)))
+
+    @property
+    def patch_features(self) -> int:
+        """Numbers in a patch."""
+        return self.patch * self.features
+
+    @property
+    def suffix(self) -> str:
+        """A table, one point a line."""
+        return ".csv"
+
+    def prepare(self, raw: Any) -> Float[np.ndarray, "s c"]:
+        """A float array of this shape."""
+        return check_array(raw, self.shape, np.float32)
+
+    def to_model(self, raw: Array) -> Float[Array, "b s c"]:
+        """[0, 1] to [-1, 1]."""
+        return 2.0 * raw - 1.0
+
+    def from_model(self, x: Array | np.ndarray) -> Float[np.ndarray, "b s c"]:
+        """[-1, 1] to [0, 1]."""
+        return (np.asarray(x, np.float32) + 1) / 2
+
+    def patches(self, x: Float[Array, "b s c"]) -> Float[Array, "b n p"]:
+        """Cuts along time."""
+        return patchify(x, (self.patch,))
+
+    def unpatch(self, tokens: Float[Array, "b n p"]) -> Float[Array, "b s c"]:
+        """The inverse of `patches`."""
+        return unpatchify(tokens, (self.steps,), (self.patch,))
+
+    def positions(self) -> Int[np.ndarray, "n 1"]:
+        """The place of each patch in time."""
+        return grid_positions((self.steps,), (self.patch,))
+
+    def load(self, path: Path) -> Float[np.ndarray, "s c"]:
+        """A table of numbers separated by commas, one point a line."""
+        try:
+            return self.prepare(np.loadtxt(path, delimiter=",", ndmin=2, dtype=np.float32))
+        except FileNotFoundError:
+            raise ValueError("no such file") from None
+        except UnicodeDecodeError:
+            raise ValueError("it is no table of numbers") from None
+
+    def save(self, path: Path, example: Float[np.ndarray, "s c"]) -> None:
+        """One path as a table."""
+        np.savetxt(path, example, delimiter=",", fmt="%.5f")
+
+    def picture(self, example: Float[np.ndarray, "s c"]) -> Any:
+        """The path, from pale to dark."""
+        from PIL import Image as Pillow
+        from PIL import ImageDraw
+
+        side = 96
+        canvas = Pillow.new("RGB", (side, side), "white")
+        draw = ImageDraw.Draw(canvas)
+        points = [tuple(float(v) for v in np.clip(point[:2], -0.1, 1.1) * (side - 1)) for point in example]
+        for i, (a, b) in enumerate(zip(points[:-1], points[1:], strict=True)):
+            shade = round(200 - 180 * i / max(1, len(points) - 2))
+            draw.line([a, b], fill=(shade, shade, 230), width=2)
+        x, y = points[-1]
+        draw.ellipse([x - 3, y - 3, x + 3, y + 3], fill=(200, 30, 30))
+        return canvas

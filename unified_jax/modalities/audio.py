@@ -1,0 +1,147 @@
+r"""Sound: waveforms float32 `[samples]` in [-1, 1] outside, log-mel spectra in model space, cut into patches.
+
+    x = 2 (ln(max(mel, floor)) - ln floor) / (ln top - ln floor) - 1
+
+is in [-1, 1] for spectra between `floor` and `top`. The way back inverts this, finds magnitudes by the mel bank's
+pseudo-inverse and phases by Griffin-Lim (`mel`).
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from unified_jax.modalities.base import check_array
+from unified_jax.modalities.grid import grid_of, grid_positions, patchify, unpatchify
+from unified_jax.modalities.mel import Mel, griffin_lim
+
+SPEECH_LIKE = Mel(rate=8000, n_fft=1024, hop=250, mels=64)
+"""For sounds of 8 kHz: a frame every 31 ms."""
+
+
+@dataclass(frozen=True)
+class Audio:
+    """Sounds of one length and rate, one channel."""
+
+    samples: int = 8000
+    """Samples of a waveform."""
+    mel: Mel = SPEECH_LIKE
+    """The analysis, with the sampling rate."""
+    patch: tuple[int, int] = (8, 16)
+    """Frames and bands of a patch."""
+    floor: float = 1e-5
+    """Softest mel power that is told apart from silence."""
+    top: float = 3e3
+    """Mel power that becomes 1."""
+    iterations: int = 64
+    """Of Griffin-Lim."""
+    name: str = "audio"
+    """Field of the batch."""
+
+    def __post_init__(self) -> None:
+        if self.samples < self.mel.n_fft // 2 + 1 or min(self.patch) < 1 or not 0 < self.floor < self.top:
+            raise ValueError(
+                f"Audio needs more than {self.mel.n_fft // 2} samples, positive patches and floor < top, found {self}."
+            )
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(frames, bands, 1)."""
+        return self.mel.frames(self.samples), self.mel.mels, 1
+
+    @property
+    def tokens(self) -> int:
+        """Patches of a spectrum."""
+        return math.prod(grid_of(self.shape[:2], self.patch))
+
+    @property
+    def patch_features(self) -> int:
+        """Numbers in a patch."""
+        return math.prod(self.patch)
+
+    @property
+    def suffix(self) -> str:
+        """WAV, 16 bits."""
+        return ".wav"
+
+    def prepare(self, raw: Any) -> Float[np.ndarray, " s"]:
+        """A finite waveform of this many samples, float in [-1, 1] or int16; a shorter one ends in silence.
+
+        Stereo and longer ones are refused.
+        """
+        value = np.asarray(raw)
+        if value.ndim == 2 and value.shape[1] == 1:
+            value = value[:, 0]
+        if value.ndim != 1:
+            raise ValueError(f"expected one channel [{self.samples}], found {value.dtype} {list(value.shape)}")
+        if value.dtype == np.int16:
+            value = value.astype(np.float32) / 32768
+        elif value.dtype == np.int64 and value.size and abs(value).max() <= 32768:  # TFDS decodes its Audio so
+            value = value.astype(np.float32) / 32768
+        if len(value) > self.samples:
+            raise ValueError(f"expected at most {self.samples} samples, found {len(value)}")
+        value = check_array(value, value.shape, np.float32)
+        if value.size and abs(value).max() > 1.001:
+            raise ValueError(f"expected a waveform in [-1, 1], found values up to {abs(value).max():.3g}")
+        return np.pad(value, (0, self.samples - len(value)))
+
+    def to_model(self, raw: Float[Array, "b s"]) -> Float[Array, "b f m 1"]:
+        """The normalised log-mel spectrum."""
+        low, high = math.log(self.floor), math.log(self.top)
+        level = jnp.log(jnp.maximum(self.mel(raw.astype(jnp.float32)), self.floor))
+        return (2 * (level - low) / (high - low) - 1)[..., None]
+
+    def from_model(self, x: Array | np.ndarray) -> Float[np.ndarray, "b s"]:
+        """A waveform with about this spectrum, cut to [-1, 1]."""
+        low, high = math.log(self.floor), math.log(self.top)
+        level = (jnp.clip(jnp.asarray(x, jnp.float32)[..., 0], -1, 1.5) + 1) / 2 * (high - low) + low
+        mel = jnp.exp(level) - self.floor
+        made = griffin_lim(self.mel, self.mel.magnitude(mel), self.samples, self.iterations)
+        return np.clip(np.asarray(made), -1, 1)
+
+    def patches(self, x: Float[Array, "b f m 1"]) -> Float[Array, "b n p"]:
+        """Cuts the spectrum into patches."""
+        return patchify(x, self.patch)
+
+    def unpatch(self, tokens: Float[Array, "b n p"]) -> Float[Array, "b f m 1"]:
+        """The inverse of `patches`."""
+        return unpatchify(tokens, self.shape[:2], self.patch)
+
+    def positions(self) -> Int[np.ndarray, "n 2"]:
+        """(time, band) of each patch."""
+        return grid_positions(self.shape[:2], self.patch)
+
+    def load(self, path: Path) -> Float[np.ndarray, " s"]:
+        """A sound file of this rate with one channel."""
+        import soundfile
+
+        try:
+            wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        except (soundfile.SoundFileError, OSError, TypeError) as error:
+            raise ValueError("no such file" if not path.exists() else f"it is no sound that can be read ({error})") from None
+        if wave.shape[1] != 1:
+            raise ValueError(f"expected one channel, found {wave.shape[1]}; mix it down first")
+        if rate != self.mel.rate:
+            raise ValueError(f"expected {self.mel.rate} samples a second, found {rate}; resample it first")
+        return self.prepare(wave[:, 0])
+
+    def save(self, path: Path, example: Float[np.ndarray, " s"]) -> None:
+        """One waveform as WAV, and its spectrogram beside it as PNG."""
+        import soundfile
+
+        soundfile.write(path, example, self.mel.rate, subtype="PCM_16")
+        self.picture(example).save(path.with_suffix(".png"))
+
+    def picture(self, example: Float[np.ndarray, " s"]) -> Any:
+        """The mel spectrogram: time to the right, pitch upward, loud is bright."""
+        from PIL import Image as Pillow
+
+        level = np.asarray(self.to_model(jnp.asarray(example)[None]))[0, ..., 0]
+        grey = np.clip((level.T[::-1] + 1) / 2, 0, 1)
+        colour = np.stack([grey**0.8, grey**1.8, 0.15 + 0.5 * grey * (1 - grey)], axis=-1)
+        picture = Pillow.fromarray(np.round(255 * np.clip(colour, 0, 1)).astype(np.uint8))
+        return picture.resize((96, 96), Pillow.Resampling.NEAREST)

@@ -1,0 +1,107 @@
+"""Depth: distances float32 `[f, h, w, 1]` in [0, 1] outside (1 is the far wall), in [-1, 1] in model space.
+
+A depth picture is a film of one frame.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from unified_jax.modalities.base import check_array
+from unified_jax.modalities.files import load_picture
+from unified_jax.modalities.grid import grid_of, grid_positions, patchify, unpatchify
+
+
+@dataclass(frozen=True)
+class Depth:
+    """Depth pictures or films of one size."""
+
+    frames: int = 1
+    """Frames."""
+    height: int = 32
+    """Rows."""
+    width: int = 32
+    """Columns."""
+    patch: tuple[int, int, int] = (1, 8, 8)
+    """Frames, rows and columns of a patch."""
+    name: str = "depth"
+    """Field of the batch."""
+
+    def __post_init__(self) -> None:
+        if min(*self.shape, *self.patch) < 1:
+            raise ValueError(f"Depth sizes must be positive, found {self}.")
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(f, h, w, 1)."""
+        return self.frames, self.height, self.width, 1
+
+    @property
+    def tokens(self) -> int:
+        """Patches of an example."""
+        return math.prod(grid_of(self.shape[:3], self.patch))
+
+    @property
+    def patch_features(self) -> int:
+        """Numbers in a patch."""
+        return math.prod(self.patch)
+
+    @property
+    def suffix(self) -> str:
+        """PNG of the first frame, 16 bits."""
+        return ".png"
+
+    def prepare(self, raw: Any) -> Float[np.ndarray, "f h w 1"]:
+        """A float array of this shape in [0, 1]; `[h, w]` and `[h, w, 1]` gain axes, a longer film is cut off."""
+        value = np.asarray(raw)
+        value = value[..., None] if value.ndim == 2 else value
+        value = value[None] if value.ndim == 3 else value
+        if value.ndim == 4 and value.shape[0] > self.frames:
+            value = value[: self.frames]
+        value = check_array(value, self.shape, np.float32)
+        if value.min() < 0 or value.max() > 1:
+            raise ValueError(f"expected distances in [0, 1], found {value.min():.3g} .. {value.max():.3g}")
+        return value
+
+    def to_model(self, raw: Array) -> Float[Array, "b f h w 1"]:
+        """[0, 1] to [-1, 1]."""
+        return 2.0 * raw - 1.0
+
+    def from_model(self, x: Array | np.ndarray) -> Float[np.ndarray, "b f h w 1"]:
+        """[-1, 1] to [0, 1], clipped."""
+        return np.clip((np.asarray(x, np.float32) + 1) / 2, 0, 1)
+
+    def patches(self, x: Float[Array, "b f h w 1"]) -> Float[Array, "b n p"]:
+        """Cuts into patches."""
+        return patchify(x, self.patch)
+
+    def unpatch(self, tokens: Float[Array, "b n p"]) -> Float[Array, "b f h w 1"]:
+        """The inverse of `patches`."""
+        return unpatchify(tokens, self.shape[:3], self.patch)
+
+    def positions(self) -> Int[np.ndarray, "n 3"]:
+        """(frame, row, column) of each patch."""
+        return grid_positions(self.shape[:3], self.patch)
+
+    def load(self, path: Path) -> Float[np.ndarray, "f h w 1"]:
+        """A grey picture, black near; for one frame only."""
+        if self.frames != 1:
+            raise ValueError("a depth film cannot be given as a file")
+        return load_picture(path, self.height, self.width, 1)[None].astype(np.float32) / 255
+
+    def save(self, path: Path, example: Float[np.ndarray, "f h w 1"]) -> None:
+        """The first frame as a grey PNG of 16 bits."""
+        from PIL import Image as Pillow
+
+        Pillow.fromarray(np.round(example[0, ..., 0] * 65535).astype(np.uint16)).save(path)
+
+    def picture(self, example: Float[np.ndarray, "f h w 1"]) -> Any:
+        """The first frame in grey, near is bright."""
+        from PIL import Image as Pillow
+
+        grey = np.round((1 - example[0]) * 255).astype(np.uint8)
+        return Pillow.fromarray(np.repeat(grey, 3, axis=-1))

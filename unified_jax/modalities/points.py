@@ -1,0 +1,126 @@
+r"""Clouds of points: float32 `[k, 3 + c]` of x, y, z (and colour) in [0, 1] outside, in [-1, 1] in model space.
+
+A cloud has no order, but tokens do. `prepare` sorts it along a space-filling curve (Morton's: the bits of x, y and z
+interleaved), so that the `per_token` points of a token are neighbours and token i always holds about the same part of
+the cloud; patches of the sorted cloud are exactly invertible.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from unified_jax.modalities.base import check_array
+from unified_jax.modalities.grid import grid_of, grid_positions, patchify, unpatchify
+from unified_jax.modalities.meshes import read_cloud, write_ply
+
+BITS = 10
+"""Of each coordinate in the curve."""
+
+
+def morton_order(xyz: Float[np.ndarray, "k 3"]) -> Int[np.ndarray, " k"]:
+    """The order of points in the unit cube along the Z-curve; ties keep their order."""
+    cells = np.clip(np.floor(xyz * 2**BITS), 0, 2**BITS - 1).astype(np.int64)
+    code = np.zeros(len(xyz), np.int64)
+    for bit in range(BITS):
+        for axis in range(3):
+            code |= ((cells[:, axis] >> bit) & 1) << (3 * bit + axis)
+    return np.argsort(code, kind="stable")
+
+
+@dataclass(frozen=True)
+class Points:
+    """Clouds of one number of points."""
+
+    count: int = 256
+    """Points of a cloud."""
+    features: int = 6
+    """3 (position) or 6 (position and colour)."""
+    per_token: int = 16
+    """Points a token."""
+    name: str = "points"
+    """Field of the batch."""
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or self.per_token < 1 or self.features not in (3, 6):
+            raise ValueError(f"Points needs positive sizes and 3 or 6 features, found {self}.")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(k, features)."""
+        return self.count, self.features
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a cloud."""
+        return grid_of((self.count,), (self.per_token,))[0]
+
+    @property
+    def patch_features(self) -> int:
+        """Numbers in a token."""
+        return self.per_token * self.features
+
+    @property
+    def suffix(self) -> str:
+        """PLY."""
+        return ".ply"
+
+    def prepare(self, raw: Any) -> Float[np.ndarray, "k c"]:
+        """A finite cloud in the unit cube with at least `count` points, of which the first are taken, sorted."""
+        value = np.asarray(raw)
+        if value.ndim == 2 and len(value) < self.count:
+            raise ValueError(f"expected at least {self.count} points, found {len(value)}")
+        if value.ndim == 2:
+            value = value[: self.count]
+        value = check_array(value, self.shape, np.float32)
+        if value.min() < -1e-4 or value.max() > 1 + 1e-4:
+            raise ValueError(f"expected coordinates and colours in [0, 1], found {value.min():.3g} .. {value.max():.3g}")
+        return value[morton_order(value[:, :3])]
+
+    def to_model(self, raw: Array) -> Float[Array, "b k c"]:
+        """[0, 1] to [-1, 1]."""
+        return 2.0 * raw - 1.0
+
+    def from_model(self, x: Array | np.ndarray) -> Float[np.ndarray, "b k c"]:
+        """[-1, 1] to [0, 1], clipped."""
+        return np.clip((np.asarray(x, np.float32) + 1) / 2, 0, 1)
+
+    def patches(self, x: Float[Array, "b k c"]) -> Float[Array, "b n p"]:
+        """Cuts a sorted cloud into tokens."""
+        return patchify(x, (self.per_token,))
+
+    def unpatch(self, tokens: Float[Array, "b n p"]) -> Float[Array, "b k c"]:
+        """The inverse of `patches`."""
+        return unpatchify(tokens, (self.count,), (self.per_token,))
+
+    def positions(self) -> Int[np.ndarray, "n 1"]:
+        """The place of each token along the curve."""
+        return grid_positions((self.count,), (self.per_token,))
+
+    def load(self, path: Path) -> Float[np.ndarray, "k c"]:
+        """A cloud (PLY) or a mesh (PLY, OBJ, GLB), scaled into the unit cube."""
+        return self.prepare(read_cloud(path, self.count, self.features == 6))
+
+    def save(self, path: Path, example: Float[np.ndarray, "k c"]) -> None:
+        """One cloud as PLY, and a picture of it beside it."""
+        write_ply(path, example)
+        self.picture(example).save(path.with_suffix(".png"))
+
+    def picture(self, example: Float[np.ndarray, "k c"]) -> Any:
+        """The cloud from the front, turned a little, near points over far ones."""
+        from PIL import Image as Pillow
+        from PIL import ImageDraw
+
+        side, turn = 96, 0.35
+        canvas = Pillow.new("RGB", (side, side), (16, 16, 18))
+        draw = ImageDraw.Draw(canvas)
+        x, y, z = (example[:, :3] - 0.5).T
+        across, away = x * np.cos(turn) + z * np.sin(turn), z * np.cos(turn) - x * np.sin(turn)
+        colour = example[:, 3:] if example.shape[1] == 6 else np.repeat(0.4 + 0.6 * (z[:, None] + 0.5), 3, axis=1)
+        for i in np.argsort(away):
+            px, py = (across[i] * 0.9 + 0.5) * side, (0.5 - y[i] * 0.9) * side
+            shade = tuple(int(v) for v in np.clip(colour[i] * (0.7 + 0.4 * (away[i] + 0.5)), 0, 1) * 255)
+            draw.ellipse([px - 1.2, py - 1.2, px + 1.2, py + 1.2], fill=shade)
+        return canvas

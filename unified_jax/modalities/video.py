@@ -1,0 +1,109 @@
+"""Films: uint8 `[f, h, w, c]` outside, float32 in [-1, 1] in model space, cut into tubelets (`grid`).
+
+A picture is a film of one frame.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, UInt8
+
+from unified_jax.modalities.base import check_array
+from unified_jax.modalities.files import load_film, save_film
+from unified_jax.modalities.grid import grid_of, grid_positions, patchify, unpatchify
+from unified_jax.modalities.image import to_pillow
+
+
+@dataclass(frozen=True)
+class Video:
+    """Films of one size and length."""
+
+    frames: int = 8
+    """Frames."""
+    height: int = 32
+    """Rows."""
+    width: int = 32
+    """Columns."""
+    channels: int = 3
+    """1 (grey), 3 (RGB), or the channels of a latent."""
+    patch: tuple[int, int, int] = (2, 8, 8)
+    """Frames, rows and columns of a tubelet."""
+    rate: float = 16.0
+    """Frames a second of the files that are written."""
+    name: str = "video"
+    """Field of the batch."""
+
+    def __post_init__(self) -> None:
+        if min(*self.shape, *self.patch) < 1 or self.rate <= 0:
+            raise ValueError(f"Sizes and rate of a video must be positive, found {self}.")
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(f, h, w, c)."""
+        return self.frames, self.height, self.width, self.channels
+
+    @property
+    def tokens(self) -> int:
+        """Tubelets of a film."""
+        return math.prod(grid_of(self.shape[:3], self.patch))
+
+    @property
+    def patch_features(self) -> int:
+        """Numbers in a tubelet."""
+        return math.prod(self.patch) * self.channels
+
+    @property
+    def suffix(self) -> str:
+        """GIF."""
+        return ".gif"
+
+    def prepare(self, raw: Any) -> UInt8[np.ndarray, "f h w c"]:
+        """A uint8 array of this shape; a longer film is cut off, a picture is a film of one frame."""
+        value = np.asarray(raw)
+        if value.ndim == 3 and self.frames == 1:
+            value = value[None]
+        if value.ndim == 4 and value.shape[0] > self.frames:
+            value = value[: self.frames]
+        return check_array(value, self.shape, np.uint8)
+
+    def to_model(self, raw: Array) -> Float[Array, "b f h w c"]:
+        """uint8 0 .. 255 to [-1, 1]."""
+        return raw.astype(jnp.float32) / 127.5 - 1.0
+
+    def from_model(self, x: Array | np.ndarray) -> UInt8[np.ndarray, "b f h w c"]:
+        """[-1, 1] to uint8, clipped and rounded."""
+        return np.asarray(np.clip(np.round((np.asarray(x, np.float32) + 1.0) * 127.5), 0, 255), np.uint8)
+
+    def patches(self, x: Float[Array, "b f h w c"]) -> Float[Array, "b n p"]:
+        """Cuts into tubelets."""
+        return patchify(x, self.patch)
+
+    def unpatch(self, tokens: Float[Array, "b n p"]) -> Float[Array, "b f h w c"]:
+        """The inverse of `patches`; the channels follow from the features."""
+        return unpatchify(tokens, self.shape[:3], self.patch)
+
+    def positions(self) -> Int[np.ndarray, "n 3"]:
+        """(frame, row, column) of each tubelet."""
+        return grid_positions(self.shape[:3], self.patch)
+
+    def load(self, path: Path) -> UInt8[np.ndarray, "f h w c"]:
+        """A GIF, or a film that PyAV reads."""
+        return load_film(path, *self.shape)
+
+    def save(self, path: Path, example: UInt8[np.ndarray, "f h w c"]) -> None:
+        """One film as GIF."""
+        save_film(path, [to_pillow(frame) for frame in example], self.rate)
+
+    def picture(self, example: UInt8[np.ndarray, "f h w c"]) -> Any:
+        """Four frames from the first to the last, two by two."""
+        from PIL import Image as Pillow
+
+        chosen = np.linspace(0, len(example) - 1, 4).round().astype(int)
+        canvas = Pillow.new("RGB", (2 * self.width + 1, 2 * self.height + 1), "white")
+        for i, frame in enumerate(chosen):
+            canvas.paste(to_pillow(example[frame]), ((i % 2) * (self.width + 1), (i // 2) * (self.height + 1)))
+        return canvas
