@@ -20,6 +20,7 @@ from unified_jax.training.checkpoint import Checkpointing
 from unified_jax.training.ema import Ema
 from unified_jax.training.experiment import Experiment, Previews, Validation
 from unified_jax.training.optimizer import Optimization
+from unified_jax.training.rules import Muon
 
 GROUPS = (
     *("Activities", "Animals & Nature", "Flags", "Food & Drink", "Objects"),
@@ -31,17 +32,17 @@ def experiment() -> Experiment:
     """64 tokens of 8 x 8 pixels; x0 is predicted, because a patch holds more numbers than a narrow network carries."""
     return Experiment(
         model=Diffusion(
-            network=DiT(depth=8, width=256, heads=4, label_std=0.25),
+            network=DiT(depth=6, width=256, heads=4, label_std=0.25, unroll=6),
             process=RectifiedFlow(target="x0", loss="velocity", times=LogitNormalTimes(mean=0.5)),
             modality=Image(64, 64, 3, patch=8),
             conditions=(Label("group", 9, GROUPS), Label("style", 2, ("noto", "twemoji"))),
             drop_some=0.2,
         ),
         data=Tfds("uj_emoji", rename=(("group", "label"),)),
-        optimizer=Optimization(learning_rate=8e-4, warmup_steps=200, clip_norm=1.0),
+        optimizer=Optimization(Muon(b2=0.98), learning_rate=4e-3, warmup_steps=100, clip_norm=1.0),
         ema=(Ema(decay=0.999),),
         steps=20_000,
-        batch_size=64,
+        batch_size=32,
         checkpoint=Checkpointing(every=500),
         preview=Previews(every=500, count=18, plan=Plan(Euler(), steps=50, guidance=Guidance(3.0))),
         validation=Validation(every=1000, batches=2),

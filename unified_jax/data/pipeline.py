@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Int
 
 from unified_jax.data.base import DataSet, Source, prepare_example
+from unified_jax.data.packing import Packer
 from unified_jax.data.prefetch import Prefetcher
 from unified_jax.errors import UserError
 from unified_jax.modalities.base import Modality
@@ -28,7 +29,7 @@ class HostBatch:
     """What one process holds of the batch of one step."""
 
     arrays: dict[str, np.ndarray]
-    """Its cut `[b / P, ...]` of every field, and `slot`."""
+    """Its cut `[b / P, ...]` of every field, and `slot`; of packed ones as `data.packing` says."""
     ids: Int[np.ndarray, "b"]
     """Example ids of the whole global batch."""
     first: int
@@ -51,12 +52,22 @@ class Pipeline:
         batch_size: int,
         seed: int,
         process: tuple[int, int] = (0, 1),
+        packer: Packer | None = None,
     ) -> None:
-        """Opens the set and checks its first example. `process` is (index, count). Raises UserError for bad data."""
+        """Opens the set and checks its first example. `process` is (index, count); a packer makes rows of examples.
+
+        Raises UserError for bad data.
+        """
         index, count = process
         if batch_size < 1 or batch_size % count:
             raise UserError(f"The batch size {batch_size} must be positive and divisible by the {count} process(es).")
+        documents = packer.policy.per_row if packer else 1
+        if batch_size % (count * documents):
+            raise UserError(
+                f"A batch of {batch_size} examples, {documents} to a row, is not divisible over the {count} process(es)."
+            )
         self.modalities, self.batch_size, self.name = modalities, batch_size, data.name
+        self.packer, self.seed = packer, seed
         self.parts = data.parts(split, tuple(m.name for m in modalities))
         for _, name, source in self.parts:
             if len(source) == 0:
@@ -71,6 +82,8 @@ class Pipeline:
         first = step * self.batch_size
         ids = np.asarray([self.order[first + slot] for slot in range(self.batch_size)], np.int64)
         examples = [self._load(int(ids[slot])) for slot in self.slots]
+        if self.packer:
+            return HostBatch(self.packer.pack(examples, self.slots, self.seed, step), ids, first)
         arrays = {m.name: np.stack([example[m.name] for example in examples]) for m in self.modalities}
         return HostBatch(arrays | {"slot": self.slots}, ids, first)
 

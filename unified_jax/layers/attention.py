@@ -1,8 +1,11 @@
 """The attention half of a transformer block as a layer: it owns the weights, `kernels/` does the work."""
 
+from typing import Any, NamedTuple
+
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from unified_jax.kernels import choice, reference
 from unified_jax.kernels.inputs import Modulation, NormKind, OutWeights, QkvWeights, Rotary, Visible
@@ -11,16 +14,31 @@ from unified_jax.layers.modulation import AffineNorm
 from unified_jax.sharding import constrain
 
 
+class KvCache(NamedTuple):
+    """Keys and values of the tokens so far; sequence i goes on at token `at[i]`."""
+
+    k: Float[Array, "b m g e"]
+    v: Float[Array, "b m g e"]
+    at: Int[Array, "b"]
+
+    def write(self, k: Float[Array, "b n g e"], v: Float[Array, "b n g e"]) -> "KvCache":
+        """The cache with these from `at` on; `at` stays, so that the same place may be written again."""
+        put = jax.vmap(lambda old, new, at: jax.lax.dynamic_update_slice(old, new.astype(old.dtype), (at, 0, 0)))
+        return KvCache(put(self.k, k, self.at), put(self.v, v, self.at), self.at)
+
+
 class AttentionHalf(nn.Module):
     """x + gate * out(attend(qkv(norm(x) * (1 + scale) + shift))); multi-head, or grouped with `kv_heads` < `heads`.
 
-    `affine` gives the norm a gain and a bias of its own, for blocks without modulation.
+    `affine` gives the norm a gain (and a LayerNorm a bias) of its own, for blocks without modulation; `bias` says whether
+    the projections have one.
     """
 
     heads: int
     kv_heads: int | None = None
     norm: NormKind = "layer"
     affine: bool = False
+    bias: bool = True
     qk_norm: bool = False
     eps: float = 1e-6
     dtype: jnp.dtype = jnp.float32
@@ -34,10 +52,17 @@ class AttentionHalf(nn.Module):
         visible: Visible | None = None,
         rotary: Rotary | None = None,
         capture: bool = False,
-    ) -> tuple[Float[Array, "b n d"], dict[str, Array]]:
-        """(x, captured): with `capture`, captured["attention"] is `[b, h, n, n]`, from the reference path."""
+        cache: KvCache | None = None,
+    ) -> tuple[Float[Array, "b n d"], dict[str, Any]]:
+        """(x, out). With `capture`, out["attention"] is `[b, h, n, n]`, from the reference path.
+
+        With `cache`, x are further tokens of sequences whose keys and values it holds: they are written from `cache.at`
+        on, `visible` counts from the cache's first token, and out["cache"] is the cache after them.
+        """
         d = x.shape[-1]
         qkv, out = self._qkv_weights(d), self._out_weights(d)
+        if cache is not None:
+            return self._continue(x, modulation, qkv, out, visible, rotary, cache)
         if not capture:
             x = choice.attention_half(
                 x, modulation, qkv, out,
@@ -50,16 +75,29 @@ class AttentionHalf(nn.Module):
         gate, index = (None, None) if modulation is None else (modulation.gate, modulation.index)
         return reference.gated_out(x, a, out, gate, index).astype(x.dtype), {"attention": weights}
 
+    def _continue(
+        self, x: Array, modulation: Modulation | None, qkv: QkvWeights, out: OutWeights, visible: Visible | None,
+        rotary: Rotary | None, cache: KvCache,
+    ) -> tuple[Array, dict[str, Any]]:  # fmt: skip
+        q, k, v = choice.modulated_qkv(
+            x, modulation, qkv, norm=self.norm, eps=self.eps, rotary=rotary, attention=self.attention
+        )
+        cache = cache.write(k, v)
+        a, _ = choice.attend(q, cache.k, cache.v, visible, attention=self.attention)
+        gate, index = (None, None) if modulation is None else (modulation.gate, modulation.index)
+        return choice.gated_out(x, a, out, gate, index, attention=self.attention), {"cache": cache}
+
     def _qkv_weights(self, d: int) -> QkvWeights:
         groups = self.kv_heads or self.heads
         shape = (d, groups, self.heads // groups + 2, d // self.heads)
         width = shape[1] * shape[2] * shape[3]
         kernel = declare(self, "qkv_kernel", xavier(d, width), shape, ("embed", "heads", None, "head_dim"))
-        bias = declare(self, "qkv_bias", zeros, shape[1:], ("heads", None, "head_dim"))
+        bias = declare(self, "qkv_bias", zeros, shape[1:], ("heads", None, "head_dim")) if self.bias else None
         weights = QkvWeights(kernel.astype(self.dtype), bias)
         if self.affine:
-            gain = declare(self, "norm_gain", ones, (d,), ("embed",))
-            weights = weights._replace(norm_scale=gain, norm_bias=declare(self, "norm_bias", zeros, (d,), ("embed",)))
+            weights = weights._replace(norm_scale=declare(self, "norm_gain", ones, (d,), ("embed",)))
+        if self.affine and self.norm == "layer":
+            weights = weights._replace(norm_bias=declare(self, "norm_bias", zeros, (d,), ("embed",)))
         if not self.qk_norm:
             return weights
         q_scale = declare(self, "q_scale", ones, shape[-1:], ("head_dim",))
@@ -68,7 +106,8 @@ class AttentionHalf(nn.Module):
     def _out_weights(self, d: int) -> OutWeights:
         shape = (self.heads, d // self.heads, d)
         kernel = declare(self, "out_kernel", xavier(d, d), shape, ("heads", "head_dim", "embed"))
-        return OutWeights(kernel.astype(self.dtype), declare(self, "out_bias", zeros, (d,), ("embed",)))
+        bias = declare(self, "out_bias", zeros, (d,), ("embed",)) if self.bias else None
+        return OutWeights(kernel.astype(self.dtype), bias)
 
 
 class CrossAttentionHalf(nn.Module):

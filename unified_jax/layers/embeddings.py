@@ -1,10 +1,8 @@
 r"""Embeddings of time, of labels and of positions.
 
-time        sinusoid of 256 features [cos, sin], frequencies 10000^(-i / 128), then Linear, SiLU, Linear (DiT, section
-3.1)
+time        sinusoid of 256 features [cos, sin], frequencies 10000^(-i / 128), then Linear, SiLU, Linear (DiT, section 3.1)
 label       a table with one row a class and usually one more, the null row of classifier-free guidance
-positions   sin-cos of integer positions, for any grid: the features are shared evenly among the position axes, each
-part
+positions   sin-cos of integer positions, for any grid: the features are shared evenly among the position axes, each part
             [sin, cos] with frequencies 10000^(-i / (d / (2 a))); for images DiT puts the column first, then the row
 """
 
@@ -14,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from unified_jax.kernels.inputs import Rotary
 from unified_jax.layers.init import declare, normal
 from unified_jax.layers.mlp import Dense
 
@@ -39,6 +38,18 @@ def sincos_positions(positions: Int[Array, "*s a"], features: int) -> Float[Arra
     angles = positions.astype(jnp.float32)[..., None] * frequencies
     parts = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
     return parts[..., ::-1, :].reshape(positions.shape[:-1] + (features,))
+
+
+def rotary_positions(positions: Int[Array, "b n a"], head_dim: int, theta: float = 10000.0) -> Rotary:
+    """Angles of rotary positions over several axes: pair j of a head turns by theta^(-2 j / e) positions[..., j mod a].
+
+    Every axis has high and low frequencies; a token whose axes are equal turns as with one axis (Su et al. 2021).
+    """
+    pairs = head_dim // 2
+    frequencies = jnp.asarray(theta ** (-2.0 * np.arange(pairs) / head_dim), jnp.float32)
+    axis = np.arange(pairs) % positions.shape[-1]
+    angles = positions.astype(jnp.float32)[..., axis] * frequencies
+    return Rotary(jnp.cos(angles), jnp.sin(angles))
 
 
 class TimeEmbedding(nn.Module):

@@ -17,14 +17,16 @@ class Dense(nn.Module):
     axes: tuple[str | None, str | None]
     kernel_init: Init | None = None
     dtype: jnp.dtype = jnp.float32
+    bias: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "*s d"]) -> Float[Array, "*s m"]:
         """Computes in `dtype`."""
         shape = (x.shape[-1], self.features)
         kernel = declare(self, "kernel", self.kernel_init or xavier(*shape), shape, self.axes)
-        bias = declare(self, "bias", zeros, (self.features,), self.axes[1:])
-        y = rows_of(x.astype(self.dtype)) @ kernel.astype(self.dtype) + bias.astype(self.dtype)
+        y = rows_of(x.astype(self.dtype)) @ kernel.astype(self.dtype)
+        if self.bias:
+            y = y + declare(self, "bias", zeros, (self.features,), self.axes[1:]).astype(self.dtype)
         return y.reshape(x.shape[:-1] + (self.features,))
 
 
@@ -40,3 +42,18 @@ class Mlp(nn.Module):
         h = Dense(self.hidden, ("embed", "mlp"), dtype=self.dtype, name="fc1")(x)
         h = constrain(jax.nn.gelu(h, approximate=True), "batch", "length", "mlp")
         return Dense(x.shape[-1], ("mlp", "embed"), dtype=self.dtype, name="fc2")(h)
+
+
+class SwiGlu(nn.Module):
+    """W2 (silu(W1 x) * W3 x), without biases (Shazeer 2020; Llama: gate, up, down)."""
+
+    hidden: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+        """The hidden features are cut over the tensor axis."""
+        gate = Dense(self.hidden, ("embed", "mlp"), dtype=self.dtype, bias=False, name="gate")(x)
+        up = Dense(self.hidden, ("embed", "mlp"), dtype=self.dtype, bias=False, name="up")(x)
+        h = constrain(jax.nn.silu(gate) * up, "batch", "length", "mlp")
+        return Dense(x.shape[-1], ("mlp", "embed"), dtype=self.dtype, bias=False, name="down")(h)

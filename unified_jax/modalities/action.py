@@ -49,6 +49,10 @@ class Action:
         """A table, one point a line."""
         return ".csv"
 
+    def blank(self) -> Float[np.ndarray, "s c"]:
+        """Zeros in the place of a prepared example."""
+        return np.zeros(self.shape, np.float32)
+
     def prepare(self, raw: Any) -> Float[np.ndarray, "s c"]:
         """A float array of this shape."""
         return check_array(raw, self.shape, np.float32)
@@ -81,6 +85,10 @@ class Action:
             raise ValueError("no such file") from None
         except UnicodeDecodeError:
             raise ValueError("it is no table of numbers") from None
+
+    def open(self, prepared: np.ndarray) -> np.ndarray:
+        """What `prepare` gave, as people open it."""
+        return prepared
 
     def save(self, path: Path, example: Float[np.ndarray, "s c"]) -> None:
         """One path as a table."""

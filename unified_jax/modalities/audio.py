@@ -68,6 +68,10 @@ class Audio:
         """WAV, 16 bits."""
         return ".wav"
 
+    def blank(self) -> Float[np.ndarray, " s"]:
+        """Zeros in the place of a prepared example."""
+        return np.zeros(self.samples, np.float32)
+
     def prepare(self, raw: Any) -> Float[np.ndarray, " s"]:
         """A finite waveform of this many samples, float in [-1, 1] or int16; a shorter one ends in silence.
 
@@ -128,6 +132,10 @@ class Audio:
         if rate != self.mel.rate:
             raise ValueError(f"expected {self.mel.rate} samples a second, found {rate}; resample it first")
         return self.prepare(wave[:, 0])
+
+    def open(self, prepared: np.ndarray) -> np.ndarray:
+        """What `prepare` gave, as people open it."""
+        return prepared
 
     def save(self, path: Path, example: Float[np.ndarray, " s"]) -> None:
         """One waveform as WAV, and its spectrogram beside it as PNG."""

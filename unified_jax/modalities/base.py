@@ -53,6 +53,10 @@ class Continuous(Modality, Protocol):
         """Of the files that `save` writes."""
         ...
 
+    def blank(self) -> np.ndarray:
+        """Zeros of the shape and dtype that `prepare` gives, in the place of an example that is not there."""
+        ...
+
     def to_model(self, raw: Array) -> Float[Array, "b ..."]:
         """A stack of prepared arrays to model space, float32 of about unit size."""
         ...
@@ -75,6 +79,10 @@ class Continuous(Modality, Protocol):
 
     def load(self, path: Path) -> np.ndarray:
         """A file as a raw example. Raises ValueError saying what was found and what was expected."""
+        ...
+
+    def open(self, prepared: np.ndarray) -> np.ndarray:
+        """What `prepare` gave, as people open it."""
         ...
 
     def save(self, path: Path, example: np.ndarray) -> None:

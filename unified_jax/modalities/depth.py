@@ -55,6 +55,10 @@ class Depth:
         """PNG of the first frame, 16 bits."""
         return ".png"
 
+    def blank(self) -> Float[np.ndarray, "f h w 1"]:
+        """Zeros in the place of a prepared example."""
+        return np.zeros(self.shape, np.float32)
+
     def prepare(self, raw: Any) -> Float[np.ndarray, "f h w 1"]:
         """A float array of this shape in [0, 1]; `[h, w]` and `[h, w, 1]` gain axes, a longer film is cut off."""
         value = np.asarray(raw)
@@ -92,6 +96,10 @@ class Depth:
         if self.frames != 1:
             raise ValueError("a depth film cannot be given as a file")
         return load_picture(path, self.height, self.width, 1)[None].astype(np.float32) / 255
+
+    def open(self, prepared: np.ndarray) -> np.ndarray:
+        """What `prepare` gave, as people open it."""
+        return prepared
 
     def save(self, path: Path, example: Float[np.ndarray, "f h w 1"]) -> None:
         """The first frame as a grey PNG of 16 bits."""

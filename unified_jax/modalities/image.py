@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
+from unified_jax.modalities.files import load_picture
 from unified_jax.modalities.grid import grid_of, grid_positions, patchify, unpatchify
 
 
@@ -47,6 +48,15 @@ class Image:
         """Numbers in a patch."""
         return self.patch**2 * self.channels
 
+    @property
+    def suffix(self) -> str:
+        """PNG."""
+        return ".png"
+
+    def blank(self) -> UInt8[np.ndarray, "h w c"]:
+        """Zeros in the place of a prepared example."""
+        return np.zeros(self.shape, np.uint8)
+
     def prepare(self, raw: Any) -> UInt8[np.ndarray, "h w c"]:
         """A uint8 array of this shape; grey `[h, w]` gains a channel axis."""
         value = np.asarray(raw)
@@ -76,9 +86,21 @@ class Image:
         """(row, column) of each patch."""
         return grid_positions(self.shape[:2], (self.patch,) * 2)
 
+    def load(self, path: Path) -> UInt8[np.ndarray, "h w c"]:
+        """A picture file, scaled to this size if it has its proportions."""
+        return load_picture(path, *self.shape)
+
+    def open(self, prepared: np.ndarray) -> np.ndarray:
+        """What `prepare` gave, as people open it."""
+        return prepared
+
     def save(self, path: Path, example: UInt8[np.ndarray, "h w c"]) -> None:
         """One image as PNG."""
         to_pillow(example).save(path)
+
+    def picture(self, example: UInt8[np.ndarray, "h w c"]) -> Any:
+        """The image itself."""
+        return to_pillow(example)
 
 
 def to_pillow(example: UInt8[np.ndarray, "h w c"]) -> Any:

@@ -67,6 +67,10 @@ class Points:
         """PLY."""
         return ".ply"
 
+    def blank(self) -> Float[np.ndarray, "k c"]:
+        """Zeros in the place of a prepared example."""
+        return np.zeros(self.shape, np.float32)
+
     def prepare(self, raw: Any) -> Float[np.ndarray, "k c"]:
         """A finite cloud in the unit cube with at least `count` points, of which the first are taken, sorted."""
         value = np.asarray(raw)
@@ -102,6 +106,10 @@ class Points:
     def load(self, path: Path) -> Float[np.ndarray, "k c"]:
         """A cloud (PLY) or a mesh (PLY, OBJ, GLB), scaled into the unit cube."""
         return self.prepare(read_cloud(path, self.count, self.features == 6))
+
+    def open(self, prepared: np.ndarray) -> np.ndarray:
+        """What `prepare` gave, as people open it."""
+        return prepared
 
     def save(self, path: Path, example: Float[np.ndarray, "k c"]) -> None:
         """One cloud as PLY, and a picture of it beside it."""

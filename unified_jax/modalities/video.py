@@ -61,6 +61,10 @@ class Video:
         """GIF."""
         return ".gif"
 
+    def blank(self) -> UInt8[np.ndarray, "f h w c"]:
+        """Zeros in the place of a prepared example."""
+        return np.zeros(self.shape, np.uint8)
+
     def prepare(self, raw: Any) -> UInt8[np.ndarray, "f h w c"]:
         """A uint8 array of this shape; a longer film is cut off, a picture is a film of one frame."""
         value = np.asarray(raw)
@@ -93,6 +97,10 @@ class Video:
     def load(self, path: Path) -> UInt8[np.ndarray, "f h w c"]:
         """A GIF, or a film that PyAV reads."""
         return load_film(path, *self.shape)
+
+    def open(self, prepared: np.ndarray) -> np.ndarray:
+        """What `prepare` gave, as people open it."""
+        return prepared
 
     def save(self, path: Path, example: UInt8[np.ndarray, "f h w c"]) -> None:
         """One film as GIF."""

@@ -26,6 +26,16 @@ class Model(Protocol):
         """The modalities that may be given when sampling."""
         ...
 
+    @property
+    def packer(self) -> Any:
+        """How a step's examples become rows (`data.packing.Packer`), or None where they are stacked."""
+        ...
+
+    @property
+    def usual_request(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """(given, wanted) of previews."""
+        ...
+
     def init(self, key: Array) -> Params:
         """Fresh float32 parameters, a plain nested dict."""
         ...

@@ -9,7 +9,7 @@ classifier-free guidance needs; with probability `drop_some` each with one proba
 so that as often one label is dropped as two or all but one: any subset of them may then be given.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import flax.linen as nn
@@ -40,7 +40,7 @@ NOISE, TIME, DROP_ALL, DROP_SOME, FLIP = range(5)
 class Diffusion:
     """A conditional diffusion model of one modality."""
 
-    network: nn.Module = DiT()
+    network: nn.Module = field(default_factory=DiT)
     """The backbone (DiT)."""
     process: Interpolant | DiscreteGaussian | Edm = RectifiedFlow()
     """The noising process and what the network predicts."""
@@ -69,6 +69,21 @@ class Diffusion:
     def modalities(self) -> tuple[Image | Label, ...]:
         """The denoised one and the labels."""
         return (self.modality, *self.conditions)
+
+    @property
+    def processes(self) -> tuple[Any, ...]:
+        """The one process."""
+        return (self.process,)
+
+    @property
+    def packer(self) -> None:
+        """Examples are stacked, not packed."""
+        return None
+
+    @property
+    def usual_request(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """(given, wanted) of previews: every label, the modality."""
+        return tuple(c.name for c in self.conditions), (self.modality.name,)
 
     # ---- parameters -----------------------------------------------------------------------------------------------
 

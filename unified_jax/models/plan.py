@@ -40,10 +40,18 @@ class Plan:
     """Resolution shift of an even grid in continuous time."""
     clip: bool = False
     """Clip the predicted x0 to [-1, 1] at every step."""
+    temperature: float = 0.0
+    """Of text: 0 takes the likeliest token."""
+    top_p: float = 1.0
+    """Text is drawn among the fewest tokens that hold this share of the probability."""
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise UserError(f"The sampler needs at least one step, found steps = {self.steps}.")
+        if self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise UserError(
+                f"Text needs temperature >= 0 and top_p in (0, 1], found {self.temperature} and {self.top_p}."
+            )
         if self.shift <= 0:
             raise UserError(f"shift must be positive, found {self.shift}.")
 

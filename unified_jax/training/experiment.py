@@ -8,6 +8,7 @@ from unified_jax.data.tfds import Tfds
 from unified_jax.data.world import World
 from unified_jax.errors import UserError
 from unified_jax.models.diffusion import Diffusion
+from unified_jax.models.transfusion import Transfusion
 from unified_jax.models.plan import Plan
 from unified_jax.sharding import MeshShape, Rules
 from unified_jax.training.balancing import FixedBalance
@@ -44,7 +45,7 @@ class Validation:
 class Experiment:
     """Everything that decides what a run computes."""
 
-    model: Diffusion = Diffusion()
+    model: Diffusion | Transfusion = Diffusion()
     """Network, process and modalities."""
     data: World | Tfds | Mixture = World()
     """Where examples come from."""
@@ -102,4 +103,5 @@ class Experiment:
         if self.preview.every < 0 or self.preview.count < 1 or self.validation.every < 0 or self.evaluate < 0:
             raise UserError("preview.every, validation.every and evaluate must not be negative; preview.count not 0.")
         if self.preview.every or self.evaluate:  # a plan that does not fit is refused before anything is compiled
-            self.preview.plan.prepare(self.model.process)
+            for process in self.model.processes:
+                self.preview.plan.prepare(process)

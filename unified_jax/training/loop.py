@@ -64,15 +64,18 @@ def prepare(experiment: Experiment) -> Run:
     """Everything up to (not including) the first compile: mesh, data, shapes, shardings. Raises UserError early."""
     mesh = make_mesh(experiment.mesh)
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
-    rows = experiment.batch_size // experiment.accumulate
+    packer = experiment.model.packer
+    rows = experiment.batch_size // experiment.accumulate // (packer.policy.per_row if packer else 1)
     if rows % parts:
         raise UserError(
             f"A batch of {experiment.batch_size} in {experiment.accumulate} microbatch(es) is not divisible over the "
             f"{parts} devices of data x fsdp; choose --batch-size as a multiple of {parts * experiment.accumulate}."
         )
     process = (jax.process_index(), jax.process_count())
-    modalities = experiment.model.modalities
-    pipeline = Pipeline(experiment.data, experiment.split, modalities, experiment.batch_size, experiment.seed, process)
+    pipeline = Pipeline(
+        experiment.data, experiment.split, experiment.model.modalities, experiment.batch_size, experiment.seed, process,
+        experiment.model.packer,
+    )  # fmt: skip
     optimizer = Optimizer(experiment.optimizer, experiment.ema, experiment.steps, experiment.accumulate)
     key = jax.random.key(experiment.seed)
     shapes = jax.eval_shape(functools.partial(init_state, experiment.model, optimizer, experiment.balance), key)

@@ -8,11 +8,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from unified_jax.data.pipeline import Pipeline
 from unified_jax.errors import RunError
-from unified_jax.modalities.image import sheet
+from unified_jax.modalities.sheets import show_samples
 from unified_jax.models.sampling import sample_keys
 from unified_jax.training.experiment import Experiment
 from unified_jax.typing import Params
@@ -21,9 +20,12 @@ PREVIEW_SEED = 1_000_003
 """Seed of preview and validation noise, apart from any run's."""
 
 
-def held_out_pipeline(experiment: Experiment, batch_size: int) -> Pipeline:
-    """Batches of the validation split in a fixed order."""
-    return Pipeline(experiment.data, experiment.validation.split, experiment.model.modalities, batch_size, PREVIEW_SEED)
+def held_out_pipeline(experiment: Experiment, batch_size: int, packed: bool) -> Pipeline:
+    """Batches of the validation split in a fixed order; `packed` as the model trains on them."""
+    model = experiment.model
+    packer = model.packer if packed else None
+    split = experiment.validation.split
+    return Pipeline(experiment.data, split, model.modalities, batch_size, PREVIEW_SEED, packer=packer)
 
 
 class Previewer:
@@ -32,24 +34,22 @@ class Previewer:
     def __init__(self, experiment: Experiment) -> None:
         model, config = experiment.model, experiment.preview
         self.model, self.plan = model, config.plan
-        examples = held_out_pipeline(experiment, config.count).batch(0).arrays
-        self.truth = examples[model.modality.name]
-        self.given = {c.name: jnp.asarray(examples[c.name]) for c in model.conditions}
-        self.titles = [
-            " ".join(c.title(int(examples[c.name][i])) for c in model.conditions) for i in range(config.count)
-        ]
+        given, self.wanted = model.usual_request
+        examples = held_out_pipeline(experiment, config.count, packed=False).batch(0).arrays
+        self.given = {name: examples[name] for name in given}
         self.keys = sample_keys(PREVIEW_SEED, 0, config.count)
         self.generate = jax.jit(self._generate)
 
-    def _generate(self, params: Params) -> jax.Array:
-        name = self.model.modality.name
-        return self.model.generate(params, self.given, (name,), self.keys, self.plan)[name]
+    def _generate(self, params: Params) -> dict[str, jax.Array]:
+        given = {name: jnp.asarray(value) for name, value in self.given.items()}
+        return self.model.generate(params, given, self.wanted, self.keys, self.plan)
 
     def write(self, params: Params, path: Path) -> None:
         """A PNG sheet: each sample over what it was asked to be."""
-        images = self.model.modality.from_model(np.asarray(self.generate(params)))
+        by_name = {m.name: m for m in self.model.modalities}
+        drawn = {name: by_name[name].from_model(value) for name, value in self.generate(params).items()}
         try:
-            sheet(images, titles=self.titles if self.given else None).save(path)
+            show_samples(self.model.modalities, self.given, drawn).save(path)
         except OSError as error:
             raise RunError(f"The preview {path} cannot be written: {error}; the last checkpoint is intact.") from error
 
@@ -58,7 +58,7 @@ class Validator:
     """The loss on fixed batches of the validation split with fixed noise."""
 
     def __init__(self, experiment: Experiment) -> None:
-        pipeline = held_out_pipeline(experiment, experiment.batch_size)
+        pipeline = held_out_pipeline(experiment, experiment.batch_size, packed=True)
         self.batches = [pipeline.batch(i).arrays for i in range(experiment.validation.batches)]
         self.key = jax.random.key(PREVIEW_SEED)
         self.model, self.balance = experiment.model, experiment.balance

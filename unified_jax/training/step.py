@@ -89,7 +89,7 @@ def _updated(optimizer: Optimizer, state: State, gradient: Params, aux: Any) -> 
 def example_losses(model: Model, state: State, frozen: Params, batch: Batch, key: Array) -> dict[str, Array]:
     """Loss `[b]` of every example of the batch of step `state.step`, as that step saw it: what --replay looks at."""
     terms, _, _ = model.losses({**frozen, **state.params}, state.aux, batch, jax.random.fold_in(key, state.step))
-    return {name: total / weight for name, (total, weight) in terms.items()}
+    return {name: total / jnp.maximum(weight, 1e-9) for name, (total, weight) in terms.items()}
 
 
 def _loss_and_gradient(
@@ -109,7 +109,8 @@ def _loss_and_gradient(
     shapes = jax.eval_shape(lambda rows: run(state.params, state.aux, rows), jax.tree.map(lambda x: x[0], micro))
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     weights, _ = jax.lax.scan(add_weights, zeros[1], micro)
-    scale = {name: w / weights[name] for name, w in balance.weigh(state.balance, tuple(weights)).items()}
+    divisor = {name: jnp.where(weight > 0, weight, 1.0) for name, weight in weights.items()}  # a term may be absent
+    scale = {name: w / divisor[name] for name, w in balance.weigh(state.balance, tuple(weights)).items()}
 
     def objective(params: Params, aux: Any, rows: Batch) -> tuple[Array, Any]:
         sums, _, aux, extra = run(params, aux, rows)
@@ -129,7 +130,7 @@ def _loss_and_gradient(
     else:
         start = (jax.tree.map(jnp.zeros_like, state.params), jnp.zeros(()), zeros[0], state.aux, zeros[3])
         (gradient, value, sums, aux, extra), _ = jax.lax.scan(accumulate, start, micro)
-    terms = {name: total / weights[name] for name, total in sums.items()}
+    terms = {name: total / divisor[name] for name, total in sums.items()}
     return value, gradient, terms, aux, {name: total / weight for name, (total, weight) in extra.items()}
 
 

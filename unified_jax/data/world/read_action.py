@@ -28,14 +28,15 @@ def read_action(paths: Float[np.ndarray, "b 16 2"]) -> Reading:
     best = [(resting.sum(1), fixed, 0)]
     for motion in range(1, len(MOTIONS)):
         axis = 0 if VELOCITIES[motion][0] else 1
-        for radius in RADII:
+        for radius in RADII[::-1]:
             speed = SPEED * VELOCITIES[motion][axis]
             found, error = _start_along(moved[..., axis], m, radius, speed)
             centre = fixed.copy()
             centre[:, axis] = found
             best.append((error + resting[:, 1 - axis], centre, motion))
     errors = np.stack([error for error, _, _ in best], 1)
-    which = errors.argmin(1)
+    # Where two radii explain the path alike (an object that starts SPEED from its wall), the larger one is meant.
+    which = (errors + 1e-10 * np.arange(errors.shape[1])).argmin(1)
     centre = np.stack([centre for _, centre, _ in best], 1)[np.arange(len(paths)), which]
     motion = np.asarray([motion for _, _, motion in best])[which]
     residual = np.sqrt(errors.min(1) / (2 * FRAMES))

@@ -1,18 +1,22 @@
-r"""Reading sounds: notes by their spectra at the eight pitches' harmonics, clicks by energy where no note reaches.
+r"""Reading sounds: notes by their mel spectra, clicks by energy where no note reaches.
 
-In a segment of N samples the amplitude at harmonic h of pitch f is A_h = |2 / N sum_n x_n exp(-2 pi i h f n / RATE)|. A
-note of level l has A_h = sqrt(2) l w_h, so that l_fw = sum_h A_h w_h / sqrt(2) estimates the level of pitch f in timbre w;
-the pair of largest level wins (all w have length one: Cauchy-Schwarz). Only magnitudes are used: a waveform whose phases
-were lost, as after Griffin-Lim, reads the same.
+The root y of the mean mel power (64 bands, frames of 1024 samples) of a segment is compared with that of every note of
+level one, z_fs for pitch f and shape s: the level is l = <y, z> / |z|^2, and the pair that explains most, <y, z>^2 / |z|^2,
+wins. No phase enters: a waveform made by Griffin-Lim, whose tones are not steady, reads the same, and so does one that
+has the right mel bands but not the right frequencies within them.
 
 The sound is two notes when its halves sound different, or the same with silence between them.
 """
+
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from unified_jax.data.world.read import Reading, make_reading
-from unified_jax.data.world.sound import HARMONICS, LEVELS, PAUSE, PITCHES, RATE, TIMBRES, segments
+from unified_jax.data.world.scene import COLOURS, SHAPES
+from unified_jax.data.world.sound import LEVELS, RATE, make_note, segments
+from unified_jax.modalities.mel import Mel
 
 SILENCE = 0.4 * LEVELS[0]
 """No note is softer."""
@@ -22,20 +26,39 @@ CLICK_ENERGY = 0.04
 """Least energy of a click above that frequency."""
 
 
-def _levels(audio: np.ndarray) -> Float[np.ndarray, "b f s"]:
-    """l_fw of the module docstring for every pitch f and shape s."""
-    n = audio.shape[1]
-    hertz = np.asarray(PITCHES)[:, None] * np.arange(1, HARMONICS + 1)
-    wave = np.exp(-2j * np.pi * hertz.ravel()[:, None] * np.arange(n) / RATE)
-    amplitude = np.abs(audio @ wave.T) * (2 / n)
-    return amplitude.reshape(len(audio), len(PITCHES), HARMONICS) @ TIMBRES.T / np.sqrt(2)
+_FRAME, _HOP = 1024, 256
+
+
+@lru_cache(maxsize=1)
+def _analysis() -> tuple[np.ndarray, np.ndarray]:
+    """(window, mel bank)."""
+    mel = Mel(rate=RATE, n_fft=_FRAME, hop=_HOP, mels=64)
+    return mel.hann(), mel.bank()
+
+
+def _bands(audio: np.ndarray) -> Float[np.ndarray, "b m"]:
+    """Root of the mean mel power over frames."""
+    window, bank = _analysis()
+    starts = np.arange(0, audio.shape[1] - _FRAME + 1, _HOP)
+    frames = np.stack([audio[:, start : start + _FRAME] for start in starts], 1) * window
+    return np.sqrt((np.abs(np.fft.rfft(frames)) ** 2 @ bank).mean(1))
+
+
+@lru_cache(maxsize=1)
+def _notes() -> Float[np.ndarray, "fs m"]:
+    """z of every note, pitch by pitch."""
+    middle = slice(RATE // 4, RATE // 4 + 4 * _FRAME)
+    waves = [make_note(shape, colour, RATE)[middle] for colour in range(len(COLOURS)) for shape in range(len(SHAPES))]
+    return _bands(np.stack(waves).astype(np.float64))
 
 
 def _note(audio: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(colour, shape, level) of the loudest note."""
-    levels = _levels(audio).reshape(len(audio), -1)
-    colour, shape = np.divmod(levels.argmax(1), len(TIMBRES))
-    return colour, shape, levels.max(1)
+    bands, notes = _bands(audio), _notes()
+    inner, size = bands @ notes.T, np.square(notes).sum(1)
+    best = (inner / np.sqrt(size)).argmax(1)
+    colour, shape = np.divmod(best, len(SHAPES))
+    return colour, shape, inner[np.arange(len(audio)), best] / size[best]
 
 
 def _size(level: np.ndarray) -> np.ndarray:
@@ -50,12 +73,12 @@ def read_audio(audio: Float[np.ndarray, "b 8000"]) -> Reading:
     whole = _note(audio)
     halves = [_note(audio[:, start:stop]) for start, stop in segments(2)]
     middle = RATE // 2
-    pause = _levels(audio[:, middle - int(PAUSE * RATE / 2) : middle + int(PAUSE * RATE / 2)])
+    pause = _bands(audio[:, middle - _FRAME // 2 : middle + _FRAME // 2]) @ _notes().T / np.square(_notes()).sum(1)
     rows = np.arange(len(audio))
     same, quiet = np.ones(len(audio), bool), np.ones(len(audio), bool)
     for colour, shape, level in halves:
         same &= (colour == halves[0][0]) & (shape == halves[0][1]) & (_size(level) == _size(halves[0][2]))
-        quiet &= pause[rows, colour, shape] < 0.5 * level
+        quiet &= pause[rows, colour * len(SHAPES) + shape] < 0.5 * level
     audible = np.stack([level for _, _, level in halves], 1) > SILENCE
     two = audible.all(1) & (quiet | ~same)
     first = [np.where(two, half, all) for half, all in zip(halves[0], whole, strict=True)]

@@ -37,7 +37,7 @@ TIMBRES = np.array(
 )
 TIMBRES /= np.sqrt((TIMBRES**2).sum(1, keepdims=True))
 TIMBRES.flags.writeable = False
-PAUSE, FADE = 0.05, 0.01
+PAUSE, FADE = 0.2, 0.01
 CLICK_LEVEL, CLICK_SAMPLES = 0.6, 48
 
 
@@ -58,8 +58,8 @@ def segments(objects: int) -> tuple[tuple[int, int], ...]:
 
 
 @lru_cache(maxsize=512)
-def _note(shape: int, colour: int, samples: int) -> np.ndarray:
-    """A note of level one; read-only, as it is shared."""
+def make_note(shape: int, colour: int, samples: int) -> Float[np.ndarray, " samples"]:
+    """A note of level one, of this many samples; read-only, as it is shared."""
     t = np.arange(samples) / RATE
     h = np.arange(1, HARMONICS + 1)
     waves = np.sin(2 * math.pi * PITCHES[colour] * h[:, None] * t - math.pi * h[:, None] ** 2 / 6)
@@ -78,7 +78,7 @@ def render_audio(scene: Scene) -> Float[np.ndarray, "8000"]:
     """The waveform."""
     audio = np.zeros(RATE, np.float32)
     for object, (start, stop) in zip(scene.objects, segments(len(scene.objects)), strict=True):
-        audio[start:stop] = np.float32(LEVELS[object.size]) * _note(object.shape, object.colour, stop - start)
+        audio[start:stop] = np.float32(LEVELS[object.size]) * make_note(object.shape, object.colour, stop - start)
     for time in click_times(scene):
         start = min(round(time * RATE), RATE - CLICK_SAMPLES)
         audio[start : start + CLICK_SAMPLES] += click()

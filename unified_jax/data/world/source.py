@@ -5,6 +5,11 @@ values of the attribute, which is the row of an embedding table kept for "nothin
 
     id                                    int64     the index
     image                                 uint8     [r, r, 3], the film's first frame
+    video                                 uint8     [f, r, r, 3]
+    depth                                 float32   [f, r, r, 1] in [0, 1], of the film's frames
+    audio                                 float32   [8000] in [-1, 1], a second
+    points                                float32   [k, 6] in [0, 1], of the first frame
+    action                                float32   [16, 2], the path to the first object
     caption                               str
     label                                 int32     shape * 8 + colour of the first object, in [0, 48)
     count                                 int32     1 or 2
@@ -20,19 +25,22 @@ from typing import Literal, SupportsIndex
 
 import numpy as np
 
+from unified_jax.data.world.action import render_action
 from unified_jax.data.world.caption import NAMES, write_caption
-from unified_jax.data.world.render import MIN_RESOLUTION, render_image
-from unified_jax.data.world.scene import ATTRIBUTES, COLOURS, SPLITS, Scene, generator, sample_scene
+from unified_jax.data.world.render import MIN_RESOLUTION, render_image, render_video
+from unified_jax.data.world.scene import ATTRIBUTES, COLOURS, FRAMES, SPLITS, Scene, generator, sample_scene
+from unified_jax.data.world.solid import render_depth, render_points
+from unified_jax.data.world.sound import RATE, render_audio
 from unified_jax.errors import UserError
 
 TEST_EXAMPLES = 10_000
 FIELDS = (
-    *("id", "image", "caption", "label", "count"),
+    *("id", "image", "video", "depth", "audio", "points", "action", "caption", "label", "count"),
     *NAMES,
     *(f"{name}_2" for name in NAMES),
 )
 
-_CAPTION_STREAM = 1
+_CAPTION_STREAM, _POINTS_STREAM = 1, 2
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,10 @@ class World:
     """1: always one object; 2: one or two, equally often."""
     jitter: bool = True
     """Whether objects stray from the centres of their cells. False, with one object, is the finite variant."""
+    frames: int = 8
+    """Frames of films and of their depth, 1 to 16."""
+    points: int = 256
+    """Points of a cloud."""
     examples: int = 1_000_000
     """Length of the training list; the splits test and held_out have 10,000."""
     name: str = "world"
@@ -63,6 +75,10 @@ class World:
             raise ValueError(
                 f"{self.name!r} has scenes of at most 1 or 2 objects; found max_objects={self.max_objects}."
             )
+        if not 1 <= self.frames <= FRAMES:
+            raise ValueError(f"Films of {self.name!r} have 1 to {FRAMES} frames; found {self.frames}.")
+        if self.points < 1:
+            raise ValueError(f"Clouds of {self.name!r} have at least one point; found {self.points}.")
         if self.examples < 1:
             raise ValueError(f"{self.name!r} must have at least one training example; found {self.examples}.")
 
@@ -90,6 +106,11 @@ class World:
         kinds: dict[str, tuple[tuple[int, ...], str]] = dict.fromkeys(FIELDS, ((), "int32"))
         kinds["id"] = ((), "int64")
         kinds["image"] = ((self.resolution, self.resolution, 3), "uint8")
+        kinds["video"] = ((self.frames, self.resolution, self.resolution, 3), "uint8")
+        kinds["depth"] = ((self.frames, self.resolution, self.resolution, 1), "float32")
+        kinds["audio"] = ((RATE,), "float32")
+        kinds["points"] = ((self.points, 6), "float32")
+        kinds["action"] = ((FRAMES, 2), "float32")
         kinds["caption"] = ((), "str")
         return kinds
 
@@ -123,6 +144,17 @@ class WorldSource:
         match field:
             case "image":
                 return render_image(scene, self.world.resolution)
+            case "video":
+                return render_video(scene, self.world.resolution, self.world.frames)
+            case "depth":
+                return render_depth(scene, self.world.resolution, self.world.frames)
+            case "audio":
+                return render_audio(scene)
+            case "points":
+                rng = generator(self.world.seed, self.split, id, _POINTS_STREAM)
+                return render_points(scene, self.world.points, rng)
+            case "action":
+                return render_action(scene)
             case "caption":
                 return write_caption(scene, generator(self.world.seed, self.split, id, _CAPTION_STREAM))
             case "id":

@@ -1,0 +1,56 @@
+"""Transfusion on the world: captions, pictures, films, sounds and clouds of points, any of them from any others.
+
+    python train.py transfusion_world
+
+Hardware: two CPU cores, 45 minutes. Measured figures are in docs/measurements.md.
+"""
+
+from unified_jax.data.packing import Documents
+from unified_jax.data.world import World
+from unified_jax.modalities.audio import Audio
+from unified_jax.modalities.image import Image
+from unified_jax.modalities.points import Points
+from unified_jax.modalities.text import Text, learn_bpe
+from unified_jax.modalities.video import Video
+from unified_jax.models.plan import Plan
+from unified_jax.models.transfusion import Stream, Transfusion
+from unified_jax.networks.transfusion import Trunk
+from unified_jax.processes.interpolant import RectifiedFlow
+from unified_jax.processes.times import LogitNormalTimes
+from unified_jax.samplers.choice import Euler
+from unified_jax.samplers.guidance import Guidance
+from unified_jax.training.balancing import FixedBalance
+from unified_jax.training.checkpoint import Checkpointing
+from unified_jax.training.ema import Ema
+from unified_jax.training.experiment import Experiment, Previews, Validation
+from unified_jax.training.optimizer import Optimization
+from unified_jax.training.rules import Muon
+
+WORLD = World(resolution=32, max_objects=1, jitter=False)
+
+
+def experiment() -> Experiment:
+    """Five modalities of one object in random order, half of the spans given clean."""
+    captions = WORLD.source("train", ("caption",))
+    process = RectifiedFlow(target="x0", loss="velocity", times=LogitNormalTimes())
+    modalities = (Image(32, 32, 3, patch=8), Video(8, 32, 32, 3, (4, 8, 8)), Audio(patch=(11, 16)), Points(256, 6, 16))
+    return Experiment(
+        model=Transfusion(
+            network=Trunk(depth=6, width=192, heads=4, remat="none", unroll=6),
+            text=Text(28, learn_bpe((str(captions[i]["caption"]) for i in range(2000)), 384)),
+            streams=tuple(Stream(modality, process) for modality in modalities),
+            length=214,
+            documents=Documents(order="random", clean=0.5, alone=0.1, per_row=2),
+        ),
+        data=WORLD,
+        optimizer=Optimization(Muon(b2=0.98), learning_rate=4e-3, warmup_steps=100, schedule="cosine", clip_norm=1.0),
+        ema=(Ema(decay=0.995),),
+        balance=FixedBalance((("image", 2.0),)),
+        steps=2000,
+        batch_size=64,
+        log_every=20,
+        checkpoint=Checkpointing(every=500),
+        preview=Previews(every=500, count=8, plan=Plan(Euler(), steps=25, guidance=Guidance(2.0))),
+        validation=Validation(every=500, batches=2),
+        evaluate=256,
+    )

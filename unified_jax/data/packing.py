@@ -1,0 +1,245 @@
+r"""Packing: records become documents of items, documents become rows of one length. Host side.
+
+    document = BOS  begin_m content_m end_m  begin_k content_k end_k ...  EOS
+
+The content of a text is its token ids; that of anything else is a place for the patches of its modality, all of them one
+*span*. Each item of a document is present, clean, alone or not by chance (`Documents`), in the order of the modalities or
+in random order. Text at place i of a document has the position (i, i, i); a span that starts there has (i + frame, i + row,
+i + column), and what follows goes on at i + 1. What a token sees is one run of tokens of its row:
+
+    text, begin, end    from the document's first token to itself
+    span                from the document's first token to the span's last
+    alone               from the item's own begin token: what is drawn without a condition (guidance)
+
+Packing is a pure function of the slots of one step. Row r takes the documents of the slots [r d, (r + 1) d), d =
+`per_row`, one after the other; a document that does not fit any more is dropped and counted. So no process needs to know
+what another one packs, and nothing is carried over.
+
+Per token: ids, -1 for a span and 0 where there is nothing; position; visible; item, 1 + d M + m for modality m of the row's
+d-th document, 0 for what belongs to none (begin and end tokens included); text_weight, 1 where the next token is predicted:
+both are text or begin or end tokens of one document, and no span begins in between. Per row, document and modality: start,
+the first token of the content or -1; clean; limit, the greatest noise; and `slot` of the document.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from unified_jax.modalities.base import Modality
+from unified_jax.modalities.text import Text
+
+TRAINING_STREAM = 1 << 32
+
+
+@dataclass(frozen=True)
+class Documents:
+    """How a record becomes a document."""
+
+    order: Literal["given", "random"] = "random"
+    """Of the items."""
+    keep: float = 1.0
+    """Probability that an item is present (of all of them at least one is)."""
+    clean: float = 0.5
+    """Probability that a span is given without noise (and has no loss)."""
+    alone: float = 0.1
+    """Probability that a span sees nothing before it."""
+    noise_limit: float = 1.0
+    """Greatest time of a span that a text follows (Transfusion: 0.5 for captions of pictures)."""
+    per_row: int = 1
+    """Documents that are tried in a row."""
+
+    def __post_init__(self) -> None:
+        for name in ("keep", "clean", "alone", "noise_limit"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"Documents.{name} lies in [0, 1], found {getattr(self, name)}.")
+        if self.per_row < 1:
+            raise ValueError(f"Documents.per_row must be at least 1, found {self.per_row}.")
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Token ids: the text's own, then BOS, EOS, and begin and end of each modality."""
+
+    text: int
+    modalities: int
+
+    @property
+    def size(self) -> int:
+        """All ids."""
+        return self.text + 2 + 2 * self.modalities
+
+    @property
+    def bos(self) -> int:
+        """Begins a document."""
+        return self.text
+
+    @property
+    def eos(self) -> int:
+        """Ends a document."""
+        return self.text + 1
+
+    def begin(self, modality: int) -> int:
+        """Begins an item."""
+        return self.text + 2 + 2 * modality
+
+    def end(self, modality: int) -> int:
+        """Ends an item."""
+        return self.text + 3 + 2 * modality
+
+
+@dataclass(frozen=True)
+class Item:
+    """A modality's place in a document."""
+
+    modality: int
+    ids: tuple[int, ...] = ()
+    """Of a text."""
+    clean: bool = False
+    alone: bool = False
+    limit: float = 1.0
+
+
+def choose_items(
+    policy: Documents, modalities: tuple[Modality, ...], record: dict[str, np.ndarray], rng: np.random.Generator
+) -> list[Item]:
+    """The items of one record's document, by chance."""
+    count = len(modalities)
+    order, draws = rng.permutation(count), rng.random((count, 3))
+    there = draws[:, 0] < policy.keep
+    there[order[0]] |= not there.any()
+    chosen = [int(m) for m in (order if policy.order == "random" else range(count)) if there[m]]
+    items = []
+    for place, m in enumerate(chosen):
+        modality = modalities[m]
+        if isinstance(modality, Text):
+            ids = record[modality.name]
+            items.append(Item(m, tuple(ids[ids >= 0].tolist())))
+            continue
+        followed = any(isinstance(modalities[k], Text) for k in chosen[place + 1 :])
+        limit = policy.noise_limit if followed else 1.0
+        items.append(Item(m, (), bool(draws[m, 1] < policy.clean), bool(draws[m, 2] < policy.alone), limit))
+    return items
+
+
+@dataclass(frozen=True)
+class Packer:
+    """Rows of `length` tokens for these modalities."""
+
+    modalities: tuple[Any, ...]
+    length: int
+    policy: Documents = Documents()
+
+    def __post_init__(self) -> None:
+        if sum(isinstance(m, Text) for m in self.modalities) > 1:
+            raise ValueError("A document has one kind of text at most; put further texts into the same one.")
+        longest = 2 + sum(2 + self.content(m) for m in range(len(self.modalities)))
+        if self.length < longest and self.policy.keep == 1.0:
+            sizes = ", ".join(f"{m.name} {self.content(i)}" for i, m in enumerate(self.modalities))
+            raise ValueError(
+                f"A row of {self.length} tokens is too short for a document of up to {longest} ({sizes}, and a begin and an "
+                "end token each); make length greater or the items shorter."
+            )
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The ids."""
+        return Vocabulary(sum(m.vocabulary for m in self.modalities if isinstance(m, Text)), len(self.modalities))
+
+    def content(self, m: int) -> int:
+        """Tokens of a modality's content (of a text: at most)."""
+        modality = self.modalities[m]
+        return modality.length if isinstance(modality, Text) else modality.tokens
+
+    def tokens_of(self, items: list[Item]) -> int:
+        """Tokens of a document."""
+        return 2 + sum(2 + (len(i.ids) if i.ids else self.content(i.modality)) for i in items)
+
+    def pack(self, records: list[dict[str, np.ndarray]], slots: np.ndarray, seed: int, step: int) -> dict[str, np.ndarray]:
+        """The arrays of a step's rows from the records of its slots, in their order; `len(records) / per_row` rows."""
+        per_row = self.policy.per_row
+        rows = len(records) // per_row
+        arrays = self.empty(rows)
+        for index, (record, slot) in enumerate(zip(records, slots, strict=True)):
+            key = np.array([TRAINING_STREAM | seed, (step << 24) | int(slot)], np.uint64)
+            items = choose_items(self.policy, self.modalities, record, np.random.Generator(np.random.Philox(key=key)))
+            row, place = divmod(index, per_row)
+            arrays["slot"][row, place] = slot
+            used = arrays["used"][row]
+            if used + self.tokens_of(items) > self.length:
+                arrays["dropped"][row] += 1
+                continue
+            arrays["used"][row] = self.place(arrays, row, place, items, int(used))
+            for item in items:
+                modality = self.modalities[item.modality]
+                if not isinstance(modality, Text):
+                    arrays[modality.name][row, place] = record[modality.name]
+        return arrays
+
+    def empty(self, rows: int) -> dict[str, np.ndarray]:
+        """The arrays of rows that hold nothing."""
+        d, m, n = self.policy.per_row, len(self.modalities), self.length
+        arrays = {
+            "ids": np.zeros((rows, n), np.int32),
+            "position": np.zeros((rows, n, 3), np.int32),
+            "visible": np.zeros((rows, n, 2), np.int32),
+            "item": np.zeros((rows, n), np.int32),
+            "text_weight": np.zeros((rows, n), np.float32),
+            "start": np.full((rows, d, m), -1, np.int32),
+            "clean": np.zeros((rows, d, m), bool),
+            "limit": np.ones((rows, d, m), np.float32),
+            "slot": np.zeros((rows, d), np.int32),
+            "used": np.zeros(rows, np.int32),
+            "dropped": np.zeros(rows, np.int32),
+        }
+        for modality in self.modalities:
+            if not isinstance(modality, Text):
+                arrays[modality.name] = np.broadcast_to(modality.blank(), (rows, d, *modality.blank().shape)).copy()
+        return arrays
+
+    def place(self, arrays: dict[str, np.ndarray], row: int, place: int, items: list[Item], first: int) -> int:
+        """Writes a document into a row from token `first` on; returns the token after it."""
+        words = self.vocabulary
+        at, position = first, 0
+        ids, weight, visible = arrays["ids"][row], arrays["text_weight"][row], arrays["visible"][row]
+
+        def write(values: tuple[int, ...], sees: int) -> None:
+            nonlocal at, position
+            stop = at + len(values)
+            ids[at:stop], weight[at:stop] = values, 1.0
+            arrays["position"][row, at:stop] = position + np.arange(len(values))[:, None]
+            visible[at:stop, 0], visible[at:stop, 1] = sees, np.arange(at, stop) + 1
+            at, position = stop, position + len(values)
+
+        write((words.bos,), first)
+        for item in items:
+            number = 1 + place * len(self.modalities) + item.modality
+            opened = at
+            write((words.begin(item.modality),), at if item.alone else first)
+            arrays["start"][row, place, item.modality] = at
+            arrays["clean"][row, place, item.modality] = item.clean
+            arrays["limit"][row, place, item.modality] = item.limit
+            if item.ids:
+                arrays["item"][row, at : at + len(item.ids)] = number
+                write(item.ids, first)
+            else:
+                stop = at + self.content(item.modality)
+                arrays["item"][row, at:stop] = number
+                arrays["position"][row, at:stop] = position + token_positions(self.modalities[item.modality])
+                ids[at:stop], weight[opened] = -1, 0.0
+                visible[at:stop] = (opened if item.alone else first, stop)
+                at, position = stop, position + 1
+            write((words.end(item.modality),), first)
+        write((words.eos,), first)
+        weight[at - 1] = 0.0
+        return at
+
+
+def token_positions(modality: Any) -> np.ndarray:
+    """(frame, row, column) of a span's tokens from its start: one axis is time, two are row and column."""
+    given = modality.positions()
+    axes = given.shape[1]
+    places = np.zeros((len(given), 3), np.int32)
+    places[:, slice(1, 3) if axes == 2 else slice(0, axes)] = given
+    return places
+

@@ -1,0 +1,73 @@
+"""Sheets that show samples of any modalities: what was given, and beside it what was made."""
+
+import textwrap
+from typing import Any
+
+import numpy as np
+
+from unified_jax.modalities.image import Image, sheet
+from unified_jax.modalities.label import Label
+from unified_jax.modalities.text import Text
+
+SIDE, GAP, LINE = 96, 4, 13
+
+
+def show_samples(
+    modalities: tuple[Any, ...], given: dict[str, np.ndarray], made: dict[str, np.ndarray], limit: int = 64
+) -> Any:
+    """A Pillow sheet of at most `limit` samples.
+
+    given    what `prepare` gives, `[b, ...]`: labels and texts become titles, the rest pictures under a grey edge
+    made     what `from_model` gives, `[b, ...]`
+    Pictures of one modality lie in a grid; of several, each sample has a row.
+    """
+    by_name = {m.name: m for m in modalities}
+    count = min(limit, *(len(value) for value in (*given.values(), *made.values())))
+    titles = [_title(by_name, given, i) for i in range(count)]
+    if len(made) == 1 and isinstance(by_name[next(iter(made))], Image) and not _drawn(by_name, given):
+        images = next(iter(made.values()))[:count]
+        return sheet(images, titles=titles if any(titles) else None)
+    rows = []
+    for i in range(count):
+        shown = [(by_name[n].picture(by_name[n].open(given[n][i])), True) for n in _drawn(by_name, given)]
+        rows.append(shown + [(by_name[name].picture(value[i]), False) for name, value in made.items()])
+    return _rows_of_pictures(rows, titles)
+
+
+def _drawn(by_name: dict[str, Any], given: dict[str, np.ndarray]) -> list[str]:
+    return [name for name in given if not isinstance(by_name[name], Label | Text)]
+
+
+def _title(by_name: dict[str, Any], given: dict[str, np.ndarray], i: int) -> str:
+    words = []
+    for name, value in given.items():
+        modality = by_name[name]
+        if isinstance(modality, Label):
+            words.append(modality.title(int(value[i])))
+        elif isinstance(modality, Text):
+            words.append(modality.decode(value[i]))
+    return " ".join(words)
+
+
+def _rows_of_pictures(rows: list[list[tuple[Any, bool]]], titles: list[str]) -> Any:
+    """Two samples side by side, each a row of pictures over its title."""
+    from PIL import Image as Pillow
+    from PIL import ImageDraw
+
+    across = len(rows[0])
+    wide = across * (SIDE + GAP)
+    wrapped = [textwrap.wrap(title, max(16, wide // 6)) for title in titles]
+    text = LINE * max((len(lines) for lines in wrapped), default=0)
+    height = SIDE + text + GAP
+    canvas = Pillow.new("RGB", (2 * wide + 3 * GAP, GAP + -(-len(rows) // 2) * height), "white")
+    draw = ImageDraw.Draw(canvas)
+    for i, row in enumerate(rows):
+        left, top = GAP + (i % 2) * (wide + GAP), GAP + (i // 2) * height
+        for j, (picture, was_given) in enumerate(row):
+            box = (left + j * (SIDE + GAP), top)
+            canvas.paste(picture.resize((SIDE, SIDE), Pillow.Resampling.NEAREST), box)
+            if was_given:
+                draw.rectangle([box[0], box[1], box[0] + SIDE - 1, box[1] + SIDE - 1], outline=(150, 150, 150), width=3)
+        for j, line in enumerate(wrapped[i]):
+            draw.text((left + 1, top + SIDE + LINE * j), line, fill="black")
+    return canvas

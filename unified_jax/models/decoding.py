@@ -1,0 +1,212 @@
+r"""Generation with a Transfusion model: text token by token, everything else by denoising its whole span.
+
+What is there already lies in a cache of keys and values, so that a step computes the new tokens only. Sequences of a batch
+have lengths of their own: sequence i goes on at `at[i]`, and its tokens see no further. A span is denoised against the
+cache, begin token and content together in each step; when it is done, one pass at t = 0 leaves its keys and values. Without a
+condition (guidance) the span sees nothing before its begin token, as in training.
+
+    given      begin, content, end  of each, in the model's order
+    wanted     begin, then text until its end token, or a span, then end
+
+Everything is one compiled call: loops are scans, and a text that has ended waits for the others.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from unified_jax.data.packing import token_positions
+from unified_jax.layers.attention import KvCache
+from unified_jax.modalities.text import Text
+from unified_jax.models.plan import Plan
+from unified_jax.networks.transfusion import Spans, Tokens
+from unified_jax.processes.targets import Prediction, Process
+from unified_jax.samplers.guidance import classifier_free, clip_x0
+from unified_jax.samplers.loop import START, Denoiser, normal_like
+from unified_jax.typing import Keys, Params
+
+
+class Past(NamedTuple):
+    """Sequences so far."""
+
+    cache: KvCache
+    """`[layers, b, m, ...]`."""
+    at: Int[Array, "b"]
+    """Tokens so far."""
+    position: Int[Array, "b"]
+    """The next token's position (a span counts as one)."""
+
+
+def generate(
+    model: Any, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: Plan
+) -> dict[str, Array]:
+    """See `Transfusion.generate`."""
+    words, places = model.vocabulary, {m.name: i for i, m in enumerate(model.modalities)}
+    count = len(keys)
+    content = [model.packer.content(places[name]) for name in (*given, *wanted)]
+    past = _empty(model, count, 1 + sum(2 + k for k in content))
+    _, past = _read(model, params, past, jnp.full((count, 1), words.bos))
+    for m, modality in enumerate(model.modalities):
+        if modality.name not in given:
+            continue
+        value = jnp.asarray(given[modality.name])
+        if isinstance(modality, Text):
+            past = _give_text(model, params, past, m, value)
+        else:
+            past = _give_span(model, params, past, m, modality.to_model(value))
+    made: dict[str, Array] = {}
+    for name in wanted:
+        m = places[name]
+        own = jax.vmap(lambda key, m=m: jax.random.fold_in(key, m))(keys)
+        if isinstance(model.modalities[m], Text):
+            made[name], past = _write_text(model, params, past, m, own, plan)
+        else:
+            x = _denoise(model, params, past, m, own, plan)
+            made[name], past = x, _give_span(model, params, past, m, x)
+    return made
+
+
+def _empty(model: Any, count: int, tokens: int) -> Past:
+    network = model.network
+    heads = network.kv_heads or network.heads
+    shape = (network.depth, count, tokens, heads, network.width // network.heads)
+    blank = jnp.zeros(shape, jnp.dtype(network.dtype))
+    zeros = jnp.zeros(count, jnp.int32)
+    at = jnp.zeros((network.depth, count), jnp.int32)
+    return Past(KvCache(blank, blank, at), zeros, zeros)
+
+
+def _forward(
+    model: Any, params: Params, past: Past, ids: Array, positions: Array, visible: Array, span: Spans | None = None,
+    t: Array | None = None,
+) -> tuple[Array, dict[str, Array], KvCache]:  # fmt: skip
+    """(logits, outputs, cache) of further tokens; a span's content has the time t."""
+    count = len(ids)
+    written = jnp.broadcast_to(past.at, (model.network.depth, count))
+    times = jnp.zeros((count, 2)) if t is None else jnp.stack([jnp.zeros(count), t], axis=1)
+    tokens = Tokens(ids.astype(jnp.int32), positions, visible, (ids < 0).astype(jnp.int32))
+    logits, outputs, cache = model.network.apply(
+        {"params": params}, tokens, () if span is None else (span,), times, past.cache._replace(at=written),
+        vocabulary=model.vocabulary.size,
+    )  # fmt: skip
+    return logits, outputs, cache
+
+
+def _read(model: Any, params: Params, past: Past, ids: Int[Array, "b k"], lengths: Any = None) -> tuple[Array, Past]:
+    """(logits, the sequences after these text tokens); of each only the first `lengths` count."""
+    steps = jnp.arange(ids.shape[1])
+    positions = jnp.broadcast_to((past.position[:, None] + steps)[..., None], (*ids.shape, 3))
+    stop = past.at[:, None] + steps + 1
+    visible = jnp.stack([jnp.zeros_like(stop), stop], axis=-1)
+    logits, _, cache = _forward(model, params, past, jnp.maximum(ids, 0), positions, visible)
+    new = ids.shape[1] if lengths is None else lengths
+    return logits, Past(cache, past.at + new, past.position + new)
+
+
+def _give_text(model: Any, params: Params, past: Past, m: int, ids: Int[Array, "b k"]) -> Past:
+    count, words = len(ids), model.vocabulary
+    _, past = _read(model, params, past, jnp.full((count, 1), words.begin(m)))
+    _, past = _read(model, params, past, ids, jnp.sum(ids >= 0, axis=1))
+    return _read(model, params, past, jnp.full((count, 1), words.end(m)))[1]
+
+
+def _span_block(
+    model: Any, past: Past, m: int, alone: bool, ended: bool
+) -> tuple[Int[Array, "b k"], Int[Array, "b k 3"], Int[Array, "b k 2"]]:
+    """(ids, positions, visible) of begin token and content, and of the end token if `ended`."""
+    modality, words = model.modalities[m], model.vocabulary
+    k, count = modality.tokens, len(past.at)
+    places = np.concatenate([np.zeros((1, 3), np.int32), 1 + token_positions(modality), np.full((1, 3), 2)])
+    stops = np.concatenate([[1], np.full(k, k + 1), [k + 2]])
+    ids = np.concatenate([[words.begin(m)], np.full(k, -1), [words.end(m)]])
+    kept = k + 2 if ended else k + 1
+    stop = past.at[:, None] + stops[:kept]
+    first = jnp.broadcast_to(past.at[:, None] if alone else jnp.zeros((count, 1), jnp.int32), stop.shape)
+    positions = past.position[:, None, None] + places[:kept]
+    return jnp.broadcast_to(ids[:kept], (count, kept)), positions, jnp.stack([first, stop], axis=-1)
+
+
+def _give_span(model: Any, params: Params, past: Past, m: int, x0: Array) -> Past:
+    """The sequences after a span that is there without noise."""
+    stream = model.streams[m - 1]
+    patches = stream.modality.patches(x0)[:, None]
+    span = Spans(stream.modality.name, patches, jnp.ones((len(x0), 1), jnp.int32), stream.out_features)
+    block = _span_block(model, past, m, alone=False, ended=True)
+    _, _, cache = _forward(model, params, past, *block, span, jnp.zeros(len(x0)))
+    return Past(cache, past.at + stream.modality.tokens + 2, past.position + 3)
+
+
+def _denoise(model: Any, params: Params, past: Past, m: int, keys: Keys, plan: Plan) -> Float[Array, "b ..."]:
+    """A span in model space."""
+    stream = model.streams[m - 1]
+    process, grid = plan.prepare(stream.process)
+
+    def denoiser(alone: bool) -> Denoiser:
+        block = _span_block(model, past, m, alone, ended=False)
+
+        def denoise(x_t: Array, t: Array) -> Prediction:
+            output = _span_output(model, params, past, m, process, block, x_t, t)
+            return process.predict(output, x_t, t)
+
+        return denoise
+
+    denoise = classifier_free(denoiser(False), denoiser(True), process, plan.guidance)
+    if plan.clip:
+        denoise = clip_x0(denoise, process)
+    noise = normal_like(keys, START, jnp.zeros((len(keys), *stream.modality.shape)))
+    x = process.start(noise, jnp.full(len(keys), grid[0]))
+    return plan.run(denoise, process, x, grid, keys)
+
+
+def _span_output(
+    model: Any, params: Params, past: Past, m: int, process: Process, block: tuple[Array, Array, Array], x_t: Array,
+    t: Array,
+) -> Array:  # fmt: skip
+    stream = model.streams[m - 1]
+    modality = stream.modality
+    patches = modality.patches(process.network_input(x_t, t))[:, None]
+    span = Spans(modality.name, patches, jnp.ones((len(x_t), 1), jnp.int32), stream.out_features)
+    _, outputs, _ = _forward(model, params, past, *block, span, process.network_time(t))
+    return modality.unpatch(outputs[modality.name][:, 0])
+
+
+def _write_text(
+    model: Any, params: Params, past: Past, m: int, keys: Keys, plan: Plan
+) -> tuple[Int[Array, "b k"], Past]:
+    """(ids, the sequences after the text and its end token)."""
+    words, count, length = model.vocabulary, len(keys), model.text.length
+    allowed = np.zeros(words.size, bool)
+    allowed[: words.text], allowed[words.end(m)] = True, True
+    logits, past = _read(model, params, past, jnp.full((count, 1), words.begin(m)))
+
+    def step(carry: tuple[Past, Array, Array], i: Array) -> tuple[tuple[Past, Array, Array], Array]:
+        past, logits, going = carry
+        own = jax.vmap(lambda key: jax.random.fold_in(key, i))(keys)
+        chosen = choose_token(jnp.where(allowed, logits, -jnp.inf), own, plan.temperature, plan.top_p)
+        going = going & (chosen != words.end(m))
+        kept = jnp.where(going, chosen, -1)
+        logits, past = _read(model, params, past, kept[:, None], going.astype(jnp.int32))
+        return (past, logits[:, 0], going), kept
+
+    start = (past, logits[:, -1], jnp.ones(count, bool))
+    (past, _, _), ids = jax.lax.scan(step, start, jnp.arange(length))
+    _, past = _read(model, params, past, jnp.full((count, 1), words.end(m)))
+    return ids.T, past
+
+
+def choose_token(
+    logits: Float[Array, "b v"], keys: Keys, temperature: float, top_p: float
+) -> Int[Array, "b"]:
+    """The likeliest token at temperature 0; else drawn, among the fewest tokens that hold `top_p` of the probability."""
+    if temperature == 0:
+        return jnp.argmax(logits, axis=-1)
+    logits = logits / temperature
+    if top_p < 1:
+        falling = jnp.sort(jax.nn.softmax(logits), axis=-1)[:, ::-1]
+        before = jnp.cumsum(falling, axis=-1) - falling
+        least = jnp.min(jnp.where(before < top_p, falling, jnp.inf), axis=-1)
+        logits = jnp.where(jax.nn.softmax(logits) >= least[:, None], logits, -jnp.inf)
+    return jax.vmap(jax.random.categorical)(keys, logits)

@@ -1,0 +1,220 @@
+r"""Transfusion: one model of text and of any set of continuous modalities (Zhou et al. 2024, arXiv 2408.11039).
+
+A batch is rows of packed documents (`data.packing`). With V_i the next-token weight of token i and, for each span j that is
+there and not given clean, a time t_j and a process of its modality m,
+
+    loss = lambda_text sum_i V_i CE(logits_i, id_{i+1}) / sum_i V_i  +  sum_m lambda_m sum_j L_m(output_j, t_j) / count_m
+
+(the lambdas are the experiment's balance; the paper has 5 for pictures). Every span has one time. A span given clean is
+shown at t = 0 and has no loss: that is how the model learns to be conditioned on it. Optional z-loss: z log^2 of the
+softmax' denominator, for logits that do not drift.
+
+Draws of the document in slot s: fold_in(fold_in(key of the step, s), 2 m) its time of modality m, 2 m + 1 its noise.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from unified_jax.data.packing import Documents, Packer, Vocabulary
+from unified_jax.errors import UserError
+from unified_jax.modalities.action import Action
+from unified_jax.modalities.audio import Audio
+from unified_jax.modalities.depth import Depth
+from unified_jax.modalities.image import Image
+from unified_jax.modalities.points import Points
+from unified_jax.modalities.text import Text
+from unified_jax.modalities.video import Video
+from unified_jax.models import decoding
+from unified_jax.models.base import Terms
+from unified_jax.models.plan import Plan
+from unified_jax.networks.transfusion import Spans, Tokens, Trunk
+from unified_jax.processes.edm import Edm
+from unified_jax.processes.gaussian import DiscreteGaussian
+from unified_jax.processes.interpolant import Interpolant, RectifiedFlow
+from unified_jax.processes.targets import diffuse, expand
+from unified_jax.sharding import logical_axes, unbox
+from unified_jax.typing import Batch, Keys, Params
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A continuous modality of the model and how it is noised."""
+
+    modality: Image | Video | Depth | Audio | Points | Action = Image()
+    """What it is."""
+    process: Interpolant | DiscreteGaussian | Edm = RectifiedFlow()
+    """Its noising process and what the network predicts."""
+
+    @property
+    def out_features(self) -> int:
+        """Numbers the network answers with for a patch."""
+        return self.modality.patch_features * self.process.channels_per_output
+
+
+@dataclass(frozen=True)
+class Transfusion:
+    """A model of text and streams."""
+
+    network: nn.Module = field(default_factory=Trunk)
+    """The transformer."""
+    text: Text = Text()
+    """The text."""
+    streams: tuple[Stream, ...] = (Stream(),)
+    """Everything that is denoised."""
+    length: int = 256
+    """Tokens of a row."""
+    documents: Documents = Documents()
+    """How a record becomes a document, and how many share a row."""
+    z_loss: float = 0.0
+    """Weight of the z-loss (1e-4 is usual)."""
+    time_bins: int = 10
+    """Bins of the loss over time in the metrics."""
+
+    def __post_init__(self) -> None:
+        names = [m.name for m in self.modalities]
+        if len(set(names)) != len(names) or "text" in names:
+            raise ValueError(f"Transfusion needs distinct modality names, none of them 'text'; found {names}.")
+        if self.documents.noise_limit < 1 and any(isinstance(s.process, Edm) for s in self.streams):
+            raise ValueError("A noise limit is a share of the time; Edm's time is a noise level and has no greatest one.")
+        Packer(self.modalities, self.length, self.documents)
+
+    @property
+    def modalities(self) -> tuple[Any, ...]:
+        """The text, then the streams'."""
+        return (self.text, *(stream.modality for stream in self.streams))
+
+    @property
+    def conditions(self) -> tuple[Any, ...]:
+        """Anything may be given."""
+        return self.modalities
+
+    @property
+    def processes(self) -> tuple[Any, ...]:
+        """The streams'."""
+        return tuple(stream.process for stream in self.streams)
+
+    @property
+    def usual_request(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """(given, wanted) of previews: the text, everything else."""
+        return (self.text.name,), tuple(stream.modality.name for stream in self.streams)
+
+    @property
+    def packer(self) -> Packer:
+        """How a step's records become its batch."""
+        return Packer(self.modalities, self.length, self.documents)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Token ids."""
+        return Vocabulary(self.text.vocabulary, len(self.modalities))
+
+    # ---- parameters -----------------------------------------------------------------------------------------------
+
+    def _boxed(self, key: Array) -> Params:
+        row = self.packer.empty(1)
+        tokens = Tokens(*(jnp.asarray(row[name]) for name in ("ids", "position", "visible", "item")))
+        spans = tuple(
+            Spans(s.modality.name, jnp.zeros((1, 1, s.modality.tokens, s.modality.patch_features)),
+                  jnp.full((1, 1), -1), s.out_features)
+            for s in self.streams
+        )  # fmt: skip
+        times = jnp.zeros((1, 1 + len(self.modalities)))
+        variables: Any = self.network.init(key, tokens, spans, times, vocabulary=self.vocabulary.size)
+        return variables["params"]
+
+    def init(self, key: Array) -> Params:
+        """Fresh float32 parameters."""
+        return unbox(self._boxed(key))
+
+    def axes(self) -> Params:
+        """Logical axis names of every parameter."""
+        return logical_axes(jax.eval_shape(self._boxed, jax.random.key(0)))
+
+    # ---- training -------------------------------------------------------------------------------------------------
+
+    def losses(self, params: Params, aux: Any, batch: Batch, key: Array) -> tuple[Terms, Any, Terms]:
+        """Loss terms a row: 'text' and the streams' names; metrics hold tokens by modality and the share in use."""
+        rows, places = batch["slot"].shape
+        slots = jax.vmap(lambda slot: jax.random.fold_in(key, slot))(batch["slot"].reshape(-1))
+        count = len(self.modalities)
+        times = [jnp.zeros((rows, places))]
+        noised, spans = [], []
+        for m, stream in enumerate(self.streams, start=1):
+            x0, eps, t, x_t, clean = self._noised(stream, m, batch, slots)
+            shown = jnp.where(clean, 0.0, stream.process.network_time(t))
+            times.append(shown.reshape(rows, places))
+            seen = jnp.where(expand(clean, x0), x0, stream.process.network_input(x_t, t))
+            patches = stream.modality.patches(seen)
+            patches = patches.reshape(rows, places, *patches.shape[1:])
+            spans.append(Spans(stream.modality.name, patches, batch["start"][:, :, m], stream.out_features))
+            noised.append((x0, eps, t, x_t, clean))
+        table = jnp.stack(times, axis=-1).reshape(rows, places * count)
+        table = jnp.concatenate([jnp.zeros((rows, 1)), table], axis=1)
+        tokens = Tokens(batch["ids"], batch["position"], batch["visible"], batch["item"])
+        logits, outputs, _ = self.network.apply(
+            {"params": params}, tokens, tuple(spans), table, vocabulary=self.vocabulary.size
+        )
+        terms: Terms = {"text": self._text_loss(logits, batch)}
+        metrics: Terms = {"tokens/used": (jnp.mean(batch["used"] / self.length), jnp.ones(()))}
+        metrics["documents/dropped"] = (jnp.sum(batch["dropped"]), jnp.ones(()))
+        for m, (stream, parts) in enumerate(zip(self.streams, noised, strict=True), start=1):
+            name = stream.modality.name
+            terms |= self._span_loss(stream, outputs[name], parts, batch["start"][:, :, m])
+        return terms, aux, metrics
+
+    def _noised(
+        self, stream: Stream, m: int, batch: Batch, slots: Keys
+    ) -> tuple[Array, Array, Array, Array, Array]:
+        """(x0, eps, t, x_t, clean) of a stream's places, `[rows * places, ...]`."""
+        raw = batch[stream.modality.name]
+        x0 = stream.modality.to_model(raw.reshape((-1,) + raw.shape[2:]))
+        t = stream.process.draw_times(jax.vmap(lambda k: jax.random.fold_in(k, 2 * m))(slots))
+        limit = batch["limit"][:, :, m].reshape(-1)
+        t = (t * limit).astype(t.dtype)
+        keys = jax.vmap(lambda k: jax.random.fold_in(k, 2 * m + 1))(slots)
+        eps = jax.vmap(lambda k: jax.random.normal(k, x0.shape[1:]))(keys)
+        return x0, eps, t, diffuse(stream.process, x0, eps, t), batch["clean"][:, :, m].reshape(-1)
+
+    def _text_loss(self, logits: Array, batch: Batch) -> tuple[Array, Array]:
+        """(sum, weight) a row of the cross-entropy of the next token."""
+        weight, target = batch["text_weight"][:, :-1], jnp.maximum(batch["ids"][:, 1:], 0)
+        total = jax.nn.logsumexp(logits[:, :-1], axis=-1)
+        chosen = jnp.take_along_axis(logits[:, :-1], target[..., None], axis=-1)[..., 0]
+        loss = total - chosen + self.z_loss * total**2
+        return jnp.sum(loss * weight, axis=1), jnp.sum(weight, axis=1)
+
+    def _span_loss(self, stream: Stream, output: Array, parts: tuple[Array, ...], start: Array) -> Terms:
+        """(sum, weight) a row of each term of the process over the spans that are there and noised."""
+        x0, eps, t, x_t, clean = parts
+        output = stream.modality.unpatch(output.reshape((-1,) + output.shape[2:]))
+        weight = ((start.reshape(-1) >= 0) & ~clean).astype(jnp.float32)
+        found: Terms = {}
+        for name, value in stream.process.losses(output, x0, eps, x_t, t).items():
+            label = stream.modality.name if name == "mse" else f"{stream.modality.name}_{name}"
+            total = jnp.where(weight > 0, value, 0.0).reshape(start.shape)
+            found[label] = (jnp.sum(total, axis=1), jnp.sum(weight.reshape(start.shape), axis=1))
+        return found
+
+    # ---- sampling -------------------------------------------------------------------------------------------------
+
+    def generate(
+        self, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: Plan
+    ) -> dict[str, Array]:
+        """The wanted modalities, in their order, after what is given; texts as ids `[b, length]`, -1 where they ended.
+
+        `given` holds what `prepare` gives, one row a sample. Raises UserError for a modality the model does not have.
+        """
+        names = [m.name for m in self.modalities]
+        unknown = sorted((set(given) | set(wanted)) - set(names))
+        if unknown or not wanted or len(set(wanted)) != len(wanted) or set(given) & set(wanted):
+            raise UserError(
+                f"This model has {', '.join(names)}; each may be given or generated once, at least one generated. "
+                f"Given: {', '.join(given) or 'nothing'}; to generate: {', '.join(wanted) or 'nothing'}."
+            )
+        return decoding.generate(self, params, given, wanted, keys, plan)
+

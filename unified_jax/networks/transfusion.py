@@ -1,0 +1,234 @@
+r"""The Transfusion trunk (Zhou et al. 2024, arXiv 2408.11039): one Llama-like transformer over text and patches.
+
+    x   = table[ids] where there is text, patches W_m + b_m (+ time) where there is a span of modality m
+    x  += Attention(rms(x))          rotary positions of three axes, each token sees its run
+    x  += SwiGLU(rms(x))
+    logits = rms(x) W_text,          output of a span = rms(x) W_m + b_m
+
+With `modulated` every token's norms are scaled and shifted, and its branches gated, by the time of its item,
+
+    x += (1 + gate(t)) * Attention(rms(x) (1 + scale(t)) + shift(t))
+
+from a table of one row an item; text has the row of zeros, so that text goes through a plain Llama, and so does everything
+at the start. Without it, as published, the time is added to the embedded patches.
+"""
+
+from typing import Any, Literal, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from unified_jax.kernels.choice import Attention, check_attention
+from unified_jax.kernels.inputs import Modulation, Rotary, Visible
+from unified_jax.kernels.reference import normalise
+from unified_jax.kernels.xla import modulate, pick_rows
+from unified_jax.layers.attention import AttentionHalf, KvCache
+from unified_jax.layers.embeddings import TimeEmbedding, rotary_positions
+from unified_jax.layers.init import declare, normal, ones, zeros
+from unified_jax.layers.mlp import Dense, SwiGlu
+from unified_jax.layers.modulation import ModulationRows
+from unified_jax.sharding import constrain
+
+SIZES: dict[str, tuple[int, int, int]] = {
+    "0.16B": (16, 768, 12),
+    "0.37B": (24, 1024, 16),
+    "0.76B": (24, 1536, 24),
+    "1.4B": (24, 2048, 16),
+    "7B": (32, 4096, 32),
+}
+"""(depth, width, heads) of the published models (table 2)."""
+
+
+class Tokens(NamedTuple):
+    """A row's tokens, as `data.packing` lays them out."""
+
+    ids: Int[Array, "b n"]
+    """Text ids; -1 in spans."""
+    position: Int[Array, "b n 3"]
+    visible: Visible
+    item: Int[Array, "b n"]
+    """Row of `times` whose time a span's token has; 0 for text."""
+
+
+class Spans(NamedTuple):
+    """The patches of one modality in a batch of rows: d places for them in each row."""
+
+    name: str
+    patches: Float[Array, "b d k p"]
+    start: Int[Array, "b d"]
+    """Token of the row at which they begin; -1: not there."""
+    out_features: int
+
+
+class Block(nn.Module):
+    """One block of the trunk."""
+
+    heads: int
+    kv_heads: int
+    hidden: int
+    modulated: bool
+    eps: float
+    dtype: jnp.dtype
+    attention: Attention
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b n d"], cache: KvCache | None, c: Float[Array, "b k d"], index: Int[Array, "b n"],
+        visible: Visible, rotary: Rotary,
+    ) -> tuple[Float[Array, "b n d"], KvCache | None]:  # fmt: skip
+        """(x, cache after these tokens)."""
+        first = second = None
+        if self.modulated:
+            there = (jnp.arange(c.shape[1]) > 0)[None, :, None]
+            rows = [row * there for row in ModulationRows(6, x.shape[-1], name="modulation")(c)]
+            first = Modulation(rows[0], rows[1], 1 + rows[2], index)
+            second = Modulation(rows[3], rows[4], 1 + rows[5], index)
+        half = AttentionHalf(
+            self.heads, self.kv_heads, "rms", affine=True, bias=False, eps=self.eps, dtype=self.dtype,
+            attention=self.attention, name="attention",
+        )  # fmt: skip
+        x, out = half(x, first, visible, rotary, cache=cache)
+        h = RmsNorm(self.eps, name="norm")(x)
+        if second is not None:
+            h = modulate(h, second.shift, second.scale, index)
+        h = SwiGlu(self.hidden, self.dtype, name="mlp")(h)
+        if second is not None and second.gate is not None:
+            h = pick_rows(second.gate, index) * h
+        return constrain(x + h.astype(x.dtype), "batch", "length", "embed"), out.get("cache")
+
+
+class RmsNorm(nn.Module):
+    """x / rms(x) with a learned gain, float32."""
+
+    eps: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*s d"]) -> Float[Array, "*s d"]:
+        """The normalised x."""
+        return normalise(x, "rms", self.eps) * declare(self, "gain", ones, x.shape[-1:], ("embed",))
+
+
+class Trunk(nn.Module):
+    """The trunk with its embeddings and heads."""
+
+    depth: int = 6
+    """Blocks."""
+    width: int = 192
+    """Features of the residual stream."""
+    heads: int = 4
+    """Attention heads; divides width."""
+    kv_heads: int = 0
+    """Heads of keys and values; 0: as many."""
+    hidden: int = 0
+    """Hidden features of the MLP; 0: 8/3 of the width, rounded up to a multiple of 256 (32 below 768)."""
+    modulated: bool = True
+    """Whether time enters by modulation; else it is added to the patches (as published)."""
+    theta: float = 10000.0
+    """Base of the rotary frequencies."""
+    eps: float = 1e-5
+    """Of the norms."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Compute dtype."""
+    attention: Attention = "auto"
+    """Implementation of attention."""
+    remat: Literal["none", "full", "dots"] = "dots"
+    """What is recomputed in the backward pass."""
+    unroll: int = 1
+    """Blocks per step of the scan."""
+
+    def __post_init__(self) -> None:
+        kv = self.kv_heads or self.heads
+        if self.width % self.heads or self.heads % kv or (self.width // self.heads) % 2:
+            raise ValueError(
+                f"Trunk needs a width divisible into {self.heads} heads of even size, and heads divisible by "
+                f"{kv} kv_heads; found width {self.width}."
+            )
+        if self.depth < 1 or not 1 <= self.unroll <= self.depth:
+            raise ValueError(f"Trunk needs depth >= 1 and unroll in 1 .. depth, found {self.depth}, {self.unroll}.")
+        check_attention(self.attention)
+        super().__post_init__()
+
+    @property
+    def hidden_features(self) -> int:
+        """Of the MLP."""
+        step = 256 if self.width >= 768 else 32
+        return self.hidden or -(-8 * self.width // 3 // step) * step
+
+    @nn.compact
+    def __call__(
+        self, tokens: Tokens, spans: tuple[Spans, ...], times: Float[Array, "b k"], cache: KvCache | None = None,
+        *, vocabulary: int,
+    ) -> tuple[Float[Array, "b n v"], dict[str, Float[Array, "b s l q"]], KvCache | None]:  # fmt: skip
+        """(logits, {name: output of its spans}, cache).
+
+        times    `Process.network_time` of each item of a row; row 0 belongs to text and is not read
+        cache    for generation: `[layers, b, ...]`; then the tokens are further ones of its sequences
+        """
+        dtype = jnp.dtype(self.dtype)
+        table = declare(self, "table", normal(0.02), (vocabulary, self.width), ("vocab", "embed"))
+        written = tokens.ids >= 0
+        x = jnp.where(written[..., None], table[jnp.maximum(tokens.ids, 0)], 0.0).astype(dtype)
+        c = TimeEmbedding(self.width, name="time")(times.reshape(-1)).reshape(*times.shape, self.width)
+        for span in spans:
+            h = Dense(self.width, ("patch", "embed"), dtype=dtype, name=f"{span.name}_in")(span.patches)
+            x = put(x, h, span.start)
+        index = jnp.where(written, 0, tokens.item)
+        if not self.modulated:
+            there = (jnp.arange(c.shape[1]) > 0)[None, :, None]
+            x = x + pick_rows(c * there, index).astype(dtype)
+        x = constrain(x, "batch", "length", "embed")
+        rotary = rotary_positions(tokens.position, self.width // self.heads, self.theta)
+        x, cache = self._blocks(x, cache, c, index, tokens.visible, rotary)
+        h = RmsNorm(self.eps, name="final_norm")(x)
+        logits = Dense(vocabulary, ("embed", "vocab"), normal(0.02), dtype, bias=False, name="logits")(h)
+        outputs = {}
+        for span in spans:
+            own = take(h, span.start, span.patches.shape[2])
+            head = Dense(span.out_features, ("embed", "patch"), zeros, name=f"{span.name}_out")
+            outputs[span.name] = head(own).astype(jnp.float32)
+        return logits.astype(jnp.float32), outputs, cache
+
+    def _blocks(
+        self, x: Array, cache: KvCache | None, c: Array, index: Array, visible: Array, rotary: Rotary
+    ) -> tuple[Array, KvCache | None]:
+        block: Any = Block
+        if self.remat != "none" and cache is None:
+            policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if self.remat == "dots" else None
+            block = nn.remat(Block, prevent_cse=False, policy=policy)
+        stack = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast),  # type: ignore[arg-type]
+            length=self.depth,
+            unroll=self.unroll,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )
+        blocks = stack(
+            self.heads, self.kv_heads or self.heads, self.hidden_features, self.modulated, self.eps,
+            jnp.dtype(self.dtype), self.attention, name="blocks",
+        )  # fmt: skip
+        return blocks(x, cache, c, index, visible, rotary)
+
+
+def put(x: Float[Array, "b n d"], h: Float[Array, "b s k d"], start: Int[Array, "b s"]) -> Float[Array, "b n d"]:
+    """x with each span's h at its place; spans that are not there (-1) are left out."""
+    n, k = x.shape[1], h.shape[2]
+    index = jnp.where(start[..., None] >= 0, start[..., None] + jnp.arange(k), n).reshape(len(x), -1)
+    write = jax.vmap(lambda row, at, new: row.at[at].set(new, mode="drop", unique_indices=False))
+    return write(x, index, h.reshape(len(x), -1, h.shape[-1]).astype(x.dtype))
+
+
+def take(x: Float[Array, "b n d"], start: Int[Array, "b s"], k: int) -> Float[Array, "b s k d"]:
+    """The tokens of each span; of a span that is not there, zeros."""
+    index = jnp.where(start[..., None] >= 0, start[..., None] + jnp.arange(k), x.shape[1]).reshape(len(x), -1)
+    read = jax.vmap(lambda row, at: row.at[at].get(mode="fill", fill_value=0))
+    return read(x, index).reshape(*start.shape, k, x.shape[-1])
+
+
+def preset(size: Literal["0.16B", "0.37B", "0.76B", "1.4B", "7B"], modulated: bool = False) -> Trunk:
+    """A published size, bfloat16."""
+    depth, width, heads = SIZES[size]
+    return Trunk(depth=depth, width=width, heads=heads, modulated=modulated, dtype="bfloat16", remat="full")
