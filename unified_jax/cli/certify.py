@@ -60,7 +60,7 @@ LARGEST = 100_000
 
 def runners() -> dict[str, Runner]:
     """Family -> how it is computed here."""
-    from unified_jax.cli.goldens import dit, dpm_solver_pp, gaussian_diffusion, scheduler, sit, tables
+    from unified_jax.cli.goldens import dit, dpm_solver_pp, gaussian_diffusion, scheduler, sequence, sit, tables
 
     return {
         "beta_schedules": tables.run_beta_schedules,
@@ -77,6 +77,9 @@ def runners() -> dict[str, Runner]:
         "sd3_training_density": tables.run_training_density,
         "ema": tables.run_ema,
         "kid_pr_is": tables.run_kid_pr_is,
+        "mel": sequence.run_mel,
+        "transfusion_mask": sequence.run_transfusion_mask,
+        "llama": sequence.run_llama,
     }
 
 

@@ -52,15 +52,20 @@ def evaluate_run(
         )
     from tqdm import tqdm
 
+    from unified_jax.cli.matrix import evaluate_matrix
     from unified_jax.cli.opened import open_run
     from unified_jax.evaluation import evaluate as ev
     from unified_jax.evaluation.bits import bits_per_dim
     from unified_jax.modalities.image import sheet
+    from unified_jax.models.transfusion import Transfusion
     from unified_jax.training.run_dir import provenance, write_json
 
     experiment, params, step = open_run(run_dir, ema="0")
     model, data = experiment.model, experiment.data
     plan = experiment.preview.plan.with_steps(steps, guidance)
+    if isinstance(model, Transfusion):
+        chosen = ev.splits_for(data, splits)
+        return evaluate_matrix(run_dir, experiment, params, step, chosen, count, batch, seed, plan)
     world = ev.is_world(data, model)
     rows: list[dict[str, Any]] = []
     for split in ev.splits_for(data, splits):

@@ -1,5 +1,4 @@
-"""Conditions from a command line: `--given.NAME VALUE`, several values separated by commas, captions of the world,
-@files.
+"""Conditions from a command line: `--given.NAME VALUE`, several values separated by commas, captions of the world, @files.
 
 Values repeat over the samples: with `--given.label 1,2` samples 0, 2, ... are of class 1. `--given.caption TEXT` names
 attributes of the world in words; what it does not name is left free. `@PATH` reads one value a line from a file.
@@ -13,6 +12,7 @@ import numpy as np
 from unified_jax.data.world.caption import read_caption
 from unified_jax.errors import UserError
 from unified_jax.modalities.label import Label
+from unified_jax.modalities.text import Text
 
 LARGEST = 1 << 24
 """Bytes that are read of a file of conditions; /dev/zero has no end."""
@@ -52,6 +52,33 @@ def parse_given(given: dict[str, str], conditions: tuple[Label, ...], count: int
             known = ", ".join(labels) or "nothing"
             raise UserError(f"--given.{name}: this model is conditioned on {known}.")
     return columns
+
+
+def read_given(given: dict[str, str], modalities: tuple[Any, ...], count: int) -> dict[str, np.ndarray]:
+    """One row a sample for every modality that is given, as `prepare` gives it. Raises UserError.
+
+    A text is given as it is or as `@FILE` with one a line; anything else as `@FILE`, several as `@A,@B`.
+    """
+    by_name = {m.name: m for m in modalities}
+    rows = {}
+    for name, text in given.items():
+        if name not in by_name:
+            raise UserError(f"--given.{name}: this model has {', '.join(by_name)}.")
+        modality = by_name[name]
+        if isinstance(modality, Text):
+            values: list[Any] = _values(name, text, commas=False)
+        elif text.startswith("@"):
+            values = [Path(part) for part in text[1:].split(",@")]
+        else:
+            raise UserError(f"--given.{name} takes a file: --given.{name} @PATH.")
+        prepared = []
+        for value in values:
+            try:
+                prepared.append(modality.prepare(modality.load(value) if isinstance(value, Path) else value))
+            except ValueError as error:
+                raise UserError(f"--given.{name} {str(value)!r}: {error}.") from None
+        rows[name] = np.stack([prepared[i % len(prepared)] for i in range(count)])
+    return rows
 
 
 def _values(name: str, text: str, commas: bool) -> list[str]:

@@ -1,22 +1,19 @@
 """`python sample.py --run DIR ...`: draw samples from a run directory alone."""
 
-import json
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tyro
 
 from unified_jax.cli.entry import use_compilation_cache
-from unified_jax.cli.given import parse_given, split_arguments
+from unified_jax.cli.given import parse_given, read_given, split_arguments
+from unified_jax.cli.outputs import FORMATS, make_folder, write_samples
 from unified_jax.cli.sampling import parse_sampler
 from unified_jax.config import to_plain
 from unified_jax.errors import UserError
 from unified_jax.models.plan import Plan, Spacing
 from unified_jax.samplers.guidance import Guidance
-
-FORMATS = ("sheet", "png", "npz")
 
 
 @dataclass(frozen=True)
@@ -33,15 +30,18 @@ class SampleCommand:
     """Samples a compiled call; does not change what is drawn."""
     seed: int = 0
     """Sample i of a seed is always the same."""
-    formats: str = "sheet"
-    """What is written, separated by commas: sheet, png, npz."""
+    generate: str = ""
+    """What is made, in this order, separated by commas (Transfusion); default: everything that is not given."""
+    formats: str = ""
+    """What is written, separated by commas: sheet, png (pictures), files (one a sample and modality: PNG, GIF, WAV, PLY,
+    TXT, CSV), npz. Default sheet; of several modalities sheet,files."""
     ema: str = "0"
     """Which average of the parameters: its index, or none."""
     best: bool = False
     """Use the checkpoint with the lowest validation loss instead of the newest."""
     sampler: str = ""
     """NAME[:OPTION=VALUE,...], such as heun, ddim:eta=0.5 or dpm_solver:order=3,sde=true. Default as in the run's
-    previews; so are the next eight."""
+    previews; so are the next ten."""
     steps: int | None = None
     """Sampler steps."""
     guidance: float | None = None
@@ -58,6 +58,10 @@ class SampleCommand:
     """Resolution shift of the time grid."""
     clip: bool | None = None
     """Clip the predicted x0."""
+    temperature: float | None = None
+    """Of text; 0 takes the likeliest token."""
+    top_p: float | None = None
+    """Text is drawn among the fewest tokens that hold this share of the probability."""
     trust: bool = False
     """Allow classes of your own modules in the run's configuration."""
     devices: int = 0
@@ -68,7 +72,7 @@ def main(arguments: list[str]) -> None:
     """The command."""
     given_text, rest = split_arguments(arguments)
     command = tyro.cli(SampleCommand, prog="sample.py", args=rest)
-    formats = tuple(part.strip() for part in command.formats.split(","))
+    formats = tuple(part.strip() for part in command.formats.split(",")) if command.formats else ()
     if unknown := sorted(set(formats) - set(FORMATS)):
         raise UserError(f"--formats {','.join(unknown)} is unknown; expected some of {', '.join(FORMATS)}.")
     if command.count < 1 or command.batch < 1:
@@ -82,25 +86,49 @@ def main(arguments: list[str]) -> None:
 
     from unified_jax.cli.opened import open_run
     from unified_jax.models.sampling import generate_many
+    from unified_jax.models.transfusion import Transfusion
     from unified_jax.training.run_dir import load_experiment, provenance
 
     out = Path(command.out or Path(command.run) / "samples")
     model = load_experiment(Path(command.run), command.trust).model
-    given = parse_given(given_text, model.conditions, command.count)
-    _make(out)
+    if isinstance(model, Transfusion):
+        given = read_given(given_text, model.modalities, command.count)
+        wanted = _wanted(command.generate, given, model)
+        formats = formats or ("sheet", "files")
+    else:
+        given, wanted = parse_given(given_text, model.conditions, command.count), (model.modality.name,)
+        if command.generate not in ("", *wanted):
+            raise UserError(f"--generate {command.generate}: this model makes {wanted[0]} alone.")
+        formats = formats or ("sheet",)
+    make_folder(out)
     experiment, params, step = open_run(Path(command.run), command.ema, command.best, command.trust)
     plan = _plan(experiment.preview.plan, command)
-    plan.prepare(model.process)
-    name = model.modality.name
+    for process in model.processes:
+        plan.prepare(process)
     with tqdm(total=command.count, unit="sample", dynamic_ncols=True) as bar:
         made = generate_many(
-            model, params, given, (name,), command.count, command.seed, plan, command.batch, experiment.rules,
-            bar.update,
-        )  # fmt: skip
+            model, params, given, wanted, command.count, command.seed, plan, command.batch, experiment.rules, bar.update
+        )
+    by_name = {m.name: m for m in model.modalities}
+    drawn = {name: by_name[name].from_model(value) for name, value in made.items()}
     request = {f.name: getattr(command, f.name) for f in fields(command)}
     request |= {"given": given_text, "plan": to_plain(plan), "step": step}
-    write_samples(out, model, given, model.modality.from_model(made[name]), formats, provenance(experiment) | request)
+    write_samples(out, model.modalities, given, drawn, formats, provenance(experiment) | request)
     print(f"{command.count} samples in {out}")
+
+
+def _wanted(text: str, given: dict[str, Any], model: Any) -> tuple[str, ...]:
+    """What --generate names, or everything that is not given."""
+    names = [m.name for m in model.modalities]
+    wanted = tuple(part.strip() for part in text.split(",")) if text else tuple(n for n in names if n not in given)
+    unknown = [name for name in wanted if name not in names]
+    if unknown:
+        raise UserError(f"--generate {unknown[0]!r} is unknown; this model has {', '.join(names)}.")
+    if both := [name for name in wanted if name in given]:
+        raise UserError(f"{both[0]} is both given and to be generated; choose one.")
+    if not wanted or len(set(wanted)) != len(wanted):
+        raise UserError(f"--generate names each modality at most once and at least one; found {text or 'nothing left'!r}.")
+    return wanted
 
 
 def _plan(plan: Plan, command: SampleCommand) -> Plan:
@@ -115,35 +143,5 @@ def _plan(plan: Plan, command: SampleCommand) -> Plan:
     except ValueError as error:
         raise UserError(str(error)) from error
     sampler = parse_sampler(command.sampler) if command.sampler else plan.sampler
-    changed = {name: given[name] for name in ("steps", "spacing", "shift", "clip") if name in given}
+    changed = {name: given[name] for name in ("steps", "spacing", "shift", "clip", "temperature", "top_p") if name in given}
     return replace(plan, sampler=sampler, guidance=guidance, **changed)
-
-
-def _make(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / ".writable").write_text("")
-        (out / ".writable").unlink()
-    except OSError as error:
-        raise UserError(f"The output directory {str(out)!r} cannot be written: {error.strerror or error}.") from error
-
-
-def write_samples(
-    out: Path, model: Any, given: dict[str, np.ndarray], images: np.ndarray, formats: tuple[str, ...], request: Any
-) -> None:
-    """sheet.png, images/NNNNNN.png, samples.npz (as asked) and request.json."""
-    from unified_jax.modalities.image import sheet
-    from unified_jax.training.run_dir import write_json
-
-    if "sheet" in formats:
-        titles = [" ".join(c.title(int(given[c.name][i])) for c in model.conditions) for i in range(len(images))]
-        sheet(images, titles=titles if model.conditions else None).save(out / "sheet.png")
-    if "png" in formats:
-        (out / "images").mkdir(exist_ok=True)
-        for i, image in enumerate(images):
-            model.modality.save(out / "images" / f"{i:06d}.png", image)
-    if "npz" in formats:
-        arrays = {model.modality.name: images, "index": np.arange(len(images))}
-        arrays |= {f"given/{name}": value for name, value in given.items()}
-        np.savez(out / "samples.npz", **arrays)
-    write_json(out / "request.json", json.loads(json.dumps(request)))

@@ -1,0 +1,62 @@
+"""The part of `evaluate` that a Transfusion model takes: the any-to-any matrix, its table, sheet and heat map."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from unified_jax.config import to_plain
+from unified_jax.data.pipeline import PART_BITS, Pipeline
+from unified_jax.data.world import World
+from unified_jax.data.world.scene import ATTRIBUTES
+from unified_jax.errors import UserError
+from unified_jax.evaluation import matrix
+from unified_jax.modalities.sheets import show_samples
+from unified_jax.models.plan import Plan
+from unified_jax.models.sampling import generate_many
+from unified_jax.training.experiment import Experiment
+from unified_jax.training.run_dir import provenance, write_json
+from unified_jax.typing import Params
+
+
+def evaluate_matrix(
+    run_dir: Path, experiment: Experiment, params: Params, step: int, splits: tuple[str, ...], count: int, batch: int,
+    seed: int, plan: Plan,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Evaluates, writes evaluation.json and a sheet and a heat map a split, prints the table, returns the rows."""
+    data = experiment.data
+    if not isinstance(data, World) or data.max_objects != 1:
+        raise UserError("The any-to-any matrix needs the world with max_objects=1, whose readers score the samples.")
+    model, names = experiment.model, tuple(m.name for m in experiment.model.modalities)
+    rows: list[dict[str, Any]] = []
+    for split in splits:
+        examples = Pipeline(data, split, model.modalities, count, seed).batch(0)
+        source, index = data.source(split, ()), examples.ids & ((1 << PART_BITS) - 1)
+        scenes = [source.scene(int(i)) for i in index]
+        truth = {name: np.asarray([getattr(s.objects[0], name) for s in scenes]) for name, _ in ATTRIBUTES}
+        raw = {name: examples.arrays[name] for name in names}
+        total = len(matrix.requests(names))
+        with tqdm(total=total * count, unit="sample", desc=split, dynamic_ncols=True) as bar:
+
+            def generate(given: tuple[str, ...], wanted: tuple[str, ...]) -> dict[str, np.ndarray]:
+                chosen = {name: raw[name] for name in given}
+                made = generate_many(
+                    model, params, chosen, wanted, count, seed, plan, batch, experiment.rules, bar.update
+                )
+                by_name = {m.name: m for m in model.modalities}
+                drawn = {name: by_name[name].from_model(value) for name, value in made.items()}
+                if (given, wanted) in (((names[0],), (name,)) for name in names[1:]) or not given:
+                    label = "joint" if not given else f"{given[0]}_to_{wanted[0]}"
+                    show_samples(model.modalities, chosen, drawn, 16).save(run_dir / f"evaluation_{split}_{label}.png")
+                return drawn
+
+            found = matrix.evaluate_split(model.modalities, truth, raw, split, generate)
+        matrix.heat_map(found, names).save(run_dir / f"matrix_{split}.png")
+        print(f"\n{split}: attribute accuracy, given (rows) to made (columns); ?: not above chance\n{matrix.table(found, names)}")
+        joint = found[-1]
+        print(f"made together, readers agree: {joint['value']:.2f} (chance {joint['chance']:.2f})")
+        rows += found
+    result = {"rows": rows, "step": step, "plan": to_plain(plan), "sampling_seed": seed} | provenance(experiment)
+    write_json(run_dir / "evaluation.json", result)
+    return rows

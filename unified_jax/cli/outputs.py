@@ -1,0 +1,49 @@
+"""What `sample.py` writes: a sheet, one file a sample and modality, and samples.npz."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unified_jax.errors import UserError
+from unified_jax.modalities.image import Image
+from unified_jax.modalities.sheets import show_samples
+
+FORMATS = ("sheet", "files", "png", "npz")
+
+
+def make_folder(out: Path) -> None:
+    """Creates it. Raises UserError if it cannot be written."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / ".writable").write_text("")
+        (out / ".writable").unlink()
+    except OSError as error:
+        raise UserError(f"The output directory {str(out)!r} cannot be written: {error.strerror or error}.") from error
+
+
+def write_samples(
+    out: Path, modalities: tuple[Any, ...], given: dict[str, np.ndarray], made: dict[str, np.ndarray],
+    formats: tuple[str, ...], request: Any,
+) -> None:  # fmt: skip
+    """sheet.png, NAMEs/NNNNNN.*, samples.npz (as asked) and request.json.
+
+    `given` is what `prepare` gives, `made` what `from_model` gives. "png" writes pictures alone, "files" everything.
+    """
+    from unified_jax.training.run_dir import write_json
+
+    by_name = {m.name: m for m in modalities}
+    if "sheet" in formats:
+        show_samples(modalities, given, made, limit=1 << 20).save(out / "sheet.png")
+    for name, examples in made.items():
+        if "files" in formats or ("png" in formats and isinstance(by_name[name], Image)):
+            folder = out / (name if name.endswith("s") else f"{name}s")
+            folder.mkdir(exist_ok=True)
+            for i, example in enumerate(examples):
+                by_name[name].save(folder / f"{i:06d}{by_name[name].suffix}", example)
+    if "npz" in formats:
+        count = len(next(iter(made.values())))
+        arrays = made | {"index": np.arange(count)} | {f"given/{name}": value for name, value in given.items()}
+        np.savez(out / "samples.npz", **arrays)  # type: ignore[arg-type]
+    write_json(out / "request.json", json.loads(json.dumps(request)))

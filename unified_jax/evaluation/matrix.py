@@ -1,0 +1,219 @@
+r"""The any-to-any matrix of a Transfusion model on the world: what readers find in what was made, against the scene.
+
+For a request (given, wanted) each sample's score is the mean, over the attributes that the given modalities show *and* the
+wanted one shows, of whether the reader finds the scene's value; a sample with another number of objects than one, and a
+text that is no caption, scores 0. Chance is the score of guessing every attribute. A caption shows what it names; a pair
+without a common attribute has no score. Whether a score is above chance is a one-sided z-test of the samples' mean, with
+Holm's (1979) correction over all requests of the split.
+
+Joint generation (nothing given) is scored by consistency: the mean, over pairs of modalities, of how often their readers agree
+about an attribute that both show.
+"""
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from unified_jax.data.world.caption import read_caption
+from unified_jax.data.world.read import Reading, read_image, read_video
+from unified_jax.data.world.read_action import read_action
+from unified_jax.data.world.read_solid import read_depth, read_points
+from unified_jax.data.world.read_sound import read_audio
+from unified_jax.data.world.scene import ATTRIBUTES
+from unified_jax.evaluation.statistics import wilson_interval
+from unified_jax.modalities.action import Action
+from unified_jax.modalities.audio import Audio
+from unified_jax.modalities.depth import Depth
+from unified_jax.modalities.image import Image
+from unified_jax.modalities.points import Points
+from unified_jax.modalities.text import Text
+from unified_jax.modalities.video import Video
+
+VALUES = {name: len(choices) for name, choices in ATTRIBUTES}
+NAMES = tuple(VALUES)
+Found = dict[str, tuple[np.ndarray, np.ndarray]]
+"""Attribute -> (value [b], shown [b])."""
+
+SIGNIFICANCE = 0.05
+
+
+def read(modality: Any, examples: np.ndarray) -> Found:
+    """What a batch shows, in the form in which people open it; -1 where the reader finds no single object."""
+    match modality:
+        case Text():
+            return _read_captions(examples.tolist())
+        case Image():
+            return _attributes(read_image(examples), ("shape", "colour", "size", "place"))
+        case Video():
+            return _attributes(read_video(examples), NAMES if modality.frames > 1 else NAMES[:4])
+        case Depth():
+            shown = ("shape", "size", "place", "motion") if modality.frames > 1 else ("shape", "size", "place")
+            return _attributes(read_depth(examples), shown)
+        case Audio():
+            return _attributes(read_audio(examples), ("shape", "colour", "size"))
+        case Points():
+            return _attributes(read_points(examples), ("shape", "colour", "size", "place"))
+        case Action():
+            return _attributes(read_action(examples), ("place", "motion"))
+    raise ValueError(f"The world has no reader for {type(modality).__name__}.")
+
+
+def _attributes(reading: Reading, shown: tuple[str, ...]) -> Found:
+    single = reading.count == 1
+    everywhere = np.ones(len(single), bool)
+    return {name: (np.where(single, getattr(reading, name)[:, 0], -1), everywhere) for name in shown}
+
+
+def _read_captions(texts: list[str]) -> Found:
+    values = {name: np.full(len(texts), -1) for name in NAMES}
+    shown = {name: np.zeros(len(texts), bool) for name in NAMES}
+    for i, text in enumerate(texts):
+        try:
+            objects = read_caption(text)
+        except ValueError:
+            objects = ()
+        if len(objects) != 1:
+            for name in NAMES:
+                shown[name][i] = True
+            continue
+        for name, value in objects[0].items():
+            values[name][i], shown[name][i] = value, True
+    return {name: (values[name], shown[name]) for name in NAMES}
+
+
+def scores(truth: dict[str, np.ndarray], given: list[Found], made: Found) -> tuple[np.ndarray, np.ndarray]:
+    """(score, chance) of the samples that have one."""
+    hits, guesses, weight = (np.zeros(len(next(iter(truth.values())))) for _ in range(3))
+    for name, (value, shown) in made.items():
+        asked = np.zeros(len(value), bool)
+        for found in given:
+            if name in found:
+                asked |= found[name][1]
+        counted = asked & shown
+        hits += counted * (value == truth[name])
+        guesses += counted / VALUES[name]
+        weight += counted
+    some = weight > 0
+    return hits[some] / weight[some], guesses[some] / weight[some]
+
+
+def consistency(made: dict[str, Found]) -> tuple[np.ndarray, np.ndarray]:
+    """(agreement, chance) of samples of several modalities that were made together."""
+    agree, guesses, weight = (np.zeros(len(next(iter(next(iter(made.values())).values()))[0])) for _ in range(3))
+    for a, b in itertools.combinations(made.values(), 2):
+        for name in a.keys() & b.keys():
+            both = a[name][1] & b[name][1]
+            agree += both * ((a[name][0] == b[name][0]) & (a[name][0] >= 0))
+            guesses += both / VALUES[name]
+            weight += both
+    some = weight > 0
+    return agree[some] / weight[some], guesses[some] / weight[some]
+
+
+def make_row(
+    given: tuple[str, ...], wanted: tuple[str, ...], split: str, metric: str, found: tuple[np.ndarray, np.ndarray]
+) -> dict[str, Any]:
+    """A row of evaluation.json, with the p-value that `correct` reads."""
+    values, chances = found
+    n = len(values)
+    row: dict[str, Any] = {"given": list(given), "wanted": list(wanted), "split": split, "metric": metric, "n": n}
+    if not n:
+        return row | {"value": None, "low": None, "high": None, "chance": None, "p": 1.0}
+    value, chance = float(values.mean()), float(chances.mean())
+    low, high = wilson_interval(value, n)
+    error = max(float((values - chances).std()), 1e-3) / math.sqrt(n)
+    p = 0.5 * math.erfc((value - chance) / error / math.sqrt(2))
+    return row | {"value": value, "low": low, "high": high, "chance": chance, "p": p}
+
+
+def correct(rows: list[dict[str, Any]]) -> None:
+    """Adds `above_chance` to rows of one split: Holm's procedure over those that have a value."""
+    tested = sorted((row for row in rows if row["value"] is not None), key=lambda row: row["p"])
+    rejecting = True
+    for i, row in enumerate(tested):
+        rejecting = rejecting and row["p"] <= SIGNIFICANCE / (len(tested) - i)
+        row["above_chance"] = rejecting
+
+
+def requests(names: tuple[str, ...]) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Every pair, everything but one -> that one, and nothing -> everything."""
+    pairs = [((given,), (wanted,)) for given in names for wanted in names if given != wanted]
+    rest = [(tuple(n for n in names if n != wanted), (wanted,)) for wanted in names] if len(names) > 2 else []
+    return [*pairs, *rest, ((), names)]
+
+
+def table(rows: list[dict[str, Any]], names: tuple[str, ...]) -> str:
+    """The matrix of one split as text: a row what is given, a column what is made."""
+    by_pair = {(tuple(row["given"]), tuple(row["wanted"])): row for row in rows}
+    width = max(12, *(len(name) + 2 for name in names))
+    lines = [" " * 12 + "".join(f"{name:>{width}}" for name in names)]
+    for given in [*((name,) for name in names), "everything else"]:
+        cells = []
+        for wanted in names:
+            key = tuple(n for n in names if n != wanted) if isinstance(given, str) else given
+            row = by_pair.get((key, (wanted,)))
+            value = row["value"] if row else None
+            mark = "" if not row or row.get("above_chance", True) else "?"
+            cells.append(f"{'-' if value is None else f'{value:.2f}{mark}':>{width}}")
+        lines.append(f"{given if isinstance(given, str) else given[0]:12.12s}" + "".join(cells))
+    return "\n".join(lines)
+
+
+def heat_map(rows: list[dict[str, Any]], names: tuple[str, ...]) -> Any:
+    """The same as a Pillow picture: white is chance, dark green is 1."""
+    from PIL import Image as Pillow
+    from PIL import ImageDraw
+
+    cell, left, top = 64, 96, 24
+    canvas = Pillow.new("RGB", (left + cell * len(names) + 8, top + cell * (len(names) + 1) + 8), "white")
+    draw = ImageDraw.Draw(canvas)
+    by_pair = {(tuple(row["given"]), tuple(row["wanted"])): row for row in rows}
+    for j, wanted in enumerate(names):
+        draw.text((left + j * cell + 6, 8), wanted, fill="black")
+        for i, given in enumerate((*((name,) for name in names), tuple(n for n in names if n != wanted))):
+            row = by_pair.get((given, (wanted,)))
+            if j == 0:
+                draw.text((4, top + i * cell + 26), given[0] if i < len(names) else "all others", fill="black")
+            if row is None or row["value"] is None:
+                continue
+            share = min(1.0, max(0.0, (row["value"] - row["chance"]) / (1 - row["chance"])))
+            colour = tuple(round(255 + share * (dark - 255)) for dark in (20, 120, 70))
+            box = (left + j * cell, top + i * cell)
+            draw.rectangle([*box, box[0] + cell - 3, box[1] + cell - 3], fill=colour)
+            ink = "white" if share > 0.6 else "black"
+            draw.text((box[0] + 16, box[1] + 16), f"{row['value']:.2f}", fill=ink)
+            draw.text((box[0] + 8, box[1] + 34), f"({row['chance']:.2f})", fill=ink)
+    return canvas
+
+
+def evaluate_split(
+    modalities: tuple[Any, ...],
+    truth: dict[str, np.ndarray],
+    raw: dict[str, np.ndarray],
+    split: str,
+    generate: Callable[[tuple[str, ...], tuple[str, ...]], dict[str, np.ndarray]],
+) -> list[dict[str, Any]]:
+    """The rows of one split.
+
+    truth      attribute -> the scenes' values [b]
+    raw        modality -> the scenes' renderings as `prepare` gives them
+    generate   (given, wanted) -> what was made, as people open it
+    """
+    by_name = {m.name: m for m in modalities}
+    names = tuple(by_name)
+    true = {name: read(m, m.open(raw[name]) if not isinstance(m, Text) else m.from_model(raw[name])) for name, m in by_name.items()}
+    rows = []
+    for given, wanted in requests(names):
+        if given and not any(set(true[g]) & set(true[wanted[0]]) for g in given):
+            continue
+        made = {name: read(by_name[name], value) for name, value in generate(given, wanted).items()}
+        if given:
+            found = scores(truth, [true[name] for name in given], made[wanted[0]])
+            rows.append(make_row(given, wanted, split, "attribute_accuracy", found))
+        else:
+            rows.append(make_row(given, wanted, split, "consistency", consistency(made)))
+    correct(rows)
+    return rows
