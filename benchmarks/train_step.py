@@ -45,7 +45,9 @@ def bound(found: dict[str, Any]) -> dict[str, float]:
     all its work at that rate, and nothing else, would take work / rate.
     """
     rate = found["gflop"]["matmul"] / min(row["minimum_ms"] for row in found["matmul"]) * 1e3
-    eager = {task: row["minimum_ms"] for task in ("step", "forward") for row in found[task] if row["name"] == "torch eager"}
+    eager = {
+        task: row["minimum_ms"] for task in ("step", "forward") for row in found[task] if row["name"] == "torch eager"
+    }
     return {"gflops": rate} | {task: ms / (found["gflop"][task] / rate * 1e3) for task, ms in eager.items()}
 
 

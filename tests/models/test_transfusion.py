@@ -56,7 +56,9 @@ def outputs(model, params, batch, images=None):
     times = np.linspace(0.1, 0.9, 1 + places * count, dtype=np.float32)
     spans = []
     for m, stream in enumerate(model.streams, start=1):
-        x = stream.modality.to_model(jnp.asarray(batch[stream.modality.name]).reshape(-1, *batch[stream.modality.name].shape[2:]))
+        x = stream.modality.to_model(
+            jnp.asarray(batch[stream.modality.name]).reshape(-1, *batch[stream.modality.name].shape[2:])
+        )
         patches = stream.modality.patches(x)
         spans.append(Spans(stream.modality.name, patches.reshape(rows, places, *patches.shape[1:]),
                            jnp.asarray(batch["start"][:, :, m]), stream.out_features))  # fmt: skip
@@ -193,14 +195,18 @@ def test_a_sample_does_not_depend_on_its_batch(params, wanted):
     whole = model.generate(params, given, wanted, keys, plan)
     one = model.generate(params, {name: value[4:5] for name, value in given.items()}, wanted, keys[4:5], plan)
     for name in wanted:
-        np.testing.assert_allclose(np.asarray(one[name][0], np.float32), np.asarray(whole[name][4], np.float32), atol=2e-5)
+        np.testing.assert_allclose(
+            np.asarray(one[name][0], np.float32), np.asarray(whole[name][4], np.float32), atol=2e-5
+        )
 
 
 def test_cached_decoding_equals_a_whole_forward(params):
     """The likeliest next tokens by the cache are those of full forwards over rows packed by the packer."""
     found = records(3)
     given = {"image": jnp.asarray(np.stack([record["image"] for record in found]))}
-    ids = np.asarray(MODEL.generate(params, given, ("caption",), jax.random.split(jax.random.key(0), 3), Plan())["caption"])
+    ids = np.asarray(
+        MODEL.generate(params, given, ("caption",), jax.random.split(jax.random.key(0), 3), Plan())["caption"]
+    )
     packer = Packer(MODEL.modalities, 300, Documents(per_row=1))
     words = MODEL.vocabulary
     allowed = [*range(words.text), words.end(0)]
@@ -222,7 +228,9 @@ def test_cached_decoding_equals_a_whole_forward(params):
 
 
 def test_chains_and_bad_requests(params):
-    chain = dataclasses.replace(MODEL, streams=(Stream(Image(16, 16, 3, 8), DiscreteGaussian(schedule="squared_cosine")), *STREAMS[1:]))
+    chain = dataclasses.replace(
+        MODEL, streams=(Stream(Image(16, 16, 3, 8), DiscreteGaussian(schedule="squared_cosine")), *STREAMS[1:])
+    )
     keys = jax.random.split(jax.random.key(0), 2)
     made = chain.generate(params, {}, ("image",), keys, Plan(Ddim(), steps=3))["image"]
     assert made.shape == (2, 16, 16, 3)

@@ -44,16 +44,18 @@ def evaluate_matrix(
                 made = generate_many(
                     model, params, chosen, wanted, count, seed, plan, batch, experiment.rules, bar.update
                 )
-                by_name = {m.name: m for m in model.modalities}
+                by_name: dict[str, Any] = {m.name: m for m in model.modalities}
                 drawn = {name: by_name[name].from_model(value) for name, value in made.items()}
-                if (given, wanted) in (((names[0],), (name,)) for name in names[1:]) or not given:
+                if not given or (given == names[:1] and len(wanted) == 1):
                     label = "joint" if not given else f"{given[0]}_to_{wanted[0]}"
                     show_samples(model.modalities, chosen, drawn, 16).save(run_dir / f"evaluation_{split}_{label}.png")
                 return drawn
 
             found = matrix.evaluate_split(model.modalities, truth, raw, split, generate)
         matrix.heat_map(found, names).save(run_dir / f"matrix_{split}.png")
-        print(f"\n{split}: attribute accuracy, given (rows) to made (columns); ?: not above chance\n{matrix.table(found, names)}")
+        print(
+            f"\n{split}: attribute accuracy, given (rows) to made (columns); ?: not above chance\n{matrix.table(found, names)}"
+        )
         joint = found[-1]
         print(f"made together, readers agree: {joint['value']:.2f} (chance {joint['chance']:.2f})")
         rows += found

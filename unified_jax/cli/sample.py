@@ -109,7 +109,7 @@ def main(arguments: list[str]) -> None:
         made = generate_many(
             model, params, given, wanted, command.count, command.seed, plan, command.batch, experiment.rules, bar.update
         )
-    by_name = {m.name: m for m in model.modalities}
+    by_name: dict[str, Any] = {m.name: m for m in model.modalities}
     drawn = {name: by_name[name].from_model(value) for name, value in made.items()}
     request = {f.name: getattr(command, f.name) for f in fields(command)}
     request |= {"given": given_text, "plan": to_plain(plan), "step": step}
@@ -127,7 +127,9 @@ def _wanted(text: str, given: dict[str, Any], model: Any) -> tuple[str, ...]:
     if both := [name for name in wanted if name in given]:
         raise UserError(f"{both[0]} is both given and to be generated; choose one.")
     if not wanted or len(set(wanted)) != len(wanted):
-        raise UserError(f"--generate names each modality at most once and at least one; found {text or 'nothing left'!r}.")
+        raise UserError(
+            f"--generate names each modality at most once and at least one; found {text or 'nothing left'!r}."
+        )
     return wanted
 
 
@@ -143,5 +145,7 @@ def _plan(plan: Plan, command: SampleCommand) -> Plan:
     except ValueError as error:
         raise UserError(str(error)) from error
     sampler = parse_sampler(command.sampler) if command.sampler else plan.sampler
-    changed = {name: given[name] for name in ("steps", "spacing", "shift", "clip", "temperature", "top_p") if name in given}
+    changed = {
+        name: given[name] for name in ("steps", "spacing", "shift", "clip", "temperature", "top_p") if name in given
+    }
     return replace(plan, sampler=sampler, guidance=guidance, **changed)

@@ -155,7 +155,9 @@ class Packer:
         """Tokens of a document."""
         return 2 + sum(2 + (len(i.ids) if i.ids else self.content(i.modality)) for i in items)
 
-    def pack(self, records: list[dict[str, np.ndarray]], slots: np.ndarray, seed: int, step: int) -> dict[str, np.ndarray]:
+    def pack(
+        self, records: list[dict[str, np.ndarray]], slots: np.ndarray, seed: int, step: int
+    ) -> dict[str, np.ndarray]:
         """The arrays of a step's rows from the records of its slots, in their order; `len(records) / per_row` rows."""
         per_row = self.policy.per_row
         rows = len(records) // per_row
@@ -242,4 +244,3 @@ def token_positions(modality: Any) -> np.ndarray:
     places = np.zeros((len(given), 3), np.int32)
     places[:, slice(1, 3) if axes == 2 else slice(0, axes)] = given
     return places
-

@@ -204,7 +204,10 @@ def evaluate_split(
     """
     by_name = {m.name: m for m in modalities}
     names = tuple(by_name)
-    true = {name: read(m, m.open(raw[name]) if not isinstance(m, Text) else m.from_model(raw[name])) for name, m in by_name.items()}
+    true = {
+        name: read(m, m.open(raw[name]) if not isinstance(m, Text) else m.from_model(raw[name]))
+        for name, m in by_name.items()
+    }
     rows = []
     for given, wanted in requests(names):
         if given and not any(set(true[g]) & set(true[wanted[0]]) for g in given):

@@ -1,5 +1,6 @@
 """Actions: paths `[steps, 2]` of (x, y) in [0, 1] outside, y downward; in [-1, 1] in model space, cut along time."""
 
+import itertools
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +104,7 @@ class Action:
         canvas = Pillow.new("RGB", (side, side), "white")
         draw = ImageDraw.Draw(canvas)
         points = [tuple(float(v) for v in np.clip(point[:2], -0.1, 1.1) * (side - 1)) for point in example]
-        for i, (a, b) in enumerate(zip(points[:-1], points[1:], strict=True)):
+        for i, (a, b) in enumerate(itertools.pairwise(points)):
             shade = round(200 - 180 * i / max(1, len(points) - 2))
             draw.line([a, b], fill=(shade, shade, 230), width=2)
         x, y = points[-1]

@@ -82,9 +82,7 @@ class Audio:
             value = value[:, 0]
         if value.ndim != 1:
             raise ValueError(f"expected one channel [{self.samples}], found {value.dtype} {list(value.shape)}")
-        if value.dtype == np.int16:
-            value = value.astype(np.float32) / 32768
-        elif value.dtype == np.int64 and value.size and abs(value).max() <= 32768:  # TFDS decodes its Audio so
+        if value.dtype == np.int16 or (value.dtype == np.int64 and value.size and abs(value).max() <= 32768):
             value = value.astype(np.float32) / 32768
         if len(value) > self.samples:
             raise ValueError(f"expected at most {self.samples} samples, found {len(value)}")
@@ -126,7 +124,9 @@ class Audio:
         try:
             wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
         except (soundfile.SoundFileError, OSError, TypeError) as error:
-            raise ValueError("no such file" if not path.exists() else f"it is no sound that can be read ({error})") from None
+            raise ValueError(
+                "no such file" if not path.exists() else f"it is no sound that can be read ({error})"
+            ) from None
         if wave.shape[1] != 1:
             raise ValueError(f"expected one channel, found {wave.shape[1]}; mix it down first")
         if rate != self.mel.rate:

@@ -81,7 +81,7 @@ def _film_frames(path: Path, frames: int, height: int, width: int, channels: int
                 found.append(fit_picture(frame.to_image(), height, width, channels))
                 if len(found) == frames:
                     break
-    except (av.FFmpegError, OSError, IndexError) as error:
+    except (av.error.FFmpegError, OSError, IndexError) as error:
         raise ValueError(f"it is no film that can be read ({error})") from None
     return found
 

@@ -70,10 +70,8 @@ class Mel:
     def bank(self) -> Float[np.ndarray, "k m"]:
         """The triangles, `[n_fft / 2 + 1, mels]`, float64."""
         hertz = np.linspace(0, self.rate / 2, self.n_fft // 2 + 1)
-        edges = _to_hertz(
-            np.linspace(*_to_mel(np.array([self.low, self.high or self.rate / 2]), self.scale), self.mels + 2),
-            self.scale,
-        )
+        low, high = (float(_to_mel(np.asarray(f), self.scale)) for f in (self.low, self.high or self.rate / 2))
+        edges = _to_hertz(np.linspace(low, high, self.mels + 2), self.scale)
         rising = (hertz[:, None] - edges[:-2]) / np.diff(edges)[:-1]
         falling = (edges[2:] - hertz[:, None]) / np.diff(edges)[1:]
         bank = np.maximum(0, np.minimum(rising, falling))

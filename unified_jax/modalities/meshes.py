@@ -1,6 +1,7 @@
 """Reading clouds and meshes, writing clouds: PLY, OBJ and GLB through trimesh."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -20,7 +21,7 @@ def read_cloud(path: Path, count: int, colours: bool) -> Float[np.ndarray, "k c"
     try:
         if not path.exists():
             raise ValueError("no such file")
-        loaded = trimesh.load(path, process=False)
+        loaded: Any = trimesh.load(path, process=False)
         geometry = loaded.to_geometry() if isinstance(loaded, trimesh.Scene) else loaded
     except ValueError as error:
         raise ValueError(f"it is no cloud or mesh that can be read ({error})") from None
@@ -46,16 +47,15 @@ def read_cloud(path: Path, count: int, colours: bool) -> Float[np.ndarray, "k c"
     return np.concatenate([xyz, rgb], axis=1).astype(np.float32) if colours else xyz.astype(np.float32)
 
 
-def _on_mesh(mesh: "object", count: int) -> tuple[np.ndarray, np.ndarray]:
+def _on_mesh(mesh: Any, count: int) -> tuple[np.ndarray, np.ndarray]:
     import trimesh
 
-    assert isinstance(mesh, trimesh.Trimesh)
     if not mesh.area > 0:
         raise ValueError("the mesh has no area")
     xyz, face = trimesh.sample.sample_surface(mesh, count, seed=SEED)[:2]
     try:
-        rgb = np.asarray(mesh.visual.to_color().face_colors if mesh.visual.kind == "texture" else mesh.visual.face_colors)
-        return np.asarray(xyz), rgb[np.asarray(face), :3] / 255
+        visual = mesh.visual.to_color() if mesh.visual.kind == "texture" else mesh.visual
+        return np.asarray(xyz), np.asarray(visual.face_colors)[np.asarray(face), :3] / 255
     except (AttributeError, IndexError, ValueError):
         return np.asarray(xyz), np.full((count, 3), 0.7)
 

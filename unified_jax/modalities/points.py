@@ -80,7 +80,9 @@ class Points:
             value = value[: self.count]
         value = check_array(value, self.shape, np.float32)
         if value.min() < -1e-4 or value.max() > 1 + 1e-4:
-            raise ValueError(f"expected coordinates and colours in [0, 1], found {value.min():.3g} .. {value.max():.3g}")
+            raise ValueError(
+                f"expected coordinates and colours in [0, 1], found {value.min():.3g} .. {value.max():.3g}"
+            )
         return value[morton_order(value[:, :3])]
 
     def to_model(self, raw: Array) -> Float[Array, "b k c"]:

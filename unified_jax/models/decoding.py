@@ -197,9 +197,7 @@ def _write_text(
     return ids.T, past
 
 
-def choose_token(
-    logits: Float[Array, "b v"], keys: Keys, temperature: float, top_p: float
-) -> Int[Array, "b"]:
+def choose_token(logits: Float[Array, "b v"], keys: Keys, temperature: float, top_p: float) -> Int[Array, "b"]:
     """The likeliest token at temperature 0; else drawn, among the fewest tokens that hold `top_p` of the probability."""
     if temperature == 0:
         return jnp.argmax(logits, axis=-1)

@@ -80,7 +80,9 @@ class Transfusion:
         if len(set(names)) != len(names) or "text" in names:
             raise ValueError(f"Transfusion needs distinct modality names, none of them 'text'; found {names}.")
         if self.documents.noise_limit < 1 and any(isinstance(s.process, Edm) for s in self.streams):
-            raise ValueError("A noise limit is a share of the time; Edm's time is a noise level and has no greatest one.")
+            raise ValueError(
+                "A noise limit is a share of the time; Edm's time is a noise level and has no greatest one."
+            )
         Packer(self.modalities, self.length, self.documents)
 
     @property
@@ -156,9 +158,10 @@ class Transfusion:
         table = jnp.stack(times, axis=-1).reshape(rows, places * count)
         table = jnp.concatenate([jnp.zeros((rows, 1)), table], axis=1)
         tokens = Tokens(batch["ids"], batch["position"], batch["visible"], batch["item"])
-        logits, outputs, _ = self.network.apply(
+        found: Any = self.network.apply(
             {"params": params}, tokens, tuple(spans), table, vocabulary=self.vocabulary.size
         )
+        logits, outputs, _ = found
         terms: Terms = {"text": self._text_loss(logits, batch)}
         metrics: Terms = {"tokens/used": (jnp.mean(batch["used"] / self.length), jnp.ones(()))}
         metrics["documents/dropped"] = (jnp.sum(batch["dropped"]), jnp.ones(()))
@@ -167,9 +170,7 @@ class Transfusion:
             terms |= self._span_loss(stream, outputs[name], parts, batch["start"][:, :, m])
         return terms, aux, metrics
 
-    def _noised(
-        self, stream: Stream, m: int, batch: Batch, slots: Keys
-    ) -> tuple[Array, Array, Array, Array, Array]:
+    def _noised(self, stream: Stream, m: int, batch: Batch, slots: Keys) -> tuple[Array, Array, Array, Array, Array]:
         """(x0, eps, t, x_t, clean) of a stream's places, `[rows * places, ...]`."""
         raw = batch[stream.modality.name]
         x0 = stream.modality.to_model(raw.reshape((-1,) + raw.shape[2:]))
@@ -217,4 +218,3 @@ class Transfusion:
                 f"Given: {', '.join(given) or 'nothing'}; to generate: {', '.join(wanted) or 'nothing'}."
             )
         return decoding.generate(self, params, given, wanted, keys, plan)
-

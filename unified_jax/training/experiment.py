@@ -8,8 +8,8 @@ from unified_jax.data.tfds import Tfds
 from unified_jax.data.world import World
 from unified_jax.errors import UserError
 from unified_jax.models.diffusion import Diffusion
-from unified_jax.models.transfusion import Transfusion
 from unified_jax.models.plan import Plan
+from unified_jax.models.transfusion import Transfusion
 from unified_jax.sharding import MeshShape, Rules
 from unified_jax.training.balancing import FixedBalance
 from unified_jax.training.checkpoint import Checkpointing

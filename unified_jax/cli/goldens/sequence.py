@@ -77,10 +77,11 @@ def run_llama(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[st
     def forward(ids: np.ndarray, position: np.ndarray, visible: np.ndarray, embeds: np.ndarray) -> tuple[Any, Any]:
         span = Spans("embeds", jnp.asarray(embeds)[:, None], jnp.full((rows, 1), 0 if (ids < 0).all() else -1), d)
         places = jnp.broadcast_to(jnp.asarray(position, jnp.int32)[..., None], (rows, n, 3))
-        tokens = Tokens(jnp.asarray(ids, jnp.int32), places, jnp.asarray(visible, jnp.int32), jnp.zeros((rows, n), jnp.int32))
-        logits, outputs, _ = trunk.apply(
-            {"params": params}, tokens, (span,), jnp.zeros((rows, 2)), vocabulary=c["vocab_size"]
-        )  # type: ignore[misc]
+        tokens = Tokens(
+            jnp.asarray(ids, jnp.int32), places, jnp.asarray(visible, jnp.int32), jnp.zeros((rows, n), jnp.int32)
+        )
+        found: Any = trunk.apply({"params": params}, tokens, (span,), jnp.zeros((rows, 2)), vocabulary=c["vocab_size"])
+        logits, outputs, _ = found
         return logits, outputs["embeds"][:, 0]
 
     plain = np.broadcast_to(np.arange(n), (rows, n))

@@ -126,7 +126,9 @@ def render_video(scene: Scene, resolution: int, frames: int) -> UInt8[np.ndarray
     film[:] = BACKGROUND_RGB
     for object in scene.objects:
         # The first frame takes the object's own place: `trajectory` gives it up to rounding only.
-        centres = [(object.x, object.y), *trajectory(object, frames)[1:].tolist()] if frames > 1 else [(object.x, object.y)]
+        centres = (
+            [(object.x, object.y), *trajectory(object, frames)[1:].tolist()] if frames > 1 else [(object.x, object.y)]
+        )
         for image, centre in zip(film, centres, strict=True):
             _paint(image, object, centre)
     return film
