@@ -50,9 +50,21 @@ def table(measurements: dict[str, dict[str, Any]]) -> str:
         for row in m.get("evaluation", []):
             interval = "" if row["low"] is None else f"[{row['low']:.3f}, {row['high']:.3f}]"
             chance = "" if row["chance"] is None else f"{row['chance']:.3f}"
-            start = f"| {name} | {row['split']} | {row['metric']} | {row['value']:.3f}"
+            if row["value"] is None:
+                continue
+            start = f"| {name} | {row['split']} | {_what(row, m['evaluation'])} | {row['value']:.3f}"
             lines.append(f"{start} | {interval} | {chance} | {row['n']} |")
     return "\n".join(lines) + "\n"
+
+
+def _what(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+    """The metric; of a model that makes several modalities, what was given and made."""
+    if len({tuple(other["wanted"]) for other in rows}) == 1:
+        return row["metric"]
+    given = "all others" if len(row["given"]) > 1 else "".join(row["given"]) or "nothing"
+    made = row["wanted"][0] if len(row["wanted"]) == 1 else "everything"
+    doubt = "" if row.get("above_chance", True) else " (not above chance)"
+    return f"{row['metric']}, {given} -> {made}{doubt}"
 
 
 def seeds_of(runs: Path, recipe: str) -> list[str]:
@@ -68,9 +80,14 @@ def main(runs: Path) -> None:
     measurements = {name: m for name, m in found.items() if m is not None}
     (DOCS / "figures").mkdir(exist_ok=True)
     for name in measurements:
-        sheet = runs / name / "evaluation_test.png"
-        if sheet.is_file():
-            shutil.copy(sheet, DOCS / "figures" / f"{name}.png")
+        sheets = {
+            "evaluation_test": "",
+            "matrix_test": "_matrix",
+            "evaluation_test_caption_to_image": "_caption_to_image",
+        }
+        for sheet, suffix in (sheets | {"evaluation_test_joint": "_joint"}).items():
+            if (runs / name / f"{sheet}.png").is_file():
+                shutil.copy(runs / name / f"{sheet}.png", DOCS / "figures" / f"{name}{suffix}.png")
     (DOCS / "measurements.json").write_text(json.dumps(measurements, indent=1) + "\n")
     (DOCS / "measurements.md").write_text(table(measurements))
     print(f"{len(measurements)} recipes: {', '.join(measurements)}")

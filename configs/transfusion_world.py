@@ -48,7 +48,7 @@ def experiment() -> Experiment:
         ema=(Ema(decay=0.995),),
         # The errors of x0 are small beside the text's cross-entropy.
         balance=FixedBalance((("image", 20.0), ("video", 20.0), ("audio", 10.0), ("points", 10.0))),
-        steps=1500,
+        steps=1000,
         batch_size=64,
         log_every=20,
         checkpoint=Checkpointing(every=250),

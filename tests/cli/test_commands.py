@@ -61,7 +61,7 @@ def test_train_mistakes(arguments, words, capsys):
         (("--model.network.dpeth", "3"), "--model.network.depth"),
         (("--model.network.depth", "four"), "depth"),
         (("--model.network.depth", "0"), "DiT.depth must be at least 1"),
-        (("--model.modality.patch", "5"), "does not divide"),
+        (("--model.modality.patch", "0"), "must be positive"),
         (("--model.process.target", "eps"), "says nothing about x0"),
         (("--resume", "perhaps"), "must"),
     ],

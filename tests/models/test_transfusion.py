@@ -192,8 +192,9 @@ def test_a_sample_does_not_depend_on_its_batch(params, wanted):
     plan = Plan(steps=3, guidance=Guidance(1.5))
     model = dataclasses.replace(MODEL, text=Text(96))
     given = {name: jnp.asarray(value[:, :96] if name == "caption" else value) for name, value in given.items()}
-    whole = model.generate(params, given, wanted, keys, plan)
-    one = model.generate(params, {name: value[4:5] for name, value in given.items()}, wanted, keys[4:5], plan)
+    draw = jax.jit(model.generate, static_argnames=("wanted", "plan"))
+    whole = draw(params, given, wanted=wanted, keys=keys, plan=plan)
+    one = draw(params, {name: value[4:5] for name, value in given.items()}, wanted=wanted, keys=keys[4:5], plan=plan)
     for name in wanted:
         np.testing.assert_allclose(
             np.asarray(one[name][0], np.float32), np.asarray(whole[name][4], np.float32), atol=2e-5
@@ -204,8 +205,9 @@ def test_cached_decoding_equals_a_whole_forward(params):
     """The likeliest next tokens by the cache are those of full forwards over rows packed by the packer."""
     found = records(3)
     given = {"image": jnp.asarray(np.stack([record["image"] for record in found]))}
+    draw = jax.jit(MODEL.generate, static_argnames=("wanted", "plan"))
     ids = np.asarray(
-        MODEL.generate(params, given, ("caption",), jax.random.split(jax.random.key(0), 3), Plan())["caption"]
+        draw(params, given, wanted=("caption",), keys=jax.random.split(jax.random.key(0), 3), plan=Plan())["caption"]
     )
     packer = Packer(MODEL.modalities, 300, Documents(per_row=1))
     words = MODEL.vocabulary
@@ -232,7 +234,8 @@ def test_chains_and_bad_requests(params):
         MODEL, streams=(Stream(Image(16, 16, 3, 8), DiscreteGaussian(schedule="squared_cosine")), *STREAMS[1:])
     )
     keys = jax.random.split(jax.random.key(0), 2)
-    made = chain.generate(params, {}, ("image",), keys, Plan(Ddim(), steps=3))["image"]
+    draw = jax.jit(chain.generate, static_argnames=("wanted", "plan"))
+    made = draw(params, {}, wanted=("image",), keys=keys, plan=Plan(Ddim(), steps=3))["image"]
     assert made.shape == (2, 16, 16, 3)
     assert np.isfinite(made).all()
     for given, wanted in (({}, ()), ({}, ("smell",)), ({"image": jnp.zeros((2, 16, 16, 3), jnp.uint8)}, ("image",))):

@@ -52,7 +52,7 @@ def evaluate_run(
         )
     from tqdm import tqdm
 
-    from unified_jax.cli.matrix import evaluate_matrix
+    from unified_jax.cli.matrix import Bench, evaluate_matrix
     from unified_jax.cli.opened import open_run
     from unified_jax.evaluation import evaluate as ev
     from unified_jax.evaluation.bits import bits_per_dim
@@ -64,8 +64,8 @@ def evaluate_run(
     model, data = experiment.model, experiment.data
     plan = experiment.preview.plan.with_steps(steps, guidance)
     if isinstance(model, Transfusion):
-        chosen = ev.splits_for(data, splits)
-        return evaluate_matrix(run_dir, experiment, params, step, chosen, count, batch, seed, plan)
+        bench = Bench(run_dir, experiment, params, count, batch, seed, plan)
+        return evaluate_matrix(bench, step, ev.splits_for(data, splits))
     world = ev.is_world(data, model)
     rows: list[dict[str, Any]] = []
     for split in ev.splits_for(data, splits):

@@ -1,4 +1,5 @@
-"""Conditions from a command line: `--given.NAME VALUE`, several values separated by commas, captions of the world, @files.
+"""Conditions from a command line: `--given.NAME VALUE`, several values separated by commas, captions of the world,
+@files.
 
 Values repeat over the samples: with `--given.label 1,2` samples 0, 2, ... are of class 1. `--given.caption TEXT` names
 attributes of the world in words; what it does not name is left free. `@PATH` reads one value a line from a file.

@@ -1,5 +1,6 @@
 """The part of `evaluate` that a Transfusion model takes: the any-to-any matrix, its table, sheet and heat map."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,45 +21,61 @@ from unified_jax.training.run_dir import provenance, write_json
 from unified_jax.typing import Params
 
 
-def evaluate_matrix(
-    run_dir: Path, experiment: Experiment, params: Params, step: int, splits: tuple[str, ...], count: int, batch: int,
-    seed: int, plan: Plan,
-) -> list[dict[str, Any]]:  # fmt: skip
-    """Evaluates, writes evaluation.json and a sheet and a heat map a split, prints the table, returns the rows."""
-    data = experiment.data
-    if not isinstance(data, World) or data.max_objects != 1:
-        raise UserError("The any-to-any matrix needs the world with max_objects=1, whose readers score the samples.")
-    model, names = experiment.model, tuple(m.name for m in experiment.model.modalities)
+@dataclass(frozen=True)
+class Bench:
+    """What all splits share."""
+
+    run_dir: Path
+    experiment: Experiment
+    params: Params
+    count: int
+    batch: int
+    seed: int
+    plan: Plan
+
+
+def evaluate_matrix(bench: Bench, step: int, splits: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Evaluates, writes evaluation.json and sheets and a heat map a split, prints the table, returns the rows."""
+    experiment, names = bench.experiment, tuple(m.name for m in bench.experiment.model.modalities)
     rows: list[dict[str, Any]] = []
     for split in splits:
-        examples = Pipeline(data, split, model.modalities, count, seed).batch(0)
-        source, index = data.source(split, ()), examples.ids & ((1 << PART_BITS) - 1)
-        scenes = [source.scene(int(i)) for i in index]
-        truth = {name: np.asarray([getattr(s.objects[0], name) for s in scenes]) for name, _ in ATTRIBUTES}
-        raw = {name: examples.arrays[name] for name in names}
-        total = len(matrix.requests(names))
-        with tqdm(total=total * count, unit="sample", desc=split, dynamic_ncols=True) as bar:
-
-            def generate(given: tuple[str, ...], wanted: tuple[str, ...]) -> dict[str, np.ndarray]:
-                chosen = {name: raw[name] for name in given}
-                made = generate_many(
-                    model, params, chosen, wanted, count, seed, plan, batch, experiment.rules, bar.update
-                )
-                by_name: dict[str, Any] = {m.name: m for m in model.modalities}
-                drawn = {name: by_name[name].from_model(value) for name, value in made.items()}
-                if not given or (given == names[:1] and len(wanted) == 1):
-                    label = "joint" if not given else f"{given[0]}_to_{wanted[0]}"
-                    show_samples(model.modalities, chosen, drawn, 16).save(run_dir / f"evaluation_{split}_{label}.png")
-                return drawn
-
-            found = matrix.evaluate_split(model.modalities, truth, raw, split, generate)
-        matrix.heat_map(found, names).save(run_dir / f"matrix_{split}.png")
-        print(
-            f"\n{split}: attribute accuracy, given (rows) to made (columns); ?: not above chance\n{matrix.table(found, names)}"
-        )
+        found = _split_rows(bench, split)
+        matrix.heat_map(found, names).save(bench.run_dir / f"matrix_{split}.png")
+        print(f"\n{split}: attribute accuracy, given (rows) to made (columns); ?: not above chance")
+        print(matrix.table(found, names))
         joint = found[-1]
         print(f"made together, readers agree: {joint['value']:.2f} (chance {joint['chance']:.2f})")
         rows += found
-    result = {"rows": rows, "step": step, "plan": to_plain(plan), "sampling_seed": seed} | provenance(experiment)
-    write_json(run_dir / "evaluation.json", result)
+    result = {"rows": rows, "step": step, "plan": to_plain(bench.plan), "sampling_seed": bench.seed}
+    write_json(bench.run_dir / "evaluation.json", result | provenance(experiment))
     return rows
+
+
+def _split_rows(bench: Bench, split: str) -> list[dict[str, Any]]:
+    data, model = bench.experiment.data, bench.experiment.model
+    if not isinstance(data, World) or data.max_objects != 1:
+        raise UserError("The any-to-any matrix needs the world with max_objects=1, whose readers score the samples.")
+    by_name: dict[str, Any] = {m.name: m for m in model.modalities}
+    names = tuple(by_name)
+    examples = Pipeline(data, split, model.modalities, bench.count, bench.seed).batch(0)
+    source, index = data.source(split, ()), examples.ids & ((1 << PART_BITS) - 1)
+    scenes = [source.scene(int(i)) for i in index]
+    truth = {name: np.asarray([getattr(s.objects[0], name) for s in scenes]) for name, _ in ATTRIBUTES}
+    raw = {name: examples.arrays[name] for name in names}
+    total = len(matrix.requests(names)) * bench.count
+    with tqdm(total=total, unit="sample", desc=split, dynamic_ncols=True) as bar:
+
+        def generate(given: tuple[str, ...], wanted: tuple[str, ...]) -> dict[str, np.ndarray]:
+            chosen = {name: raw[name] for name in given}
+            made = generate_many(
+                model, bench.params, chosen, wanted, bench.count, bench.seed, bench.plan, bench.batch,
+                bench.experiment.rules, bar.update,
+            )  # fmt: skip
+            drawn = {name: by_name[name].from_model(value) for name, value in made.items()}
+            if not given or (given == names[:1] and len(wanted) == 1):
+                label = "joint" if not given else f"{given[0]}_to_{wanted[0]}"
+                sheet = show_samples(model.modalities, chosen, drawn, 16)
+                sheet.save(bench.run_dir / f"evaluation_{split}_{label}.png")
+            return drawn
+
+        return matrix.evaluate_split(model.modalities, truth, raw, split, generate)

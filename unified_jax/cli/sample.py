@@ -33,8 +33,8 @@ class SampleCommand:
     generate: str = ""
     """What is made, in this order, separated by commas (Transfusion); default: everything that is not given."""
     formats: str = ""
-    """What is written, separated by commas: sheet, png (pictures), files (one a sample and modality: PNG, GIF, WAV, PLY,
-    TXT, CSV), npz. Default sheet; of several modalities sheet,files."""
+    """What is written, separated by commas: sheet, png (pictures), files (one a sample and modality: PNG, GIF, WAV,
+    PLY, TXT, CSV), npz. Default sheet; of several modalities sheet,files."""
     ema: str = "0"
     """Which average of the parameters: its index, or none."""
     best: bool = False

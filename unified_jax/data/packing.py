@@ -2,23 +2,23 @@ r"""Packing: records become documents of items, documents become rows of one len
 
     document = BOS  begin_m content_m end_m  begin_k content_k end_k ...  EOS
 
-The content of a text is its token ids; that of anything else is a place for the patches of its modality, all of them one
-*span*. Each item of a document is present, clean, alone or not by chance (`Documents`), in the order of the modalities or
-in random order. Text at place i of a document has the position (i, i, i); a span that starts there has (i + frame, i + row,
-i + column), and what follows goes on at i + 1. What a token sees is one run of tokens of its row:
+The content of a text is its token ids; that of anything else is a place for the patches of its modality, all of them
+one *span*. Each item of a document is present, clean, alone or not by chance (`Documents`), in the order of the
+modalities or in random order. Text at place i of a document has the position (i, i, i); a span that starts there has
+(i + frame, i + row, i + column), and what follows goes on at i + 1. What a token sees is one run of tokens of its row:
 
     text, begin, end    from the document's first token to itself
     span                from the document's first token to the span's last
     alone               from the item's own begin token: what is drawn without a condition (guidance)
 
 Packing is a pure function of the slots of one step. Row r takes the documents of the slots [r d, (r + 1) d), d =
-`per_row`, one after the other; a document that does not fit any more is dropped and counted. So no process needs to know
-what another one packs, and nothing is carried over.
+`per_row`, one after the other; a document that does not fit any more is dropped and counted. So no process needs to
+know what another one packs, and nothing is carried over.
 
-Per token: ids, -1 for a span and 0 where there is nothing; position; visible; item, 1 + d M + m for modality m of the row's
-d-th document, 0 for what belongs to none (begin and end tokens included); text_weight, 1 where the next token is predicted:
-both are text or begin or end tokens of one document, and no span begins in between. Per row, document and modality: start,
-the first token of the content or -1; clean; limit, the greatest noise; and `slot` of the document.
+Per token: ids, -1 for a span and 0 where there is nothing; position; visible; item, 1 + d M + m for modality m of the
+row's d-th document, 0 for what belongs to none (begin and end tokens included); text_weight, 1 where the next token is
+predicted: both are text or begin or end tokens of one document, and no span begins in between. Per row, document and
+modality: start, the first token of the content or -1; clean; limit, the greatest noise; and `slot` of the document.
 """
 
 from dataclasses import dataclass
@@ -137,8 +137,8 @@ class Packer:
         if self.length < longest and self.policy.keep == 1.0:
             sizes = ", ".join(f"{m.name} {self.content(i)}" for i, m in enumerate(self.modalities))
             raise ValueError(
-                f"A row of {self.length} tokens is too short for a document of up to {longest} ({sizes}, and a begin and an "
-                "end token each); make length greater or the items shorter."
+                f"A row of {self.length} tokens is too short for a document of up to {longest} ({sizes}, and a begin "
+                "and an end token each); make length greater or the items shorter."
             )
 
     @property

@@ -64,7 +64,8 @@ class Pipeline:
         documents = packer.policy.per_row if packer else 1
         if batch_size % (count * documents):
             raise UserError(
-                f"A batch of {batch_size} examples, {documents} to a row, is not divisible over the {count} process(es)."
+                f"A batch of {batch_size} examples, {documents} to a row, is not divisible over the "
+                f"{count} process(es)."
             )
         self.modalities, self.batch_size, self.name = modalities, batch_size, data.name
         self.packer, self.seed = packer, seed

@@ -1,13 +1,13 @@
 r"""The any-to-any matrix of a Transfusion model on the world: what readers find in what was made, against the scene.
 
-For a request (given, wanted) each sample's score is the mean, over the attributes that the given modalities show *and* the
-wanted one shows, of whether the reader finds the scene's value; a sample with another number of objects than one, and a
-text that is no caption, scores 0. Chance is the score of guessing every attribute. A caption shows what it names; a pair
-without a common attribute has no score. Whether a score is above chance is a one-sided z-test of the samples' mean, with
-Holm's (1979) correction over all requests of the split.
+For a request (given, wanted) each sample's score is the mean, over the attributes that the given modalities show *and*
+the wanted one shows, of whether the reader finds the scene's value; a sample with another number of objects than one,
+and a text that is no caption, scores 0. Chance is the score of guessing every attribute. A caption shows what it names;
+a pair without a common attribute has no score. Whether a score is above chance is a one-sided z-test of the samples'
+mean, with Holm's (1979) correction over all requests of the split.
 
-Joint generation (nothing given) is scored by consistency: the mean, over pairs of modalities, of how often their readers agree
-about an attribute that both show.
+Joint generation (nothing given) is scored by consistency: the mean, over pairs of modalities, of how often their
+readers agree about an attribute that both show.
 """
 
 import itertools

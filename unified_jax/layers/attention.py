@@ -30,8 +30,8 @@ class KvCache(NamedTuple):
 class AttentionHalf(nn.Module):
     """x + gate * out(attend(qkv(norm(x) * (1 + scale) + shift))); multi-head, or grouped with `kv_heads` < `heads`.
 
-    `affine` gives the norm a gain (and a LayerNorm a bias) of its own, for blocks without modulation; `bias` says whether
-    the projections have one.
+    `affine` gives the norm a gain (and a LayerNorm a bias) of its own, for blocks without modulation; `bias` says
+    whether the projections have one.
     """
 
     heads: int

@@ -1,8 +1,8 @@
 r"""Embeddings of time, of labels and of positions.
 
-time        sinusoid of 256 features [cos, sin], frequencies 10000^(-i / 128), then Linear, SiLU, Linear (DiT, section 3.1)
+time        sinusoid of 256 features [cos, sin], frequencies 10000^(-i / 128), then Linear, SiLU, Linear (DiT, sec. 3.1)
 label       a table with one row a class and usually one more, the null row of classifier-free guidance
-positions   sin-cos of integer positions, for any grid: the features are shared evenly among the position axes, each part
+positions   sin-cos of integer positions, for any grid: features are shared evenly among the position axes, each part
             [sin, cos] with frequencies 10000^(-i / (d / (2 a))); for images DiT puts the column first, then the row
 """
 

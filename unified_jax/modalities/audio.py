@@ -39,6 +39,8 @@ class Audio:
     """Mel power that becomes 1."""
     iterations: int = 64
     """Of Griffin-Lim."""
+    crop: bool = False
+    """Whether a longer sound is cut off; else it is refused."""
     name: str = "audio"
     """Field of the batch."""
 
@@ -84,6 +86,7 @@ class Audio:
             raise ValueError(f"expected one channel [{self.samples}], found {value.dtype} {list(value.shape)}")
         if value.dtype == np.int16 or (value.dtype == np.int64 and value.size and abs(value).max() <= 32768):
             value = value.astype(np.float32) / 32768
+        value = value[: self.samples] if self.crop else value
         if len(value) > self.samples:
             raise ValueError(f"expected at most {self.samples} samples, found {len(value)}")
         value = check_array(value, value.shape, np.float32)

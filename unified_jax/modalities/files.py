@@ -70,6 +70,7 @@ def load_film(path: Path, frames: int, height: int, width: int, channels: int) -
 def _film_frames(path: Path, frames: int, height: int, width: int, channels: int) -> list[np.ndarray]:
     try:
         import av
+        import av.error
     except ImportError:
         raise ValueError(
             "it is no GIF; other films need PyAV: install the extra 'film' (pip install 'unified_jax[film]')"

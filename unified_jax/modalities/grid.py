@@ -1,7 +1,8 @@
 """Arrays `[b, *sizes, c]` as patches `[b, n, p]` and back, for any number of axes.
 
 Patches run along the grid with the last axis fastest; a patch's features are ordered the same way, the channel last. A
-size that its patch does not divide is filled up with zeros, which `unpatchify` cuts off again: the two are exact inverses.
+size that its patch does not divide is filled up with zeros, which `unpatchify` cuts off again: the two are exact
+inverses.
 """
 
 import math

@@ -58,8 +58,11 @@ class Image:
         return np.zeros(self.shape, np.uint8)
 
     def prepare(self, raw: Any) -> UInt8[np.ndarray, "h w c"]:
-        """A uint8 array of this shape; grey `[h, w]` gains a channel axis."""
+        """A uint8 array of this shape; grey `[h, w]` gains a channel axis, a film `[f, h, w, c]` gives its first
+        frame."""
         value = np.asarray(raw)
+        if value.ndim == 4:
+            value = value[0]
         if value.ndim == 2 and self.channels == 1:
             value = value[..., None]
         if value.dtype != np.uint8 or value.shape != self.shape:

@@ -7,8 +7,8 @@ mel(f) = 2595 log10(1 + f / 700) (HTK), or Slaney's: linear (3 f / 200) below 1 
 above. Slaney's norm gives every triangle the area 1. The frames of a centred spectrum begin half a frame before the
 waveform, which is mirrored there.
 
-Back: magnitudes by the bank's pseudo-inverse, cut off at zero; phases by Griffin & Lim (1984) with the momentum of Perraudin
-et al. (2013), which looks for a waveform whose spectrum has these magnitudes.
+Back: magnitudes by the bank's pseudo-inverse, cut off at zero; phases by Griffin & Lim (1984) with the momentum of
+Perraudin et al. (2013), which looks for a waveform whose spectrum has these magnitudes.
 """
 
 import math
@@ -70,7 +70,7 @@ class Mel:
     def bank(self) -> Float[np.ndarray, "k m"]:
         """The triangles, `[n_fft / 2 + 1, mels]`, float64."""
         hertz = np.linspace(0, self.rate / 2, self.n_fft // 2 + 1)
-        low, high = (float(_to_mel(np.asarray(f), self.scale)) for f in (self.low, self.high or self.rate / 2))
+        low, high = _to_mel(np.asarray([self.low, self.high or self.rate / 2]), self.scale).tolist()
         edges = _to_hertz(np.linspace(low, high, self.mels + 2), self.scale)
         rising = (hertz[:, None] - edges[:-2]) / np.diff(edges)[:-1]
         falling = (edges[2:] - hertz[:, None]) / np.diff(edges)[1:]

@@ -22,14 +22,14 @@ def read_cloud(path: Path, count: int, colours: bool) -> Float[np.ndarray, "k c"
         if not path.exists():
             raise ValueError("no such file")
         loaded: Any = trimesh.load(path, process=False)
-        geometry = loaded.to_geometry() if isinstance(loaded, trimesh.Scene) else loaded
+        geometry: Any = loaded.to_geometry() if isinstance(loaded, trimesh.Scene) else loaded
     except ValueError as error:
         raise ValueError(f"it is no cloud or mesh that can be read ({error})") from None
     except (OSError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError, EOFError) as error:
         raise ValueError(f"it is no cloud or mesh that can be read ({type(error).__name__}: {error})") from None
     if isinstance(geometry, trimesh.Trimesh) and len(geometry.faces):
         xyz, rgb = _on_mesh(geometry, count)
-    elif isinstance(geometry, trimesh.Trimesh) and path.suffix.lower() != ".ply":
+    elif path.suffix.lower() not in (".ply", ".glb"):
         raise ValueError("the mesh has no faces")
     else:
         vertices = np.asarray(geometry.vertices)

@@ -1,7 +1,7 @@
 """Text as token ids: the bytes of UTF-8, or a byte-level BPE that was trained for a data set.
 
-A BPE is carried whole, as the JSON of the `tokenizers` package, so that a run's config needs no other file. Any string can
-be written in either, and `decode(encode(s)) == s`.
+A BPE is carried whole, as the JSON of the `tokenizers` package, so that a run's config needs no other file. Any string
+can be written in either, and `decode(encode(s)) == s`.
 """
 
 from collections.abc import Iterable
@@ -22,6 +22,8 @@ class Text:
     """Longest text in tokens; longer ones are refused."""
     bpe: str = ""
     """JSON of a trained BPE (`learn_bpe`); empty: bytes."""
+    names: tuple[str, ...] = ()
+    """Texts of a class label: where a data set has a number, it is the index of one of these."""
     name: str = "caption"
     """Field of the batch."""
 
@@ -53,9 +55,13 @@ class Text:
         return _load(self.bpe).decode(known) if self.bpe else bytes(known).decode(errors="replace")
 
     def prepare(self, raw: Any) -> Int[np.ndarray, " length"]:
-        """A string (or UTF-8 bytes) as ids, filled up with -1."""
+        """A string (UTF-8 bytes, an index into `names`) as ids, filled up with -1."""
         if isinstance(raw, np.ndarray) and raw.shape == ():
             raw = raw.item()
+        if self.names and isinstance(raw, int | np.integer):
+            if not 0 <= raw < len(self.names):
+                raise ValueError(f"expected an index in 0 .. {len(self.names) - 1}, found {raw}")
+            raw = self.names[raw]
         if isinstance(raw, bytes):
             try:
                 raw = raw.decode()
@@ -64,7 +70,7 @@ class Text:
         if not isinstance(raw, str):
             raise ValueError(f"expected a text, found {type(raw).__name__}")
         ids = self.encode(raw)
-        if not len(ids):
+        if not raw.strip():
             raise ValueError("expected a text, found an empty one")
         if len(ids) > self.length:
             raise ValueError(f"expected at most {self.length} tokens, found {len(ids)} in {raw[:40]!r}")

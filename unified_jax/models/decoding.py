@@ -1,9 +1,9 @@
 r"""Generation with a Transfusion model: text token by token, everything else by denoising its whole span.
 
-What is there already lies in a cache of keys and values, so that a step computes the new tokens only. Sequences of a batch
-have lengths of their own: sequence i goes on at `at[i]`, and its tokens see no further. A span is denoised against the
-cache, begin token and content together in each step; when it is done, one pass at t = 0 leaves its keys and values. Without a
-condition (guidance) the span sees nothing before its begin token, as in training.
+What is there already lies in a cache of keys and values, so that a step computes the new tokens only. Sequences of a
+batch have lengths of their own: sequence i goes on at `at[i]`, and its tokens see no further. A span is denoised
+against the cache, begin token and content together in each step; when it is done, one pass at t = 0 leaves its keys and
+values. Without a condition (guidance) the span sees nothing before its begin token, as in training.
 
     given      begin, content, end  of each, in the model's order
     wanted     begin, then text until its end token, or a span, then end
@@ -198,7 +198,8 @@ def _write_text(
 
 
 def choose_token(logits: Float[Array, "b v"], keys: Keys, temperature: float, top_p: float) -> Int[Array, "b"]:
-    """The likeliest token at temperature 0; else drawn, among the fewest tokens that hold `top_p` of the probability."""
+    """The likeliest token at temperature 0; else drawn, among the fewest tokens that hold `top_p` of the
+    probability."""
     if temperature == 0:
         return jnp.argmax(logits, axis=-1)
     logits = logits / temperature

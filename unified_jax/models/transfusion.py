@@ -1,9 +1,10 @@
 r"""Transfusion: one model of text and of any set of continuous modalities (Zhou et al. 2024, arXiv 2408.11039).
 
-A batch is rows of packed documents (`data.packing`). With V_i the next-token weight of token i and, for each span j that is
-there and not given clean, a time t_j and a process of its modality m,
+A batch is rows of packed documents (`data.packing`). With V_i the next-token weight of token i and, for each span j
+that is there and not given clean, a time t_j and a process of its modality m,
 
-    loss = lambda_text sum_i V_i CE(logits_i, id_{i+1}) / sum_i V_i  +  sum_m lambda_m sum_j L_m(output_j, t_j) / count_m
+    loss = lambda_text sum_i V_i CE(logits_i, id_{i+1}) / sum_i V_i  +  sum_m lambda_m sum_j L_m(output_j, t_j) /
+    count_m
 
 (the lambdas are the experiment's balance; the paper has 5 for pictures). Every span has one time. A span given clean is
 shown at t = 0 and has no loss: that is how the model learns to be conditioned on it. Optional z-loss: z log^2 of the

@@ -9,8 +9,8 @@ With `modulated` every token's norms are scaled and shifted, and its branches ga
 
     x += (1 + gate(t)) * Attention(rms(x) (1 + scale(t)) + shift(t))
 
-from a table of one row an item; text has the row of zeros, so that text goes through a plain Llama, and so does everything
-at the start. Without it, as published, the time is added to the embedded patches.
+from a table of one row an item; text has the row of zeros, so that text goes through a plain Llama, and so does
+everything at the start. Without it, as published, the time is added to the embedded patches.
 """
 
 from typing import Any, Literal, NamedTuple

@@ -1,9 +1,9 @@
 r"""The action: the path that an agent takes to the first object, which may move: float32 [16, 2], (x, y) in [0, 1].
 
-It starts at the middle of the lower edge and meets the object in the last frame; in between it is as far along as a hand
-would be,
+It starts at the middle of the lower edge and meets the object in the last frame; in between it is as far along as a
+hand would be,
 
-    path_k = START + m(k / 15) (object_k - START),     m(s) = 10 s^3 - 15 s^4 + 6 s^5      (minimum jerk, Flash & Hogan 1985)
+    path_k = START + m(k / 15) (object_k - START),     m(s) = 10 s^3 - 15 s^4 + 6 s^5      (Flash & Hogan 1985)
 
 so it bends with the object's motion. x runs to the right, y downward, as on the canvas.
 """

@@ -1,13 +1,13 @@
 """Matching pursuit: which painted shapes explain a picture, for `read_image` and `read_depth`.
 
-Let d be a picture less its background and T one of the templates (every shape in every size at some position), painted in
-a colour whose difference from the background is v. Painting it lowers the squared error from |d|^2 to |d - T v|^2, that
-is, it explains
+Let d be a picture less its background and T one of the templates (every shape in every size at some position), painted
+in a colour whose difference from the background is v. Painting it lowers the squared error from |d|^2 to |d - T v|^2,
+that is, it explains
 
     S(T, v) = 2 <T, d . v> - |T|^2 |v|^2                                                                           (1)
 
-of the energy of the picture: |T|^2 |v|^2 when the template is exactly right. The hypothesis with the greatest S is looked
-for; pixels that the template does not cover play no part, so a second object elsewhere does not disturb it.
+of the energy of the picture: |T|^2 |v|^2 when the template is exactly right. The hypothesis with the greatest S is
+looked for; pixels that the template does not cover play no part, so a second object elsewhere does not disturb it.
 
     1. Coarse: (1) for every template at every pixel, in every colour, on the picture averaged down to 16 pixels (up
        to 31, as whole pixels are averaged). This finds where, not what.

@@ -3,8 +3,8 @@
 A film is read frame by frame. Each object of the first frame is given the motion whose path (`scene.trajectory`) passes
 closest to what the other frames show, and the shape, colour and size for which the frames along that path vote.
 
-Pictures of 128 pixels and more are first averaged down, to 64 or a little more where that divides. Nothing is random. Any
-values are read without error; those that are infinite or undefined are taken as background.
+Pictures of 128 pixels and more are first averaged down, to 64 or a little more where that divides. Nothing is random.
+Any values are read without error; those that are infinite or undefined are taken as background.
 """
 
 from dataclasses import dataclass
@@ -42,8 +42,8 @@ class Reading:
     """What was read, for a batch, from any modality.
 
     Objects are sorted by place, then colour, shape and size (a sound's by time); scores match them as sets. Where there
-    is no object, or where an array of this kind does not show the attribute, it is the number of values of the attribute;
-    then the centre is (-1, -1), and the fit of an absent object is 0.
+    is no object, or where an array of this kind does not show the attribute, it is the number of values of the
+    attribute; then the centre is (-1, -1), and the fit of an absent object is 0.
     """
 
     count: Int[np.ndarray, " b"]

@@ -1,12 +1,12 @@
 r"""Reading actions: where the agent's goal was in the first frame, and how it moved.
 
-The path is START + m_k (object_k - START) (`action`). For every motion (and, where walls may turn it, radius) the object's
-path is known but for its start; the start across the motion is a linear least-squares problem, the one along it is searched
-on a grid and then refined. The hypothesis of least squared error wins.
+The path is START + m_k (object_k - START) (`action`). For every motion (and, where walls may turn it, radius) the
+object's path is known but for its start; the start across the motion is a linear least-squares problem, the one along
+it is searched on a grid and then refined. The hypothesis of least squared error wins.
 """
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Num
 
 from unified_jax.data.world.action import START, progress
 from unified_jax.data.world.read import Reading, make_reading, place_at
@@ -16,8 +16,8 @@ STEPS = 121
 """Starts along the motion that are tried, from wall to wall."""
 
 
-def read_action(paths: Float[np.ndarray, "b 16 2"]) -> Reading:
-    """Reads paths: place (in the first frame) and motion of the object that they lead to."""
+def read_action(paths: Num[np.ndarray, "..."]) -> Reading:
+    """Reads paths [b, 16, 2]: place (in the first frame) and motion of the object that they lead to."""
     if paths.ndim != 3 or paths.shape[1:] != (FRAMES, 2):
         raise ValueError(f"Actions to be read must have the shape [b, {FRAMES}, 2]; found {list(paths.shape)}.")
     paths = np.clip(np.nan_to_num(paths.astype(np.float64), nan=0.5), -1, 2)

@@ -1,13 +1,13 @@
 r"""Reading depth pictures (by matching pursuit, as pictures) and clouds of points (by likelihood).
 
 A cloud is one object, or two if its points fall into two groups with an empty strip of at least `STRIP` between them
-(objects keep a larger distance). An object's colour is the one nearest to its points' mean. Its shape, size and centre c
-maximise the likelihood of its N points under a uniform density on the shape, with a little everywhere else,
+(objects keep a larger distance). An object's colour is the one nearest to its points' mean. Its shape, size and centre
+c maximise the likelihood of its N points under a uniform density on the shape, with a little everywhere else,
 
     sum_i log( (1 - OUTSIDE) 1[s((p_i - c) / r) < SOFT] / area + OUTSIDE )
 
-over all shapes and sizes and over centres near the mean of the points, which is the centre up to sampling error because the
-centroid of every shape is its origin.
+over all shapes and sizes and over centres near the mean of the points, which is the centre up to sampling error because
+the centroid of every shape is its origin.
 """
 
 from functools import lru_cache
@@ -63,7 +63,7 @@ def read_points(clouds: Num[np.ndarray, "..."]) -> Reading:
         groups = _groups(cloud)
         count[b] = len(groups)
         read = [_read_object(group) for group in groups]
-        order = np.argsort([place_at(one[3]) for one in read], kind="stable")
+        order = np.argsort(place_at(np.stack([one[3] for one in read])), kind="stable")
         for slot, one in enumerate(order):
             shape[b, slot], size[b, slot], colour[b, slot], centre[b, slot], fit[b, slot] = read[one]
     return make_reading(

@@ -1,9 +1,9 @@
 r"""Reading sounds: notes by their mel spectra, clicks by energy where no note reaches.
 
 The root y of the mean mel power (64 bands, frames of 1024 samples) of a segment is compared with that of every note of
-level one, z_fs for pitch f and shape s: the level is l = <y, z> / |z|^2, and the pair that explains most, <y, z>^2 / |z|^2,
-wins. No phase enters: a waveform made by Griffin-Lim, whose tones are not steady, reads the same, and so does one that
-has the right mel bands but not the right frequencies within them.
+level one, z_fs for pitch f and shape s: the level is l = <y, z> / |z|^2, and the pair that explains most, <y, z>^2 /
+|z|^2, wins. No phase enters: a waveform made by Griffin-Lim, whose tones are not steady, reads the same, and so does
+one that has the right mel bands but not the right frequencies within them.
 
 The sound is two notes when its halves sound different, or the same with silence between them.
 """
@@ -11,7 +11,7 @@ The sound is two notes when its halves sound different, or the same with silence
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 
 from unified_jax.data.world.read import Reading, make_reading
 from unified_jax.data.world.scene import COLOURS, SHAPES
@@ -65,8 +65,8 @@ def _size(level: np.ndarray) -> np.ndarray:
     return abs(np.log(np.maximum(level, 1e-9))[:, None] - np.log(LEVELS)).argmin(1)
 
 
-def read_audio(audio: Float[np.ndarray, "b 8000"]) -> Reading:
-    """Reads a batch of waveforms: shape, colour and size of each note. ValueError for another length."""
+def read_audio(audio: Num[np.ndarray, "..."]) -> Reading:
+    """Reads a batch of waveforms [b, 8000]: shape, colour and size of each note. ValueError for another length."""
     if audio.ndim != 2 or audio.shape[1] != RATE:
         raise ValueError(f"Sounds to be read must have the shape [b, {RATE}]; found {list(audio.shape)}.")
     audio = np.clip(np.nan_to_num(audio.astype(np.float64), nan=0.0), -1, 1)

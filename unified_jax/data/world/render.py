@@ -99,13 +99,15 @@ def _span(centre: float, radius: float, resolution: int) -> tuple[int, int]:
 
 
 def window(x: float, y: float, radius: float, resolution: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """(rows, columns), half-open, that an object can touch: pixels; half one more than its disc, its outline is soft."""
+    """(rows, columns), half-open, that an object can touch: pixels; half one more than its disc, its outline is
+    soft."""
     return _span(y, radius + 0.5, resolution), _span(x, radius + 0.5, resolution)
 
 
-def _paint(image: np.ndarray, object: Object, at: tuple[float, float]) -> None:
+def _paint(image: np.ndarray, object: Object, x: float, y: float) -> None:
+    """Paints the object with its centre at (x, y), canvas units."""
     resolution = len(image)
-    x, y, radius = at[0] * resolution, at[1] * resolution, object.radius * resolution
+    x, y, radius = x * resolution, y * resolution, object.radius * resolution
     rows, columns = window(x, y, radius, resolution)
     cover = coverage(object.shape, x, y, radius, rows, columns)[..., None]
     # What is there already, not the plain background: the corner of a window may hold a part of the other object.
@@ -126,9 +128,7 @@ def render_video(scene: Scene, resolution: int, frames: int) -> UInt8[np.ndarray
     film[:] = BACKGROUND_RGB
     for object in scene.objects:
         # The first frame takes the object's own place: `trajectory` gives it up to rounding only.
-        centres = (
-            [(object.x, object.y), *trajectory(object, frames)[1:].tolist()] if frames > 1 else [(object.x, object.y)]
-        )
-        for image, centre in zip(film, centres, strict=True):
-            _paint(image, object, centre)
+        later = trajectory(object, frames)[1:].tolist() if frames > 1 else []
+        for image, (x, y) in zip(film, [(object.x, object.y), *later], strict=True):
+            _paint(image, object, x, y)
     return film

@@ -7,7 +7,8 @@ outline inward, to a plateau,
 
 so that all objects have the same thickness and a small one is as near as a large one.
 
-*Depth* of a pixel is 1 - coverage z: the mean over its four quarters, anti-aliased as the picture is. float32 in [0, 1].
+*Depth* of a pixel is 1 - coverage z: the mean over its four quarters, anti-aliased as the picture is. float32 in
+[0, 1].
 
 *Points.* k points lie uniformly over the objects (as seen from the front), half of them on either of two; x to the
 right, y upward and z towards the viewer, all in [0, 1], each with its object's colour in [0, 1]: float32 [k, 6].

@@ -5,12 +5,12 @@ An object is a steady note,
     a(t) = level sqrt(2) sum_h w_h sin(2 pi h f t - pi h^2 / 6),   sum_h w_h^2 = 1
 
 whose pitch f is its colour (eight notes of a major scale from C4), whose timbre w its shape (six mixtures of the first
-six harmonics) and whose level, the root mean square, its size. The phases keep the peaks low. One object sounds from 0 to
-1 s; of two, the first in reading order sounds in the first half and the other in the second, with `PAUSE` between them, so
-that two objects are never taken for one. Notes fade in and out over `FADE`.
+six harmonics) and whose level, the root mean square, its size. The phases keep the peaks low. One object sounds from 0
+to 1 s; of two, the first in reading order sounds in the first half and the other in the second, with `PAUSE` between
+them, so that two objects are never taken for one. Notes fade in and out over `FADE`.
 
-Whenever an object touches a wall there is a click, a burst of noise that dies away, always the same. The film's 16 frames
-take the second: frame k is at k / 16 s.
+Whenever an object touches a wall there is a click, a burst of noise that dies away, always the same. The film's 16
+frames take the second: frame k is at k / 16 s.
 """
 
 import math

@@ -1,0 +1,129 @@
+"""A small Transfusion model from the command line: trained, killed and resumed, sampled, evaluated."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+
+from tests.helpers import ROOT
+from unified_jax.cli import evaluate, sample, train
+from unified_jax.cli.entry import run_command
+
+RECIPE = """
+from unified_jax.data.packing import Documents
+from unified_jax.data.world import World
+from unified_jax.modalities.audio import Audio
+from unified_jax.modalities.image import Image
+from unified_jax.modalities.points import Points
+from unified_jax.modalities.text import Text
+from unified_jax.models.plan import Plan
+from unified_jax.models.transfusion import Stream, Transfusion
+from unified_jax.networks.transfusion import Trunk
+from unified_jax.samplers.guidance import Guidance
+from unified_jax.training.checkpoint import Checkpointing
+from unified_jax.training.experiment import Experiment, Previews, Validation
+
+
+def experiment():
+    return Experiment(
+        model=Transfusion(
+            Trunk(depth=1, width=32, heads=2, remat="none"), Text(112),
+            (Stream(Image(16, 16, 3, 8)), Stream(Audio(patch=(11, 16))), Stream(Points(64, 6, 16))), 300,
+            Documents(per_row=2),
+        ),
+        data=World(resolution=16, max_objects=1, points=64),
+        steps=4,
+        batch_size=16,
+        log_every=1,
+        checkpoint=Checkpointing(every=2),
+        preview=Previews(every=4, count=2, plan=Plan(steps=1, guidance=Guidance(2.0))),
+        validation=Validation(every=4, batches=1),
+    )
+"""
+
+
+def ends(main, *arguments):
+    """Exit code of a command run in this process."""
+    return run_command(main, [str(a) for a in arguments])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("transfusion")
+    (folder / "small.py").write_text(RECIPE)
+    assert ends(train.main, folder / "small.py", "--run-dir", folder / "run") == 0
+    return folder
+
+
+def test_a_stopped_run_goes_on_as_the_same_run(trained):
+    lines = [json.loads(line) for line in (trained / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert {"loss/text", "loss/image", "loss/audio", "loss/points", "tokens/used"} <= set(lines[0])
+    assert lines[0]["examples"][:2] == [0, 15]
+    assert (trained / "run" / "previews" / "step_0000004.png").exists()
+    half = trained / "half"
+    assert ends(train.main, trained / "small.py", "--run-dir", half, "--steps", "2") == 0
+    assert ends(train.main, trained / "small.py", "--run-dir", half) == 0
+    again = [json.loads(line) for line in (half / "metrics.jsonl").read_text().splitlines()]
+
+    def plain(found):
+        return [{k: v for k, v in line.items() if not k.startswith("time/")} for line in found if "loss" in line]
+
+    assert plain(again) == plain(lines)
+
+
+def test_samples_of_any_modality_from_any(trained, tmp_path):
+    common = ("--run", trained / "run", "--count", "2", "--steps", "1")
+    caption = "a small red circle at the top left"
+    assert (
+        ends(sample.main, *common, "--given.caption", caption, "--out", tmp_path / "a", "--formats", "sheet,files,npz")
+        == 0
+    )
+    for name in ("images/000001.png", "audios/000000.wav", "audios/000000.png", "points/000001.ply", "sheet.png"):
+        assert (tmp_path / "a" / name).exists(), name
+    arrays = np.load(tmp_path / "a" / "samples.npz")
+    assert arrays["image"].shape == (2, 16, 16, 3)
+    assert arrays["audio"].shape == (2, 8000)
+    assert json.loads((tmp_path / "a" / "request.json").read_text())["given"] == {"caption": caption}
+    given = ("--given.image", f"@{tmp_path}/a/images/000000.png", "--given.points", f"@{tmp_path}/a/points/000000.ply")
+    assert ends(sample.main, *common, *given, "--generate", "caption", "--out", tmp_path / "b") == 0
+    assert (tmp_path / "b" / "captions" / "000001.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--given.smell", "x"), "this model has caption, image, audio, points"),
+        (("--given.image", "cat"), "--given.image takes a file: --given.image @PATH"),
+        (("--given.image", "@nowhere.png"), "no such file"),
+        (("--given.caption", "a", "--generate", "caption"), "both given and to be generated"),
+        (("--generate", "smell"), "--generate 'smell' is unknown"),
+        (("--generate", "image,image"), "at most once"),
+        (("--given.caption", "x" * 200), "at most 112 tokens, found 200"),
+        (("--given.caption", "   "), "empty"),
+        (("--temperature", "-1"), "temperature >= 0"),
+        (("--sampler", "ddpm"), "needs a discrete process"),
+    ],
+)
+def test_mistakes(trained, flags, words, capsys):
+    assert ends(sample.main, "--run", trained / "run", "--count", "1", *flags) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_picture_of_other_proportions_is_refused(trained, tmp_path, capsys):
+    Pillow.new("RGB", (40, 20)).save(tmp_path / "wide.png")
+    assert ends(sample.main, "--run", trained / "run", "--given.image", f"@{tmp_path}/wide.png") == 2
+    assert "expected the proportions 16 : 16, found 40 x 20 pixels" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_matrix(trained, capsys):
+    flags = ("--count", "4", "--steps", "1", "--splits", "test", "--guidance", "1")
+    assert ends(evaluate.main, "--run", trained / "run", *flags) == 0
+    out = capsys.readouterr().out
+    assert "made together, readers agree" in out
+    rows = json.loads((trained / "run" / "evaluation.json").read_text())["rows"]
+    assert len(rows) == 4 * 3 + 4 + 1
+    assert {"given", "wanted", "split", "metric", "value", "low", "high", "chance", "n"} <= set(rows[0])
+    assert (trained / "run" / "matrix_test.png").exists()
+    assert ROOT.exists()
