@@ -47,7 +47,8 @@ class Previewer:
     def write(self, params: Params, path: Path) -> None:
         """A PNG sheet: each sample over what it was asked to be."""
         by_name: dict[str, Any] = {m.name: m for m in self.model.modalities}
-        drawn = {name: by_name[name].from_model(value) for name, value in self.generate(params).items()}
+        made = self.generate(params)
+        drawn = {name: by_name[name].from_model(made[name]) for name in self.wanted}
         try:
             show_samples(self.model.modalities, self.given, drawn).save(path)
         except OSError as error:

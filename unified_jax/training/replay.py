@@ -49,9 +49,10 @@ def _report(run: Run, state: object, step: int) -> str:
     lines = [
         f"step {step}: loss {float(metrics['loss']):.6g}, gradient norm {float(metrics['grad_norm']):.6g} ({finite})"
     ]
-    lines += [
-        f"  slot {slot:5d}  id {batch.ids[slot]:8d}  "
-        + "  ".join(f"{name} {value[slot]:.6g}" for name, value in losses.items())
-        for slot in order
-    ]
+    several = len(batch.ids) // len(order)  # documents of a packed row
+    for row in order:
+        slots = range(row * several, (row + 1) * several)
+        ids = " ".join(f"{batch.ids[slot]:8d}" for slot in slots)
+        values = "  ".join(f"{name} {value[row]:.6g}" for name, value in losses.items())
+        lines.append(f"  slot {slots[0]:5d}  id {ids}  {values}")
     return "\n".join(lines)
