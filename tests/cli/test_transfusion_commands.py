@@ -72,6 +72,13 @@ def test_a_stopped_run_goes_on_as_the_same_run(trained):
     assert plain(again) == plain(lines)
 
 
+def test_a_step_is_replayed_row_by_row(trained, capsys):
+    assert ends(train.main, trained / "small.py", "--run-dir", trained / "run", "--replay", "3") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("step 3: loss")
+    assert sorted(int(line.split()[1]) for line in lines[1:]) == list(range(0, 16, 2))
+
+
 def test_samples_of_any_modality_from_any(trained, tmp_path):
     common = ("--run", trained / "run", "--count", "2", "--steps", "1")
     caption = "a small red circle at the top left"
