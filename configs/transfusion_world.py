@@ -36,7 +36,7 @@ def experiment() -> Experiment:
     return Experiment(
         model=Transfusion(
             network=Trunk(depth=6, width=192, heads=4, remat="none", unroll=6),
-            text=Text(28, learn_bpe((str(captions[i]["caption"]) for i in range(2000)), 384)),
+            text=Text(40, learn_bpe((str(captions[i]["caption"]) for i in range(2000)), 384)),
             streams=tuple(Stream(modality, process) for modality in modalities),
             length=214,
             documents=Documents(order="random", clean=0.5, alone=0.1, per_row=2),
