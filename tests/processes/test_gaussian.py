@@ -99,3 +99,11 @@ def test_bad_processes_are_refused(kwargs, words):
 def test_a_chain_too_short_for_its_schedule_is_a_sentence():
     with pytest.raises(ValueError, match="leaves"):
         _ = DiscreteGaussian("linear", 5).betas
+
+
+def test_betas_may_be_given_one_by_one():
+    named = DiscreteGaussian(schedule="linear", steps=20)
+    given = DiscreteGaussian(steps=20, table=tuple(named.betas.tolist()))
+    np.testing.assert_array_equal(given.alphas_cumprod, named.alphas_cumprod)
+    with pytest.raises(ValueError, match="3 betas for 20 steps"):
+        DiscreteGaussian(steps=20, table=(0.1, 0.2, 0.3))

@@ -49,6 +49,8 @@ class DiscreteGaussian:
     """First beta (of schedules that have ends)."""
     beta_end: float = 0.02
     """Last beta."""
+    table: tuple[float, ...] = ()
+    """The betas one by one, in place of a schedule; as many as steps."""
     rescale_betas: bool = True
     """Multiply both ends by 1000 / T, so that a chain of any length ends in noise."""
     zero_snr: bool = False
@@ -69,6 +71,8 @@ class DiscreteGaussian:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"DiscreteGaussian.steps must be at least 1, found {self.steps}.")
+        if self.table and len(self.table) != self.steps:
+            raise ValueError(f"DiscreteGaussian.table has {len(self.table)} betas for {self.steps} steps.")
         if self.target == "velocity":
             raise ValueError(
                 "DiscreteGaussian has integer times and no d x_t / d t; choose target 'eps', 'x0' or 'v', "
@@ -92,6 +96,7 @@ class DiscreteGaussian:
         """beta of the (respaced) chain."""
         scale = 1000.0 / self.steps if self.rescale_betas else 1.0
         betas = make_betas(self.schedule, self.steps, self.beta_start * scale, self.beta_end * scale)
+        betas = np.asarray(self.table, np.float64) if self.table else betas
         if np.any(betas <= 0) or np.any(betas > 1):
             raise ValueError(
                 f"The {self.schedule} schedule with {self.steps} steps leaves (0, 1] (largest beta {betas.max():.3g}); "

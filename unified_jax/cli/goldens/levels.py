@@ -83,6 +83,8 @@ def euler_schedule(process: NoiseLevels, ctor: Config, count: int) -> Schedule:
     """EulerDiscrete and EulerAncestral: fractional timesteps; named grids span the levels of the spaced ones."""
     steps = spaced(ctor, count)
     levels = process.at_steps(steps)
+    if ctor.get("interpolation_type", "linear") == "log_linear":  # of the whole chain, and one level too many
+        levels = np.geomspace(process.sigma_max, process.sigma_min, count + 1)
     low, high = ctor.get("sigma_min") or levels[-1], ctor.get("sigma_max") or levels[0]
     named = named_levels(ctor, low, high, count)
     if named is not None:
@@ -147,6 +149,25 @@ def flow_schedule(process: NoiseLevels, ctor: Config, setting: Config, count: in
 
 
 # ---- trajectories ----------------------------------------------------------------------------------------------------
+
+
+def churned_trajectory(s: Setting, churn: Config, of_eps: bool) -> tuple[list[Any], int]:
+    """Euler with EDM's churn as diffusers has it: the network sees x before the noise that the step then adds to it."""
+    x, states, draws, count = s.x, [], 0, len(s.schedule.timesteps)
+    for i in range(count):
+        level, to = (float(v) for v in s.schedule.levels[i : i + 2])
+        inside = churn.get("s_tmin", 0.0) <= level <= churn.get("s_tmax", float("inf"))
+        share = min(churn["s_churn"] / (len(s.schedule.levels) - 1), 2**0.5 - 1) if inside else 0.0
+        here = jnp.full(x.shape[:1], level)
+        output = s.network(s.process.network_input(x, here), float(s.schedule.timesteps[i]))
+        raised = level * (share + 1.0)
+        if share > 0:
+            x = x + s.noises[draws] * churn.get("s_noise", 1.0) * (raised**2 - level**2) ** 0.5
+            draws += 1
+        x0 = s.process.predict(output, x, jnp.full_like(here, raised) if of_eps else here).x0
+        x = x + (to - raised) * (x - x0) / raised
+        states.append(x)
+    return states, draws
 
 
 def euler_trajectory(s: Setting, ancestral: bool) -> tuple[list[Any], int]:

@@ -40,8 +40,6 @@ VARIANCES: dict[str, Variance] = {
 def run(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str, Any]:
     """Every output of a covered file; nothing for a scheduler or an option that is not covered."""
     ctor = config.get("ctor", {}) | {"scheduler": config["scheduler"]}
-    if ctor.get("trained_betas") or ctor.get("interpolation_type", "linear") != "linear":
-        return {}
     config = config | {"ctor": ctor}
     match config["scheduler"]:
         case "DDPMScheduler":
@@ -76,7 +74,12 @@ def _euler(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str, 
     x = jnp.moveaxis(jnp.asarray(tensors["in/x"]), 1, -1) * start
     noises = jnp.moveaxis(jnp.asarray(tensors["in/noise"]), 2, -1)
     setting = lv.Setting(process, schedule, toy, x, noises)
-    states, draws = lv.euler_trajectory(setting, config["scheduler"].startswith("EulerAncestral"))
+    churn = config.get("step", {})
+    if churn.get("s_churn"):
+        of_eps = ctor.get("prediction_type", "epsilon") == "epsilon"
+        states, draws = lv.churned_trajectory(setting, churn, of_eps)
+    else:
+        states, draws = lv.euler_trajectory(setting, config["scheduler"].startswith("EulerAncestral"))
     out = _chain_tables(chain) | {"sigmas": schedule.levels, "timesteps": schedule.timesteps}
     return out | {"init_noise_sigma": start, "trajectory": lv.stack(states), "draws_used": draws}
 
@@ -119,7 +122,8 @@ def process_of(ctor: dict[str, Any]) -> DiscreteGaussian:
     zero = ctor.get("rescale_betas_zero_snr", False)
     return DiscreteGaussian(
         schedule=SCHEDULES[ctor.get("beta_schedule", "linear")],
-        steps=ctor.get("num_train_timesteps", 1000),
+        steps=len(ctor["trained_betas"]) if ctor.get("trained_betas") else ctor.get("num_train_timesteps", 1000),
+        table=tuple(ctor.get("trained_betas") or ()),
         beta_start=ctor.get("beta_start", 1e-4),
         beta_end=ctor.get("beta_end", 0.02),
         rescale_betas=False,
