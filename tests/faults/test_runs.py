@@ -211,7 +211,7 @@ def _meets(data, bad):
 
 
 OTHER = {
-    "model": dataclasses.replace(EXPERIMENT.model, drop_some=0.2),
+    "model": dataclasses.replace(EXPERIMENT.model, drop_some=0.3),
     "data": dataclasses.replace(EXPERIMENT.data, resolution=32),
     "split": "test",
     "optimizer": dataclasses.replace(EXPERIMENT.optimizer, learning_rate=0.5),

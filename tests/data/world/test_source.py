@@ -121,8 +121,8 @@ def test_a_third_object_is_an_error():
 def test_unknown_split_and_field_are_named():
     with pytest.raises(ValueError, match="'mine' has no split 'valid'; expected one of train, test, held_out"):
         World(name="mine").source("valid")
-    with pytest.raises(ValueError, match="'world' has no field 'video'; expected some of id, image, caption"):
-        World().source("train", ("image", "video"))
+    with pytest.raises(ValueError, match="'world' has no field 'smell'; expected some of id, image, video"):
+        World().source("train", ("image", "smell"))
 
 
 def test_the_config_is_frozen():
