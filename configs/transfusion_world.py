@@ -29,7 +29,7 @@ WORLD = World(resolution=32, max_objects=1, jitter=False)
 
 
 def experiment() -> Experiment:
-    """Five modalities of one object in random order, half of the spans given clean."""
+    """Five modalities of one object, any subset a document, the caption mostly first, two spans of five given clean."""
     captions = WORLD.source("train", ("caption",))
     process = RectifiedFlow(target="x0")
     modalities = (Image(32, 32, 3, patch=8), Video(8, 32, 32, 3, (4, 8, 8)), Audio(patch=(11, 16)), Points(256, 6, 16))
@@ -38,21 +38,21 @@ def experiment() -> Experiment:
             network=Trunk(depth=6, width=192, heads=4, remat="none", unroll=6),
             text=Text(40, learn_bpe((str(captions[i]["caption"]) for i in range(2000)), 384)),
             streams=tuple(Stream(modality, process) for modality in modalities),
-            length=214,
-            documents=Documents(order="random", clean=0.5, alone=0.1, per_row=2),
+            length=320,
+            documents=Documents(text_first=0.5, keep=0.7, clean=0.4, alone=0.1, per_row=4),
         ),
         data=WORLD,
         optimizer=Optimization(
-            Muon(b2=0.98), learning_rate=5e-3, warmup_steps=50, schedule="cosine", final_fraction=0.05, clip_norm=1.0
+            Muon(b2=0.98), learning_rate=5e-3, warmup_steps=100, schedule="cosine", final_fraction=0.05, clip_norm=1.0
         ),
         ema=(Ema(decay=0.995),),
         # The errors of x0 are small beside the text's cross-entropy.
         balance=FixedBalance((("image", 20.0), ("video", 20.0), ("audio", 10.0), ("points", 10.0))),
-        steps=1000,
-        batch_size=64,
-        log_every=20,
-        checkpoint=Checkpointing(every=250),
-        preview=Previews(every=250, count=8, plan=Plan(Euler(), steps=25, guidance=Guidance(2.0))),
-        validation=Validation(every=500, batches=2),
+        steps=2600,
+        batch_size=48,
+        log_every=40,
+        checkpoint=Checkpointing(every=325),
+        preview=Previews(every=650, count=8, plan=Plan(Euler(), steps=25, guidance=Guidance(2.0))),
+        validation=Validation(every=650, batches=4),
         evaluate=128,
     )

@@ -38,6 +38,8 @@ class Documents:
 
     order: Literal["given", "random"] = "random"
     """Of the items."""
+    text_first: float = 0.0
+    """Probability that the text is moved to the front of a random order (Transfusion: 0.8 of captions)."""
     keep: float = 1.0
     """Probability that an item is present (of all of them at least one is)."""
     clean: float = 0.5
@@ -50,7 +52,7 @@ class Documents:
     """Documents that are tried in a row."""
 
     def __post_init__(self) -> None:
-        for name in ("keep", "clean", "alone", "noise_limit"):
+        for name in ("text_first", "keep", "clean", "alone", "noise_limit"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"Documents.{name} lies in [0, 1], found {getattr(self, name)}.")
         if self.per_row < 1:
@@ -108,6 +110,8 @@ def choose_items(
     order, draws = rng.permutation(count), rng.random((count, 3))
     there = draws[:, 0] < policy.keep
     there[order[0]] |= not there.any()
+    if rng.random() < policy.text_first:
+        order = sorted(order, key=lambda m: not isinstance(modalities[m], Text))
     chosen = [int(m) for m in (order if policy.order == "random" else range(count)) if there[m]]
     items = []
     for place, m in enumerate(chosen):
