@@ -1,12 +1,18 @@
-"""The code in docs/adding_a_sampler.md runs, and is the sampler it says it is."""
+"""The code of the pages on adding things runs, and does what the page says."""
 
 import re
+import sys
+import types
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+import tensorflow_datasets as tfds
 
+from unified_jax.cli import sample, train
+from unified_jax.cli.entry import run_command
 from unified_jax.processes.interpolant import RectifiedFlow
 from unified_jax.processes.targets import Prediction
 from unified_jax.samplers.ddim import ddim
@@ -25,3 +31,74 @@ def test_the_example_of_a_new_sampler():
     x, keys = jnp.ones((2, 3)), jax.random.split(jax.random.key(0), 2)
     found = room["halves"](denoise, RectifiedFlow(), x, uniform_grid(5), keys)
     np.testing.assert_allclose(found, ddim(denoise, RectifiedFlow(), x, uniform_grid(5), keys), rtol=1e-5)
+
+
+RECIPE = """
+from unified_jax.data.tfds import Tfds
+from unified_jax.modalities.series import Series
+from unified_jax.modalities.text import Text
+from unified_jax.models.plan import Plan
+from unified_jax.models.transfusion import Stream, Transfusion
+from unified_jax.networks.transfusion import Trunk
+from unified_jax.training.experiment import Experiment, Previews
+
+
+def experiment():
+    LINE
+    return Experiment(
+        model=Transfusion(Trunk(depth=1, width=32, heads=2), Text(12), streams, 40),
+        data=Tfds("weather", data_dir=FOLDER, rename=(("caption", "town"),)),
+        steps=2, batch_size=8, log_every=1, preview=Previews(every=2, count=2, plan=Plan(steps=2)),
+    )
+"""
+
+
+class Weather(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Eight days in two towns."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    name = "weather"
+    pkg_dir_path = None
+
+    def _info(self):
+        features = {"town": tfds.features.Text(), "series": tfds.features.Tensor(shape=(24, 1), dtype=np.float32)}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(), "test": self._generate_examples()}
+
+    def _generate_examples(self):
+        for i in range(8):
+            curve = 10 * np.sin(np.arange(24) / 4 + i)[:, None].astype(np.float32)
+            yield i, {"town": ("Bern", "Oslo")[i % 2], "series": curve}
+
+
+@pytest.fixture
+def series_room(monkeypatch):
+    """The page's first block as unified_jax/modalities/series.py."""
+    page = (Path(__file__).parents[1] / "docs" / "adding_a_modality.md").read_text()
+    file, line = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    module = types.ModuleType("unified_jax.modalities.series")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    exec(compile(file, "series.py", "exec"), module.__dict__)
+    return module, line.strip()
+
+
+def test_the_example_of_a_new_modality(series_room, tmp_path, capsys):
+    """The page's file and line train on a TFDS set, sample from a caption, and are given as a file."""
+    module, line = series_room
+    Weather(data_dir=tmp_path, file_format="array_record").download_and_prepare()
+    (tmp_path / "weather.py").write_text(RECIPE.replace("LINE", line).replace("FOLDER", repr(str(tmp_path))))
+    run = str(tmp_path / "run")
+    assert run_command(train.main, [str(tmp_path / "weather.py"), "--run-dir", run]) == 0
+    assert (tmp_path / "run" / "previews" / "step_0000002.png").exists()
+    out = ["--run", run, "--out", str(tmp_path / "out"), "--count", "2", "--steps", "2"]
+    assert run_command(sample.main, [*out, "--given.caption", "Oslo"]) == 0
+    made = tmp_path / "out" / "series" / "000001.csv"
+    assert np.loadtxt(made, delimiter=",", ndmin=2).shape == (24, 1)
+    module.Series(24, low=-30.0, high=45.0).save(tmp_path / "mine.csv", np.zeros((24, 1)))
+    assert run_command(sample.main, [*out, "--given.series", f"@{tmp_path / 'mine.csv'}", "--generate", "caption"]) == 0
+    capsys.readouterr()
+    (tmp_path / "hot.csv").write_text("\n".join(["99"] * 24))
+    assert run_command(sample.main, [*out, "--given.series", f"@{tmp_path / 'hot.csv'}"]) == 2
+    assert "expected -30.0 .. 45.0, found 99 .. 99" in capsys.readouterr().err

@@ -33,13 +33,20 @@ def opened(raw):
 def test_true_renders_score_one(scenes):
     truth, raw = scenes
     people = opened(raw)
-    rows = matrix.evaluate_split(MODALITIES, truth, raw, "test", lambda given, wanted: {n: people[n] for n in wanted})
+    apart = (("image", "points"),)
+    rows = matrix.evaluate_split(
+        MODALITIES, truth, raw, "test", lambda given, wanted: {n: people[n] for n in wanted}, apart
+    )
     scored = [row for row in rows if row["value"] is not None]
     assert {row["value"] for row in scored} == {1.0}
     assert all(row["above_chance"] for row in scored)
     asked = {(tuple(row["given"]), tuple(row["wanted"])) for row in rows}
     assert (("action",), ("audio",)) not in asked  # they show nothing in common
-    assert len(asked) == 6 * 5 - 2 + 6 + 1
+    # Both directions of 15 pairs but one, all others to each, and together: every pair but one, and everything.
+    assert len(asked) == 6 * 5 - 2 + 6 + 14 + 1
+    never = {(*row["given"], *row["wanted"]) for row in rows if row.get("never_together")}
+    assert never == {("image", "points"), ("points", "image")}
+    assert "1.00*" in matrix.table(rows, NAMES)
     text = matrix.table(rows, NAMES)
     assert "1.00" in text
     assert "everything e" in text

@@ -59,9 +59,9 @@ def outputs(model, params, batch, images=None):
         x = stream.modality.to_model(
             jnp.asarray(batch[stream.modality.name]).reshape(-1, *batch[stream.modality.name].shape[2:])
         )
-        patches = stream.modality.patches(x)
-        spans.append(Spans(stream.modality.name, patches.reshape(rows, places, *patches.shape[1:]),
-                           jnp.asarray(batch["start"][:, :, m]), stream.out_features))  # fmt: skip
+        start = jnp.asarray(batch["start"][:, :, m])
+        item = jnp.broadcast_to(1 + count * jnp.arange(places) + m, (rows, places))
+        spans.append(Spans(stream.form, x.reshape(rows, places, *x.shape[1:]), start, item))
     tokens = Tokens(*(jnp.asarray(batch[name]) for name in ("ids", "position", "visible", "item")))
     table = jnp.broadcast_to(times, (rows, len(times)))
     logits, found, _ = model.network.apply(
@@ -218,9 +218,9 @@ def test_cached_decoding_equals_a_whole_forward(params):
         packer.place(arrays, 0, 0, [Item(1, clean=True), Item(0, text or (0,))], 0)
         arrays["image"][0, 0] = given["image"][i]
         times = jnp.zeros((1, 1 + len(MODEL.modalities)))
-        patches = MODEL.streams[0].modality.patches(MODEL.streams[0].modality.to_model(jnp.asarray(arrays["image"][0])))
+        x = MODEL.streams[0].modality.to_model(jnp.asarray(arrays["image"][0]))
         start = jnp.asarray(arrays["start"][:, :, 1])
-        span = Spans("image", patches[None], start, STREAMS[0].out_features)
+        span = Spans(STREAMS[0].form, x[None], start, jnp.full((1, 1), 2))
         tokens = Tokens(*(jnp.asarray(arrays[name]) for name in ("ids", "position", "visible", "item")))
         logits, _, _ = MODEL.network.apply({"params": params}, tokens, (span,), times, vocabulary=words.size)
         first = int(arrays["start"][0, 0, 0]) - 1

@@ -4,7 +4,8 @@ compares.
 Rows are (file, family, output, largest error, tolerance, verdict). The tolerance of an output is 4 x the file's own
 float32-to-float64 error + 1e-5 x its largest value; where no such error is recorded, 2e-5 x the largest value. The
 verdict is pass, fail or uncovered; where the reference itself is wrong, which is shown by computing its mistake too
-(`goldens.Disputed`), "reference error" with the reason. Exit code 1 if anything fails.
+(`goldens.Disputed`), "reference error" with the reason, and where it is not the function that this library has
+(`goldens.NotOurs`), "another function" with the difference. Exit code 1 if anything fails.
 """
 
 import json
@@ -19,7 +20,7 @@ import numpy as np
 import tyro
 
 from unified_jax.cli.entry import run_command
-from unified_jax.cli.goldens import Disputed
+from unified_jax.cli.goldens import Disputed, NotOurs
 from unified_jax.errors import RunError, UserError
 
 Runner = Callable[[dict[str, np.ndarray], dict[str, Any]], dict[str, Any]]
@@ -79,6 +80,7 @@ def runners() -> dict[str, Runner]:
         "kid_pr_is": tables.run_kid_pr_is,
         "mel": sequence.run_mel,
         "transfusion_mask": sequence.run_transfusion_mask,
+        "transfusion": sequence.run_transfusion,
         "llama": sequence.run_llama,
     }
 
@@ -123,7 +125,8 @@ def certify_file(path: Path, manifest: dict[str, Any]) -> list[Row]:
         with jax.enable_x64(double):
             inputs = {name: _doubled(value) if double else value for name, value in tensors.items()}
             found = run(inputs, config) if run else {}
-            found = {name: value if isinstance(value, Disputed) else np.asarray(value) for name, value in found.items()}
+            said = (Disputed, NotOurs)
+            found = {name: value if isinstance(value, said) else np.asarray(value) for name, value in found.items()}
     except Exception as error:  # a file that does not hold together may fail anywhere in what it asks for
         found, trouble = {}, f"fail: could not be run here: {type(error).__name__}: {str(error)[:300]}"
     recorded = _recorded(manifest, path.stem)
@@ -157,6 +160,8 @@ def _row(file: str, family: str, output: str, want: np.ndarray, got: Any, own: f
     tolerance = 2e-5 * largest if own is None else 4 * own + 1e-5 * largest
     if got is None:
         return Row(file, family, output, None, tolerance, "uncovered")
+    if isinstance(got, NotOurs):
+        return Row(file, family, output, None, tolerance, f"another function: {got.reason}")
     ours = got.ours if isinstance(got, Disputed) else got
     error = _distance(ours, want)
     if error <= tolerance:
@@ -198,7 +203,7 @@ def main(arguments: list[str]) -> None:
             error = "-" if row.error is None else f"{row.error:.3g}"
             verdict = row.verdict.partition(":")[0]
             print(f"{verdict:15s} {row.file:44s} {row.output:40s} {error:>10s} {row.tolerance:10.3g}")
-    verdicts = ("pass", "fail", "uncovered", "reference error")
+    verdicts = ("pass", "fail", "uncovered", "reference error", "another function")
     count = {verdict: sum(row.verdict.startswith(verdict) for row in rows) for verdict in verdicts}
     print(", ".join(f"{value} {name}" for name, value in count.items()))
     if command.json:

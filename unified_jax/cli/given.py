@@ -58,16 +58,19 @@ def parse_given(given: dict[str, str], conditions: tuple[Label, ...], count: int
 def read_given(given: dict[str, str], modalities: tuple[Any, ...], count: int) -> dict[str, np.ndarray]:
     """One row a sample for every modality that is given, as `prepare` gives it. Raises UserError.
 
-    A text is given as it is or as `@FILE` with one a line; anything else as `@FILE`, several as `@A,@B`.
+    A text is given as it is or as `@FILE` with one a line, labels by number or name; anything else as `@FILE`, several
+    as `@A,@B`.
     """
     by_name = {m.name: m for m in modalities}
     rows = {}
     for name, text in given.items():
         if name not in by_name:
             raise UserError(f"--given.{name}: this model has {', '.join(by_name)}.")
-        modality = by_name[name]
+        modality: Any = by_name[name]
         if isinstance(modality, Text):
             values: list[Any] = _values(name, text, commas=False)
+        elif isinstance(modality, Label):
+            values = [modality.parse(value) for value in _values(name, text, commas=True)]
         elif text.startswith("@"):
             values = [Path(part) for part in text[1:].split(",@")]
         else:

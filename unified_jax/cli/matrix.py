@@ -41,10 +41,16 @@ def evaluate_matrix(bench: Bench, step: int, splits: tuple[str, ...]) -> list[di
     for split in splits:
         found = _split_rows(bench, split)
         matrix.heat_map(found, names).save(bench.run_dir / f"matrix_{split}.png")
-        print(f"\n{split}: attribute accuracy, given (rows) to made (columns); ?: not above chance")
+        print(f"\n{split}: attribute accuracy, given (rows) to made (columns)")
+        print("?: not above chance; *: never trained together")
         print(matrix.table(found, names))
         joint = found[-1]
         print(f"made together, readers agree: {joint['value']:.2f} (chance {joint['chance']:.2f})")
+        for row in [row for row in found if row.get("never_together")]:
+            print(
+                f"never trained together: {row['given'][0]} -> {row['wanted'][0]} {row['value']:.2f} "
+                f"[{row['low']:.2f}, {row['high']:.2f}] (chance {row['chance']:.2f})"
+            )
         rows += found
     result = {"rows": rows, "step": step, "plan": to_plain(bench.plan), "sampling_seed": bench.seed}
     write_json(bench.run_dir / "evaluation.json", result | provenance(experiment))
@@ -52,7 +58,8 @@ def evaluate_matrix(bench: Bench, step: int, splits: tuple[str, ...]) -> list[di
 
 
 def _split_rows(bench: Bench, split: str) -> list[dict[str, Any]]:
-    data, model = bench.experiment.data, bench.experiment.model
+    data = bench.experiment.data
+    model: Any = bench.experiment.model
     if not isinstance(data, World) or data.max_objects != 1:
         raise UserError("The any-to-any matrix needs the world with max_objects=1, whose readers score the samples.")
     by_name: dict[str, Any] = {m.name: m for m in model.modalities}
@@ -78,4 +85,4 @@ def _split_rows(bench: Bench, split: str) -> list[dict[str, Any]]:
                 sheet.save(bench.run_dir / f"evaluation_{split}_{label}.png")
             return drawn
 
-        return matrix.evaluate_split(model.modalities, truth, raw, split, generate)
+        return matrix.evaluate_split(model.modalities, truth, raw, split, generate, model.documents.apart)

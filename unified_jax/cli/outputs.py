@@ -30,17 +30,21 @@ def write_samples(
     """sheet.png, NAMEs/NNNNNN.*, samples.npz (as asked) and request.json.
 
     `given` is what `prepare` gives, `made` what `from_model` gives. "png" writes pictures alone, "files" everything.
+    Where the request says what each sample made (free running), nothing else is written of it.
     """
     from unified_jax.training.run_dir import write_json
 
     by_name = {m.name: m for m in modalities}
+    chosen = request.get("made")
     if "sheet" in formats:
-        show_samples(modalities, given, made, limit=1 << 20).save(out / "sheet.png")
+        show_samples(modalities, given, made, limit=1 << 20, chosen=chosen).save(out / "sheet.png")
     for name, examples in made.items():
         if "files" in formats or ("png" in formats and isinstance(by_name[name], Image)):
             folder = out / (name if name.endswith("s") else f"{name}s")
             folder.mkdir(exist_ok=True)
             for i, example in enumerate(examples):
+                if chosen is not None and name not in chosen[i]:
+                    continue
                 by_name[name].save(folder / f"{i:06d}{by_name[name].suffix}", example)
     if "npz" in formats:
         count = len(next(iter(made.values())))

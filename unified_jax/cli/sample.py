@@ -15,6 +15,9 @@ from unified_jax.errors import UserError
 from unified_jax.models.plan import Plan, Spacing
 from unified_jax.samplers.guidance import Guidance
 
+FREE = "free"
+"""--generate free."""
+
 
 @dataclass(frozen=True)
 class SampleCommand:
@@ -31,7 +34,8 @@ class SampleCommand:
     seed: int = 0
     """Sample i of a seed is always the same."""
     generate: str = ""
-    """What is made, in this order, separated by commas (Transfusion); default: everything that is not given."""
+    """What is made, in this order, separated by commas (Transfusion); default: everything that is not given. With
+    "free" the model chooses what it makes and when it ends."""
     formats: str = ""
     """What is written, separated by commas: sheet, png (pictures), files (one a sample and modality: PNG, GIF, WAV,
     PLY, TXT, CSV), npz. Default sheet; of several modalities sheet,files."""
@@ -85,6 +89,7 @@ def main(arguments: list[str]) -> None:
     from tqdm import tqdm
 
     from unified_jax.cli.opened import open_run
+    from unified_jax.models.free_running import ORDER
     from unified_jax.models.sampling import generate_many
     from unified_jax.models.transfusion import Transfusion
     from unified_jax.training.run_dir import load_experiment, provenance
@@ -110,16 +115,23 @@ def main(arguments: list[str]) -> None:
             model, params, given, wanted, command.count, command.seed, plan, command.batch, experiment.rules, bar.update
         )
     by_name: dict[str, Any] = {m.name: m for m in model.modalities}
+    order = made.pop(ORDER, None)
     drawn = {name: by_name[name].from_model(value) for name, value in made.items()}
     request = {f.name: getattr(command, f.name) for f in fields(command)}
     request |= {"given": given_text, "plan": to_plain(plan), "step": step}
+    if order is not None:
+        names = [m.name for m in model.modalities]
+        request["made"] = [[names[m] for m in row if m >= 0] for row in order]
+        drawn = {name: value for name, value in drawn.items() if any(name in row for row in request["made"])}
     write_samples(out, model.modalities, given, drawn, formats, provenance(experiment) | request)
     print(f"{command.count} samples in {out}")
 
 
 def _wanted(text: str, given: dict[str, Any], model: Any) -> tuple[str, ...]:
-    """What --generate names, or everything that is not given."""
+    """What --generate names, or everything that is not given; nothing: the model chooses."""
     names = [m.name for m in model.modalities]
+    if text == FREE and len(given) < len(names):
+        return ()
     wanted = tuple(part.strip() for part in text.split(",")) if text else tuple(n for n in names if n not in given)
     unknown = [name for name in wanted if name not in names]
     if unknown:

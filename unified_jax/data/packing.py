@@ -2,13 +2,14 @@ r"""Packing: records become documents of items, documents become rows of one len
 
     document = BOS  begin_m content_m end_m  begin_k content_k end_k ...  EOS
 
-The content of a text is its token ids; that of anything else is a place for the patches of its modality, all of them
-one *span*. Each item of a document is present, clean, alone or not by chance (`Documents`), in the order of the
-modalities or in random order. Text at place i of a document has the position (i, i, i); a span that starts there has
-(i + frame, i + row, i + column), and what follows goes on at i + 1. What a token sees is one run of tokens of its row:
+The content of a text is its token ids, that of a label one id; that of anything else is a place for the patches of its
+modality, all of them one *span*. Each item of a document is present, clean, alone or not by chance (`Documents`), in
+the order of the modalities or in random order. Text at place i of a document has the position (i, i, i); a span that
+starts there has (i + frame, i + row, i + column), and what follows goes on at i + 1. What a token sees is one run of
+tokens of its row:
 
     text, begin, end    from the document's first token to itself
-    span                from the document's first token to the span's last
+    span                from the document's first token to the span's last (`causal`: to itself)
     alone               from the item's own begin token: what is drawn without a condition (guidance)
 
 Packing is a pure function of the slots of one step. Row r takes the documents of the slots [r d, (r + 1) d), d =
@@ -27,9 +28,13 @@ from typing import Any, Literal
 import numpy as np
 
 from unified_jax.modalities.base import Modality
+from unified_jax.modalities.label import Label
 from unified_jax.modalities.text import Text
 
 TRAINING_STREAM = 1 << 32
+
+WRITTEN = (Text, Label)
+"""What a document holds as token ids."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,10 @@ class Documents:
     """Probability that a span sees nothing before it."""
     noise_limit: float = 1.0
     """Greatest time of a span that a text follows (Transfusion: 0.5 for captions of pictures)."""
+    causal: bool = False
+    """Whether a span's tokens see of it only what comes before them, as the paper ablates."""
+    apart: tuple[tuple[str, str], ...] = ()
+    """Pairs of modalities that never share a document: of the two, the later one is left out."""
     per_row: int = 1
     """Documents that are tried in a row."""
 
@@ -61,15 +70,19 @@ class Documents:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Token ids: the text's own, then BOS, EOS, and begin and end of each modality."""
+    """Token ids: those of the texts and labels, then BOS, EOS, and begin and end of each modality."""
 
     text: int
-    modalities: int
+    """Ids of all texts and labels together."""
+    first: tuple[int, ...]
+    """The first id of each modality's own; texts in the same tokens share theirs."""
+    sizes: tuple[int, ...]
+    """How many each has; 0 for what is no text or label."""
 
     @property
     def size(self) -> int:
         """All ids."""
-        return self.text + 2 + 2 * self.modalities
+        return self.text + 2 + 2 * len(self.first)
 
     @property
     def bos(self) -> int:
@@ -90,13 +103,29 @@ class Vocabulary:
         return self.text + 3 + 2 * modality
 
 
+def vocabulary_of(modalities: tuple[Any, ...]) -> Vocabulary:
+    """The ids of a model of these modalities."""
+    firsts: dict[Any, int] = {}
+    total = 0
+    for modality in modalities:
+        if isinstance(modality, WRITTEN) and (key := _tokens_key(modality)) not in firsts:
+            firsts[key] = total
+            total += modality.vocabulary
+    first = tuple(firsts[_tokens_key(m)] if isinstance(m, WRITTEN) else 0 for m in modalities)
+    return Vocabulary(total, first, tuple(m.vocabulary if isinstance(m, WRITTEN) else 0 for m in modalities))
+
+
+def _tokens_key(modality: Text | Label) -> str:
+    return f"label {modality.name}" if isinstance(modality, Label) else f"bpe {modality.bpe}"
+
+
 @dataclass(frozen=True)
 class Item:
     """A modality's place in a document."""
 
     modality: int
     ids: tuple[int, ...] = ()
-    """Of a text."""
+    """Of a text or label."""
     clean: bool = False
     alone: bool = False
     limit: float = 1.0
@@ -106,24 +135,34 @@ def choose_items(
     policy: Documents, modalities: tuple[Modality, ...], record: dict[str, np.ndarray], rng: np.random.Generator
 ) -> list[Item]:
     """The items of one record's document, by chance."""
-    count = len(modalities)
+    count, words = len(modalities), vocabulary_of(modalities)
     order, draws = rng.permutation(count), rng.random((count, 3))
     there = draws[:, 0] < policy.keep
     there[order[0]] |= not there.any()
     if rng.random() < policy.text_first:
-        order = sorted(order, key=lambda m: not isinstance(modalities[m], Text))
+        order = sorted(order, key=lambda m: not isinstance(modalities[m], WRITTEN))
     chosen = [int(m) for m in (order if policy.order == "random" else range(count)) if there[m]]
+    chosen = _kept_apart(policy.apart, modalities, chosen)
     items = []
     for place, m in enumerate(chosen):
         modality = modalities[m]
-        if isinstance(modality, Text):
-            ids = record[modality.name]
-            items.append(Item(m, tuple(ids[ids >= 0].tolist())))
+        if isinstance(modality, WRITTEN):
+            ids = np.atleast_1d(record[modality.name])
+            items.append(Item(m, tuple((words.first[m] + ids[ids >= 0]).tolist())))
             continue
-        followed = any(isinstance(modalities[k], Text) for k in chosen[place + 1 :])
+        followed = any(isinstance(modalities[k], WRITTEN) for k in chosen[place + 1 :])
         limit = policy.noise_limit if followed else 1.0
         items.append(Item(m, (), bool(draws[m, 1] < policy.clean), bool(draws[m, 2] < policy.alone), limit))
     return items
+
+
+def _kept_apart(apart: tuple[tuple[str, str], ...], modalities: tuple[Modality, ...], chosen: list[int]) -> list[int]:
+    kept: list[int] = []
+    for m in chosen:
+        before = {modalities[k].name for k in kept}
+        if not any(modalities[m].name in pair and before & (set(pair) - {modalities[m].name}) for pair in apart):
+            kept.append(m)
+    return kept
 
 
 @dataclass(frozen=True)
@@ -135,8 +174,9 @@ class Packer:
     policy: Documents = Documents()
 
     def __post_init__(self) -> None:
-        if sum(isinstance(m, Text) for m in self.modalities) > 1:
-            raise ValueError("A document has one kind of text at most; put further texts into the same one.")
+        names = {m.name for m in self.modalities}
+        if strange := sorted({name for pair in self.policy.apart for name in pair} - names):
+            raise ValueError(f"Documents.apart names {', '.join(strange)}; there are {', '.join(sorted(names))}.")
         longest = 2 + sum(2 + self.content(m) for m in range(len(self.modalities)))
         if self.length < longest and self.policy.keep == 1.0:
             sizes = ", ".join(f"{m.name} {self.content(i)}" for i, m in enumerate(self.modalities))
@@ -148,12 +188,12 @@ class Packer:
     @property
     def vocabulary(self) -> Vocabulary:
         """The ids."""
-        return Vocabulary(sum(m.vocabulary for m in self.modalities if isinstance(m, Text)), len(self.modalities))
+        return vocabulary_of(self.modalities)
 
     def content(self, m: int) -> int:
-        """Tokens of a modality's content (of a text: at most)."""
+        """Tokens of a modality's content (of a text or label: at most)."""
         modality = self.modalities[m]
-        return modality.length if isinstance(modality, Text) else modality.tokens
+        return modality.length if isinstance(modality, WRITTEN) else modality.tokens
 
     def tokens_of(self, items: list[Item]) -> int:
         """Tokens of a document."""
@@ -178,7 +218,7 @@ class Packer:
             arrays["used"][row] = self.place(arrays, row, place, items, int(used))
             for item in items:
                 modality = self.modalities[item.modality]
-                if not isinstance(modality, Text):
+                if not isinstance(modality, WRITTEN):
                     arrays[modality.name][row, place] = record[modality.name]
         return arrays
 
@@ -199,7 +239,7 @@ class Packer:
             "dropped": np.zeros(rows, np.int32),
         }
         for modality in self.modalities:
-            if not isinstance(modality, Text):
+            if not isinstance(modality, WRITTEN):
                 arrays[modality.name] = np.broadcast_to(modality.blank(), (rows, d, *modality.blank().shape)).copy()
         return arrays
 
@@ -233,7 +273,8 @@ class Packer:
                 arrays["item"][row, at:stop] = number
                 arrays["position"][row, at:stop] = position + token_positions(self.modalities[item.modality])
                 ids[at:stop], weight[opened] = -1, 0.0
-                visible[at:stop] = (opened if item.alone else first, stop)
+                visible[at:stop, 0] = opened if item.alone else first
+                visible[at:stop, 1] = np.arange(at, stop) + 1 if self.policy.causal else stop
                 at, position = stop, position + 1
             write((words.end(item.modality),), first)
         write((words.eos,), first)

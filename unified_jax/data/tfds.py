@@ -98,7 +98,9 @@ def _open(name: str, data_dir: str, split: str) -> Any:
         found = ", ".join(sorted(p.name for p in folder.iterdir() if p.is_dir())) or "nothing"
         raise UserError(f"Data set {name!r} is not in {data_dir!r}, which holds: {found}.")
     try:
-        builder = tfds.builder(name, data_dir=folder)
+        head, _, version = name.rpartition("/")  # TFDS writes NAME:VERSION
+        spelled = f"{head}:{version}" if head and version.replace(".", "").isdigit() else name
+        builder = tfds.builder(spelled, data_dir=folder)
         splits = list(builder.info.splits)
     except Exception as error:
         raise UserError(f"Data set {name!r} in {data_dir!r} cannot be opened: {error}") from error

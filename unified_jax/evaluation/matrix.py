@@ -7,7 +7,9 @@ a pair without a common attribute has no score. Whether a score is above chance 
 mean, with Holm's (1979) correction over all requests of the split.
 
 Joint generation (nothing given) is scored by consistency: the mean, over pairs of modalities, of how often their
-readers agree about an attribute that both show.
+readers agree about an attribute that both show; and so is each of these pairs.
+
+Pairs that training kept apart (`Documents.apart`) are rows like the others, with `never_together` true.
 """
 
 import itertools
@@ -28,6 +30,7 @@ from unified_jax.modalities.action import Action
 from unified_jax.modalities.audio import Audio
 from unified_jax.modalities.depth import Depth
 from unified_jax.modalities.image import Image
+from unified_jax.modalities.label import Label
 from unified_jax.modalities.points import Points
 from unified_jax.modalities.text import Text
 from unified_jax.modalities.video import Video
@@ -45,6 +48,8 @@ def read(modality: Any, examples: np.ndarray) -> Found:
     match modality:
         case Text():
             return _read_captions(examples.tolist())
+        case Label():
+            return _read_labels(modality.name, examples)
         case Image():
             return _attributes(read_image(examples), ("shape", "colour", "size", "place"))
         case Video():
@@ -65,6 +70,15 @@ def _attributes(reading: Reading, shown: tuple[str, ...]) -> Found:
     single = reading.count == 1
     everywhere = np.ones(len(single), bool)
     return {name: (np.where(single, getattr(reading, name)[:, 0], -1), everywhere) for name in shown}
+
+
+def _read_labels(name: str, classes: np.ndarray) -> Found:
+    """An attribute of the world, or its `label`, shape and colour in one."""
+    shown = np.ones(len(classes), bool)
+    if name in VALUES:
+        return {name: (classes, shown)}
+    shape, colour = np.divmod(classes, VALUES["colour"])
+    return {"shape": (np.where(classes < 0, -1, shape), shown), "colour": (np.where(classes < 0, -1, colour), shown)}
 
 
 def _read_captions(texts: list[str]) -> Found:
@@ -157,6 +171,7 @@ def table(rows: list[dict[str, Any]], names: tuple[str, ...]) -> str:
             row = by_pair.get((key, (wanted,)))
             value = row["value"] if row else None
             mark = "" if not row or row.get("above_chance", True) else "?"
+            mark += "*" if row and row.get("never_together") else ""
             cells.append(f"{'-' if value is None else f'{value:.2f}{mark}':>{width}}")
         lines.append(f"{given if isinstance(given, str) else given[0]:12.12s}" + "".join(cells))
     return "\n".join(lines)
@@ -195,8 +210,9 @@ def evaluate_split(
     raw: dict[str, np.ndarray],
     split: str,
     generate: Callable[[tuple[str, ...], tuple[str, ...]], dict[str, np.ndarray]],
+    apart: tuple[tuple[str, str], ...] = (),
 ) -> list[dict[str, Any]]:
-    """The rows of one split.
+    """The rows of one split; the last is joint generation of everything.
 
     truth      attribute -> the scenes' values [b]
     raw        modality -> the scenes' renderings as `prepare` gives them
@@ -205,7 +221,7 @@ def evaluate_split(
     by_name = {m.name: m for m in modalities}
     names = tuple(by_name)
     true = {
-        name: read(m, m.open(raw[name]) if not isinstance(m, Text) else m.from_model(raw[name]))
+        name: read(m, m.from_model(raw[name]) if isinstance(m, Text | Label) else m.open(raw[name]))
         for name, m in by_name.items()
     }
     rows = []
@@ -215,8 +231,14 @@ def evaluate_split(
         made = {name: read(by_name[name], value) for name, value in generate(given, wanted).items()}
         if given:
             found = scores(truth, [true[name] for name in given], made[wanted[0]])
-            rows.append(make_row(given, wanted, split, "attribute_accuracy", found))
+            row = make_row(given, wanted, split, "attribute_accuracy", found)
+            never = len(given) == 1 and {given[0], wanted[0]} in [set(pair) for pair in apart]
+            rows.append(row | {"never_together": True} if never else row)
         else:
-            rows.append(make_row(given, wanted, split, "consistency", consistency(made)))
+            for pair in itertools.combinations(names, 2):
+                found = consistency({name: made[name] for name in pair})
+                if len(found[0]) and len(names) > 2:
+                    rows.append(make_row((), pair, split, "consistency", found))
+            rows.append(make_row((), wanted, split, "consistency", consistency(made)))
     correct(rows)
     return rows

@@ -1,20 +1,18 @@
 """Actions: paths `[steps, 2]` of (x, y) in [0, 1] outside, y downward; in [-1, 1] in model space, cut along time."""
 
 import itertools
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from unified_jax.modalities.base import check_array
-from unified_jax.modalities.grid import grid_of, grid_positions, patchify, unpatchify
+from unified_jax.modalities.base import Continuous, check_array
 
 
 @dataclass(frozen=True)
-class Action:
+class Action(Continuous):
     """Paths of one length. What strays from [0, 1] is kept: a path may leave the canvas."""
 
     steps: int = 16
@@ -36,23 +34,14 @@ class Action:
         return self.steps, self.features
 
     @property
-    def tokens(self) -> int:
-        """Patches of a path."""
-        return math.prod(grid_of((self.steps,), (self.patch,)))
-
-    @property
-    def patch_features(self) -> int:
-        """Numbers in a patch."""
-        return self.patch * self.features
+    def cut(self) -> tuple[int]:
+        """Points of a patch."""
+        return (self.patch,)
 
     @property
     def suffix(self) -> str:
         """A table, one point a line."""
         return ".csv"
-
-    def blank(self) -> Float[np.ndarray, "s c"]:
-        """Zeros in the place of a prepared example."""
-        return np.zeros(self.shape, np.float32)
 
     def prepare(self, raw: Any) -> Float[np.ndarray, "s c"]:
         """A float array of this shape."""
@@ -66,18 +55,6 @@ class Action:
         """[-1, 1] to [0, 1]."""
         return (np.asarray(x, np.float32) + 1) / 2
 
-    def patches(self, x: Float[Array, "b s c"]) -> Float[Array, "b n p"]:
-        """Cuts along time."""
-        return patchify(x, (self.patch,))
-
-    def unpatch(self, tokens: Float[Array, "b n p"]) -> Float[Array, "b s c"]:
-        """The inverse of `patches`."""
-        return unpatchify(tokens, (self.steps,), (self.patch,))
-
-    def positions(self) -> Int[np.ndarray, "n 1"]:
-        """The place of each patch in time."""
-        return grid_positions((self.steps,), (self.patch,))
-
     def load(self, path: Path) -> Float[np.ndarray, "s c"]:
         """A table of numbers separated by commas, one point a line."""
         try:
@@ -86,10 +63,6 @@ class Action:
             raise ValueError("no such file") from None
         except UnicodeDecodeError:
             raise ValueError("it is no table of numbers") from None
-
-    def open(self, prepared: np.ndarray) -> np.ndarray:
-        """What `prepare` gave, as people open it."""
-        return prepared
 
     def save(self, path: Path, example: Float[np.ndarray, "s c"]) -> None:
         """One path as a table."""

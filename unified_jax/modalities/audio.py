@@ -13,10 +13,9 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from unified_jax.modalities.base import check_array
-from unified_jax.modalities.grid import grid_of, grid_positions, patchify, unpatchify
+from unified_jax.modalities.base import Continuous, check_array
 from unified_jax.modalities.mel import Mel, griffin_lim
 
 SPEECH_LIKE = Mel(rate=8000, n_fft=1024, hop=250, mels=64)
@@ -24,7 +23,7 @@ SPEECH_LIKE = Mel(rate=8000, n_fft=1024, hop=250, mels=64)
 
 
 @dataclass(frozen=True)
-class Audio:
+class Audio(Continuous):
     """Sounds of one length and rate, one channel."""
 
     samples: int = 8000
@@ -56,14 +55,9 @@ class Audio:
         return self.mel.frames(self.samples), self.mel.mels, 1
 
     @property
-    def tokens(self) -> int:
-        """Patches of a spectrum."""
-        return math.prod(grid_of(self.shape[:2], self.patch))
-
-    @property
-    def patch_features(self) -> int:
-        """Numbers in a patch."""
-        return math.prod(self.patch)
+    def cut(self) -> tuple[int, int]:
+        """Frames and bands of a patch."""
+        return self.patch
 
     @property
     def suffix(self) -> str:
@@ -108,18 +102,6 @@ class Audio:
         made = griffin_lim(self.mel, self.mel.magnitude(mel), self.samples, self.iterations)
         return np.clip(np.asarray(made), -1, 1)
 
-    def patches(self, x: Float[Array, "b f m 1"]) -> Float[Array, "b n p"]:
-        """Cuts the spectrum into patches."""
-        return patchify(x, self.patch)
-
-    def unpatch(self, tokens: Float[Array, "b n p"]) -> Float[Array, "b f m 1"]:
-        """The inverse of `patches`."""
-        return unpatchify(tokens, self.shape[:2], self.patch)
-
-    def positions(self) -> Int[np.ndarray, "n 2"]:
-        """(time, band) of each patch."""
-        return grid_positions(self.shape[:2], self.patch)
-
     def load(self, path: Path) -> Float[np.ndarray, " s"]:
         """A sound file of this rate with one channel."""
         import soundfile
@@ -135,10 +117,6 @@ class Audio:
         if rate != self.mel.rate:
             raise ValueError(f"expected {self.mel.rate} samples a second, found {rate}; resample it first")
         return self.prepare(wave[:, 0])
-
-    def open(self, prepared: np.ndarray) -> np.ndarray:
-        """What `prepare` gave, as people open it."""
-        return prepared
 
     def save(self, path: Path, example: Float[np.ndarray, " s"]) -> None:
         """One waveform as WAV, and its spectrogram beside it as PNG."""

@@ -2,14 +2,20 @@
 
 Host side (NumPy): `prepare` turns one raw example of a data set into an array of fixed shape and dtype, or says what is
 wrong with it; `load` reads a file of the user's, `save` writes one that people open, `picture` draws an example for a
-sheet. Device side (jnp): `to_model` / `from_model`, and for what is denoised `patches` / `unpatch` and `positions`.
+sheet. Device side (jnp): `to_model` / `from_model`.
+
+What is denoised derives from `Continuous` and is an array `[*sizes, c]` in model space, cut into patches of `cut` along
+its axes. A further modality is one file with one such class; docs/adding_a_modality.md writes one.
 """
 
+import math
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Array, Float, Int
+
+from unified_jax.modalities.grid import grid_of, grid_positions, patchify, unpatchify
 
 
 @runtime_checkable
@@ -29,69 +35,79 @@ class Modality(Protocol):
         ...
 
 
-@runtime_checkable
-class Continuous(Modality, Protocol):
-    """What is denoised. Implementations: Image, Video, Depth, Audio, Points, Action."""
+class Continuous:
+    """The base of what is denoised: a frozen dataclass that answers these has a place in every model."""
+
+    name: str
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one example in model space, the channels last."""
-        ...
+        """`(*sizes, c)` of one example in model space."""
+        raise NotImplementedError
+
+    @property
+    def cut(self) -> tuple[int, ...]:
+        """Sizes of a patch along every axis but the last."""
+        raise NotImplementedError
+
+    @property
+    def suffix(self) -> str:
+        """Of the files that `save` writes, with the dot."""
+        raise NotImplementedError
+
+    def prepare(self, raw: Any) -> np.ndarray:
+        """As `Modality.prepare`."""
+        raise NotImplementedError
+
+    def to_model(self, raw: Array) -> Float[Array, "b ..."]:
+        """A stack of prepared arrays to model space, float32 of about unit size."""
+        raise NotImplementedError
+
+    def from_model(self, x: Array | np.ndarray) -> np.ndarray:
+        """Model space to what people open."""
+        raise NotImplementedError
+
+    def load(self, path: Path) -> np.ndarray:
+        """A file as a raw example. Raises ValueError saying what was found and what was expected."""
+        raise ValueError(f"a {self.name} cannot be given as a file")
+
+    def save(self, path: Path, example: np.ndarray) -> None:
+        """One example of `from_model` as a file."""
+        raise NotImplementedError
+
+    def picture(self, example: np.ndarray) -> Any:
+        """The example as a Pillow picture, for a sheet."""
+        raise NotImplementedError
+
+    def blank(self) -> np.ndarray:
+        """Zeros of the shape and dtype that `prepare` gives, in the place of an example that is not there."""
+        return np.zeros(self.shape, np.float32)
+
+    def open(self, prepared: np.ndarray) -> np.ndarray:
+        """What `prepare` gave, as people open it."""
+        return prepared
 
     @property
     def tokens(self) -> int:
         """Patches of an example."""
-        ...
+        return math.prod(grid_of(self.shape[:-1], self.cut))
 
     @property
     def patch_features(self) -> int:
         """Numbers in a patch."""
-        ...
-
-    @property
-    def suffix(self) -> str:
-        """Of the files that `save` writes."""
-        ...
-
-    def blank(self) -> np.ndarray:
-        """Zeros of the shape and dtype that `prepare` gives, in the place of an example that is not there."""
-        ...
-
-    def to_model(self, raw: Array) -> Float[Array, "b ..."]:
-        """A stack of prepared arrays to model space, float32 of about unit size."""
-        ...
-
-    def from_model(self, x: Array | np.ndarray) -> np.ndarray:
-        """Model space to what people open."""
-        ...
+        return math.prod(self.cut) * self.shape[-1]
 
     def patches(self, x: Float[Array, "b ..."]) -> Float[Array, "b n p"]:
-        """Model space to tokens."""
-        ...
+        """Model space to patches; any number of channels, sizes filled up with zeros to whole patches."""
+        return patchify(x, self.cut)
 
     def unpatch(self, tokens: Float[Array, "b n p"]) -> Float[Array, "b ..."]:
-        """The inverse of `patches`."""
-        ...
+        """The inverse of `patches`; the channels follow from the features."""
+        return unpatchify(tokens, self.shape[:-1], self.cut)
 
     def positions(self) -> Int[np.ndarray, "n a"]:
-        """Integer positions of the tokens, one to three axes."""
-        ...
-
-    def load(self, path: Path) -> np.ndarray:
-        """A file as a raw example. Raises ValueError saying what was found and what was expected."""
-        ...
-
-    def open(self, prepared: np.ndarray) -> np.ndarray:
-        """What `prepare` gave, as people open it."""
-        ...
-
-    def save(self, path: Path, example: np.ndarray) -> None:
-        """One example of `from_model` as a file."""
-        ...
-
-    def picture(self, example: np.ndarray) -> Any:
-        """The example as a Pillow picture, for a sheet."""
-        ...
+        """Integer positions of the patches, one to three axes."""
+        return grid_positions(self.shape[:-1], self.cut)
 
 
 def check_array(value: Any, shape: tuple[int, ...], dtype: type) -> np.ndarray:

@@ -3,21 +3,19 @@
 A depth picture is a film of one frame.
 """
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from unified_jax.modalities.base import check_array
+from unified_jax.modalities.base import Continuous, check_array
 from unified_jax.modalities.files import load_picture
-from unified_jax.modalities.grid import grid_of, grid_positions, patchify, unpatchify
 
 
 @dataclass(frozen=True)
-class Depth:
+class Depth(Continuous):
     """Depth pictures or films of one size."""
 
     frames: int = 1
@@ -41,23 +39,14 @@ class Depth:
         return self.frames, self.height, self.width, 1
 
     @property
-    def tokens(self) -> int:
-        """Patches of an example."""
-        return math.prod(grid_of(self.shape[:3], self.patch))
-
-    @property
-    def patch_features(self) -> int:
-        """Numbers in a patch."""
-        return math.prod(self.patch)
+    def cut(self) -> tuple[int, int, int]:
+        """Frames, rows and columns of a patch."""
+        return self.patch
 
     @property
     def suffix(self) -> str:
         """PNG of the first frame, 16 bits."""
         return ".png"
-
-    def blank(self) -> Float[np.ndarray, "f h w 1"]:
-        """Zeros in the place of a prepared example."""
-        return np.zeros(self.shape, np.float32)
 
     def prepare(self, raw: Any) -> Float[np.ndarray, "f h w 1"]:
         """A float array of this shape in [0, 1]; `[h, w]` and `[h, w, 1]` gain axes, a longer film is cut off."""
@@ -79,27 +68,11 @@ class Depth:
         """[-1, 1] to [0, 1], clipped."""
         return np.clip((np.asarray(x, np.float32) + 1) / 2, 0, 1)
 
-    def patches(self, x: Float[Array, "b f h w 1"]) -> Float[Array, "b n p"]:
-        """Cuts into patches."""
-        return patchify(x, self.patch)
-
-    def unpatch(self, tokens: Float[Array, "b n p"]) -> Float[Array, "b f h w 1"]:
-        """The inverse of `patches`."""
-        return unpatchify(tokens, self.shape[:3], self.patch)
-
-    def positions(self) -> Int[np.ndarray, "n 3"]:
-        """(frame, row, column) of each patch."""
-        return grid_positions(self.shape[:3], self.patch)
-
     def load(self, path: Path) -> Float[np.ndarray, "f h w 1"]:
         """A grey picture, black near; for one frame only."""
         if self.frames != 1:
             raise ValueError("a depth film cannot be given as a file")
         return load_picture(path, self.height, self.width, 1)[None].astype(np.float32) / 255
-
-    def open(self, prepared: np.ndarray) -> np.ndarray:
-        """What `prepare` gave, as people open it."""
-        return prepared
 
     def save(self, path: Path, example: Float[np.ndarray, "f h w 1"]) -> None:
         """The first frame as a grey PNG of 16 bits."""

@@ -1,5 +1,6 @@
 """Reading people's pictures and films, and writing films."""
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -92,3 +93,15 @@ def save_film(path: Path, frames: list[Any], rate: float) -> None:
     frames[0].save(
         path, save_all=True, append_images=frames[1:], duration=round(1000 / rate), loop=0, disposal=2, optimize=False
     )
+
+
+def draw_words(text: str) -> Any:
+    """A text, wrapped, in black on white, as a Pillow picture."""
+    from PIL import Image as Pillow
+    from PIL import ImageDraw
+
+    canvas = Pillow.new("RGB", (96, 96), "white")
+    draw = ImageDraw.Draw(canvas)
+    for i, line in enumerate(textwrap.wrap(text, 15)[:7]):
+        draw.text((2, 2 + 13 * i), line, fill="black")
+    return canvas

@@ -1,6 +1,5 @@
 """Images: uint8 `[h, w, c]` outside, float32 in [-1, 1] in model space, cut into square patches (`grid`)."""
 
-import math
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,14 +7,14 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, UInt8
 
+from unified_jax.modalities.base import Continuous
 from unified_jax.modalities.files import load_picture
-from unified_jax.modalities.grid import grid_of, grid_positions, patchify, unpatchify
 
 
 @dataclass(frozen=True)
-class Image:
+class Image(Continuous):
     """Images of one size."""
 
     height: int = 32
@@ -39,14 +38,9 @@ class Image:
         return self.height, self.width, self.channels
 
     @property
-    def tokens(self) -> int:
-        """Patches of an image."""
-        return math.prod(grid_of(self.shape[:2], (self.patch,) * 2))
-
-    @property
-    def patch_features(self) -> int:
-        """Numbers in a patch."""
-        return self.patch**2 * self.channels
+    def cut(self) -> tuple[int, int]:
+        """Rows and columns of a patch."""
+        return (self.patch, self.patch)
 
     @property
     def suffix(self) -> str:
@@ -77,25 +71,9 @@ class Image:
         """[-1, 1] to uint8, clipped and rounded."""
         return np.asarray(np.clip(np.round((np.asarray(x, np.float32) + 1.0) * 127.5), 0, 255), np.uint8)
 
-    def patches(self, x: Float[Array, "b h w c"]) -> Float[Array, "b n p"]:
-        """Cuts into patches; any number of channels, and any size (filled up with zeros to whole patches)."""
-        return patchify(x, (self.patch,) * 2)
-
-    def unpatch(self, tokens: Float[Array, "b n p"]) -> Float[Array, "b h w c"]:
-        """The inverse of `patches`; the channels follow from the features."""
-        return unpatchify(tokens, self.shape[:2], (self.patch,) * 2)
-
-    def positions(self) -> Int[np.ndarray, "n 2"]:
-        """(row, column) of each patch."""
-        return grid_positions(self.shape[:2], (self.patch,) * 2)
-
     def load(self, path: Path) -> UInt8[np.ndarray, "h w c"]:
         """A picture file, scaled to this size if it has its proportions."""
         return load_picture(path, *self.shape)
-
-    def open(self, prepared: np.ndarray) -> np.ndarray:
-        """What `prepare` gave, as people open it."""
-        return prepared
 
     def save(self, path: Path, example: UInt8[np.ndarray, "h w c"]) -> None:
         """One image as PNG."""

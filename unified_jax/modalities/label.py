@@ -1,12 +1,18 @@
-"""Labels: one of several named classes. They condition; the index after the last class is the null row of guidance."""
+"""Labels: one of several named classes.
+
+They condition a network (the index after the last class is the null row of guidance), or are items of a document, one
+token long.
+"""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
 from unified_jax.errors import UserError
+from unified_jax.modalities.files import draw_words
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,21 @@ class Label:
     def null(self) -> int:
         """The index that says "not given"."""
         return self.classes
+
+    @property
+    def vocabulary(self) -> int:
+        """Token ids, in a document: one a class."""
+        return self.classes
+
+    @property
+    def length(self) -> int:
+        """Tokens, in a document."""
+        return 1
+
+    @property
+    def suffix(self) -> str:
+        """Plain text."""
+        return ".txt"
 
     def prepare(self, raw: Any) -> Int[np.ndarray, ""]:
         """An int in 0 .. classes (the null included), or a class name as text or bytes."""
@@ -60,7 +81,19 @@ class Label:
         return value
 
     def title(self, value: int) -> str:
-        """What a class is called on a sheet; the null row is an asterisk."""
-        if value == self.null:
+        """What a class is called on a sheet; the null row, and none, is an asterisk."""
+        if not 0 <= value < self.classes:
             return "*"
         return self.names[value] if self.names else str(value)
+
+    def from_model(self, ids: Any) -> Int[np.ndarray, " b"]:
+        """Token ids `[b, 1]` as classes, -1 where there is none."""
+        return np.asarray(ids, np.int32).reshape(len(ids))
+
+    def save(self, path: Path, example: Any) -> None:
+        """Its name."""
+        path.write_text(self.title(int(example)) + "\n")
+
+    def picture(self, example: Any) -> Any:
+        """Its name, in black on white."""
+        return draw_words(self.title(int(example)))

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from unified_jax.modalities.base import check_array
-from unified_jax.modalities.grid import grid_of, grid_positions, patchify, unpatchify
+from unified_jax.modalities.base import Continuous, check_array
 from unified_jax.modalities.meshes import read_cloud, write_ply
 
 BITS = 10
@@ -31,7 +30,7 @@ def morton_order(xyz: Float[np.ndarray, "k 3"]) -> Int[np.ndarray, " k"]:
 
 
 @dataclass(frozen=True)
-class Points:
+class Points(Continuous):
     """Clouds of one number of points."""
 
     count: int = 256
@@ -53,23 +52,14 @@ class Points:
         return self.count, self.features
 
     @property
-    def tokens(self) -> int:
-        """Tokens of a cloud."""
-        return grid_of((self.count,), (self.per_token,))[0]
-
-    @property
-    def patch_features(self) -> int:
-        """Numbers in a token."""
-        return self.per_token * self.features
+    def cut(self) -> tuple[int]:
+        """Points of a token."""
+        return (self.per_token,)
 
     @property
     def suffix(self) -> str:
         """PLY."""
         return ".ply"
-
-    def blank(self) -> Float[np.ndarray, "k c"]:
-        """Zeros in the place of a prepared example."""
-        return np.zeros(self.shape, np.float32)
 
     def prepare(self, raw: Any) -> Float[np.ndarray, "k c"]:
         """A finite cloud in the unit cube with at least `count` points, of which the first are taken, sorted."""
@@ -93,25 +83,9 @@ class Points:
         """[-1, 1] to [0, 1], clipped."""
         return np.clip((np.asarray(x, np.float32) + 1) / 2, 0, 1)
 
-    def patches(self, x: Float[Array, "b k c"]) -> Float[Array, "b n p"]:
-        """Cuts a sorted cloud into tokens."""
-        return patchify(x, (self.per_token,))
-
-    def unpatch(self, tokens: Float[Array, "b n p"]) -> Float[Array, "b k c"]:
-        """The inverse of `patches`."""
-        return unpatchify(tokens, (self.count,), (self.per_token,))
-
-    def positions(self) -> Int[np.ndarray, "n 1"]:
-        """The place of each token along the curve."""
-        return grid_positions((self.count,), (self.per_token,))
-
     def load(self, path: Path) -> Float[np.ndarray, "k c"]:
         """A cloud (PLY) or a mesh (PLY, OBJ, GLB), scaled into the unit cube."""
         return self.prepare(read_cloud(path, self.count, self.features == 6))
-
-    def open(self, prepared: np.ndarray) -> np.ndarray:
-        """What `prepare` gave, as people open it."""
-        return prepared
 
     def save(self, path: Path, example: Float[np.ndarray, "k c"]) -> None:
         """One cloud as PLY, and a picture of it beside it."""

@@ -13,24 +13,42 @@ SIDE, GAP, LINE = 96, 4, 13
 
 
 def show_samples(
-    modalities: tuple[Any, ...], given: dict[str, np.ndarray], made: dict[str, np.ndarray], limit: int = 64
+    modalities: tuple[Any, ...],
+    given: dict[str, np.ndarray],
+    made: dict[str, np.ndarray],
+    limit: int = 64,
+    chosen: list[list[str]] | None = None,
 ) -> Any:
     """A Pillow sheet of at most `limit` samples.
 
     given    what `prepare` gives, `[b, ...]`: labels and texts become titles, the rest pictures under a grey edge
     made     what `from_model` gives, `[b, ...]`
+    chosen   names of what each sample made, in its order, where that differs; the rest stays grey
     Pictures of one modality lie in a grid; of several, each sample has a row.
     """
+    from PIL import Image as Pillow
+
+    nothing = Pillow.new("RGB", (SIDE, SIDE), (225, 225, 225))
     by_name = {m.name: m for m in modalities}
     count = min(limit, *(len(value) for value in (*given.values(), *made.values())))
     titles = [_title(by_name, given, i) for i in range(count)]
-    if len(made) == 1 and isinstance(by_name[next(iter(made))], Image) and not _drawn(by_name, given):
+    if chosen is not None:
+        titles = [f"{title} -> {', '.join(row) or 'nothing'}" for title, row in zip(titles, chosen, strict=False)]
+    if (
+        len(made) == 1
+        and chosen is None
+        and isinstance(by_name[next(iter(made))], Image)
+        and not _drawn(by_name, given)
+    ):
         images = next(iter(made.values()))[:count]
         return sheet(images, titles=titles if any(titles) else None)
     rows = []
     for i in range(count):
         shown = [(by_name[n].picture(by_name[n].open(given[n][i])), True) for n in _drawn(by_name, given)]
-        rows.append(shown + [(by_name[name].picture(value[i]), False) for name, value in made.items()])
+        for name, value in made.items():
+            there = chosen is None or name in chosen[i]
+            shown.append((by_name[name].picture(value[i]) if there else nothing, False))
+        rows.append(shown)
     return _rows_of_pictures(rows, titles)
 
 

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from unified_jax.modalities.files import draw_words
+
 
 @dataclass(frozen=True)
 class Text:
@@ -96,16 +98,7 @@ class Text:
 
     def picture(self, example: str) -> Any:
         """The text, wrapped, in black on white."""
-        import textwrap
-
-        from PIL import Image as Pillow
-        from PIL import ImageDraw
-
-        canvas = Pillow.new("RGB", (96, 96), "white")
-        draw = ImageDraw.Draw(canvas)
-        for i, line in enumerate(textwrap.wrap(example, 15)[:7]):
-            draw.text((2, 2 + 13 * i), line, fill="black")
-        return canvas
+        return draw_words(example)
 
 
 @lru_cache(maxsize=8)

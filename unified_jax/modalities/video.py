@@ -3,23 +3,21 @@
 A picture is a film of one frame.
 """
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, UInt8
 
-from unified_jax.modalities.base import check_array
+from unified_jax.modalities.base import Continuous, check_array
 from unified_jax.modalities.files import load_film, save_film
-from unified_jax.modalities.grid import grid_of, grid_positions, patchify, unpatchify
 from unified_jax.modalities.image import to_pillow
 
 
 @dataclass(frozen=True)
-class Video:
+class Video(Continuous):
     """Films of one size and length."""
 
     frames: int = 8
@@ -47,14 +45,9 @@ class Video:
         return self.frames, self.height, self.width, self.channels
 
     @property
-    def tokens(self) -> int:
-        """Tubelets of a film."""
-        return math.prod(grid_of(self.shape[:3], self.patch))
-
-    @property
-    def patch_features(self) -> int:
-        """Numbers in a tubelet."""
-        return math.prod(self.patch) * self.channels
+    def cut(self) -> tuple[int, int, int]:
+        """Frames, rows and columns of a tubelet."""
+        return self.patch
 
     @property
     def suffix(self) -> str:
@@ -82,25 +75,9 @@ class Video:
         """[-1, 1] to uint8, clipped and rounded."""
         return np.asarray(np.clip(np.round((np.asarray(x, np.float32) + 1.0) * 127.5), 0, 255), np.uint8)
 
-    def patches(self, x: Float[Array, "b f h w c"]) -> Float[Array, "b n p"]:
-        """Cuts into tubelets."""
-        return patchify(x, self.patch)
-
-    def unpatch(self, tokens: Float[Array, "b n p"]) -> Float[Array, "b f h w c"]:
-        """The inverse of `patches`; the channels follow from the features."""
-        return unpatchify(tokens, self.shape[:3], self.patch)
-
-    def positions(self) -> Int[np.ndarray, "n 3"]:
-        """(frame, row, column) of each tubelet."""
-        return grid_positions(self.shape[:3], self.patch)
-
     def load(self, path: Path) -> UInt8[np.ndarray, "f h w c"]:
         """A GIF, or a film that PyAV reads."""
         return load_film(path, *self.shape)
-
-    def open(self, prepared: np.ndarray) -> np.ndarray:
-        """What `prepare` gave, as people open it."""
-        return prepared
 
     def save(self, path: Path, example: UInt8[np.ndarray, "f h w c"]) -> None:
         """One film as GIF."""

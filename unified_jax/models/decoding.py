@@ -18,9 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from unified_jax.data.packing import token_positions
+from unified_jax.data.packing import WRITTEN, token_positions
 from unified_jax.layers.attention import KvCache
-from unified_jax.modalities.text import Text
 from unified_jax.models.plan import Plan
 from unified_jax.networks.transfusion import Spans, Tokens
 from unified_jax.processes.targets import Prediction, Process
@@ -44,29 +43,41 @@ def generate(
     model: Any, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: Plan
 ) -> dict[str, Array]:
     """See `Transfusion.generate`."""
-    words, places = model.vocabulary, {m.name: i for i, m in enumerate(model.modalities)}
-    count = len(keys)
-    content = [model.packer.content(places[name]) for name in (*given, *wanted)]
-    past = _empty(model, count, 1 + sum(2 + k for k in content))
-    _, past = _read(model, params, past, jnp.full((count, 1), words.bos))
+    content = [model.packer.content(m) for m, one in enumerate(model.modalities) if one.name in (*given, *wanted)]
+    _, past = read_given(model, params, given, len(keys), 1 + sum(2 + k for k in content))
+    places = {m.name: i for i, m in enumerate(model.modalities)}
+    made: dict[str, Array] = {}
+    for name in wanted:
+        made[name], _, past = make_item(model, params, past, places[name], keys, plan)
+    return made
+
+
+def read_given(
+    model: Any, params: Params, given: dict[str, Array], count: int, capacity: int
+) -> tuple[Float[Array, "b v"], Past]:
+    """(logits of what comes next, the sequences) after BOS and everything given, in the model's order."""
+    logits, past = _read(model, params, _empty(model, count, capacity), jnp.full((count, 1), model.vocabulary.bos))
+    logits = logits[:, -1]
     for m, modality in enumerate(model.modalities):
         if modality.name not in given:
             continue
         value = jnp.asarray(given[modality.name])
-        if isinstance(modality, Text):
-            past = _give_text(model, params, past, m, value)
+        if isinstance(modality, WRITTEN):
+            logits, past = _give_text(model, params, past, m, value.reshape(count, -1))
         else:
-            past = _give_span(model, params, past, m, modality.to_model(value))
-    made: dict[str, Array] = {}
-    for name in wanted:
-        m = places[name]
-        own = jax.vmap(lambda key, m=m: jax.random.fold_in(key, m))(keys)
-        if isinstance(model.modalities[m], Text):
-            made[name], past = _write_text(model, params, past, m, own, plan)
-        else:
-            x = _denoise(model, params, past, m, own, plan)
-            made[name], past = x, _give_span(model, params, past, m, x)
-    return made
+            logits, past = _give_span(model, params, past, m, modality.to_model(value))
+    return logits, past
+
+
+def make_item(
+    model: Any, params: Params, past: Past, m: int, keys: Keys, plan: Plan
+) -> tuple[Array, Float[Array, "b v"], Past]:
+    """(item of modality m, logits of what comes next, the sequences after it)."""
+    own = jax.vmap(lambda key: jax.random.fold_in(key, m))(keys)
+    if isinstance(model.modalities[m], WRITTEN):
+        return _write_text(model, params, past, m, own, plan)
+    x = _denoise(model, params, past, m, own, plan)
+    return x, *_give_span(model, params, past, m, x)
 
 
 def _empty(model: Any, count: int, tokens: int) -> Past:
@@ -106,11 +117,14 @@ def _read(model: Any, params: Params, past: Past, ids: Int[Array, "b k"], length
     return logits, Past(cache, past.at + new, past.position + new)
 
 
-def _give_text(model: Any, params: Params, past: Past, m: int, ids: Int[Array, "b k"]) -> Past:
+def _give_text(
+    model: Any, params: Params, past: Past, m: int, ids: Int[Array, "b k"]
+) -> tuple[Float[Array, "b v"], Past]:
     count, words = len(ids), model.vocabulary
     _, past = _read(model, params, past, jnp.full((count, 1), words.begin(m)))
-    _, past = _read(model, params, past, ids, jnp.sum(ids >= 0, axis=1))
-    return _read(model, params, past, jnp.full((count, 1), words.end(m)))[1]
+    _, past = _read(model, params, past, jnp.where(ids >= 0, ids + words.first[m], -1), jnp.sum(ids >= 0, axis=1))
+    logits, past = _read(model, params, past, jnp.full((count, 1), words.end(m)))
+    return logits[:, -1], past
 
 
 def _span_block(
@@ -120,7 +134,8 @@ def _span_block(
     modality, words = model.modalities[m], model.vocabulary
     k, count = modality.tokens, len(past.at)
     places = np.concatenate([np.zeros((1, 3), np.int32), 1 + token_positions(modality), np.full((1, 3), 2)])
-    stops = np.concatenate([[1], np.full(k, k + 1), [k + 2]])
+    inside = np.arange(k) + 2 if model.documents.causal else np.full(k, k + 1)
+    stops = np.concatenate([[1], inside, [k + 2]])
     ids = np.concatenate([[words.begin(m)], np.full(k, -1), [words.end(m)]])
     kept = k + 2 if ended else k + 1
     stop = past.at[:, None] + stops[:kept]
@@ -129,19 +144,19 @@ def _span_block(
     return jnp.broadcast_to(ids[:kept], (count, kept)), positions, jnp.stack([first, stop], axis=-1)
 
 
-def _give_span(model: Any, params: Params, past: Past, m: int, x0: Array) -> Past:
-    """The sequences after a span that is there without noise."""
-    stream = model.streams[m - 1]
-    patches = stream.modality.patches(x0)[:, None]
-    span = Spans(stream.modality.name, patches, jnp.ones((len(x0), 1), jnp.int32), stream.out_features)
+def _give_span(model: Any, params: Params, past: Past, m: int, x0: Array) -> tuple[Float[Array, "b v"], Past]:
+    """(logits of what comes next, the sequences) after a span that is there without noise."""
+    stream = model.stream(m)
+    one = jnp.ones((len(x0), 1), jnp.int32)
+    span = Spans(stream.form, x0[:, None], one, one)
     block = _span_block(model, past, m, alone=False, ended=True)
-    _, _, cache = _forward(model, params, past, *block, span, jnp.zeros(len(x0)))
-    return Past(cache, past.at + stream.modality.tokens + 2, past.position + 3)
+    logits, _, cache = _forward(model, params, past, *block, span, jnp.zeros(len(x0)))
+    return logits[:, -1], Past(cache, past.at + stream.modality.tokens + 2, past.position + 3)
 
 
 def _denoise(model: Any, params: Params, past: Past, m: int, keys: Keys, plan: Plan) -> Float[Array, "b ..."]:
     """A span in model space."""
-    stream = model.streams[m - 1]
+    stream = model.stream(m)
     process, grid = plan.prepare(stream.process)
 
     def denoiser(alone: bool) -> Denoiser:
@@ -165,21 +180,21 @@ def _span_output(
     model: Any, params: Params, past: Past, m: int, process: Process, block: tuple[Array, Array, Array], x_t: Array,
     t: Array,
 ) -> Array:  # fmt: skip
-    stream = model.streams[m - 1]
-    modality = stream.modality
-    patches = modality.patches(process.network_input(x_t, t))[:, None]
-    span = Spans(modality.name, patches, jnp.ones((len(x_t), 1), jnp.int32), stream.out_features)
+    form, one = model.stream(m).form, jnp.ones((len(x_t), 1), jnp.int32)
+    span = Spans(form, process.network_input(x_t, t)[:, None], one, one)
     _, outputs, _ = _forward(model, params, past, *block, span, process.network_time(t))
-    return modality.unpatch(outputs[modality.name][:, 0])
+    return outputs[form.name][:, 0]
 
 
 def _write_text(
     model: Any, params: Params, past: Past, m: int, keys: Keys, plan: Plan
-) -> tuple[Int[Array, "b k"], Past]:
-    """(ids, the sequences after the text and its end token)."""
-    words, count, length = model.vocabulary, len(keys), model.text.length
+) -> tuple[Int[Array, "b k"], Float[Array, "b v"], Past]:
+    """(ids of a text or label, logits of what comes next, the sequences after it and its end token)."""
+    words, count, first = model.vocabulary, len(keys), model.vocabulary.first[m]
     allowed = np.zeros(words.size, bool)
-    allowed[: words.text], allowed[words.end(m)] = True, True
+    allowed[first : first + words.sizes[m]] = True
+    # A label cannot end before it has begun.
+    allowed[words.end(m)] = model.modalities[m].length > 1
     logits, past = _read(model, params, past, jnp.full((count, 1), words.begin(m)))
 
     def step(carry: tuple[Past, Array, Array], i: Array) -> tuple[tuple[Past, Array, Array], Array]:
@@ -189,12 +204,12 @@ def _write_text(
         going = going & (chosen != words.end(m))
         kept = jnp.where(going, chosen, -1)
         logits, past = _read(model, params, past, kept[:, None], going.astype(jnp.int32))
-        return (past, logits[:, 0], going), kept
+        return (past, logits[:, 0], going), jnp.where(going, chosen - first, -1)
 
     start = (past, logits[:, -1], jnp.ones(count, bool))
-    (past, _, _), ids = jax.lax.scan(step, start, jnp.arange(length))
-    _, past = _read(model, params, past, jnp.full((count, 1), words.end(m)))
-    return ids.T, past
+    (past, _, _), ids = jax.lax.scan(step, start, jnp.arange(model.modalities[m].length))
+    logits, past = _read(model, params, past, jnp.full((count, 1), words.end(m)))
+    return ids.T, logits[:, -1], past
 
 
 def choose_token(logits: Float[Array, "b v"], keys: Keys, temperature: float, top_p: float) -> Int[Array, "b"]:

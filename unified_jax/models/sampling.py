@@ -32,8 +32,9 @@ def generate_many(
     rules: Rules,
     report: Callable[[int], Any] = lambda done: None,
 ) -> dict[str, np.ndarray]:
-    """`count` samples a wanted modality, model space. `given` holds one row a sample; `report(n)` after n more are
-    done.
+    """`count` samples a wanted modality, model space; with none wanted, what the model's free running gives.
+
+    `given` holds one row a sample; `report(n)` after n more are done.
 
     All devices share a batch, which is rounded up to a multiple of them; a short last batch is filled and cut.
     """
@@ -52,7 +53,7 @@ def generate_many(
             kept = min(batch, count - first)
             parts.append({name: value[:kept] for name, value in made.items()})
             report(kept)
-    return {name: np.concatenate([part[name] for part in parts]) for name in wanted}
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _layouts(mesh: Mesh) -> tuple[NamedSharding, NamedSharding]:

@@ -19,18 +19,17 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float, Int
 
-from unified_jax.data.packing import Documents, Packer, Vocabulary
+from unified_jax.data.packing import Documents, Packer, Vocabulary, vocabulary_of
 from unified_jax.errors import UserError
-from unified_jax.modalities.action import Action
-from unified_jax.modalities.audio import Audio
-from unified_jax.modalities.depth import Depth
+from unified_jax.layers.embedders import make_embedder
+from unified_jax.layers.form import EmbedderKind, Form
+from unified_jax.modalities.base import Continuous
 from unified_jax.modalities.image import Image
-from unified_jax.modalities.points import Points
+from unified_jax.modalities.label import Label
 from unified_jax.modalities.text import Text
-from unified_jax.modalities.video import Video
-from unified_jax.models import decoding
+from unified_jax.models import decoding, free_running
 from unified_jax.models.base import Terms
 from unified_jax.models.plan import Plan
 from unified_jax.networks.transfusion import Spans, Tokens, Trunk
@@ -46,15 +45,26 @@ from unified_jax.typing import Batch, Keys, Params
 class Stream:
     """A continuous modality of the model and how it is noised."""
 
-    modality: Image | Video | Depth | Audio | Points | Action = Image()
+    modality: Continuous = Image()
     """What it is."""
     process: Interpolant | DiscreteGaussian | Edm = RectifiedFlow()
     """Its noising process and what the network predicts."""
+    embedder: EmbedderKind = "linear"
+    """How it enters and leaves the trunk (`layers.embedders`)."""
+    features: int = 32
+    """Of the embedder's own layers, where it has any."""
+
+    def __post_init__(self) -> None:
+        if self.features < 1:
+            raise ValueError(f"Stream.features must be at least 1, found {self.features}.")
+        make_embedder(self.form)
 
     @property
-    def out_features(self) -> int:
-        """Numbers the network answers with for a patch."""
-        return self.modality.patch_features * self.process.channels_per_output
+    def form(self) -> Form:
+        """What the network knows of it."""
+        m = self.modality
+        channels = m.shape[-1] * self.process.channels_per_output
+        return Form(m.name, m.shape, m.cut, channels, self.embedder, self.features)
 
 
 @dataclass(frozen=True)
@@ -71,6 +81,8 @@ class Transfusion:
     """Tokens of a row."""
     documents: Documents = Documents()
     """How a record becomes a document, and how many share a row."""
+    written: tuple[Text | Label, ...] = ()
+    """Further texts and labels."""
     z_loss: float = 0.0
     """Weight of the z-loss (1e-4 is usual)."""
     time_bins: int = 10
@@ -88,8 +100,12 @@ class Transfusion:
 
     @property
     def modalities(self) -> tuple[Any, ...]:
-        """The text, then the streams'."""
-        return (self.text, *(stream.modality for stream in self.streams))
+        """The text, what else is written, then the streams'."""
+        return (self.text, *self.written, *(stream.modality for stream in self.streams))
+
+    def stream(self, m: int) -> Stream:
+        """The stream of modality m."""
+        return self.streams[m - 1 - len(self.written)]
 
     @property
     def conditions(self) -> tuple[Any, ...]:
@@ -114,18 +130,17 @@ class Transfusion:
     @property
     def vocabulary(self) -> Vocabulary:
         """Token ids."""
-        return Vocabulary(self.text.vocabulary, len(self.modalities))
+        return vocabulary_of(self.modalities)
 
     # ---- parameters -----------------------------------------------------------------------------------------------
 
     def _boxed(self, key: Array) -> Params:
         row = self.packer.empty(1)
         tokens = Tokens(*(jnp.asarray(row[name]) for name in ("ids", "position", "visible", "item")))
+        nowhere = jnp.full((1, 1), -1)
         spans = tuple(
-            Spans(s.modality.name, jnp.zeros((1, 1, s.modality.tokens, s.modality.patch_features)),
-                  jnp.full((1, 1), -1), s.out_features)
-            for s in self.streams
-        )  # fmt: skip
+            Spans(s.form, jnp.zeros((1, 1, *s.modality.shape)), nowhere, jnp.zeros_like(nowhere)) for s in self.streams
+        )
         times = jnp.zeros((1, 1 + len(self.modalities)))
         variables: Any = self.network.init(key, tokens, spans, times, vocabulary=self.vocabulary.size)
         return variables["params"]
@@ -145,16 +160,16 @@ class Transfusion:
         rows, places = batch["slot"].shape
         slots = jax.vmap(lambda slot: jax.random.fold_in(key, slot))(batch["slot"].reshape(-1))
         count = len(self.modalities)
-        times = [jnp.zeros((rows, places))]
+        times = [jnp.zeros((rows, places))] * (1 + len(self.written))
         noised, spans = [], []
-        for m, stream in enumerate(self.streams, start=1):
+        for m, stream in enumerate(self.streams, start=1 + len(self.written)):
             x0, eps, t, x_t, clean = self._noised(stream, m, batch, slots)
             shown = jnp.where(clean, 0.0, stream.process.network_time(t))
             times.append(shown.reshape(rows, places))
             seen = jnp.where(expand(clean, x0), x0, stream.process.network_input(x_t, t))
-            patches = stream.modality.patches(seen)
-            patches = patches.reshape(rows, places, *patches.shape[1:])
-            spans.append(Spans(stream.modality.name, patches, batch["start"][:, :, m], stream.out_features))
+            seen = seen.reshape(rows, places, *seen.shape[1:])
+            item = jnp.broadcast_to(1 + count * jnp.arange(places) + m, (rows, places))
+            spans.append(Spans(stream.form, seen, batch["start"][:, :, m], item))
             noised.append((x0, eps, t, x_t, clean))
         table = jnp.stack(times, axis=-1).reshape(rows, places * count)
         table = jnp.concatenate([jnp.zeros((rows, 1)), table], axis=1)
@@ -163,10 +178,13 @@ class Transfusion:
             {"params": params}, tokens, tuple(spans), table, vocabulary=self.vocabulary.size
         )
         logits, outputs, _ = found
-        terms: Terms = {"text": self._text_loss(logits, batch)}
+        terms: Terms = {"text": next_token_loss(logits, batch["ids"], batch["text_weight"], self.z_loss)}
         metrics: Terms = {"tokens/used": (jnp.mean(batch["used"] / self.length), jnp.ones(()))}
+        owner = jnp.where(batch["item"] > 0, (batch["item"] - 1) % count, -1)
+        for m, modality in enumerate(self.modalities):
+            metrics[f"tokens/{modality.name}"] = (jnp.mean(jnp.sum(owner == m, axis=1)), jnp.ones(()))
         metrics["documents/dropped"] = (jnp.sum(batch["dropped"]), jnp.ones(()))
-        for m, (stream, parts) in enumerate(zip(self.streams, noised, strict=True), start=1):
+        for m, (stream, parts) in enumerate(zip(self.streams, noised, strict=True), start=1 + len(self.written)):
             name = stream.modality.name
             terms |= self._span_loss(stream, outputs[name], parts, batch["start"][:, :, m])
         return terms, aux, metrics
@@ -182,18 +200,10 @@ class Transfusion:
         eps = jax.vmap(lambda k: jax.random.normal(k, x0.shape[1:]))(keys)
         return x0, eps, t, diffuse(stream.process, x0, eps, t), batch["clean"][:, :, m].reshape(-1)
 
-    def _text_loss(self, logits: Array, batch: Batch) -> tuple[Array, Array]:
-        """(sum, weight) a row of the cross-entropy of the next token."""
-        weight, target = batch["text_weight"][:, :-1], jnp.maximum(batch["ids"][:, 1:], 0)
-        total = jax.nn.logsumexp(logits[:, :-1], axis=-1)
-        chosen = jnp.take_along_axis(logits[:, :-1], target[..., None], axis=-1)[..., 0]
-        loss = total - chosen + self.z_loss * total**2
-        return jnp.sum(loss * weight, axis=1), jnp.sum(weight, axis=1)
-
     def _span_loss(self, stream: Stream, output: Array, parts: tuple[Array, ...], start: Array) -> Terms:
         """(sum, weight) a row of each term of the process over the spans that are there and noised."""
         x0, eps, t, x_t, clean = parts
-        output = stream.modality.unpatch(output.reshape((-1,) + output.shape[2:]))
+        output = output.reshape((-1,) + output.shape[2:])
         weight = ((start.reshape(-1) >= 0) & ~clean).astype(jnp.float32)
         found: Terms = {}
         for name, value in stream.process.losses(output, x0, eps, x_t, t).items():
@@ -209,13 +219,27 @@ class Transfusion:
     ) -> dict[str, Array]:
         """The wanted modalities, in their order, after what is given; texts as ids `[b, length]`, -1 where they ended.
 
-        `given` holds what `prepare` gives, one row a sample. Raises UserError for a modality the model does not have.
+        With `wanted` empty the model chooses what it makes (`free_running`), and `order` says what it chose. `given`
+        holds what `prepare` gives, one row a sample. Raises UserError for a modality the model does not have.
         """
         names = [m.name for m in self.modalities]
         unknown = sorted((set(given) | set(wanted)) - set(names))
-        if unknown or not wanted or len(set(wanted)) != len(wanted) or set(given) & set(wanted):
+        if unknown or len(set(given)) == len(names) or len(set(wanted)) != len(wanted) or set(given) & set(wanted):
             raise UserError(
-                f"This model has {', '.join(names)}; each may be given or generated once, at least one generated. "
+                f"This model has {', '.join(names)}; each may be given or generated once, and not all given. "
                 f"Given: {', '.join(given) or 'nothing'}; to generate: {', '.join(wanted) or 'nothing'}."
             )
+        if not wanted:
+            return free_running.run_freely(self, params, given, keys, plan)
         return decoding.generate(self, params, given, wanted, keys, plan)
+
+
+def next_token_loss(
+    logits: Float[Array, "b n v"], ids: Int[Array, "b n"], weight: Float[Array, "b n"], z_loss: float = 0.0
+) -> tuple[Float[Array, "b"], Float[Array, "b"]]:
+    """(sum, weight) a row of the cross-entropy of token i + 1 by the logits at token i, where i has a weight."""
+    weight, target = weight[:, :-1], jnp.maximum(ids[:, 1:], 0)
+    total = jax.nn.logsumexp(logits[:, :-1], axis=-1)
+    chosen = jnp.take_along_axis(logits[:, :-1], target[..., None], axis=-1)[..., 0]
+    loss = total - chosen + z_loss * total**2
+    return jnp.sum(loss * weight, axis=1), jnp.sum(weight, axis=1)

@@ -1,9 +1,11 @@
 r"""The Transfusion trunk (Zhou et al. 2024, arXiv 2408.11039): one Llama-like transformer over text and patches.
 
-    x   = table[ids] where there is text, patches W_m + b_m (+ time) where there is a span of modality m
+    x   = table[ids] where there is text, embedded patches (+ time) where there is a span
     x  += Attention(rms(x))          rotary positions of three axes, each token sees its run
     x  += SwiGLU(rms(x))
-    logits = rms(x) W_text,          output of a span = rms(x) W_m + b_m
+    logits = rms(x) W_text,          output of a span = what its embedder decodes from rms(x)
+
+Embedders (`layers.embedders`) are linear, W_m + b_m there and back, or more, with skips around the trunk.
 
 With `modulated` every token's norms are scaled and shifted, and its branches gated, by the time of its item,
 
@@ -25,8 +27,10 @@ from unified_jax.kernels.inputs import Modulation, Rotary, Visible
 from unified_jax.kernels.reference import normalise
 from unified_jax.kernels.xla import modulate, pick_rows
 from unified_jax.layers.attention import AttentionHalf, KvCache
+from unified_jax.layers.embedders import make_embedder
 from unified_jax.layers.embeddings import TimeEmbedding, rotary_positions
-from unified_jax.layers.init import declare, normal, ones, zeros
+from unified_jax.layers.form import Form
+from unified_jax.layers.init import declare, normal, ones
 from unified_jax.layers.mlp import Dense, SwiGlu
 from unified_jax.layers.modulation import ModulationRows
 from unified_jax.sharding import constrain
@@ -53,13 +57,15 @@ class Tokens(NamedTuple):
 
 
 class Spans(NamedTuple):
-    """The patches of one modality in a batch of rows: d places for them in each row."""
+    """The spans of one modality in a batch of rows: s places for them in each row."""
 
-    name: str
-    patches: Float[Array, "b d k p"]
-    start: Int[Array, "b d"]
+    form: Form
+    x: Float[Array, "b s ..."]
+    """Network inputs `[*sizes, c]`."""
+    start: Int[Array, "b s"]
     """Token of the row at which they begin; -1: not there."""
-    out_features: int
+    row: Int[Array, "b s"]
+    """Row of `times` that holds their time."""
 
 
 class Block(nn.Module):
@@ -160,8 +166,8 @@ class Trunk(nn.Module):
     def __call__(
         self, tokens: Tokens, spans: tuple[Spans, ...], times: Float[Array, "b k"], cache: KvCache | None = None,
         *, vocabulary: int,
-    ) -> tuple[Float[Array, "b n v"], dict[str, Float[Array, "b s l q"]], KvCache | None]:  # fmt: skip
-        """(logits, {name: output of its spans}, cache).
+    ) -> tuple[Float[Array, "b n v"], dict[str, Float[Array, "b s ..."]], KvCache | None]:  # fmt: skip
+        """(logits, {name: output `[*sizes, c']` of its spans}, cache).
 
         times    `Process.network_time` of each item of a row; row 0 belongs to text and is not read
         cache    for generation: `[layers, b, ...]`; then the tokens are further ones of its sequences
@@ -171,9 +177,12 @@ class Trunk(nn.Module):
         written = tokens.ids >= 0
         x = jnp.where(written[..., None], table[jnp.maximum(tokens.ids, 0)], 0.0).astype(dtype)
         c = TimeEmbedding(self.width, name="time")(times.reshape(-1)).reshape(*times.shape, self.width)
-        for span in spans:
-            h = Dense(self.width, ("patch", "embed"), dtype=dtype, name=f"{span.name}_in")(span.patches)
-            x = put(x, h, span.start)
+        embedders, kept = [make_embedder(span.form) for span in spans], []
+        for span, embedder in zip(spans, embedders, strict=True):
+            time = jnp.take_along_axis(c, span.row[..., None], axis=1).reshape(-1, self.width)
+            h, skips = embedder.encode(span.x.reshape((-1, *span.x.shape[2:])), time, self.width, dtype)
+            x = put(x, h.reshape(*span.start.shape, *h.shape[1:]), span.start)
+            kept.append((skips, time))
         index = jnp.where(written, 0, tokens.item)
         if not self.modulated:
             there = (jnp.arange(c.shape[1]) > 0)[None, :, None]
@@ -184,10 +193,10 @@ class Trunk(nn.Module):
         h = RmsNorm(self.eps, name="final_norm")(x)
         logits = Dense(vocabulary, ("embed", "vocab"), normal(0.02), dtype, bias=False, name="logits")(h)
         outputs = {}
-        for span in spans:
-            own = take(h, span.start, span.patches.shape[2])
-            head = Dense(span.out_features, ("embed", "patch"), zeros, name=f"{span.name}_out")
-            outputs[span.name] = head(own).astype(jnp.float32)
+        for span, embedder, (skips, time) in zip(spans, embedders, kept, strict=True):
+            own = take(h, span.start, span.form.tokens)
+            y = embedder.decode(own.reshape((-1, *own.shape[2:])), skips, time)
+            outputs[span.form.name] = y.reshape(*span.start.shape, *y.shape[1:])
         return logits.astype(jnp.float32), outputs, cache
 
     def _blocks(

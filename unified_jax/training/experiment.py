@@ -73,6 +73,8 @@ class Experiment:
     """What happens at a step whose loss or gradient is not finite."""
     log_every: int = 20
     """Steps between lines of metrics.jsonl."""
+    gradients_every: int = 0
+    """Steps between measurements of every loss term's gradient norm and of the cosines between them; 0 never."""
     checkpoint: Checkpointing = Checkpointing()
     """When checkpoints are written."""
     preview: Previews = Previews()
@@ -100,8 +102,12 @@ class Experiment:
             raise UserError("An experiment needs at least one EMA; use ema=(Ema(decay=0.0),) for none.")
         if not 0 <= self.seed < 2**31:
             raise UserError(f"--seed must lie in 0 .. 2^31 - 1, found {self.seed}.")
-        if self.preview.every < 0 or self.preview.count < 1 or self.validation.every < 0 or self.evaluate < 0:
-            raise UserError("preview.every, validation.every and evaluate must not be negative; preview.count not 0.")
+        counts = (self.preview.every, self.validation.every, self.evaluate, self.gradients_every)
+        if min(counts) < 0 or self.preview.count < 1:
+            raise UserError(
+                "preview.every, validation.every, gradients_every and evaluate must not be negative; preview.count "
+                "not 0."
+            )
         if self.preview.every or self.evaluate:  # a plan that does not fit is refused before anything is compiled
             for process in self.model.processes:
                 self.preview.plan.prepare(process)

@@ -23,6 +23,7 @@ from unified_jax.training import run_dir as runs
 from unified_jax.training.checkpoint import Checkpoints
 from unified_jax.training.experiment import Experiment
 from unified_jax.training.flops import count_flops
+from unified_jax.training.gradients import term_gradients
 from unified_jax.training.lock import RunLock
 from unified_jax.training.metrics import MetricsWriter, Pending, Progress
 from unified_jax.training.same_run import check_same_run
@@ -52,6 +53,7 @@ class Run:
     shapes: State
     shardings: State
     step: Callable[..., Any]
+    gradients: Callable[..., Any]
     key: jax.Array
 
     def place(self, batch: HostBatch) -> dict[str, jax.Array]:
@@ -86,7 +88,8 @@ def prepare(experiment: Experiment) -> Run:
         out_shardings=(shardings, replicated),
         donate_argnums=0,
     )
-    return Run(experiment, mesh, pipeline, optimizer, shapes, shardings, step, key)
+    gradients = jax.jit(functools.partial(term_gradients, experiment.model, experiment.balance))
+    return Run(experiment, mesh, pipeline, optimizer, shapes, shardings, step, gradients, key)
 
 
 def train(experiment: Experiment, start: Start) -> dict[str, Any]:
@@ -200,6 +203,8 @@ def _steps(
             state, metrics = run.step(state, {}, rows, run.key)
             step += 1
             watch.note(Pending(step, metrics, batch))
+            if experiment.gradients_every and step % experiment.gradients_every == 0:
+                watch.report(step, run.gradients(state, {}, rows, run.key))
             watch.look(state, step)
         watch.drain(0)
         checkpoints.save_last(state, step)

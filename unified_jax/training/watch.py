@@ -70,6 +70,11 @@ class Watch:
             self.writer.write(done.step, self.last)
         self.progress.update(done.step, self.last)
 
+    def report(self, step: int, values: dict[str, Any]) -> None:
+        """A line of metrics.jsonl after those of the steps before it."""
+        self.drain(0)
+        self.writer.write(step, to_host(values))
+
     def look(self, state: State, step: int) -> None:
         """Previews, validation and checkpoints that are due after this step, in this order."""
         e = self.experiment

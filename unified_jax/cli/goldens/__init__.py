@@ -16,3 +16,9 @@ class Disputed(NamedTuple):
     ours: np.ndarray
     theirs: np.ndarray
     reason: str
+
+
+class NotOurs(NamedTuple):
+    """An output of a function that this library does not have, and what is different."""
+
+    reason: str

@@ -1,13 +1,18 @@
-"""Families `mel`, `transfusion_mask` and `llama`: what the Transfusion model is made of."""
+"""Families `mel`, `transfusion_mask`, `transfusion` and `llama`: what the Transfusion model is made of."""
 
+import itertools
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unified_jax.cli.goldens import NotOurs
 from unified_jax.kernels.reference import dense_mask
+from unified_jax.layers.form import Form
 from unified_jax.modalities.mel import Mel, to_decibel
+from unified_jax.models.transfusion import next_token_loss
 from unified_jax.networks.transfusion import Spans, Tokens, Trunk
 
 
@@ -53,6 +58,44 @@ def run_transfusion_mask(tensors: dict[str, np.ndarray], config: dict[str, Any])
     }
 
 
+DIFFERENT = (
+    "the reference's trunk has layer scales, FiLM on text, gated values, skips between layers and attention over layers"
+)
+"""lucidrains/transfusion-pytorch is not the paper's network, and ours is neither."""
+
+
+def run_transfusion(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str, Any]:
+    """The text's loss from the reference's logits: labels shifted, none where a span follows or has just ended."""
+    ctor = config["ctor"]
+    words = int(ctor["num_text_tokens"])
+    begin, meta = words + 3, words + 3 + 2 * len(ctor["dim_latent"])
+    rows = []
+    for b, items in enumerate(config["layout"]):
+        ids = [words]
+        for i, item in enumerate(items):
+            given = tensors[f"in/b{b}.{i}"]
+            if item[0] == "text":
+                ids += given.astype(int).tolist()
+                continue
+            shape = ",".join(str(size) for size in given.shape[:-1])  # the reference writes it out before the span
+            letters = [meta + 1 + ord(letter) for letter in shape]
+            ids += [meta, *letters, begin + int(item[1])]
+            ids += [-1] * math.prod(given.shape[:-1]) + [begin + len(ctor["dim_latent"]) + int(item[1])]
+        rows.append([*ids, words + 1])
+    logits = tensors["mid/text_logits_of_loss_pass"]
+    table, weight = np.zeros((len(rows), logits.shape[1] + 1), np.int32), np.zeros((len(rows), logits.shape[1] + 1))
+    for b, ids in enumerate(rows):
+        table[b, : len(ids)] = ids
+        weight[b, : len(ids) - 1] = [now >= 0 and after >= 0 for now, after in itertools.pairwise(ids)]
+    padded = jnp.pad(jnp.asarray(logits), ((0, 0), (0, 1), (0, 0)))
+    total, count = next_token_loss(padded, jnp.asarray(table), jnp.asarray(weight, padded.dtype))
+    ids = "ours has no null and no shape tokens: BOS, EOS, then begin and end of each modality"
+    others = ("ids.sos", "ids.eos", "ids.null", "ids.som", "ids.eom", "ids.meta")
+    found: dict[str, Any] = {name: NotOurs(ids) for name in others}
+    networks = ("text_logits_noloss", "text_only_loss", "loss.total", *(k[4:] for k in tensors if "loss.flow" in k))
+    return found | {name: NotOurs(DIFFERENT) for name in networks} | {"loss.text": jnp.sum(total) / jnp.sum(count)}
+
+
 def _lay_out(spans: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
     """(runs [n, 2], positions [n]) of a row with these spans (type, offset, length)."""
     stop, step = np.arange(n) + 1, np.ones(n, int)
@@ -75,7 +118,8 @@ def run_llama(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[st
     params = _llama_params(tensors, c)
 
     def forward(ids: np.ndarray, position: np.ndarray, visible: np.ndarray, embeds: np.ndarray) -> tuple[Any, Any]:
-        span = Spans("embeds", jnp.asarray(embeds)[:, None], jnp.full((rows, 1), 0 if (ids < 0).all() else -1), d)
+        start = jnp.full((rows, 1), 0 if (ids < 0).all() else -1)
+        span = Spans(Form("embeds", (n, d), (1,), d), jnp.asarray(embeds)[:, None], start, jnp.ones_like(start))
         places = jnp.broadcast_to(jnp.asarray(position, jnp.int32)[..., None], (rows, n, 3))
         tokens = Tokens(
             jnp.asarray(ids, jnp.int32), places, jnp.asarray(visible, jnp.int32), jnp.zeros((rows, n), jnp.int32)

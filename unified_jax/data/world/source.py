@@ -26,6 +26,7 @@ from typing import Literal, SupportsIndex
 import numpy as np
 
 from unified_jax.data.world.action import render_action
+from unified_jax.data.world.cache import read_cached
 from unified_jax.data.world.caption import NAMES, write_caption
 from unified_jax.data.world.render import MIN_RESOLUTION, render_image, render_video
 from unified_jax.data.world.scene import ATTRIBUTES, COLOURS, FRAMES, SPLITS, Scene, generator, sample_scene
@@ -61,6 +62,8 @@ class World:
     """Points of a cloud."""
     examples: int = 1_000_000
     """Length of the training list; the splits test and held_out have 10,000."""
+    cache: str = ""
+    """Folder where `cli.data build unified_world` wrote examples: those are read, the rest is rendered."""
     name: str = "world"
     """What error messages call this set."""
 
@@ -133,6 +136,10 @@ class WorldSource:
             raise IndexError(
                 f"{self.world.name!r} has {len(self)} examples in the split {self.split!r}; found the index {id}."
             )
+        if self.world.cache:
+            found = read_cached(self.world.cache, self.split, self.fields, self.world, id)
+            if found is not None:
+                return found
         scene = self.scene(id)
         return {field: self._field(field, id, scene) for field in self.fields}
 

@@ -1,0 +1,115 @@
+"""Embedders: as many tokens as patches, outputs of the input's sizes, and what each promises."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from unified_jax.layers.embedders import make_embedder
+from unified_jax.layers.form import Form
+from unified_jax.layers.pointnet import farthest_points, nearest
+from unified_jax.layers.unet import stages_of
+
+WIDTH = 24
+CLOUD, PICTURE, FILM, PATH = ((20, 6), (8,)), ((7, 10, 3), (4, 4)), ((3, 9, 8, 1), (2, 6, 4)), ((5, 2), (3,))
+
+
+class Around(nn.Module):
+    """An embedder with no trunk between its halves."""
+
+    form: Form
+    skip: bool = True
+
+    @nn.compact
+    def __call__(self, x, c):
+        embedder = make_embedder(self.form)
+        tokens, skips = embedder.encode(x, c, WIDTH, jnp.dtype("float32"))
+        assert tokens.shape == (len(x), self.form.tokens, WIDTH)
+        return tokens, embedder.decode(tokens, skips, c)
+
+
+def build(kind, shape, cut, seed=0):
+    form = Form("m", shape, cut, shape[-1] + 1, kind, 8)
+    x = jax.random.normal(jax.random.key(seed), (3, *shape))
+    c = jax.random.normal(jax.random.key(seed + 1), (3, WIDTH))
+    module = Around(form)
+    fresh = nn.meta.unbox(module.init(jax.random.key(2), x, c))
+    moved = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape), fresh)
+    return jax.jit(module.apply), fresh, moved, x, c
+
+
+@pytest.mark.parametrize("shape_and_cut", [CLOUD, PICTURE, FILM, PATH])
+@pytest.mark.parametrize("kind", ["linear", "convolutional", "unet", "pointnet", "groups"])
+def test_sizes_and_start(kind, shape_and_cut):
+    """Odd sizes too; the output starts at zero, every parameter is trained, and one example says nothing of another."""
+    if kind in ("pointnet", "groups") and shape_and_cut is not CLOUD:
+        with pytest.raises(ValueError, match=r"needs points .* use linear, convolutional or unet"):
+            make_embedder(Form("m", *shape_and_cut, 1, kind))
+        return
+    apply, fresh, moved, x, c = build(kind, *shape_and_cut)
+    _, y = apply(fresh, x, c)
+    assert y.shape == (*x.shape[:-1], x.shape[-1] + 1)
+    np.testing.assert_array_equal(y, 0.0)
+    tokens, y = apply(moved, x, c)
+    gradient = jax.grad(lambda p: jnp.sum(jnp.square(apply(p, x, c)[1] - 1)))(moved)
+    assert all(float(jnp.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(gradient))
+    other = x.at[1].set(0.0)
+    tokens_after, y_after = apply(moved, other, c)
+    for before, after in ((tokens, tokens_after), (y, y_after)):
+        np.testing.assert_allclose(before[::2], after[::2], atol=1e-6)
+        assert float(jnp.abs(before[1] - after[1]).max()) > 1e-3
+
+
+def test_linear_patches_are_strangers_and_convolved_ones_are_neighbours():
+    """A pixel beside a patch's edge changes the neighbouring token of a convolutional embedder, not of a linear one."""
+    for kind, changed in (("linear", False), ("convolutional", True), ("unet", True)):
+        apply, _, moved, x, c = build(kind, (8, 8, 3), (4, 4))
+        tokens, _ = apply(moved, x, c)
+        after, _ = apply(moved, x.at[:, 0, 4].add(1.0), c)
+        assert bool(jnp.abs(after[:, 1] - tokens[:, 1]).max() > 1e-3)
+        assert bool(jnp.abs(after[:, 0] - tokens[:, 0]).max() > 1e-6) == changed
+
+
+def test_only_the_unet_hears_the_time():
+    for kind, heard in (("linear", False), ("convolutional", False), ("unet", True)):
+        apply, _, moved, x, c = build(kind, *PICTURE)
+        assert bool(jnp.abs(apply(moved, x, c)[0] - apply(moved, x, c + 1)[0]).max() > 1e-4) == heard
+
+
+def test_stages_multiply_up_to_the_cut():
+    assert stages_of((2, 8, 8)) == ([(2, 2, 2), (1, 2, 2), (1, 2, 2)], (1, 1, 1))
+    assert stages_of((3, 6)) == ([(1, 2)], (3, 3))
+    assert stages_of((5,)) == ([], (5,))
+
+
+def test_points_of_a_token_have_no_order_and_groups_no_order_at_all():
+    rng = np.random.default_rng(0)
+    apply, _, moved, x, c = build("pointnet", (32, 6), (8,))
+    within = np.concatenate([8 * i + rng.permutation(8) for i in range(4)])
+    tokens, y = apply(moved, x, c)
+    mixed, mixed_y = apply(moved, x[:, within], c)
+    np.testing.assert_allclose(mixed, tokens, atol=1e-5)
+    np.testing.assert_allclose(mixed_y, y[:, within], atol=1e-5)
+    apply, _, moved, x, c = build("groups", (32, 6), (8,))
+    every = np.concatenate([[0], 1 + rng.permutation(31)])
+    tokens, y = apply(moved, x, c)
+    mixed, mixed_y = apply(moved, x[:, every], c)
+    np.testing.assert_allclose(mixed, tokens, atol=1e-5)
+    np.testing.assert_allclose(mixed_y, y[:, every], atol=1e-5)
+
+
+def test_farthest_points_and_neighbours_by_hand():
+    rng = np.random.default_rng(1)
+    cloud = rng.random((2, 40, 3)).astype(np.float32)
+    found = np.asarray(farthest_points(jnp.asarray(cloud), 6))
+    near, squared = nearest(jnp.asarray(cloud[:, :5]), jnp.asarray(cloud), 4)
+    for i in range(2):
+        chosen = [0]
+        while len(chosen) < 6:
+            gaps = np.linalg.norm(cloud[i][:, None] - cloud[i][chosen][None], axis=-1).min(1)
+            chosen.append(int(gaps.argmax()))
+        assert found[i].tolist() == chosen
+        distances = np.linalg.norm(cloud[i, :5, None] - cloud[i][None], axis=-1)
+        assert np.asarray(near)[i].tolist() == np.argsort(distances, axis=1)[:, :4].tolist()
+        np.testing.assert_allclose(np.sqrt(np.asarray(squared)[i]), np.sort(distances, axis=1)[:, :4], atol=1e-4)

@@ -1,0 +1,72 @@
+"""`python -m unified_jax.cli.data build unified_world`: the world's examples as a TFDS set on disk."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from unified_jax.cli.entry import run_command
+from unified_jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class DataCommand:
+    """Render the first examples of each split once, and keep them as ArrayRecord files in TFDS layout."""
+
+    action: tyro.conf.Positional[Literal["build"]]
+    """build"""
+    set: tyro.conf.Positional[Literal["unified_world"]]
+    """unified_world"""
+    data_dir: str = "data/tfds"
+    """Folder for unified_world/1.0.0/."""
+    train: int = 20_000
+    """Examples of the split train."""
+    test: int = 1_000
+    """Examples of the split test."""
+    held_out: int = 1_000
+    """Examples of the split held_out."""
+    seed: int = 0
+    """Of the world; the rest as in the recipe that will read it (--data.resolution and so on there)."""
+    resolution: int = 32
+    """Rows and columns."""
+    max_objects: Literal[1, 2] = 2
+    """Objects of a scene at most."""
+    jitter: bool = True
+    """Whether objects stray from the centres of their cells."""
+    frames: int = 8
+    """Of films."""
+    points: int = 256
+    """Of clouds."""
+
+
+def main(arguments: list[str]) -> None:
+    """The command."""
+    command = tyro.cli(DataCommand, prog="data", args=arguments)
+    from tqdm import tqdm
+
+    from unified_jax.data.world import World
+    from unified_jax.data.world.cache import SETTINGS, build
+    from unified_jax.data.world.scene import SPLITS
+
+    try:
+        world = World(**{name: getattr(command, name) for name in SETTINGS})
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    counts = {split: getattr(command, split) for split in SPLITS}
+    if min(counts.values()) < 1 or any(counts[split] > len(world.source(split)) for split in SPLITS):
+        raise UserError(
+            f"--train, --test and --held-out must be at least 1 and at most {world.examples}, 10000 and 10000; found "
+            f"{', '.join(str(count) for count in counts.values())}."
+        )
+    with tqdm(total=sum(counts.values()), unit="scene", dynamic_ncols=True) as bar:
+        target = build(world, Path(command.data_dir).expanduser(), counts, bar.update)
+    size = sum(path.stat().st_size for path in target.iterdir())
+    print(
+        f"{sum(counts.values())} scenes, {size / 1e6:.0f} MB in {target}; use them with --data.cache {command.data_dir}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, sys.argv[1:]))

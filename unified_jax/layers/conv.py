@@ -1,0 +1,52 @@
+"""Convolutions over any number of axes, channels last, filled up with zeros to keep the sizes."""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from unified_jax.layers.init import declare, ones, xavier, zeros
+
+
+class Conv(nn.Module):
+    """A convolution of size 3 along every axis, or of the stride's size where it is greater than 1."""
+
+    features: int
+    stride: tuple[int, ...] = ()
+    zero: bool = False
+    """Whether it starts at zero."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
+        """`[n, *sizes, c]` to `[n, *(sizes / stride), features]`."""
+        axes = x.ndim - 2
+        stride = self.stride or (1,) * axes
+        size = tuple(3 if step == 1 else step for step in stride)
+        shape = (*size, x.shape[-1], self.features)
+        init = zeros if self.zero else xavier(math.prod(shape[:-1]), self.features)
+        kernel = declare(self, "kernel", init, shape, (*(None,) * (axes + 1), "patch"))
+        bias = declare(self, "bias", zeros, (self.features,), ("patch",))
+        letters = "DHW"[-axes:]
+        layout = (f"N{letters}C", f"{letters}IO", f"N{letters}C")
+        padding = [(1, 1) if step == 1 else (0, 0) for step in stride]
+        return jax.lax.conv_general_dilated(x, kernel, stride, padding, dimension_numbers=layout) + bias
+
+
+class GroupNorm(nn.Module):
+    """Normalised over all places and the channels of a group, with a gain and a bias, float32 (Wu and He 2018)."""
+
+    groups: int = 8
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
+        """As many groups as divide the channels, at most `groups`."""
+        channels = x.shape[-1]
+        groups = math.gcd(self.groups, channels)
+        h = x.astype(jnp.float32).reshape(x.shape[0], -1, groups, channels // groups)
+        mean = jnp.mean(h, axis=(1, 3), keepdims=True)
+        variance = jnp.mean(jnp.square(h - mean), axis=(1, 3), keepdims=True)
+        h = ((h - mean) * jax.lax.rsqrt(variance + 1e-5)).reshape(x.shape)
+        gain = declare(self, "gain", ones, (channels,), ("patch",))
+        return h * gain + declare(self, "bias", zeros, (channels,), ("patch",))

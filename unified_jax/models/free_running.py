@@ -1,0 +1,83 @@
+r"""Free running: the model chooses what comes next, until it ends the document (Zhou et al. 2024, section 3.3).
+
+After each item the next token is chosen among the begin tokens of what is not there yet and EOS, as text is (the plan's
+temperature and top_p); a begin token of a text goes on with text, any other with a span. Samples of a batch choose
+apart: in each round every modality is made once for all samples that chose it, and skipped if none did. Everything is
+one compiled call.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from unified_jax.data.packing import WRITTEN
+from unified_jax.models.decoding import Past, choose_token, make_item, read_given
+from unified_jax.models.plan import Plan
+from unified_jax.typing import Keys, Params
+
+ORDER = "order"
+"""Name of the result that says what was made."""
+
+
+def run_freely(model: Any, params: Params, given: dict[str, Array], keys: Keys, plan: Plan) -> dict[str, Array]:
+    """{name: made} for everything that is not given, and `order`: `[b, k]` places in `modalities` as chosen, -1 after.
+
+    What a sample did not make is -1 in a text and 0 elsewhere.
+    """
+    count, words = len(keys), model.vocabulary
+    contents = [model.packer.content(m) for m in range(len(model.modalities))]
+    # A sample that makes nothing in a round is written over beyond its end: there must be room for it.
+    capacity = 1 + sum(2 + k for k in contents) + max(contents) + 2
+    free = [m for m, modality in enumerate(model.modalities) if modality.name not in given]
+    logits, past = read_given(model, params, given, count, capacity)
+    made = tuple(_blank(model, m, count) for m in free)
+    begins = np.zeros((len(free), words.size), bool)
+    begins[np.arange(len(free)), [words.begin(m) for m in free]] = True
+    ends = np.zeros(words.size, bool)
+    ends[words.eos] = True
+
+    def choose(carry: Any, i: Array) -> tuple[Any, Array]:
+        logits, past, made, done, going = carry
+        # A document holds at least one item.
+        allowed = jnp.any(~done[..., None] & begins, axis=1) | (ends & ((i > 0) | bool(given)))
+        own = jax.vmap(lambda key: jax.random.fold_in(key, len(contents) + i))(keys)
+        token = choose_token(jnp.where(allowed, logits, -jnp.inf), own, plan.temperature, plan.top_p)
+        going = going & (token != words.eos)
+        place = jnp.full(count, -1)
+        kept = []
+        for j, m in enumerate(free):
+            active = going & (token == words.begin(m))
+            place = jnp.where(active, m, place)
+            done = done.at[:, j].set(done[:, j] | active)
+            value, logits, past = _made_where(model, params, active, made[j], logits, past, m, keys, plan)
+            kept.append(value)
+        return (logits, past, tuple(kept), done, going), place
+
+    start = (logits, past, made, jnp.zeros((count, len(free)), bool), jnp.ones(count, bool))
+    (_, _, made, _, _), order = jax.lax.scan(choose, start, jnp.arange(len(free)))
+    return {model.modalities[m].name: value for m, value in zip(free, made, strict=True)} | {ORDER: order.T}
+
+
+def _blank(model: Any, m: int, count: int) -> Array:
+    modality = model.modalities[m]
+    if isinstance(modality, WRITTEN):
+        return jnp.full((count, modality.length), -1)
+    return jnp.zeros((count, *modality.shape))
+
+
+def _made_where(
+    model: Any, params: Params, active: Array, before: Array, logits: Array, past: Past, m: int, keys: Keys, plan: Plan
+) -> tuple[Array, Array, Past]:
+    """(item, logits, sequences), changed for the active samples only. The cache beyond a sample's end is not seen."""
+
+    def make() -> tuple[Array, Array, Past]:
+        value, after, longer = make_item(model, params, past, m, keys, plan)
+        value = jnp.where(active.reshape(-1, *(1,) * (value.ndim - 1)), value, before)
+        at = jnp.where(active, longer.at, past.at)
+        position = jnp.where(active, longer.position, past.position)
+        return value, jnp.where(active[:, None], after, logits), Past(longer.cache, at, position)
+
+    return jax.lax.cond(jnp.any(active), make, lambda: (before, logits, past))

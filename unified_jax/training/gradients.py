@@ -1,0 +1,42 @@
+r"""How the terms of a loss pull: norms of their gradients, and cosines between them, on one batch.
+
+With g_k the gradient of w_k S_k / W_k (`training.step`) over all parameters, `grad_norm/k` is |g_k| and
+`grad_cosine/k,l` is g_k . g_l / (|g_k| |g_l|). One forward pass and as many backward passes as there are terms: the
+loop does it now and then, apart from the step.
+"""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from unified_jax.models.base import Model
+from unified_jax.training.balancing import FixedBalance
+from unified_jax.training.state import State
+from unified_jax.typing import Batch, Params
+
+
+def term_gradients(
+    model: Model, balance: FixedBalance, state: State, frozen: Params, batch: Batch, key: Array
+) -> dict[str, Array]:
+    """The norms and cosines. A term that the batch does not hold has norm 0 and cosines 0."""
+    key = jax.random.fold_in(key, state.step)
+
+    def weighted(params: Params) -> dict[str, Array]:
+        terms, _, _ = model.losses({**frozen, **params}, state.aux, batch, key)
+        sums = {name: (jnp.sum(total), jnp.sum(weight)) for name, (total, weight) in terms.items()}
+        scale = balance.weigh(state.balance, tuple(sums))
+        return {name: scale[name] * s / jnp.where(w > 0, w, 1.0) for name, (s, w) in sums.items()}
+
+    values, pull = jax.vjp(weighted, state.params)
+    names = tuple(values)
+    one_each = {name: jnp.eye(len(names))[i] for i, name in enumerate(names)}
+    gradients = jax.lax.map(lambda chosen: pull(chosen)[0], one_each)
+    flat = [leaf.reshape(len(names), -1) for leaf in jax.tree.leaves(gradients)]
+    products = jnp.sum(jnp.stack([leaf @ leaf.T for leaf in flat]), axis=0)
+    norms = jnp.sqrt(jnp.diag(products))
+    cosines = products / jnp.maximum(norms[:, None] * norms[None], 1e-30)
+    found = {f"grad_norm/{name}": norms[i] for i, name in enumerate(names)}
+    pairs = itertools.combinations(range(len(names)), 2)
+    return found | {f"grad_cosine/{names[i]},{names[j]}": cosines[i, j] for i, j in pairs}
