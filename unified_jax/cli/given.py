@@ -78,11 +78,15 @@ def read_given(given: dict[str, str], modalities: tuple[Any, ...], count: int) -
         prepared = []
         for value in values:
             try:
-                prepared.append(modality.prepare(modality.load(value) if isinstance(value, Path) else value))
+                prepared.append(modality.prepare(_loaded(modality, value)))
             except ValueError as error:
                 raise UserError(f"--given.{name} {str(value)!r}: {error}.") from None
         rows[name] = np.stack([prepared[i % len(prepared)] for i in range(count)])
     return rows
+
+
+def _loaded(modality: Any, value: Any) -> Any:
+    return modality.load(value) if isinstance(value, Path) else value
 
 
 def _values(name: str, text: str, commas: bool) -> list[str]:
