@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from unified_jax.layers.conv import convolve
 from unified_jax.layers.embedders import make_embedder
 from unified_jax.layers.form import Form
 from unified_jax.layers.pointnet import farthest_points, nearest
@@ -75,6 +76,27 @@ def test_only_the_unet_hears_the_time():
     for kind, heard in (("linear", False), ("convolutional", False), ("unet", True)):
         apply, _, moved, x, c = build(kind, *PICTURE)
         assert bool(jnp.abs(apply(moved, x, c)[0] - apply(moved, x, c + 1)[0]).max() > 1e-4) == heard
+
+
+@pytest.mark.parametrize("stride", [(1, 1, 1), (2, 2, 2), (1, 2, 2), (2, 1, 1)])
+def test_three_axes_are_sums_over_two(stride):
+    x, size = jax.random.normal(jax.random.key(0), (2, 4, 6, 8, 3)), tuple(3 if s == 1 else s for s in stride)
+    kernel = jax.random.normal(jax.random.key(1), (*size, 3, 5))
+    pads = [(1, 1) if s == 1 else (0, 0) for s in stride]
+    whole = jax.lax.conv_general_dilated(x, kernel, stride, pads, dimension_numbers=("NDHWC", "DHWIO", "NDHWC"))
+    np.testing.assert_allclose(convolve(x, kernel, stride), whole, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["linear", "convolutional", "unet", "pointnet", "groups"])
+def test_every_parameter_says_how_it_is_cut(kind):
+    shape, cut = CLOUD
+    module = Around(Form("m", shape, cut, 1, kind, 8))
+    boxed = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, *shape)), jnp.zeros((1, WIDTH)))
+    specs = nn.get_partition_spec(boxed)["params"]
+    for spec, leaf in zip(jax.tree.leaves(specs), jax.tree.leaves(nn.meta.unbox(boxed)["params"]), strict=True):
+        assert len(spec) == leaf.ndim
+        named = [axis for axis in spec if axis]
+        assert len(set(named)) == len(named)
 
 
 def test_stages_multiply_up_to_the_cut():

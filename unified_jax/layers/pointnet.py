@@ -86,7 +86,7 @@ class PointGroups:
         groups = jax.vmap(lambda cloud, index: cloud[index])(x, near)
         pooled, _ = PointNetwork(form.features, name=f"{form.name}_in_points")(groups, centres)
         tokens = Dense(width, ("patch", "embed"), dtype=dtype, name=f"{form.name}_in")(pooled)
-        own = jax.nn.gelu(Dense(form.features, ("patch", "patch"), name=f"{form.name}_in_own")(x))
+        own = jax.nn.gelu(Dense(form.features, (None, "patch"), name=f"{form.name}_in_own")(x))
         index, squared = nearest(places, centres, min(3, form.tokens))
         weight = 1 / (squared + 1e-4)
         return tokens, (own, index, weight / jnp.sum(weight, axis=-1, keepdims=True))
@@ -107,8 +107,8 @@ def _narrow(form: Form, h: Float[Array, "n t d"]) -> Float[Array, "n t f"]:
 
 def _to_points(form: Form, spread: Float[Array, "n k f"], own: Float[Array, "n k g"]) -> Float[Array, "n k c"]:
     joined = jnp.concatenate([spread, own], axis=-1)
-    joined = jax.nn.gelu(Dense(2 * form.features, ("patch", "patch"), name=f"{form.name}_out_points")(joined))
-    return Dense(form.out_channels, ("patch", "patch"), zeros, name=f"{form.name}_out_last")(joined)
+    joined = jax.nn.gelu(Dense(2 * form.features, (None, "patch"), name=f"{form.name}_out_points")(joined))
+    return Dense(form.out_channels, (None, "patch"), zeros, name=f"{form.name}_out_last")(joined)
 
 
 class PointNetwork(nn.Module):
@@ -122,8 +122,8 @@ class PointNetwork(nn.Module):
     ) -> tuple[Float[Array, "n t f"], Float[Array, "n t p g"]]:
         """The group's features end with its centre."""
         local = jnp.concatenate([points[..., :3] - centres[:, :, None], points], axis=-1)
-        own = jax.nn.gelu(Dense(self.features, ("patch", "patch"), name="fc1")(local))
-        deep = Dense(4 * self.features, ("patch", "patch"), name="fc2")(own)
+        own = jax.nn.gelu(Dense(self.features, (None, "patch"), name="fc1")(local))
+        deep = Dense(4 * self.features, (None, "patch"), name="fc2")(own)
         return jnp.concatenate([jnp.max(deep, axis=2), centres], axis=-1), own
 
 

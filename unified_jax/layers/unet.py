@@ -95,5 +95,5 @@ class ResidualBlock(nn.Module):
         h = h + shift.reshape(len(c), *(1,) * (x.ndim - 2), self.features)
         h = Conv(self.features, zero=True, name="conv2")(jax.nn.silu(GroupNorm(name="norm2")(h)))
         if x.shape[-1] != self.features:
-            x = Dense(self.features, ("patch", "patch"), name="beside")(x)
+            x = Dense(self.features, (None, "patch"), name="beside")(x)
         return x + h
