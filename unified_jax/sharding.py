@@ -7,7 +7,7 @@ and parameters gathered layer by layer), `tensor` (heads, mlp, vocab), `sequence
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -90,6 +90,43 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     if len(names) != x.ndim:
         raise ValueError(f"constrain: an array of shape {x.shape} needs {x.ndim} axis names, found {names}.")
     return nn.with_logical_constraint(x, names)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def parts_of(name: str) -> int:
+    """Into how many parts the active rules cut this axis of activations on the active mesh; 1 without them."""
+    check_names((name,))
+    sizes = jax.sharding.get_abstract_mesh().shape
+    axes = dict(nn.get_logical_axis_rules()).get(name) or ()
+    return math.prod(sizes.get(axis, 1) for axis in ((axes,) if isinstance(axes, str) else axes))
+
+
+def per_device(run: Callable[..., Any], arguments: tuple[Any, ...], results: Any) -> Callable[..., Any]:
+    """`run` on each device's part of its arguments, for what the compiler cannot cut itself: a kernel.
+
+    `arguments` and `results` name the logical axes of every array, as trees of tuples of names. Without an active mesh of
+    several devices, or within such a part already, it is `run` itself. Arguments may be None.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.size <= 1 or any(kind == AxisType.Manual for kind in mesh.axis_types):
+        return run
+    table = [(name, tuple(axes)) for name, axes in nn.get_logical_axis_rules()]
+    is_names = lambda x: x is None or (isinstance(x, tuple) and all(i is None or isinstance(i, str) for i in x))  # noqa: E731
+
+    def specs(names: Any) -> Any:
+        return jax.tree.map(lambda n: _spec(tuple(table), n), names, is_leaf=is_names)
+
+    def cut(*given: Any) -> Any:
+        # Specs of what is there: an argument that is None takes its spec with it.
+        there = [_like(spec, value) for spec, value in zip(map(specs, arguments), given, strict=True)]
+        return jax.shard_map(run, in_specs=tuple(there), out_specs=specs(results), check_vma=False)(*given)
+
+    return cut
+
+
+def _like(spec: Any, value: Any) -> Any:
+    if value is None or isinstance(spec, PartitionSpec):
+        return None if value is None else spec
+    return type(spec)(*(_like(s, v) for s, v in zip(spec, value, strict=True)))
 
 
 @dataclass(frozen=True)

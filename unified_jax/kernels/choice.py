@@ -1,22 +1,98 @@
 """Which implementation of the attention half runs. A module's field chooses: `attention: Attention = "auto"`.
 
-`auto` is `xla` wherever nothing faster has been measured; the Pallas kernels join this choice when they land.
+    auto        the fastest that was measured for this device, dtype, shape and kind of mask (`measured`), else xla
+    reference   the specification
+    xla         everywhere; the one that has forward-mode and second derivatives
+    cudnn       attention proper by cuDNN, the rest as xla: NVIDIA GPU, bfloat16 or float16
+    pallas      our kernels: TPU and Hopper GPU; on a CPU interpreted (slow, for checking)
+
+The device is that of the mesh in use, else the default one. A forced choice that cannot work raises UserError while the
+model is traced, before anything is compiled. On a mesh of several devices the kernels run on each device's part
+(batch, heads, and the queries' tokens; keys and values of a row are gathered).
 """
 
-from typing import Literal, get_args
+import functools
+import warnings
+from typing import Any, Literal, get_args
 
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from unified_jax.kernels import reference, xla
+from unified_jax.errors import UserError
+from unified_jax.kernels import cudnn, measured, pallas, reference, xla
 from unified_jax.kernels.inputs import Index, Modulation, NormKind, OutWeights, QkvWeights, Rotary, Rows, Visible
+from unified_jax.kernels.pallas import Target
+from unified_jax.sharding import parts_of, per_device
 
-Attention = Literal["auto", "reference", "xla"]
+Attention = Literal["auto", "reference", "xla", "cudnn", "pallas"]
+
+HOPPER = ("H100", "H200", "H800", "H20", "GH200")
 
 
 def check_attention(attention: str) -> None:
     """Raises ValueError for an implementation that does not exist, before anything is compiled."""
     if attention not in get_args(Attention):
         raise ValueError(f"attention must be one of {', '.join(get_args(Attention))}; found {attention!r}.")
+
+
+def device() -> tuple[str, str]:
+    """(platform, kind) that the program is traced for."""
+    found = jax.sharding.get_abstract_mesh().abstract_device
+    if found is not None and found.platform is not None:
+        return {"cuda": "gpu"}.get(found.platform, found.platform), found.device_kind
+    return jax.devices()[0].platform, jax.devices()[0].device_kind
+
+
+def resolve(attention: Attention, dtype: Any, head_dim: int, tokens: int, runs: bool, bias: bool = False) -> Attention:
+    """The implementation that is meant, never auto. Raises UserError where it is forced and cannot work."""
+    name = jnp.dtype(dtype).name
+    if attention == "auto":
+        attention = "xla" if bias else measured.fastest(device()[1], name, head_dim, tokens, runs)
+        return "xla" if why_not(attention, name, head_dim, bias) else attention
+    if reason := why_not(attention, name, head_dim, bias):
+        raise UserError(f"attention={attention!r} cannot work here: {reason} Choose 'auto' or 'xla'.")
+    if attention == "pallas" and (reason := target_of(*device())[1]):
+        _say_once(reason)
+        return "xla"
+    return attention
+
+
+def why_not(attention: Attention, dtype: str, head_dim: int, bias: bool) -> str | None:
+    """Why an implementation cannot work on the device, or None."""
+    platform, kind = device()
+    if attention == "cudnn":
+        if platform != "gpu":
+            return f"cuDNN runs on NVIDIA GPUs, the device is {kind!r}."
+        if dtype not in ("bfloat16", "float16"):
+            return f"cuDNN takes bfloat16 and float16, the compute dtype is {dtype}."
+        if head_dim % 8 or head_dim > (256 if any(h in kind for h in HOPPER) else 128):
+            return f"cuDNN takes head dims that are multiples of 8 up to 128 (Hopper: 256), found {head_dim}."
+    if attention == "pallas":
+        if bias:
+            return "the kernels take runs, not an additive bias."
+        if platform == "gpu" and not any(h in kind for h in HOPPER):
+            return f"the GPU kernels are for Hopper, the device is {kind!r}."
+        if platform == "gpu" and dtype != "bfloat16":
+            return f"the Hopper kernels take bfloat16, the compute dtype is {dtype}."
+        if dtype not in ("bfloat16", "float32"):
+            return f"the kernels take bfloat16 and float32, the compute dtype is {dtype}."
+        if head_dim > 256:
+            return f"the kernels take head dims up to 256, found {head_dim}."
+    return None
+
+
+def target_of(platform: str, kind: str) -> tuple[Target, str | None]:
+    """(the kernels for a device, why this version of JAX cannot run them or None)."""
+    del kind
+    if platform == "cpu":
+        return Target("tpu", interpret=True), None
+    return Target("tpu"), None
+
+
+@functools.cache
+def _say_once(reason: str) -> None:
+    warnings.warn(f"attention='pallas' falls back to 'xla': {reason}", stacklevel=2)
 
 
 def modulated_qkv(
@@ -30,8 +106,23 @@ def modulated_qkv(
     attention: Attention = "auto",
 ) -> tuple[Array, Array, Array]:
     """Part one: queries, keys and values. See `reference.modulated_qkv`."""
-    part = reference.modulated_qkv if attention == "reference" else xla.modulated_qkv
-    return part(x, modulation, weights, norm=norm, eps=eps, rotary=rotary)
+    kernel = weights.kernel
+    chosen = resolve(attention, kernel.dtype, kernel.shape[-1], x.shape[1], runs=False)
+    if chosen != "pallas":
+        part = reference.modulated_qkv if chosen == "reference" else xla.modulated_qkv
+        return part(x, modulation, weights, norm=norm, eps=eps, rotary=rotary)
+    target = target_of(*device())[0]
+    tokens, heads = ("batch", "length", None), ("batch", "length", "heads", None)
+    row = ("batch", None, None)
+    by_head = QkvWeights(
+        (None, "heads", None, None), ("heads", None, None), (None,), (None,), (None,), (None,)
+    )  # fmt: skip
+    run = per_device(
+        lambda x, m, w, r: pallas.modulated_qkv(x, m, w, r, norm, eps, target),
+        (tokens, Modulation(row, row, row, ("batch", "length")), by_head, Rotary(tokens, tokens)),  # type: ignore
+        (heads, heads, heads),
+    )
+    return run(x, None if modulation is None else modulation._replace(gate=None), weights, rotary)
 
 
 def attend(
@@ -44,8 +135,34 @@ def attend(
     attention: Attention = "auto",
 ) -> tuple[Float[Array, "b n h e"], Float[Array, "b n h"]]:
     """Part two: attention over runs, with its log-sum-exp. See `reference.attend`."""
-    part = reference.attend if attention == "reference" else xla.attend
-    return part(q, k, v, visible, bias)
+    match resolve(attention, q.dtype, q.shape[-1], q.shape[1], visible is not None, bias is not None):
+        case "reference":
+            return reference.attend(q, k, v, visible, bias)
+        case "cudnn":
+            return cudnn.attend(q, k, v, visible, bias)
+        case "pallas":
+            return _attend_by_kernel(q, k, v, visible)
+        case _:
+            return xla.attend(q, k, v, visible, bias)
+
+
+def _attend_by_kernel(q: Array, k: Array, v: Array, visible: Visible | None) -> tuple[Array, Array]:
+    target = target_of(*device())[0]
+    own, whole = ("batch", "length", "heads", None), ("batch", None, "heads", None)
+    run = per_device(
+        lambda q, k, v, visible: pallas.attend(q, k, v, visible, target),
+        (own, whole, whole, ("batch", "length", None)),
+        (own, own[:3]),
+    )
+    try:
+        return run(q, k, v, visible)
+    except TypeError as error:
+        if "forward-mode" not in str(error):
+            raise
+        raise UserError(
+            "attention='pallas' has reverse-mode derivatives only; what is asked for needs forward mode (jvp): "
+            "choose attention='xla'."
+        ) from error
 
 
 def gated_out(
@@ -57,9 +174,22 @@ def gated_out(
     *,
     attention: Attention = "auto",
 ) -> Float[Array, "b n d"]:
-    """Part three: back to the residual stream through the gate. See `reference.gated_out`."""
-    part = reference.gated_out if attention == "reference" else xla.gated_out
-    return part(x, a, weights, gate, index)
+    """Part three: back to the residual stream through the gate. See `reference.gated_out`.
+
+    Where heads are cut over devices the sum over them comes before the gate: that is left to XLA.
+    """
+    chosen = resolve(attention, weights.kernel.dtype, weights.kernel.shape[1], x.shape[1], runs=False)
+    if chosen != "pallas" or parts_of("heads") > 1:
+        part = reference.gated_out if chosen == "reference" else xla.gated_out
+        return part(x, a, weights, gate, index)
+    target = target_of(*device())[0]
+    tokens = ("batch", "length", None)
+    run = per_device(
+        lambda x, a, w, gate, index: pallas.gated_out(x, a, w, gate, index, target),
+        (tokens, (*tokens, None), OutWeights((None, None, None), (None,)), ("batch", None, None), tokens[:2]),  # type: ignore
+        tokens,
+    )
+    return run(x, a, weights, gate, index)
 
 
 def attention_half(

@@ -5,6 +5,8 @@ Choices that differ from the reference, for speed (`benchmarks/profile_step.py` 
 - The softmax divides after the second matmul, `exp(s - max) v / sum`, with the maximum out of the gradient.
 - Heads come before tokens in attention's two matmuls, so that each is one plain product a head: no scores are moved.
 - Projections see batch and tokens as one axis (`rows_of`): the gradient of a weight is then one plain product too.
+- Above 2,048 x 2,048 scores queries go by chunks, whose scores are computed again in the backward pass: memory is
+  linear in the length.
 - Rows of several modulations are picked by a one-hot matmul, whose gradient is a matmul, not a scatter-add.
 """
 
@@ -14,6 +16,11 @@ from jaxtyping import Array, Float
 
 from unified_jax.kernels import reference
 from unified_jax.kernels.inputs import Index, Modulation, NormKind, OutWeights, QkvWeights, Rotary, Rows, Visible
+
+CHUNK = 512
+"""Queries of a chunk."""
+WHOLE = 2048 * 2048
+"""Pairs of tokens up to which all scores are computed at once."""
 
 
 def pick_rows(rows: Rows, index: Index | None) -> Float[Array, "b n d"]:
@@ -78,7 +85,32 @@ def attend(
     visible: Visible | None = None,
     bias: Float[Array, "b h n m"] | None = None,
 ) -> tuple[Float[Array, "b n h e"], Float[Array, "b n h"]]:
-    """(output in v's dtype, log-sum-exp float32)."""
+    """(output in v's dtype, log-sum-exp float32). Long sequences go by chunks of queries, for memory linear in n."""
+    n = q.shape[1]
+    if bias is not None or n <= CHUNK or n * k.shape[1] <= WHOLE:
+        return _attend(q, k, v, visible, bias)
+    visible = jnp.broadcast_to(jnp.array([0, k.shape[1]]), (len(q), n, 2)) if visible is None else visible
+    fill = -n % CHUNK
+
+    def chunks(x: Array) -> Array:
+        x = jnp.pad(x, [(0, 0), (0, fill)] + [(0, 0)] * (x.ndim - 2))
+        return jnp.moveaxis(x.reshape(len(x), -1, CHUNK, *x.shape[2:]), 1, 0)
+
+    # Scores are computed again in the backward pass, a chunk at a time.
+    part = jax.checkpoint(lambda given: _attend(given[0], k, v, given[1], None))
+    out, log_sum = jax.lax.map(part, (chunks(q), chunks(visible)))
+    whole = [jnp.moveaxis(x, 0, 1).reshape(len(q), n + fill, *x.shape[3:])[:, :n] for x in (out, log_sum)]
+    return whole[0], whole[1]
+
+
+def _attend(
+    q: Float[Array, "b n h e"],
+    k: Float[Array, "b m g e"],
+    v: Float[Array, "b m g e"],
+    visible: Visible | None,
+    bias: Float[Array, "b h n m"] | None,
+) -> tuple[Float[Array, "b n h e"], Float[Array, "b n h"]]:
+    """All scores at once."""
     b, n, h, e = q.shape
     groups = k.shape[2]
     q = jnp.moveaxis((q * (e**-0.5)).reshape(b, n, groups, h // groups, e), 1, 3)

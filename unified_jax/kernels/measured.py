@@ -1,0 +1,36 @@
+"""What `attention="auto"` takes where it was measured to be fastest; anywhere else it takes XLA.
+
+Each row names the result file that it was read from. The table is empty until a device has been measured:
+`benchmarks/modulated_attention.py` writes `benchmarks/results/modulated_attention.json`, whose rows say "not measured"
+where no device was at hand.
+"""
+
+from typing import Literal, NamedTuple
+
+
+class Fastest(NamedTuple):
+    """The fastest implementation for a range of shapes on one kind of device."""
+
+    device_kind: str
+    """Part of the device's name, such as "H200" or "TPU v5p"."""
+    dtype: str
+    head_dim: int
+    least_tokens: int
+    most_tokens: int
+    runs: bool
+    """Whether tokens see runs, or all keys."""
+    choice: Literal["xla", "cudnn", "pallas"]
+    source: str
+    """The result file."""
+
+
+TABLE: tuple[Fastest, ...] = ()
+
+
+def fastest(device_kind: str, dtype: str, head_dim: int, tokens: int, runs: bool) -> Literal["xla", "cudnn", "pallas"]:
+    """The measured choice, or XLA."""
+    for row in TABLE:
+        near = row.device_kind in device_kind and (row.dtype, row.head_dim, row.runs) == (dtype, head_dim, runs)
+        if near and row.least_tokens <= tokens <= row.most_tokens:
+            return row.choice
+    return "xla"

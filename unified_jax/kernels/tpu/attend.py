@@ -1,0 +1,179 @@
+r"""Attention over runs for TPU: online softmax over the listed key blocks (Dao et al. 2022, algorithm 1), forward.
+
+Everything is laid out keys down, queries across, so that the statistics of a query are rows and cost no lanes:
+
+    for each listed key block:
+        S = K Q^T / sqrt(e)                    [keys, queries]; -1e30 where a query does not see a key
+        m' = max(m, max_down(S))               [1, queries]
+        P = exp(S - m')
+        l = l exp(m - m') + sum_down(P)
+        O = O exp(m - m') + V^T P              [e, queries]
+    out = (O / l)^T,   lse = m + log(l)        an empty run has l = 0: out 0, lse -inf
+
+m starts at -1e29, above what is masked, so that a block in which a query sees nothing adds exp(-9e29) = 0.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from jaxtyping import Array, Float
+
+from unified_jax.kernels.blocks import Blocks, blocks_of, clean_runs, whole_runs
+from unified_jax.kernels.inputs import Visible
+
+MASKED, LOWEST = -1e30, -1e29
+
+
+def block_size(length: int, most: int = 512) -> int:
+    """Rows of a block: whole lanes, no more than is there."""
+    return min(most, -(-length // 128) * 128)
+
+
+def product(a: Array, b: Array, over: tuple[int, int]) -> Array:
+    """The product of two matrices over axis `over[0]` of a and `over[1]` of b, accumulated in float32.
+
+    float32 matrices are multiplied as such, not in bfloat16 passes.
+    """
+    exact = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
+    dims = (((over[0],), (over[1],)), ((), ()))
+    return jax.lax.dot_general(a, b, dims, precision=exact, preferred_element_type=jnp.float32)
+
+
+def sees(runs: Any, first: Any, shape: tuple[int, int]) -> Array:
+    """Whether query (across) sees key (down), the keys counted from `first`; `runs` holds a row of starts and stops."""
+    key = first + jax.lax.broadcasted_iota(jnp.int32, shape, 0)
+    return (key >= runs[0:1, :]) & (key < runs[1:2, :])
+
+
+def in_list(table: Any, lists: Any, length: int, at: Any) -> tuple[Array, Array, Array]:
+    """(is there an entry `at` in list `lists`, its block, whether it needs no mask) of a flat table in SMEM."""
+    code = table[lists * (1 + length) + 1 + at]
+    return at < table[lists * (1 + length)], code >> 1, (code & 1) == 0
+
+
+def block_at(table: Any, lists: Any, length: int, at: Any) -> Any:
+    """The block of entry `at`, for index maps."""
+    return table[lists * (1 + length) + 1 + at] >> 1
+
+
+class Laid(NamedTuple):
+    """The arguments as the kernels want them: heads before tokens, whole blocks, runs and their lists."""
+
+    q: Float[Array, "b h n e"]
+    k: Float[Array, "b g m e"]
+    v: Float[Array, "b g m e"]
+    runs: Visible
+    blocks: Blocks
+
+
+def lay(q: Array, k: Array, v: Array, visible: Visible | None) -> Laid:
+    """`[b, n, h, e]` laid out for the kernels. No run is a run over all keys."""
+    (b, n), m = q.shape[:2], k.shape[1]
+    rows, columns = block_size(n), block_size(m)
+    runs = clean_runs(whole_runs(b, n, m) if visible is None else visible, m, rows)
+    k, v = heads_first(k, columns), heads_first(v, columns)
+    return Laid(heads_first(q, rows), k, v, runs, blocks_of(runs, m, rows, columns))
+
+
+def heads_first(x: Float[Array, "b n h e"], block: int) -> Float[Array, "b h n2 e"]:
+    """`[b, h, n, e]` with n filled up with zeros to whole blocks."""
+    return jnp.pad(jnp.swapaxes(x, 1, 2), ((0, 0), (0, 0), (0, -x.shape[1] % block), (0, 0)))
+
+
+def tokens_first(x: Float[Array, "b h n2 e"], n: int) -> Float[Array, "b n h e"]:
+    """Back to `[b, n, h, e]`, without what was filled up."""
+    return jnp.swapaxes(x[:, :, :n], 1, 2)
+
+
+def forward(
+    q: Float[Array, "b n h e"],
+    k: Float[Array, "b m g e"],
+    v: Float[Array, "b m g e"],
+    visible: Visible | None,
+    interpret: Any = False,
+) -> tuple[Float[Array, "b n h e"], Float[Array, "b n h"]]:
+    """(out in v's dtype, log-sum-exp float32)."""
+    out, lse = _run(lay(q, k, v, visible), interpret)
+    n = q.shape[1]
+    return tokens_first(out, n), jnp.swapaxes(lse[:, :, 0, :n], 1, 2)
+
+
+def _run(given: Laid, interpret: Any) -> tuple[Float[Array, "b h n e"], Float[Array, "b h 1 n"]]:
+    q, k, v, runs, (keys, _) = given
+    b, h, n, e = q.shape
+    r, (rows, columns) = h // k.shape[1], (n // keys.code.shape[1], k.shape[2] // keys.code.shape[2])
+    lists, length = keys.code.shape[1:]
+
+    def key_block(b: Any, h: Any, i: Any, j: Any, table: Any) -> tuple[Any, ...]:
+        return b, jax.lax.div(h, r), block_at(table, b * lists + i, length, j), 0
+
+    def query_block(b: Any, h: Any, i: Any, j: Any, table: Any) -> tuple[Any, ...]:
+        return b, h, i, 0
+
+    grid = pltpu.PrefetchScalarGridSpec(
+        num_scalar_prefetch=1,
+        grid=(b, h, lists, length),
+        in_specs=[
+            pl.BlockSpec((None, None, rows, e), query_block),
+            pl.BlockSpec((None, None, columns, e), key_block),
+            pl.BlockSpec((None, None, columns, e), key_block),
+            pl.BlockSpec((None, 2, rows), lambda b, h, i, j, table: (b, 0, i)),
+        ],
+        out_specs=[
+            pl.BlockSpec((None, None, rows, e), query_block),
+            pl.BlockSpec((None, None, 1, rows), lambda b, h, i, j, table: (b, h, 0, i)),
+        ],
+        scratch_shapes=[
+            pltpu.VMEM((e, rows), jnp.float32), pltpu.VMEM((1, rows), jnp.float32), pltpu.VMEM((1, rows), jnp.float32),
+        ],
+    )  # fmt: skip
+    return pl.pallas_call(
+        functools.partial(_kernel, length),
+        grid_spec=grid,
+        out_shape=[jax.ShapeDtypeStruct(q.shape, v.dtype), jax.ShapeDtypeStruct((b, h, 1, n), jnp.float32)],
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",) * 3 + ("arbitrary",)),
+        cost_estimate=cost(q, k, products=2),
+        interpret=interpret,
+        name="attend",
+    )(keys.flat, q, k, v, runs.swapaxes(1, 2))
+
+
+def cost(q: Array, k: Array, products: int) -> pl.CostEstimate:
+    """An upper bound for the compiler's schedule: all blocks, `products` matrix products."""
+    b, h, n, e = q.shape
+    pairs = b * h * n * k.shape[2]
+    moved = (2 * q.size + 2 * k.size) * q.dtype.itemsize
+    return pl.CostEstimate(flops=2 * products * pairs * e, transcendentals=pairs, bytes_accessed=moved)
+
+
+def _kernel(length: int, table: Any, q: Any, k: Any, v: Any, runs: Any, out: Any, lse: Any, o: Any, m: Any, l: Any):
+    j = pl.program_id(3)
+    there, block, covered = in_list(table, pl.program_id(0) * pl.num_programs(2) + pl.program_id(2), length, j)
+
+    @pl.when(j == 0)
+    def _start() -> None:
+        o[...], m[...], l[...] = jnp.zeros_like(o), jnp.full_like(m, LOWEST), jnp.zeros_like(l)
+
+    def look(masked: bool) -> None:
+        s = product(k[...], q[...], (1, 1)) * q.shape[-1] ** -0.5
+        if masked:
+            s = jnp.where(sees(runs, block * len(s), s.shape), s, MASKED)
+        top = jnp.maximum(m[...], jnp.max(s, axis=0, keepdims=True))
+        p, fade = jnp.exp(s - top), jnp.exp(m[...] - top)
+        l[...] = l[...] * fade + jnp.sum(p, axis=0, keepdims=True)
+        o[...] = o[...] * fade + product(v[...], p.astype(v.dtype), (0, 0))
+        m[...] = top
+
+    pl.when(there & covered)(lambda: look(masked=False))
+    pl.when(there & ~covered)(lambda: look(masked=True))
+
+    @pl.when(j == length - 1)
+    def _finish() -> None:
+        empty = l[...] == 0
+        total = jnp.where(empty, 1.0, l[...])
+        out[...] = (o[...] / total).T.astype(out.dtype)
+        lse[...] = jnp.where(empty, -jnp.inf, m[...] + jnp.log(total))

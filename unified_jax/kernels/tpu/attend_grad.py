@@ -1,0 +1,189 @@
+r"""The gradient of attention over runs for TPU: two kernels that compute P again from the log-sum-exp.
+
+With dO and dL the cotangents of out and lse, D = sum_e(dO out) - dL a query, and keys down, queries across,
+
+    P = exp(K Q^T / sqrt(e) - lse)             0 where a query does not see a key
+    dS = P (V dO^T - D)
+
+    dQ = dS^T K / sqrt(e)                      summed over the key blocks that a query block needs
+    dV = P dO,   dK = dS Q / sqrt(e)           summed over the query blocks that a key block needs, of all the query
+                                               heads that a key head serves
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from jaxtyping import Array, Float
+
+from unified_jax.kernels.blocks import Lists
+from unified_jax.kernels.inputs import Visible
+from unified_jax.kernels.tpu.attend import (
+    block_at,
+    block_size,
+    cost,
+    heads_first,
+    in_list,
+    lay,
+    product,
+    sees,
+    tokens_first,
+)
+
+
+def backward(
+    q: Float[Array, "b n h e"],
+    k: Float[Array, "b m g e"],
+    v: Float[Array, "b m g e"],
+    visible: Visible | None,
+    lse: Float[Array, "b n h"],
+    d: Float[Array, "b n h"],
+    do: Float[Array, "b n h e"],
+    interpret: Any = False,
+) -> tuple[Array, Array, Array]:
+    """(dq, dk, dv); `d` is D above. The log-sum-exp of an empty run is -inf; its queries give and get nothing."""
+    laid = lay(q, k, v, visible)
+    filled = ((0, 0), (0, 0), (0, laid.q.shape[2] - q.shape[1]))
+    lse = jnp.pad(jnp.swapaxes(jnp.where(jnp.isneginf(lse), 0.0, lse), 1, 2), filled)[:, :, None]
+    d = jnp.pad(jnp.swapaxes(d, 1, 2), filled)[:, :, None]
+    do = heads_first(do.astype(q.dtype), block_size(q.shape[1]))
+    given = (laid.q, laid.k, laid.v, laid.runs.swapaxes(1, 2), lse, d, do)
+    dq = _queries(given, laid.blocks.keys, interpret)
+    dk, dv = _keys(given, laid.blocks.queries, interpret)
+    return tokens_first(dq, q.shape[1]), tokens_first(dk, k.shape[1]), tokens_first(dv, k.shape[1])
+
+
+def _p_and_ds(
+    q: Any, k: Any, v: Any, runs: Any, lse: Any, d: Any, do: Any, first: Any, masked: bool
+) -> tuple[Array, Array]:
+    s = product(k[...], q[...], (1, 1)) * q.shape[-1] ** -0.5
+    p = jnp.exp(s - lse[...])
+    if masked:
+        p = jnp.where(sees(runs, first, s.shape), p, 0.0)
+    return p, p * (product(v[...], do[...], (1, 1)) - d[...])
+
+
+def _queries(given: tuple[Array, ...], keys: Lists, interpret: Any) -> Array:
+    q, k = given[:2]
+    b, h, n, e = q.shape
+    lists, length = keys.code.shape[1:]
+    r, rows, columns = h // k.shape[1], n // lists, k.shape[2] // length
+
+    def key_block(b: Any, h: Any, i: Any, j: Any, table: Any) -> tuple[Any, ...]:
+        return b, jax.lax.div(h, r), block_at(table, b * lists + i, length, j), 0
+
+    query = pl.BlockSpec((None, None, rows, e), lambda b, h, i, j, table: (b, h, i, 0))
+    key = pl.BlockSpec((None, None, columns, e), key_block)
+    row = pl.BlockSpec((None, None, 1, rows), lambda b, h, i, j, table: (b, h, 0, i))
+    run = pl.BlockSpec((None, 2, rows), lambda b, h, i, j, table: (b, 0, i))
+    grid = pltpu.PrefetchScalarGridSpec(
+        num_scalar_prefetch=1,
+        grid=(b, h, lists, length),
+        in_specs=[query, key, key, run, row, row, query],
+        out_specs=query,
+        scratch_shapes=[pltpu.VMEM((rows, e), jnp.float32)],
+    )
+    return pl.pallas_call(
+        functools.partial(_query_kernel, length),
+        grid_spec=grid,
+        out_shape=jax.ShapeDtypeStruct(q.shape, q.dtype),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",) * 3 + ("arbitrary",)),
+        cost_estimate=cost(q, k, products=3),
+        interpret=interpret,
+        name="attend_grad_queries",
+    )(keys.flat, *given)
+
+
+def _query_kernel(
+    length: int, table: Any, q: Any, k: Any, v: Any, runs: Any, lse: Any, d: Any, do: Any, dq: Any, total: Any
+) -> None:
+    j = pl.program_id(3)
+    there, block, covered = in_list(table, pl.program_id(0) * pl.num_programs(2) + pl.program_id(2), length, j)
+
+    @pl.when(j == 0)
+    def _start() -> None:
+        total[...] = jnp.zeros_like(total)
+
+    def add(masked: bool) -> None:
+        _, ds = _p_and_ds(q, k, v, runs, lse, d, do, block * len(k), masked)
+        total[...] += product(ds.astype(k.dtype), k[...], (0, 0))
+
+    pl.when(there & covered)(lambda: add(masked=False))
+    pl.when(there & ~covered)(lambda: add(masked=True))
+
+    @pl.when(j == length - 1)
+    def _finish() -> None:
+        dq[...] = (total[...] * q.shape[-1] ** -0.5).astype(dq.dtype)
+
+
+def _keys(given: tuple[Array, ...], queries: Lists, interpret: Any) -> tuple[Array, Array]:
+    q, k, v = given[:3]
+    b, h, n, e = q.shape
+    lists, length = queries.code.shape[1:]
+    groups, rows, columns = k.shape[1], n // length, k.shape[2] // lists
+    r = h // groups
+
+    def head_and_block(b: Any, g: Any, i: Any, at: Any, table: Any) -> tuple[Any, Any]:
+        """The inner steps are the r query heads of a key head, one after the other, `length` blocks each."""
+        entry = jax.lax.rem(at, length)
+        return g * r + jax.lax.div(at, length), block_at(table, b * lists + i, length, entry)
+
+    def query_block(b: Any, g: Any, i: Any, at: Any, table: Any) -> tuple[Any, ...]:
+        head, block = head_and_block(b, g, i, at, table)
+        return b, head, block, 0
+
+    def row_block(b: Any, g: Any, i: Any, at: Any, table: Any) -> tuple[Any, ...]:
+        head, block = head_and_block(b, g, i, at, table)
+        return b, head, 0, block
+
+    def run_block(b: Any, g: Any, i: Any, at: Any, table: Any) -> tuple[Any, ...]:
+        return b, 0, head_and_block(b, g, i, at, table)[1]
+
+    query = pl.BlockSpec((None, None, rows, e), query_block)
+    key = pl.BlockSpec((None, None, columns, e), lambda b, g, i, at, table: (b, g, i, 0))
+    row = pl.BlockSpec((None, None, 1, rows), row_block)
+    grid = pltpu.PrefetchScalarGridSpec(
+        num_scalar_prefetch=1,
+        grid=(b, groups, lists, r * length),
+        in_specs=[query, key, key, pl.BlockSpec((None, 2, rows), run_block), row, row, query],
+        out_specs=[key, key],
+        scratch_shapes=[pltpu.VMEM((columns, e), jnp.float32)] * 2,
+    )
+    return pl.pallas_call(
+        functools.partial(_key_kernel, length),
+        grid_spec=grid,
+        out_shape=[jax.ShapeDtypeStruct(k.shape, k.dtype), jax.ShapeDtypeStruct(v.shape, v.dtype)],
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",) * 3 + ("arbitrary",)),
+        cost_estimate=cost(q, k, products=4),
+        interpret=interpret,
+        name="attend_grad_keys",
+    )(queries.flat, *given)
+
+
+def _key_kernel(
+    length: int, table: Any, q: Any, k: Any, v: Any, runs: Any, lse: Any, d: Any, do: Any, dk: Any, dv: Any,
+    total_k: Any, total_v: Any,
+) -> None:  # fmt: skip
+    at, last = pl.program_id(3), pl.program_id(3) == pl.num_programs(3) - 1
+    own = pl.program_id(2)
+    there, _, covered = in_list(table, pl.program_id(0) * pl.num_programs(2) + own, length, jax.lax.rem(at, length))
+
+    @pl.when(at == 0)
+    def _start() -> None:
+        total_k[...], total_v[...] = jnp.zeros_like(total_k), jnp.zeros_like(total_v)
+
+    def add(masked: bool) -> None:
+        p, ds = _p_and_ds(q, k, v, runs, lse, d, do, own * len(k), masked)
+        total_v[...] += product(p.astype(do.dtype), do[...], (1, 0))
+        total_k[...] += product(ds.astype(q.dtype), q[...], (1, 0))
+
+    pl.when(there & covered)(lambda: add(masked=False))
+    pl.when(there & ~covered)(lambda: add(masked=True))
+
+    @pl.when(last)
+    def _finish() -> None:
+        dk[...] = (total_k[...] * q.shape[-1] ** -0.5).astype(dk.dtype)
+        dv[...] = total_v[...].astype(dv.dtype)

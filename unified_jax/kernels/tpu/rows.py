@@ -1,0 +1,63 @@
+r"""Tiles of tokens and the modulation rows that belong to them, for the two kernels around attention.
+
+A tile is `examples` x `tokens`: several short examples, or a part of one long one. Rows of scale, shift and gate are one
+an example, which broadcasts, or a table `[k, d]` an example with an index a token; then the rows are picked by a
+product with a one-hot matrix, exact in float32.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jaxtyping import Array
+
+from unified_jax.kernels.tpu.attend import product
+
+TILE_TOKENS = 512
+TILE_BYTES = 2 << 20
+"""Of a block of tokens and of a block of weights: twice each (double buffering) and a float32 copy fit in VMEM."""
+
+
+class Tile(NamedTuple):
+    """Tokens of one grid step."""
+
+    examples: int
+    tokens: int
+
+
+def tile_of(b: int, n: int, width: int) -> Tile:
+    """The tile for `[b, n, width]`: at most 512 tokens and 2 MiB of float32."""
+    most = max(16, min(TILE_TOKENS, TILE_BYTES // (4 * width) // 16 * 16))
+    if n > most:
+        return Tile(1, most)
+    whole = n % 16 == 0  # several examples are one matrix only where their tokens fill whole registers
+    return Tile(next(e for e in range(max(1, most // n), 0, -1) if b % e == 0) if whole else 1, n)
+
+
+def tokens_spec(tile: Tile, width: int) -> pl.BlockSpec:
+    """`[b, n, width]` by (examples, tokens)."""
+    return pl.BlockSpec((tile.examples, tile.tokens, width), lambda b, i, j: (b, i, 0))
+
+
+def rows_spec(tile: Tile, k: int, width: int, cut: bool = False) -> pl.BlockSpec:
+    """`[b, k, width]`: all rows of the tile's examples; with `cut` the columns of grid step j."""
+    return pl.BlockSpec((tile.examples, k, width), lambda b, i, j: (b, 0, j if cut else 0))
+
+
+def pick(rows: Any, index: Any) -> Array:
+    """The row of each token `[e, n, d]`, or `[e, 1, d]`, which broadcasts; `index` is a block `[e, n, 1]` or None."""
+    if index is None:
+        return rows[...]
+    count = rows.shape[1]
+    there = jax.lax.broadcasted_iota(jnp.int32, (index.shape[1], count), 1)
+    picked = [
+        product((index[i] == there).astype(jnp.float32), rows[i].astype(jnp.float32), (1, 0))
+        for i in range(rows.shape[0])
+    ]
+    return jnp.stack(picked)
+
+
+def flat(x: Array) -> Array:
+    """`[e, n, d]` as `[e n, d]`."""
+    return x.reshape(-1, x.shape[-1])
