@@ -103,8 +103,8 @@ def parts_of(name: str) -> int:
 def per_device(run: Callable[..., Any], arguments: tuple[Any, ...], results: Any) -> Callable[..., Any]:
     """`run` on each device's part of its arguments, for what the compiler cannot cut itself: a kernel.
 
-    `arguments` and `results` name the logical axes of every array, as trees of tuples of names. Without an active mesh of
-    several devices, or within such a part already, it is `run` itself. Arguments may be None.
+    `arguments` and `results` name the logical axes of every array, as trees of tuples of names. Without an active mesh
+    of several devices, or within such a part already, it is `run` itself. Arguments may be None.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.size <= 1 or any(kind == AxisType.Manual for kind in mesh.axis_types):

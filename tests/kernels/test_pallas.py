@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
-from tests.kernels.oracle import dense, runs
 
+from tests.kernels.oracle import dense, runs
 from unified_jax.kernels import choice, pallas, reference, xla
 from unified_jax.kernels.inputs import Modulation, OutWeights, QkvWeights, Rotary
 
@@ -125,8 +125,9 @@ def projections(b, n, d, g, r, e, rows, seed=0):
 
 
 @pytest.mark.parametrize(
-    ("shape", "norm"), [((4, 32, 48, 2, 1, 24, 1), "layer"), ((2, 17, 64, 2, 2, 16, 5), "rms"), ((1, 600, 64, 1, 3, 16, 3), "rms")]
-)  # fmt: skip
+    ("shape", "norm"),
+    [((4, 32, 48, 2, 1, 24, 1), "layer"), ((2, 17, 64, 2, 2, 16, 5), "rms"), ((1, 600, 64, 1, 3, 16, 3), "rms")],
+)
 def test_projections_equal_the_specification(shape, norm):
     x, m, qkv, out, rotary = projections(*shape)
 

@@ -1,13 +1,15 @@
 r"""Which blocks of keys a block of queries needs: a short list for each, so that a kernel neither loads nor computes
 the others.
 
-With queries cut into blocks of `rows` and keys into blocks of `columns`,
+With queries cut into blocks of `rows` and keys into blocks of `columns`, key block j is, for query block i,
 
-    needed(i, j)    some query of block i sees some key of block j
-    covered(i, j)   every query of block i sees every key of block j: no mask is needed there
+    needed    if some query of block i sees some key of block j
+    full      if every query of block i sees every key of block j: no mask is applied there
 
-A list holds a count, then for each needed block the number 2 j + (0 if covered else 1), in rising order. The lists of
-the transposed question (which query blocks a key block needs) are what the gradient of keys and values loops over.
+A list has the full blocks first, then the others that are needed, each in rising order, and two counts: how many are
+full, how many are needed. The lists of the transposed question (which query blocks a key block needs) are what the
+gradient of keys and values walks over. Queries that fill up the last block count for neither: what they give is not
+kept.
 """
 
 from typing import NamedTuple
@@ -19,25 +21,33 @@ from unified_jax.kernels.inputs import Visible
 
 
 class Lists(NamedTuple):
-    """For each of i blocks, how many of k blocks it needs, and which."""
+    """For each of i blocks, which of j blocks it needs."""
 
-    count: Int[Array, "b i"]
-    code: Int[Array, "b i k"]
-    """2 j + (0 if covered else 1); beyond the count the last needed one again, which costs no further load."""
+    blocks: Int[Array, "b i j"]
+    """Beyond the needed ones the last of them again, which a pipeline does not load a second time."""
+    count: Int[Array, "b i 2"]
+    """(full, needed)."""
 
     @property
     def flat(self) -> Int[Array, "l"]:
-        """All in one row, count before codes: list (b, i) begins at (b I + i) (1 + K)."""
-        return jnp.concatenate([self.count[..., None], self.code], axis=-1).reshape(-1)
+        """All in one row, counts before blocks: list (b, i) begins at (b I + i) (2 + J)."""
+        return jnp.concatenate([self.count, self.blocks], axis=-1).reshape(-1)
 
 
 class Blocks(NamedTuple):
-    """The lists of both directions."""
+    """The lists of both directions, and the runs for the masks."""
 
     keys: Lists
     """Key blocks of each query block."""
     queries: Lists
     """Query blocks of each key block."""
+    runs: Int[Array, "b 2 n2"]
+    """Starts and stops of whole blocks of queries, within the keys."""
+
+
+def round_up(size: int, multiple: int) -> int:
+    """The smallest multiple that holds `size`."""
+    return -(-size // multiple) * multiple
 
 
 def whole_runs(batch: int, queries: int, keys: int) -> Visible:
@@ -45,26 +55,23 @@ def whole_runs(batch: int, queries: int, keys: int) -> Visible:
     return jnp.broadcast_to(jnp.array([0, keys], jnp.int32), (batch, queries, 2))
 
 
-def clean_runs(visible: Visible, keys: int, rows: int) -> Int[Array, "b n2 2"]:
-    """The runs within `[0, keys]`, with empty ones for the queries that fill up the last block."""
-    n = visible.shape[1]
-    clipped = jnp.clip(visible.astype(jnp.int32), 0, keys)
-    return jnp.pad(clipped, ((0, 0), (0, -n % rows), (0, 0)))
+def blocks_of(visible: Visible, keys: int, rows: int, columns: int) -> Blocks:
+    """The lists of runs over `keys` keys."""
+    visible = jnp.clip(visible.astype(jnp.int32), 0, keys)
+    fill = ((0, 0), (0, -visible.shape[1] % rows), (0, 0))
+    first = jnp.arange(0, keys, columns)
+    start, stop = visible[..., :1], visible[..., 1:]
+    meets = jnp.maximum(start, first) < jnp.minimum(stop, first + columns)
+    holds = (start <= first) & (stop >= first + columns)
+    cut = (len(visible), -1, rows, first.size)
+    needed = jnp.any(jnp.pad(meets, fill).reshape(cut), axis=2)
+    full = jnp.all(jnp.pad(holds, fill, constant_values=True).reshape(cut), axis=2)
+    runs = jnp.moveaxis(jnp.pad(visible, fill), -1, 1)
+    return Blocks(_lists(needed, full), _lists(needed.swapaxes(1, 2), full.swapaxes(1, 2)), runs)
 
 
-def blocks_of(runs: Visible, keys: int, rows: int, columns: int) -> Blocks:
-    """The lists for runs as `clean_runs` gives them."""
-    start, stop = (runs[..., i].reshape(len(runs), -1, rows, 1) for i in (0, 1))
-    low = jnp.arange(-(-keys // columns)) * columns
-    high = low + columns
-    needed = jnp.any(jnp.maximum(start, low) < jnp.minimum(stop, high), axis=2)
-    covered = jnp.all((start <= low) & (stop >= high), axis=2)
-    return Blocks(_lists(needed, covered), _lists(needed.swapaxes(1, 2), covered.swapaxes(1, 2)))
-
-
-def _lists(needed: Bool[Array, "b i k"], covered: Bool[Array, "b i k"]) -> Lists:
-    count = jnp.sum(needed, axis=-1, dtype=jnp.int32)
-    order = jnp.argsort(~needed, axis=-1, stable=True).astype(jnp.int32)
-    place = jnp.minimum(jnp.arange(needed.shape[-1]), jnp.maximum(count - 1, 0)[..., None])
-    code = 2 * order + jnp.where(jnp.take_along_axis(covered, order, axis=-1), 0, 1)
-    return Lists(count, jnp.take_along_axis(code, place, axis=-1))
+def _lists(needed: Bool[Array, "b i j"], full: Bool[Array, "b i j"]) -> Lists:
+    order = jnp.argsort(jnp.where(full, 0, jnp.where(needed, 1, 2)), axis=-1, stable=True).astype(jnp.int32)
+    count = jnp.stack([jnp.sum(full, axis=-1), jnp.sum(needed, axis=-1)], axis=-1).astype(jnp.int32)
+    place = jnp.minimum(jnp.arange(needed.shape[-1]), jnp.maximum(count[..., 1:] - 1, 0))
+    return Lists(jnp.take_along_axis(order, place, axis=-1), count)

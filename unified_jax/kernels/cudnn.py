@@ -1,7 +1,7 @@
 """Attention by cuDNN, for comparison and where it is fastest: bfloat16 or float16 on an NVIDIA GPU.
 
-cuDNN knows no runs: they become a bias of the size of the scores. It gives no log-sum-exp that can be differentiated, so
-that one comes from XLA; where nothing uses it, the compiler removes that pass.
+cuDNN knows no runs: they become a bias of the size of the scores. It gives no log-sum-exp that can be differentiated,
+so that one comes from XLA; where nothing uses it, the compiler removes that pass.
 """
 
 import jax

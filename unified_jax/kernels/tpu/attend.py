@@ -22,7 +22,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
-from unified_jax.kernels.blocks import Blocks, blocks_of, clean_runs, whole_runs
+from unified_jax.kernels.blocks import Blocks, blocks_of, whole_runs
 from unified_jax.kernels.inputs import Visible
 
 MASKED, LOWEST = -1e30, -1e29
@@ -38,7 +38,7 @@ def product(a: Array, b: Array, over: tuple[int, int]) -> Array:
 
     float32 matrices are multiplied as such, not in bfloat16 passes.
     """
-    exact = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
+    exact = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else jax.lax.Precision.DEFAULT
     dims = (((over[0],), (over[1],)), ((), ()))
     return jax.lax.dot_general(a, b, dims, precision=exact, preferred_element_type=jnp.float32)
 
@@ -50,23 +50,23 @@ def sees(runs: Any, first: Any, shape: tuple[int, int]) -> Array:
 
 
 def in_list(table: Any, lists: Any, length: int, at: Any) -> tuple[Array, Array, Array]:
-    """(is there an entry `at` in list `lists`, its block, whether it needs no mask) of a flat table in SMEM."""
-    code = table[lists * (1 + length) + 1 + at]
-    return at < table[lists * (1 + length)], code >> 1, (code & 1) == 0
+    """(is entry `at` of list `lists` a block without a mask, is it one with a mask, the block), of a table in SMEM."""
+    first = lists * (2 + length)
+    full, needed = table[first], table[first + 1]
+    return at < full, (at >= full) & (at < needed), table[first + 2 + at]
 
 
 def block_at(table: Any, lists: Any, length: int, at: Any) -> Any:
     """The block of entry `at`, for index maps."""
-    return table[lists * (1 + length) + 1 + at] >> 1
+    return table[lists * (2 + length) + 2 + at]
 
 
 class Laid(NamedTuple):
-    """The arguments as the kernels want them: heads before tokens, whole blocks, runs and their lists."""
+    """The arguments as the kernels want them: heads before tokens, whole blocks, and their lists."""
 
     q: Float[Array, "b h n e"]
     k: Float[Array, "b g m e"]
     v: Float[Array, "b g m e"]
-    runs: Visible
     blocks: Blocks
 
 
@@ -74,9 +74,8 @@ def lay(q: Array, k: Array, v: Array, visible: Visible | None) -> Laid:
     """`[b, n, h, e]` laid out for the kernels. No run is a run over all keys."""
     (b, n), m = q.shape[:2], k.shape[1]
     rows, columns = block_size(n), block_size(m)
-    runs = clean_runs(whole_runs(b, n, m) if visible is None else visible, m, rows)
-    k, v = heads_first(k, columns), heads_first(v, columns)
-    return Laid(heads_first(q, rows), k, v, runs, blocks_of(runs, m, rows, columns))
+    blocks = blocks_of(whole_runs(b, n, m) if visible is None else visible, m, rows, columns)
+    return Laid(heads_first(q, rows), heads_first(k, columns), heads_first(v, columns), blocks)
 
 
 def heads_first(x: Float[Array, "b n h e"], block: int) -> Float[Array, "b h n2 e"]:
@@ -103,10 +102,10 @@ def forward(
 
 
 def _run(given: Laid, interpret: Any) -> tuple[Float[Array, "b h n e"], Float[Array, "b h 1 n"]]:
-    q, k, v, runs, (keys, _) = given
+    q, k, v, (keys, _, runs) = given
     b, h, n, e = q.shape
-    r, (rows, columns) = h // k.shape[1], (n // keys.code.shape[1], k.shape[2] // keys.code.shape[2])
-    lists, length = keys.code.shape[1:]
+    r, (rows, columns) = h // k.shape[1], (n // keys.blocks.shape[1], k.shape[2] // keys.blocks.shape[2])
+    lists, length = keys.blocks.shape[1:]
 
     def key_block(b: Any, h: Any, i: Any, j: Any, table: Any) -> tuple[Any, ...]:
         return b, jax.lax.div(h, r), block_at(table, b * lists + i, length, j), 0
@@ -139,7 +138,7 @@ def _run(given: Laid, interpret: Any) -> tuple[Float[Array, "b h n e"], Float[Ar
         cost_estimate=cost(q, k, products=2),
         interpret=interpret,
         name="attend",
-    )(keys.flat, q, k, v, runs.swapaxes(1, 2))
+    )(keys.flat, q, k, v, runs)
 
 
 def cost(q: Array, k: Array, products: int) -> pl.CostEstimate:
@@ -152,7 +151,7 @@ def cost(q: Array, k: Array, products: int) -> pl.CostEstimate:
 
 def _kernel(length: int, table: Any, q: Any, k: Any, v: Any, runs: Any, out: Any, lse: Any, o: Any, m: Any, l: Any):
     j = pl.program_id(3)
-    there, block, covered = in_list(table, pl.program_id(0) * pl.num_programs(2) + pl.program_id(2), length, j)
+    full, partial, block = in_list(table, pl.program_id(0) * pl.num_programs(2) + pl.program_id(2), length, j)
 
     @pl.when(j == 0)
     def _start() -> None:
@@ -168,8 +167,8 @@ def _kernel(length: int, table: Any, q: Any, k: Any, v: Any, runs: Any, out: Any
         o[...] = o[...] * fade + product(v[...], p.astype(v.dtype), (0, 0))
         m[...] = top
 
-    pl.when(there & covered)(lambda: look(masked=False))
-    pl.when(there & ~covered)(lambda: look(masked=True))
+    pl.when(full)(lambda: look(masked=False))
+    pl.when(partial)(lambda: look(masked=True))
 
     @pl.when(j == length - 1)
     def _finish() -> None:

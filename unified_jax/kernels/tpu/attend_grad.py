@@ -50,7 +50,7 @@ def backward(
     lse = jnp.pad(jnp.swapaxes(jnp.where(jnp.isneginf(lse), 0.0, lse), 1, 2), filled)[:, :, None]
     d = jnp.pad(jnp.swapaxes(d, 1, 2), filled)[:, :, None]
     do = heads_first(do.astype(q.dtype), block_size(q.shape[1]))
-    given = (laid.q, laid.k, laid.v, laid.runs.swapaxes(1, 2), lse, d, do)
+    given = (laid.q, laid.k, laid.v, laid.blocks.runs, lse, d, do)
     dq = _queries(given, laid.blocks.keys, interpret)
     dk, dv = _keys(given, laid.blocks.queries, interpret)
     return tokens_first(dq, q.shape[1]), tokens_first(dk, k.shape[1]), tokens_first(dv, k.shape[1])
@@ -69,7 +69,7 @@ def _p_and_ds(
 def _queries(given: tuple[Array, ...], keys: Lists, interpret: Any) -> Array:
     q, k = given[:2]
     b, h, n, e = q.shape
-    lists, length = keys.code.shape[1:]
+    lists, length = keys.blocks.shape[1:]
     r, rows, columns = h // k.shape[1], n // lists, k.shape[2] // length
 
     def key_block(b: Any, h: Any, i: Any, j: Any, table: Any) -> tuple[Any, ...]:
@@ -101,7 +101,7 @@ def _query_kernel(
     length: int, table: Any, q: Any, k: Any, v: Any, runs: Any, lse: Any, d: Any, do: Any, dq: Any, total: Any
 ) -> None:
     j = pl.program_id(3)
-    there, block, covered = in_list(table, pl.program_id(0) * pl.num_programs(2) + pl.program_id(2), length, j)
+    full, partial, block = in_list(table, pl.program_id(0) * pl.num_programs(2) + pl.program_id(2), length, j)
 
     @pl.when(j == 0)
     def _start() -> None:
@@ -111,8 +111,8 @@ def _query_kernel(
         _, ds = _p_and_ds(q, k, v, runs, lse, d, do, block * len(k), masked)
         total[...] += product(ds.astype(k.dtype), k[...], (0, 0))
 
-    pl.when(there & covered)(lambda: add(masked=False))
-    pl.when(there & ~covered)(lambda: add(masked=True))
+    pl.when(full)(lambda: add(masked=False))
+    pl.when(partial)(lambda: add(masked=True))
 
     @pl.when(j == length - 1)
     def _finish() -> None:
@@ -122,7 +122,7 @@ def _query_kernel(
 def _keys(given: tuple[Array, ...], queries: Lists, interpret: Any) -> tuple[Array, Array]:
     q, k, v = given[:3]
     b, h, n, e = q.shape
-    lists, length = queries.code.shape[1:]
+    lists, length = queries.blocks.shape[1:]
     groups, rows, columns = k.shape[1], n // length, k.shape[2] // lists
     r = h // groups
 
@@ -169,7 +169,7 @@ def _key_kernel(
 ) -> None:  # fmt: skip
     at, last = pl.program_id(3), pl.program_id(3) == pl.num_programs(3) - 1
     own = pl.program_id(2)
-    there, _, covered = in_list(table, pl.program_id(0) * pl.num_programs(2) + own, length, jax.lax.rem(at, length))
+    full, partial, _ = in_list(table, pl.program_id(0) * pl.num_programs(2) + own, length, jax.lax.rem(at, length))
 
     @pl.when(at == 0)
     def _start() -> None:
@@ -180,8 +180,8 @@ def _key_kernel(
         total_v[...] += product(p.astype(do.dtype), do[...], (1, 0))
         total_k[...] += product(ds.astype(q.dtype), q[...], (1, 0))
 
-    pl.when(there & covered)(lambda: add(masked=False))
-    pl.when(there & ~covered)(lambda: add(masked=True))
+    pl.when(full)(lambda: add(masked=False))
+    pl.when(partial)(lambda: add(masked=True))
 
     @pl.when(last)
     def _finish() -> None:
