@@ -152,13 +152,21 @@ def provenance() -> dict[str, Any]:
     models = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
     return {
         "commit": head + ("+" if dirty else ""),
-        "versions": {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "torch")},
+        "versions": {name: version(name) for name in ("jax", "jaxlib", "flax", "optax", "torch")},
         "python": platform.python_version(),
         "cpu": models[0].split(":")[1].strip() if models else platform.processor(),
         "cores": os.cpu_count(),
         "cores_used": len(os.sched_getaffinity(0)),
         "load_average": [round(value, 2) for value in os.getloadavg()],
     }
+
+
+def version(package: str) -> str | None:
+    """Its version, or None where it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def write(name: str, result: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from unified_jax.models.plan import Plan
 from unified_jax.models.transfusion import Stream, Transfusion
 from unified_jax.networks.transfusion import Trunk
 from unified_jax.processes.interpolant import RectifiedFlow
+from unified_jax.processes.times import UniformTimes
 from unified_jax.samplers.choice import Euler
 from unified_jax.samplers.guidance import Guidance
 from unified_jax.training.balancing import FixedBalance
@@ -31,7 +32,8 @@ WORLD = World(resolution=32, max_objects=1, jitter=False)
 def experiment() -> Experiment:
     """Five modalities of one object, any subset a document, the caption mostly first, two spans of five given clean."""
     captions = WORLD.source("train", ("caption",))
-    process = RectifiedFlow(target="x0")
+    # What a scene is like is decided at high noise, so training and sampling spend their time there.
+    process = RectifiedFlow(target="x0", times=UniformTimes(shift=3.0))
     modalities = (Image(32, 32, 3, patch=8), Video(8, 32, 32, 3, (4, 8, 8)), Audio(patch=(11, 16)), Points(256, 6, 16))
     return Experiment(
         model=Transfusion(
@@ -48,11 +50,11 @@ def experiment() -> Experiment:
         ema=(Ema(decay=0.995),),
         # The errors of x0 are small beside the text's cross-entropy.
         balance=FixedBalance((("image", 20.0), ("video", 20.0), ("audio", 10.0), ("points", 10.0))),
-        steps=2600,
+        steps=2300,
         batch_size=48,
         log_every=40,
-        checkpoint=Checkpointing(every=325),
-        preview=Previews(every=650, count=8, plan=Plan(Euler(), steps=25, guidance=Guidance(2.0))),
-        validation=Validation(every=650, batches=4),
+        checkpoint=Checkpointing(every=230),
+        preview=Previews(every=1150, count=8, plan=Plan(Euler(), steps=25, guidance=Guidance(2.0), shift=3.0)),
+        validation=Validation(every=1150, batches=4),
         evaluate=128,
     )

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 
 import flax.linen as nn
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from unified_jax.errors import UserError
@@ -166,7 +167,12 @@ def make_mesh(shape: MeshShape, devices: list[Any] | None = None) -> Mesh:
     """The mesh over these devices (default: all), with automatic axis types."""
     devices = jax.devices() if devices is None else devices
     sizes = shape.resolve(len(devices))
-    return jax.make_mesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices)
+    kinds = (AxisType.Auto,) * len(MESH_AXES)
+    try:
+        return jax.make_mesh(sizes, MESH_AXES, axis_types=kinds, devices=devices)
+    except NotImplementedError:  # a TPU's torus has no axes of these sizes: they are parts of its axes
+        placed = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+        return Mesh(placed, MESH_AXES, axis_types=kinds)
 
 
 def logical_axes(boxed: Any) -> Any:

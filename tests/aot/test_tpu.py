@@ -20,7 +20,7 @@ KERNELS = {
 def devices_of(name):
     if importlib.util.find_spec("libtpu") is None:
         pytest.skip("not verified: libtpu is not installed here (make aot)")
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
     from jax.experimental import topologies
 
     return topologies.get_topology_desc(name, platform="tpu").devices

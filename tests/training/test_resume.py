@@ -26,10 +26,12 @@ def parameters(folder: Path) -> dict[str, np.ndarray]:
     import jax
 
     from unified_jax.training.checkpoint import Checkpoints
-    from unified_jax.training.loop import abstract, prepare
+    from unified_jax.training.loop import prepare
     from unified_jax.training.run_dir import load_experiment
 
-    state = Checkpoints(folder, write=False).restore(abstract(prepare(load_experiment(folder, trust=True))))
+    state = Checkpoints(folder, write=False).restore(
+        prepare(load_experiment(folder, trust=True)).program.abstract_state()
+    )
     return {jax.tree_util.keystr(p): np.asarray(v) for p, v in jax.tree_util.tree_leaves_with_path(state)}
 
 

@@ -22,12 +22,12 @@ from unified_jax.training.step import Optimizer, example_losses, init_state, tra
 def trained(e, steps=20):
     """(state, losses) of the first steps of an experiment, on its mesh."""
     run = prepare(e)
-    with e.rules.active(run.mesh):
-        make = functools.partial(init_state, e.model, run.optimizer, e.balance)
-        state = jax.jit(make, out_shardings=run.shardings)(run.key)
+    with e.rules.active(run.program.mesh):
+        make = functools.partial(init_state, e.model, run.program.optimizer, e.balance)
+        state = jax.jit(make, out_shardings=run.program.shardings)(run.key)
         losses = []
         for step in range(steps):
-            state, metrics = run.step(state, {}, run.place(run.pipeline.batch(step)), run.key)
+            state, metrics = run.program.step(state, {}, run.place(run.pipeline.batch(step)), run.key)
             losses.append(float(metrics["loss"]))
     return state, np.asarray(losses)
 
@@ -55,10 +55,12 @@ def test_eight_devices_equal_one(alone, shape):
 
 def test_optimizer_state_and_averages_lie_like_their_parameters():
     run = prepare(experiment(mesh=MeshShape(data=1, fsdp=4, tensor=2)))
-    cut = run.shardings.params["blocks"]["attention"]["qkv_kernel"].spec
+    cut = run.program.shardings.params["blocks"]["attention"]["qkv_kernel"].spec
     assert cut[1:3] == ("fsdp", "tensor")
-    assert run.shardings.ema[1]["blocks"]["attention"]["qkv_kernel"].spec == cut
-    moments = [s for p, s in jax.tree_util.tree_leaves_with_path(run.shardings.opt_state) if "qkv_kernel" in str(p)]
+    assert run.program.shardings.ema[1]["blocks"]["attention"]["qkv_kernel"].spec == cut
+    moments = [
+        s for p, s in jax.tree_util.tree_leaves_with_path(run.program.shardings.opt_state) if "qkv_kernel" in str(p)
+    ]
     assert [m.spec for m in moments] == [cut, cut]
 
 

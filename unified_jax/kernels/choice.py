@@ -20,9 +20,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from unified_jax.errors import UserError
-from unified_jax.kernels import cudnn, measured, pallas, reference, xla
+from unified_jax.kernels import cudnn, measured, reference, xla
 from unified_jax.kernels.inputs import Index, Modulation, NormKind, OutWeights, QkvWeights, Rotary, Rows, Visible
-from unified_jax.kernels.pallas import Target
 from unified_jax.sharding import parts_of, per_device
 
 Attention = Literal["auto", "reference", "xla", "cudnn", "pallas"]
@@ -52,7 +51,7 @@ def resolve(attention: Attention, dtype: Any, head_dim: int, tokens: int, runs: 
         return "xla" if why_not(attention, name, head_dim, bias) else attention
     if reason := why_not(attention, name, head_dim, bias):
         raise UserError(f"attention={attention!r} cannot work here: {reason} Choose 'auto' or 'xla'.")
-    if attention == "pallas" and (reason := target_of(*device())[1]):
+    if attention == "pallas" and (reason := kernels()[2]):
         _say_once(reason)
         return "xla"
     return attention
@@ -77,17 +76,26 @@ def why_not(attention: Attention, dtype: str, head_dim: int, bias: bool) -> str 
             return f"the Hopper kernels take bfloat16, the compute dtype is {dtype}."
         if dtype not in ("bfloat16", "float32"):
             return f"the kernels take bfloat16 and float32, the compute dtype is {dtype}."
-        if head_dim > 256:
-            return f"the kernels take head dims up to 256, found {head_dim}."
+        if head_dim > (128 if platform == "gpu" else 256):
+            return f"the kernels take head dims up to 256 (Hopper: 128), found {head_dim}."
     return None
 
 
-def target_of(platform: str, kind: str) -> tuple[Target, str | None]:
-    """(the kernels for a device, why this version of JAX cannot run them or None)."""
-    del kind
-    if platform == "cpu":
-        return Target("tpu", interpret=True), None
-    return Target("tpu"), None
+def kernels() -> tuple[Any, Any, str | None]:
+    """(the module of our kernels, their target, why this version of JAX cannot run them or None).
+
+    Imported here: Pallas takes most of a second, which only those who choose it should pay.
+    """
+    from unified_jax.kernels import pallas
+    from unified_jax.kernels.hopper import compat
+
+    match device()[0]:
+        case "cpu":
+            return pallas, pallas.Target("tpu", interpret=True), None
+        case "gpu":
+            return pallas, pallas.Target("hopper"), compat.missing()
+        case _:
+            return pallas, pallas.Target("tpu"), None
 
 
 @functools.cache
@@ -111,7 +119,7 @@ def modulated_qkv(
     if chosen != "pallas":
         part = reference.modulated_qkv if chosen == "reference" else xla.modulated_qkv
         return part(x, modulation, weights, norm=norm, eps=eps, rotary=rotary)
-    target = target_of(*device())[0]
+    pallas, target, _ = kernels()
     tokens, heads = ("batch", "length", None), ("batch", "length", "heads", None)
     row = ("batch", None, None)
     by_head = QkvWeights(
@@ -147,7 +155,7 @@ def attend(
 
 
 def _attend_by_kernel(q: Array, k: Array, v: Array, visible: Visible | None) -> tuple[Array, Array]:
-    target = target_of(*device())[0]
+    pallas, target, _ = kernels()
     own, whole = ("batch", "length", "heads", None), ("batch", None, "heads", None)
     run = per_device(
         lambda q, k, v, visible: pallas.attend(q, k, v, visible, target),
@@ -182,7 +190,7 @@ def gated_out(
     if chosen != "pallas" or parts_of("heads") > 1:
         part = reference.gated_out if chosen == "reference" else xla.gated_out
         return part(x, a, weights, gate, index)
-    target = target_of(*device())[0]
+    pallas, target, _ = kernels()
     tokens = ("batch", "length", None)
     run = per_device(
         lambda x, a, w, gate, index: pallas.gated_out(x, a, w, gate, index, target),

@@ -16,6 +16,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from unified_jax.kernels import xla
+from unified_jax.kernels.hopper import attend as hopper_attend
+from unified_jax.kernels.hopper import attend_grad as hopper_grad
+from unified_jax.kernels.hopper import out as hopper_out
+from unified_jax.kernels.hopper import qkv as hopper_qkv
 from unified_jax.kernels.inputs import Index, Modulation, NormKind, OutWeights, QkvWeights, Rotary, Rows, Visible
 from unified_jax.kernels.tpu import attend as tpu_attend
 from unified_jax.kernels.tpu import attend_grad as tpu_grad
@@ -43,7 +47,8 @@ def attend(
     target: Target,
 ) -> tuple[Float[Array, "b n h e"], Float[Array, "b n h"]]:
     """(output in v's dtype, log-sum-exp float32). See `reference.attend`."""
-    return tpu_attend.forward(q, k, v, visible, target.interpret)
+    part = tpu_attend.forward if target.kind == "tpu" else hopper_attend.forward
+    return part(q, k, v, visible, interpret=target.interpret)
 
 
 def _attend_forward(
@@ -57,7 +62,8 @@ def _attend_backward(target: Target, kept: Kept, cotangents: tuple[Array, Array]
     q, k, v, visible, out, lse = kept
     do, dlse = cotangents
     d = jnp.sum(do.astype(jnp.float32) * out, axis=-1) - dlse
-    return *tpu_grad.backward(q, k, v, visible, lse, d, do, target.interpret), None
+    part = tpu_grad.backward if target.kind == "tpu" else hopper_grad.backward
+    return *part(q, k, v, visible, lse, d, do, target.interpret), None
 
 
 attend.defvjp(_attend_forward, _attend_backward)
@@ -74,7 +80,8 @@ def modulated_qkv(
     target: Target,
 ) -> tuple[Array, Array, Array]:
     """Queries, keys and values in the kernel's dtype. See `reference.modulated_qkv`."""
-    return tpu_qkv.modulated_qkv(x, modulation, weights, norm=norm, eps=eps, rotary=rotary, interpret=target.interpret)
+    part = tpu_qkv.modulated_qkv if target.kind == "tpu" else hopper_qkv.modulated_qkv
+    return part(x, modulation, weights, norm=norm, eps=eps, rotary=rotary, interpret=target.interpret)
 
 
 def _qkv_forward(
@@ -104,7 +111,8 @@ def gated_out(
     target: Target,
 ) -> Float[Array, "b n d"]:
     """x + gate (W a + b) in x's dtype. See `reference.gated_out`."""
-    return tpu_out.gated_out(x, a, weights, gate, index, target.interpret)
+    part = tpu_out.gated_out if target.kind == "tpu" else hopper_out.gated_out
+    return part(x, a, weights, gate, index, target.interpret)
 
 
 def _out_forward(

@@ -34,6 +34,10 @@ class Modality(Protocol):
         """
         ...
 
+    def blank(self) -> np.ndarray:
+        """An array of the shape and dtype that `prepare` gives."""
+        ...
+
 
 class Continuous:
     """The base of what is denoised: a frozen dataclass that answers these has a place in every model."""

@@ -52,6 +52,10 @@ class Label:
         """Plain text."""
         return ".txt"
 
+    def blank(self) -> Int[np.ndarray, ""]:
+        """As `Continuous.blank`."""
+        return np.zeros((), np.int32)
+
     def prepare(self, raw: Any) -> Int[np.ndarray, ""]:
         """An int in 0 .. classes (the null included), or a class name as text or bytes."""
         if isinstance(raw, bytes | np.bytes_):

@@ -56,6 +56,10 @@ class Text:
         known = [int(i) for i in ids if 0 <= i < self.vocabulary]
         return _load(self.bpe).decode(known) if self.bpe else bytes(known).decode(errors="replace")
 
+    def blank(self) -> Int[np.ndarray, " length"]:
+        """As `Continuous.blank`."""
+        return np.full(self.length, -1, np.int32)
+
     def prepare(self, raw: Any) -> Int[np.ndarray, " length"]:
         """A string (UTF-8 bytes, an index into `names`) as ids, filled up with -1."""
         if isinstance(raw, np.ndarray) and raw.shape == ():

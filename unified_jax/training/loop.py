@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from unified_jax.data.pipeline import HostBatch, Pipeline
 from unified_jax.data.prefetch import Prefetcher
@@ -26,9 +25,10 @@ from unified_jax.training.flops import count_flops
 from unified_jax.training.gradients import term_gradients
 from unified_jax.training.lock import RunLock
 from unified_jax.training.metrics import MetricsWriter, Pending, Progress
+from unified_jax.training.program import Program, assemble
 from unified_jax.training.same_run import check_same_run
-from unified_jax.training.state import State, state_shardings
-from unified_jax.training.step import Optimizer, init_state, train_step
+from unified_jax.training.state import State
+from unified_jax.training.step import init_state
 from unified_jax.training.watch import Watch
 
 
@@ -47,49 +47,27 @@ class Run:
     """The live parts of a run; nothing in here decides what is computed."""
 
     experiment: Experiment
-    mesh: Mesh
+    program: Program
     pipeline: Pipeline
-    optimizer: Optimizer
-    shapes: State
-    shardings: State
-    step: Callable[..., Any]
     gradients: Callable[..., Any]
     key: jax.Array
 
     def place(self, batch: HostBatch) -> dict[str, jax.Array]:
         """This process's rows as global arrays, cut over the batch axes of the mesh."""
-        spec = NamedSharding(self.mesh, self.experiment.rules.activation_spec(("batch",)))
-        return {n: jax.make_array_from_process_local_data(spec, a) for n, a in batch.arrays.items()}
+        cut = self.program.batch_sharding
+        return {n: jax.make_array_from_process_local_data(cut, a) for n, a in batch.arrays.items()}
 
 
 def prepare(experiment: Experiment) -> Run:
     """Everything up to (not including) the first compile: mesh, data, shapes, shardings. Raises UserError early."""
-    mesh = make_mesh(experiment.mesh)
-    parts = mesh.shape["data"] * mesh.shape["fsdp"]
-    packer = experiment.model.packer
-    rows = experiment.batch_size // experiment.accumulate // (packer.policy.per_row if packer else 1)
-    if rows % parts:
-        raise UserError(
-            f"A batch of {experiment.batch_size} in {experiment.accumulate} microbatch(es) is not divisible over the "
-            f"{parts} devices of data x fsdp; choose --batch-size as a multiple of {parts * experiment.accumulate}."
-        )
+    program = assemble(experiment, make_mesh(experiment.mesh))
     process = (jax.process_index(), jax.process_count())
     pipeline = Pipeline(
         experiment.data, experiment.split, experiment.model.modalities, experiment.batch_size, experiment.seed, process,
         experiment.model.packer,
     )  # fmt: skip
-    optimizer = Optimizer(experiment.optimizer, experiment.ema, experiment.steps, experiment.accumulate)
-    key = jax.random.key(experiment.seed)
-    shapes = jax.eval_shape(functools.partial(init_state, experiment.model, optimizer, experiment.balance), key)
-    shardings = state_shardings(mesh, experiment.rules, experiment.model.axes(), shapes)
-    replicated = NamedSharding(mesh, PartitionSpec())
-    step = jax.jit(
-        functools.partial(train_step, experiment.model, optimizer, experiment.balance),
-        out_shardings=(shardings, replicated),
-        donate_argnums=0,
-    )
     gradients = jax.jit(functools.partial(term_gradients, experiment.model, experiment.balance))
-    return Run(experiment, mesh, pipeline, optimizer, shapes, shardings, step, gradients, key)
+    return Run(experiment, program, pipeline, gradients, jax.random.key(experiment.seed))
 
 
 def train(experiment: Experiment, start: Start) -> dict[str, Any]:
@@ -99,7 +77,7 @@ def train(experiment: Experiment, start: Start) -> dict[str, Any]:
     both leave the last good checkpoint. SIGTERM and Ctrl-C save and return early with summary["finished"] = False.
     """
     run = prepare(experiment)
-    with experiment.rules.active(run.mesh):
+    with experiment.rules.active(run.program.mesh):
         return _train(run, start)
 
 
@@ -113,7 +91,7 @@ def _train(run: Run, start: Start) -> dict[str, Any]:
         state = begin(run, start, checkpoints)
         first = int(state.step)
         runs.save_experiment(folder, experiment)
-        runs.write_json(folder / "environment.json", runs.environment(experiment, dict(run.mesh.shape)))
+        runs.write_json(folder / "environment.json", runs.environment(experiment, dict(run.program.mesh.shape)))
         with Interrupt() as interrupt:
             summary = _steps(run, state, first, checkpoints, start, interrupt)
     runs.write_json(folder / "summary.json", summary | runs.provenance(experiment))
@@ -133,27 +111,20 @@ def begin(run: Run, start: Start, checkpoints: Checkpoints) -> State:
         check_same_run(run.experiment, start.run_dir)
         if saved[-1] > run.experiment.steps:
             raise UserError(f"The run is at step {saved[-1]}, beyond --steps {run.experiment.steps}.")
-        state = checkpoints.restore_newest(abstract(run), fall_back=start.resume == "auto")
+        state = checkpoints.restore_newest(run.program.abstract_state(), fall_back=start.resume == "auto")
         checkpoints.drop_after(int(state.step))
         return state
     checkpoints.drop_after(0)
-    make = functools.partial(init_state, run.experiment.model, run.optimizer, run.experiment.balance)
-    state = jax.jit(make, out_shardings=run.shardings)(run.key)
+    make = functools.partial(init_state, run.experiment.model, run.program.optimizer, run.experiment.balance)
+    state = jax.jit(make, out_shardings=run.program.shardings)(run.key)
     return state if start.init_from is None else _init_from(run, state, start.init_from)
-
-
-def abstract(run: Run) -> State:
-    """The state's shapes with their shardings."""
-    return jax.tree.map(
-        lambda shape, cut: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=cut), run.shapes, run.shardings
-    )
 
 
 def _init_from(run: Run, state: State, source: Path) -> State:
     averages = runs.read_config(source).get("ema")  # only their number is needed: nothing of the file is built
     if not isinstance(averages, list) or not averages:
         raise UserError(f"--init-from: {source / 'config.json'} does not describe an experiment with averages.")
-    wanted = {"ema": tuple(abstract(run).params for _ in averages)}
+    wanted = {"ema": tuple(run.program.abstract_state().params for _ in averages)}
     params = Checkpoints(source, write=False).restore(wanted)["ema"][0]
     copies = tuple(jax.tree.map(jnp.copy, params) for _ in state.ema)
     return dataclasses.replace(state, params=params, ema=copies)
@@ -199,8 +170,8 @@ def _steps(
             batch = _next_batch(batches, experiment, step + 1, checkpoints)
             watch.clock.wait(time.perf_counter() - before)
             rows = run.place(batch)
-            watch.flops = watch.flops or count_flops(run.step, state, {}, rows, run.key)
-            state, metrics = run.step(state, {}, rows, run.key)
+            watch.flops = watch.flops or count_flops(run.program.step, state, {}, rows, run.key)
+            state, metrics = run.program.step(state, {}, rows, run.key)
             step += 1
             watch.note(Pending(step, metrics, batch))
             if experiment.gradients_every and step % experiment.gradients_every == 0:
@@ -208,7 +179,7 @@ def _steps(
             watch.look(state, step)
         watch.drain(0)
         checkpoints.save_last(state, step)
-        return watch.summary(step, parameters=sum(leaf.size for leaf in jax.tree.leaves(run.shapes.params)))
+        return watch.summary(step, parameters=sum(leaf.size for leaf in jax.tree.leaves(run.program.shapes.params)))
     finally:
         batches.close()
         progress.close()

@@ -6,7 +6,7 @@ import numpy as np
 from unified_jax.errors import UserError
 from unified_jax.training.checkpoint import Checkpoints
 from unified_jax.training.experiment import Experiment
-from unified_jax.training.loop import Run, Start, abstract, prepare
+from unified_jax.training.loop import Run, Start, prepare
 from unified_jax.training.step import example_losses, init_state
 
 
@@ -21,19 +21,19 @@ def replay(experiment: Experiment, start: Start, step: int) -> str:
     if not start.run_dir.is_dir():
         raise UserError(f"--replay: the run directory {str(start.run_dir)!r} does not exist.")
     run = prepare(experiment)
-    with experiment.rules.active(run.mesh):
+    with experiment.rules.active(run.program.mesh):
         checkpoints = Checkpoints(start.run_dir, write=False)
         before = [s for s in checkpoints.steps() if s < step]
         if before:
-            state = checkpoints.restore(abstract(run), before[-1])
+            state = checkpoints.restore(run.program.abstract_state(), before[-1])
         else:
             make = jax.jit(
-                lambda key: init_state(experiment.model, run.optimizer, experiment.balance, key),
-                out_shardings=run.shardings,
+                lambda key: init_state(experiment.model, run.program.optimizer, experiment.balance, key),
+                out_shardings=run.program.shardings,
             )
             state = make(run.key)
         for index in range(int(state.step), step - 1):
-            state, _ = run.step(state, {}, run.place(run.pipeline.batch(index)), run.key)
+            state, _ = run.program.step(state, {}, run.place(run.pipeline.batch(index)), run.key)
         return _report(run, state, step)
 
 
@@ -42,7 +42,7 @@ def _report(run: Run, state: object, step: int) -> str:
     rows = run.place(batch)
     terms = jax.jit(example_losses, static_argnums=0)(run.experiment.model, state, {}, rows, run.key)
     losses = {name: np.asarray(value) for name, value in terms.items()}
-    _, metrics = run.step(state, {}, rows, run.key)
+    _, metrics = run.program.step(state, {}, rows, run.key)
     total = sum(losses.values())
     order = np.argsort(np.where(np.isfinite(total), -total, -np.inf), kind="stable")
     finite = "finite" if bool(metrics["finite"]) else "not finite"

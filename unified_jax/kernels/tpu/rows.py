@@ -28,7 +28,8 @@ class Tile(NamedTuple):
 
 def tile_of(b: int, n: int, width: int) -> Tile:
     """The tile for `[b, n, width]`: at most 512 tokens and 2 MiB of float32."""
-    most = max(16, min(TILE_TOKENS, TILE_BYTES // (4 * width) // 16 * 16))
+    most = min(TILE_TOKENS, TILE_BYTES // (4 * width))
+    most = most // 128 * 128 or max(16, most // 16 * 16)
     if n > most:
         return Tile(1, most)
     whole = n % 16 == 0  # several examples are one matrix only where their tokens fill whole registers

@@ -1,0 +1,115 @@
+"""What a recipe would take on a pod or a GPU host, before the money is spent: memory, time, traffic, a verdict.
+
+    python -m unified_jax.cli.plan RECIPE --target v5p:8x8x8 [--experiment flags such as --mesh.fsdp 64] [--json]
+
+Compiles the real train step with the real compilers on this machine; no device is needed. Exit code 1 when it cannot
+fit.
+"""
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import tyro
+
+from unified_jax.cli.entry import run_command
+from unified_jax.cli.recipe import load_recipe, recipe_names
+from unified_jax.errors import RunError, UserError
+from unified_jax.training.experiment import Experiment
+
+
+@dataclass(frozen=True)
+class PlanCommand:
+    """Plan a recipe. Every field of its experiment is a flag."""
+
+    experiment: Annotated[Experiment, tyro.conf.arg(name="")]
+    target: str = "v5p:8x8x8"
+    """KIND:SHAPE, such as v5p:8x8x8, v6e:16x16 or h200:8."""
+    json: bool = False
+    """Print one JSON object instead of text."""
+    search: int = 0
+    """Try up to this many meshes and remat policies that could fit, and rank them."""
+
+
+def main(arguments: list[str]) -> None:
+    """The command."""
+    if not arguments or arguments[0].startswith("-"):
+        raise UserError(f"Usage: plan RECIPE --target KIND:SHAPE; recipes: {', '.join(recipe_names())}.")
+    os.environ["JAX_PLATFORMS"] = "cpu"  # targets are compiled for, not opened
+    command = tyro.cli(
+        PlanCommand,
+        prog=f"plan {arguments[0]}",
+        args=arguments[1:],
+        default=PlanCommand(load_recipe(arguments[0])),
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+    from unified_jax.training.planning import forecast, search
+    from unified_jax.training.targets import open_target
+
+    target = open_target(command.target)
+    if command.search:
+        found = search(command.experiment, target, command.search, _say)
+        if not found:
+            raise RunError(f"No mesh of {command.target} divides this recipe and leaves room; take more chips.")
+        print(json.dumps(found, indent=1) if command.json else table(found))
+        best = found[0]
+    else:
+        best = forecast(command.experiment, target)
+        print(json.dumps(best, indent=1) if command.json else describe(best, command.experiment))
+    if not best["fits"]:
+        raise RunError(f"It does not fit: {best['refusal'] or 'more bytes than the chip has'}")
+
+
+def _say(i: int, n: int, experiment: Experiment) -> None:
+    mesh = experiment.mesh
+    remat = getattr(experiment.model.network, "remat", "")
+    print(f"{i + 1}/{n} data {mesh.data} fsdp {mesh.fsdp} tensor {mesh.tensor} remat {remat} ...", file=sys.stderr)
+
+
+def describe(found: dict[str, Any], experiment: Experiment) -> str:
+    """The figures for people."""
+    size, limit = found["bytes"], found["bytes"]["limit"]
+    lines = [
+        f"{found['target']}: {found['chips']} chips, mesh {' x '.join(f'{k}={v}' for k, v in found['mesh'].items())}",
+        f"parameters {found['parameters'] / 1e6:.1f} M, batch {experiment.batch_size}, {experiment.steps} steps",
+        "",
+        "bytes a chip (activations are estimated)",
+    ]
+    for name in ("params", "optimizer", "ema", "batch", "activations", "temporaries", "total"):
+        lines.append(f"  {name:12s} {size[name] / 2**30:8.2f} GiB  {100 * size[name] / limit:5.1f} %")
+    lines += [f"  {'limit':12s} {limit / 2**30:8.2f} GiB", "", f"FLOPs a step {found['flops_per_step']:.4g}"]
+    if "step_seconds" in found:
+        seconds = found["step_seconds"]
+        lines += [
+            f"step {seconds['value']:.4g} s ({seconds['source']}), {100 * found['share_of_peak']:.1f} % of the peak",
+            f"{found['examples_per_second']:.4g} examples/s"
+            + (f", {found['tokens_per_second']:.4g} tokens/s" if "tokens_per_second" in found else ""),
+            f"whole run {found['chip_hours']:.4g} chip-hours",
+            "",
+            "collectives, bytes a chip and step",
+        ]
+        lines += [
+            f"  {m['axis']:16s} {m['kind']:20s} {m['bytes'] / 2**20:10.1f} MiB in {m['count']}"
+            for m in found["collectives"]
+        ] or ["  none"]
+    lines += ["", "fits" if found["fits"] else f"does not fit: {found['refusal'] or 'more bytes than the chip has'}"]
+    return "\n".join(lines)
+
+
+def table(found: list[dict[str, Any]]) -> str:
+    """Candidates, the fastest that fits first."""
+    lines = [f"{'data':>5s}{'fsdp':>6s}{'tensor':>7s} {'remat':6s}{'GiB':>8s}{'step s':>10s}{'of peak':>9s}  fits"]
+    for row in found:
+        mesh, seconds = row["mesh"], row.get("step_seconds", {}).get("value", float("nan"))
+        lines.append(
+            f"{mesh['data']:5d}{mesh['fsdp']:6d}{mesh['tensor']:7d} {row['remat'] or '':6s}"
+            f"{row['bytes']['total'] / 2**30:8.2f}{seconds:10.4g}{100 * row.get('share_of_peak', 0):8.1f} %"
+            f"  {'yes' if row['fits'] else 'no'}"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, sys.argv[1:]))

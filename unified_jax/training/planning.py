@@ -1,0 +1,185 @@
+r"""What a run would take on devices that are not there: the train step compiled for them, and its figures.
+
+Bytes are of one chip. Parameters, optimizer and averages are exact, from their shapes and shardings; the compiler says
+how much it needs beside them. Of that, activations are estimated: what the backward pass keeps, over all devices. The
+rest (gradients, workspace) is called temporaries.
+
+Seconds are the compiler's own estimate where it gives one (TPU). Its analysis counts the body of a scan once, so the
+estimate is scaled by the FLOPs of the step over those that it counted. Where it gives none (GPU) they are a roofline:
+the longest of products, memory and links at the data sheet's rates.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from unified_jax.errors import UserError
+from unified_jax.sharding import make_mesh
+from unified_jax.training.collectives import Moved, collectives
+from unified_jax.training.experiment import Experiment
+from unified_jax.training.flops import count_flops
+from unified_jax.training.program import Program, assemble
+from unified_jax.training.targets import Chip, Target
+
+
+def forecast(experiment: Experiment, target: Target) -> dict[str, Any]:
+    """The figures of one experiment on one target (DESIGN section 9), all plain values."""
+    program = assemble(experiment, make_mesh(experiment.mesh, target.devices))
+    chips, axes = len(target.devices), dict(program.mesh.shape)
+    with experiment.rules.active(program.mesh):
+        flops = count_flops(program.step, *_arguments(program))
+        kept = _kept_bytes(program) / chips
+    compiled, refusal = _compile(program)
+    held = _state_bytes(program)
+    memory = None if compiled is None else compiled.memory_analysis()
+    temporary = 0 if memory is None else memory.temp_size_in_bytes
+    activations = kept if memory is None else min(kept, temporary)
+    state = sum(held.values())
+    others = 0 if memory is None else max(0, memory.argument_size_in_bytes - state)
+    total = state + others + (kept if memory is None else temporary)
+    moved = [] if compiled is None else collectives(compiled.as_text(), axes)
+    found = {
+        "target": target.text,
+        "chips": chips,
+        "mesh": axes,
+        "bytes": held
+        | {
+            "batch": others,
+            "activations": round(activations),
+            "temporaries": round(max(0, temporary - activations)),
+            "total": round(total),
+            "limit": round(target.chip.memory),
+        },
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(program.shapes.params)),
+        "flops_per_step": flops,
+        "collectives": [dataclasses.asdict(m) for m in moved],
+        "fits": compiled is not None and total <= target.chip.memory,
+        "refusal": refusal,
+    }
+    if compiled is not None:
+        found |= _speed(experiment, target, compiled, flops, total, moved)
+    return found
+
+
+def _arguments(program: Program) -> tuple[Any, ...]:
+    replicated = NamedSharding(program.mesh, PartitionSpec())
+    shape = jax.eval_shape(lambda: jax.random.key(0))
+    key = jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=replicated)
+    return program.abstract_state(), {}, program.abstract_batch(), key
+
+
+def _compile(program: Program) -> tuple[Any, str | None]:
+    """(the compiled step, None), or (None, the compiler's words) where it does not fit."""
+    with program.experiment.rules.active(program.mesh):
+        lowered = program.step.lower(*_arguments(program))
+        try:
+            return lowered.compile(), None
+        except Exception as error:  # the compilers raise what they like
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            return None, " ".join(str(error).split())[:300]
+
+
+def _state_bytes(program: Program) -> dict[str, int]:
+    def of(shapes: Any, shardings: Any) -> int:
+        sizes = jax.tree.map(lambda s, cut: math.prod(cut.shard_shape(s.shape)) * s.dtype.itemsize, shapes, shardings)
+        return sum(jax.tree.leaves(sizes))
+
+    shapes, cuts = program.shapes, program.shardings
+    return {
+        "params": of(shapes.params, cuts.params),
+        "optimizer": of(shapes.opt_state, cuts.opt_state),
+        "ema": of(shapes.ema, cuts.ema),
+    }
+
+
+def _kept_bytes(program: Program) -> float:
+    """Bytes that the backward pass keeps, all devices together: what a gradient holds beside the parameters."""
+    experiment = program.experiment
+    key = jax.eval_shape(lambda: jax.random.key(0))
+
+    def loss(params: Any, batch: Any, key: Any) -> Any:
+        terms, _, _ = experiment.model.losses(params, {}, batch, key)
+        return sum(jnp.sum(total) for total, _ in terms.values())
+
+    batch = {name: jax.ShapeDtypeStruct(s.shape, s.dtype) for name, s in program.abstract_batch().items()}
+    kept = jax.eval_shape(lambda p, b, k: jax.vjp(lambda p: loss(p, b, k), p)[1], program.shapes.params, batch, key)
+    weights = {leaf.shape for leaf in jax.tree.leaves(program.shapes.params)}
+    sizes = [leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept) if leaf.shape not in weights]
+    return sum(sizes) / experiment.accumulate
+
+
+def _speed(
+    experiment: Experiment, target: Target, compiled: Any, flops: float, total: float, moved: list[Moved]
+) -> dict[str, Any]:
+    chips, chip = len(target.devices), target.chip
+    seconds, source = _compiler_seconds(compiled, flops / chips), "compiler, scaled to all blocks"
+    if seconds is None:
+        seconds, source = _roofline(chip, flops / chips, total, sum(m.bytes for m in moved)), "roofline (estimated)"
+    packer = experiment.model.packer
+    rows = experiment.batch_size // (packer.policy.per_row if packer else 1)
+    rate = {"tokens_per_second": rows * packer.length / seconds} if packer else {}
+    return rate | {
+        "step_seconds": {"value": seconds, "source": source},
+        "share_of_peak": flops / (chips * chip.flops * seconds),
+        "examples_per_second": experiment.batch_size / seconds,
+        "chip_hours": chips * seconds * experiment.steps / 3600,
+    }
+
+
+def _roofline(chip: Chip, flops: float, touched: float, moved: float) -> float:
+    """Seconds: products, one pass over all that is held, and links, whichever takes longest."""
+    return max(flops / chip.flops, 2 * touched / chip.bandwidth, moved / chip.links)
+
+
+def _compiler_seconds(compiled: Any, flops: float) -> float | None:
+    """The compiler's estimate for all of a device's FLOPs, or None."""
+    cost = compiled.cost_analysis() or {}
+    cost = cost[0] if isinstance(cost, list) else cost
+    seconds, counted = cost.get("optimal_seconds") or 0.0, cost.get("flops") or 0.0
+    return float(seconds * max(1.0, flops / counted)) if seconds > 0 and counted > 0 else None
+
+
+def candidates(experiment: Experiment, target: Target) -> list[Experiment]:
+    """Meshes and remat policies to try: fsdp by powers of two, tensor 1, 2 and 4, data the rest; the batch as it is."""
+    chips, found = len(target.devices), []
+    network = experiment.model.network
+    for tensor in (1, 2, 4):
+        for fsdp in (2**i for i in range(chips.bit_length())):
+            if chips % (fsdp * tensor) or network.heads % tensor:  # type: ignore[attr-defined]
+                continue
+            mesh = dataclasses.replace(
+                experiment.mesh, data=chips // (fsdp * tensor), fsdp=fsdp, tensor=tensor, sequence=1
+            )
+            for remat in ("none", "dots", "full"):
+                model = dataclasses.replace(experiment.model, network=network.clone(remat=remat))
+                found.append(dataclasses.replace(experiment, mesh=mesh, model=model))
+    return [one for one in found if _possible(one, target)]
+
+
+def _possible(experiment: Experiment, target: Target) -> bool:
+    """Whether the mesh divides batch and parameters, and state and kept activations leave room."""
+    try:
+        program = assemble(experiment, make_mesh(experiment.mesh, target.devices))
+    except UserError:
+        return False
+    with experiment.rules.active(program.mesh):
+        need = sum(_state_bytes(program).values()) + _kept_bytes(program) / len(target.devices)
+    return need <= target.chip.memory
+
+
+def search(experiment: Experiment, target: Target, most: int, say: Any) -> list[dict[str, Any]]:
+    """Forecasts of up to `most` candidates that could fit, the fastest first; `say(i, n, experiment)` before each."""
+    tried = candidates(experiment, target)
+    # Little communication first: few parts of the parameters, little recomputed.
+    chosen = tried[:most]
+    found = []
+    for i, one in enumerate(chosen):
+        say(i, len(chosen), one)
+        remat = getattr(one.model.network, "remat", None)
+        found.append(forecast(one, target) | {"remat": remat, "batch_size": one.batch_size})
+    return sorted(found, key=lambda f: (not f["fits"], f.get("step_seconds", {"value": math.inf})["value"]))

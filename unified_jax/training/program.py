@@ -1,0 +1,82 @@
+"""The compiled part of training, without data: what a step takes, how it lies on a mesh, and the jitted step itself.
+
+`loop.train` runs it, `plan` compiles it for devices that are not there.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from unified_jax.errors import UserError
+from unified_jax.training.experiment import Experiment
+from unified_jax.training.state import State, state_shardings
+from unified_jax.training.step import Optimizer, init_state, train_step
+
+
+@dataclass(frozen=True)
+class Program:
+    """A train step on a mesh."""
+
+    experiment: Experiment
+    mesh: Mesh
+    optimizer: Optimizer
+    shapes: State
+    shardings: State
+    step: Callable[..., Any]
+    """(state, frozen, batch, key) -> (state, metrics), jitted; the state is donated."""
+
+    @property
+    def batch_sharding(self) -> NamedSharding:
+        """How every array of a batch is cut: rows over the batch axes."""
+        return NamedSharding(self.mesh, self.experiment.rules.activation_spec(("batch",)))
+
+    def abstract_state(self) -> State:
+        """The state's shapes with their shardings."""
+        return jax.tree.map(
+            lambda shape, cut: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=cut),
+            self.shapes, self.shardings,
+        )  # fmt: skip
+
+    def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """The shapes of a global batch with their shardings, from the modalities alone: no data is read."""
+        return {
+            name: jax.ShapeDtypeStruct((rows, *one.shape), one.dtype, sharding=self.batch_sharding)
+            for name, (rows, one) in blank_batch(self.experiment).items()
+        }
+
+
+def blank_batch(experiment: Experiment) -> dict[str, tuple[int, np.ndarray]]:
+    """(rows, one blank row) of every array of a batch."""
+    packer = experiment.model.packer
+    if packer is not None:
+        rows = experiment.batch_size // packer.policy.per_row
+        return {name: (rows, array[0]) for name, array in packer.empty(1).items()}
+    blanks = {m.name: m.blank() for m in experiment.model.modalities}
+    return {n: (experiment.batch_size, one) for n, one in (blanks | {"slot": np.zeros((), np.int32)}).items()}
+
+
+def assemble(experiment: Experiment, mesh: Mesh) -> Program:
+    """The program of an experiment. Raises UserError for a batch or a parameter that the mesh does not divide."""
+    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    packer = experiment.model.packer
+    rows = experiment.batch_size // experiment.accumulate // (packer.policy.per_row if packer else 1)
+    if rows % parts:
+        raise UserError(
+            f"A batch of {experiment.batch_size} in {experiment.accumulate} microbatch(es) is not divisible over the "
+            f"{parts} devices of data x fsdp; choose --batch-size as a multiple of {parts * experiment.accumulate}."
+        )
+    optimizer = Optimizer(experiment.optimizer, experiment.ema, experiment.steps, experiment.accumulate)
+    make = functools.partial(init_state, experiment.model, optimizer, experiment.balance)
+    shapes = jax.eval_shape(make, jax.random.key(experiment.seed))
+    shardings = state_shardings(mesh, experiment.rules, experiment.model.axes(), shapes)
+    step = jax.jit(
+        functools.partial(train_step, experiment.model, optimizer, experiment.balance),
+        out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())),
+        donate_argnums=0,
+    )
+    return Program(experiment, mesh, optimizer, shapes, shardings, step)
