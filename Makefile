@@ -4,9 +4,10 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do $$p -c '
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 CONSTRAINTS ?= constraints.txt
+comma := ,
 NEWEST = $(shell for p in python3.13 python3.12 python3; do $$p -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: install quickstart test test-fast test-latest lint types figures clean
+.PHONY: install quickstart test test-fast test-latest aot aot-gpu lint types figures clean
 
 install: $(VENV)/.installed
 
@@ -32,6 +33,18 @@ test-latest:  ## The suite on the newest jax, where a Python 3.12 or later is fo
 	  .venv-latest/bin/python -m pip install --quiet --upgrade --editable ".[dev]" && \
 	  .venv-latest/bin/python -c "import jax; print('jax', jax.__version__)" && \
 	  .venv-latest/bin/python -m pytest -q; fi
+
+AOT = $(1)/bin/python -m pip install --quiet --upgrade pip && $(1)/bin/python -m pip install --quiet $(2) && \
+	JAX_PLATFORMS=cpu $(1)/bin/python -m pytest -q $(3)
+
+aot: $(VENV)/.installed  ## Our kernels through the real TPU compilers, and plans for TPU pods; an environment of its own, no TPU.
+	$(PYTHON) -m venv .venv-aot
+	$(call AOT,.venv-aot,--constraint $(CONSTRAINTS) --editable ".[dev$(comma)tpu]",tests/aot/test_tpu.py tests/training/test_plan.py)
+
+aot-gpu:  ## The same through the real Hopper compilers, and the simulator of a GPU; needs Python 3.12, no GPU.
+	@if [ -z "$(NEWEST)" ]; then echo "not verified: no Python 3.12 or later was found"; else \
+	  $(NEWEST) -m venv .venv-aot-gpu && \
+	  $(call AOT,.venv-aot-gpu,"jax[cuda13]>=0.11$(comma)<0.12" --editable ".[dev]",tests/aot/test_gpu.py tests/kernels/test_hopper.py); fi
 
 lint: install
 	$(RUN) -m ruff check .

@@ -110,11 +110,12 @@ def per_device(run: Callable[..., Any], arguments: tuple[Any, ...], results: Any
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.size <= 1 or any(kind == AxisType.Manual for kind in mesh.axis_types):
         return run
-    table = [(name, tuple(axes)) for name, axes in nn.get_logical_axis_rules()]
+    rules: Any = nn.get_logical_axis_rules()
+    table = tuple((name, tuple(axes)) for name, axes in rules)
     is_names = lambda x: x is None or (isinstance(x, tuple) and all(i is None or isinstance(i, str) for i in x))  # noqa: E731
 
     def specs(names: Any) -> Any:
-        return jax.tree.map(lambda n: _spec(tuple(table), n), names, is_leaf=is_names)
+        return jax.tree.map(lambda n: _spec(table, n), names, is_leaf=is_names)
 
     def cut(*given: Any) -> Any:
         # Specs of what is there: an argument that is None takes its spec with it.

@@ -8,6 +8,7 @@ The number judges a density, which needs a good velocity near the data. A networ
 square has an error of x0 that the velocity divides by t: it may draw well and still score hundreds of bits/dim.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -34,6 +35,8 @@ def bits_per_dim(
     batch: int = 64, report: Callable[[int], Any] = lambda done: None,
 ) -> np.ndarray:  # fmt: skip
     """One number an example. `steps` are those of the ODE (Heun); a chain is walked whole."""
+    # The ODE's divergence takes forward-mode derivatives, which the kernels of attention do not have.
+    model = dataclasses.replace(model, network=model.network.clone(attention="xla"))
     examples = Pipeline(data, split, model.modalities, count, seed).batch(0).arrays
     images = jnp.asarray(examples[model.modality.name])
     labels = model.pack_labels({c.name: examples[c.name] for c in model.conditions}, count)

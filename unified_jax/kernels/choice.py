@@ -39,7 +39,7 @@ def device() -> tuple[str, str]:
     """(platform, kind) that the program is traced for."""
     found = jax.sharding.get_abstract_mesh().abstract_device
     if found is not None and found.platform is not None:
-        return {"cuda": "gpu"}.get(found.platform, found.platform), found.device_kind
+        return "gpu" if found.platform == "cuda" else found.platform, str(found.device_kind)
     return jax.devices()[0].platform, jax.devices()[0].device_kind
 
 
@@ -122,9 +122,8 @@ def modulated_qkv(
     pallas, target, _ = kernels()
     tokens, heads = ("batch", "length", None), ("batch", "length", "heads", None)
     row = ("batch", None, None)
-    by_head = QkvWeights(
-        (None, "heads", None, None), ("heads", None, None), (None,), (None,), (None,), (None,)
-    )  # fmt: skip
+    names: Any = ((None, "heads", None, None), ("heads", None, None), (None,), (None,), (None,), (None,))
+    by_head = QkvWeights(*names)
     run = per_device(
         lambda x, m, w, r: pallas.modulated_qkv(x, m, w, r, norm, eps, target),
         (tokens, Modulation(row, row, row, ("batch", "length")), by_head, Rotary(tokens, tokens)),  # type: ignore

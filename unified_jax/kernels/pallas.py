@@ -54,7 +54,8 @@ def attend(
 def _attend_forward(
     q: Array, k: Array, v: Array, visible: Visible | None, target: Target
 ) -> tuple[tuple[Array, Array], Kept]:
-    out, lse = attend(q, k, v, visible, target)
+    found: Any = attend(q, k, v, visible, target)
+    out, lse = found
     return (out, lse), (q, k, v, visible, out, lse)
 
 
@@ -62,8 +63,9 @@ def _attend_backward(target: Target, kept: Kept, cotangents: tuple[Array, Array]
     q, k, v, visible, out, lse = kept
     do, dlse = cotangents
     d = jnp.sum(do.astype(jnp.float32) * out, axis=-1) - dlse
-    part = tpu_grad.backward if target.kind == "tpu" else hopper_grad.backward
-    return *part(q, k, v, visible, lse, d, do, target.interpret), None
+    part: Any = tpu_grad.backward if target.kind == "tpu" else hopper_grad.backward
+    dq, dk, dv = part(q, k, v, visible, lse, d, do, target.interpret)
+    return dq, dk, dv, None
 
 
 attend.defvjp(_attend_forward, _attend_backward)

@@ -40,7 +40,7 @@ def forecast(experiment: Experiment, target: Target) -> dict[str, Any]:
     activations = kept if memory is None else min(kept, temporary)
     state = sum(held.values())
     others = 0 if memory is None else max(0, memory.argument_size_in_bytes - state)
-    total = state + others + (kept if memory is None else temporary)
+    total = float(state + others + (kept if memory is None else temporary))
     moved = [] if compiled is None else collectives(compiled.as_text(), axes)
     found = {
         "target": target.text,

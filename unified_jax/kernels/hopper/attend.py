@@ -76,7 +76,7 @@ def walk_of(tables: tuple[Ref, ...], batch: Array, row: Array, launch: Launch) -
     return Walk(count[batch, row, 0], count[batch, row, 1], lambda step: blocks[batch, row, step])
 
 
-def visible_part(s: Array, first: Array, runs: tuple[Array, Array] | None, launch: Launch) -> Array:
+def visible_part(s: Array, first: Array, runs: tuple[Array, ...] | None, launch: Launch) -> Array:
     """s with -inf where a row does not see the key; `first` is the block's first key."""
     key = compat.positions(s.shape, 1) + first
     if runs is None:
@@ -96,7 +96,7 @@ def softmax_step(s: Array, acc: Array, m: Array, l: Array, c: float, guard: bool
 
 
 def consume(
-    q_smem: Ref, buffers: tuple[Ref, ...], turn: Ref, walk: Walk, runs: tuple[Array, Array] | None, launch: Launch
+    q_smem: Ref, buffers: tuple[Ref, ...], turn: Ref, walk: Walk, runs: tuple[Array, ...] | None, launch: Launch
 ) -> tuple[Array, Array, Array]:
     """A consumer's loop: (acc, m, l) of its 64 query rows. `turn` passes the matrix unit to the other consumer."""
     k_smem, v_smem, k_ready, v_ready, k_free, v_free = buffers

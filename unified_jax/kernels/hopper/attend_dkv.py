@@ -15,7 +15,7 @@ the end, like those of empty runs, come in with lse = +inf, so that p = 0; keys 
 
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -128,16 +128,17 @@ def consume(mine: tuple[Ref, Ref], ring: Ring, first: Array, walk: KeyWalk, laun
 
 def dkv_kernel(q_ref: Ref, k_ref: Ref, v_ref: Ref, do_ref: Ref, stats_ref: Ref, *refs: Ref, launch: KeyLaunch) -> None:
     """One program: a block of keys of one key head of one example."""
-    tables, refs = (refs[:3], refs[3:]) if launch.masked else ((), refs)
+    here = 3 * launch.masked
+    tables, refs = refs[:here], refs[here:]
     dk_ref, dv_ref, k_smem, v_smem, mine_ready, ready, free, *stages = refs
-    ring = Ring(ready, free, *stages[:3], tuple(stages[3:]))
+    ring = Ring(ready, free, stages[0], stages[1], stages[2], tuple(stages[3:]))
     group, batch, wg = lax.axis_index("group"), lax.axis_index("batch"), lax.axis_index("wg")
     column = lax.axis_index("column")
     walk = walk_of(tables, (batch, column), q_ref.shape[1], launch)
 
     @pl.when(wg == 2)
     def _() -> None:
-        def where(step: Array) -> tuple[Array, pl.Slice]:
+        def where(step: Array) -> tuple[Array, Any]:
             head, block = walk.at(step)
             return group * launch.repeats + head, pl.ds(block * launch.block_q, launch.block_q)
 

@@ -33,7 +33,7 @@ def consume(
     ring: tuple[Ref, ...],
     stats: tuple[Array, Array],
     walk: Walk,
-    runs: tuple[Array, Array] | None,
+    runs: tuple[Array, ...] | None,
     launch: Launch,
 ) -> Array:
     """A consumer's loop: dq of its 64 query rows, before the scale."""

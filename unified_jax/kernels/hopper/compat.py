@@ -16,6 +16,9 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array
 
+ACC = plgpu.ACC  # pyright: ignore[reportPrivateImportUsage]
+"""An accumulator of wgmma."""
+
 Ref = Any
 """A reference into global or shared memory: Pallas has no public type for it."""
 
@@ -23,7 +26,7 @@ Ref = Any
 def interpreter(races: bool = True) -> Any:
     """Parameters that run a kernel on the CPU, with barriers, copies and races simulated; public from 0.11 on."""
     if hasattr(plgpu, "InterpretGPUParams"):
-        return plgpu.InterpretGPUParams(detect_races=races)
+        return plgpu.InterpretGPUParams(detect_races=races)  # pyright: ignore[reportAttributeAccessIssue]
     from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
 
     return InterpretGPUParams(detect_races=races)
@@ -86,7 +89,7 @@ def product(a: Ref, b: Ref, issued: Callable[[], None] | None = None) -> Array:
             issued()
         return acc[...]
 
-    return pl.run_scoped(body, plgpu.ACC((a.shape[0], b.shape[1]), jnp.float32))
+    return pl.run_scoped(body, ACC((a.shape[0], b.shape[1]), jnp.float32))
 
 
 def products(first: tuple[Ref, Ref], second: tuple[Ref, Ref], then: Callable[[Array], Array]) -> tuple[Array, Array]:
@@ -98,7 +101,7 @@ def products(first: tuple[Ref, Ref], second: tuple[Ref, Ref], then: Callable[[Ar
         plgpu.wgmma(two, *second)
         return then(plgpu.wgmma_accumulator_load(one, wait_n=1)), two[...]
 
-    return pl.run_scoped(body, *[plgpu.ACC(shape, jnp.float32) for shape in shapes])
+    return pl.run_scoped(body, *[ACC(shape, jnp.float32) for shape in shapes])
 
 
 Term = tuple[Array, Array, Ref]
@@ -115,7 +118,8 @@ def add_products(*terms: Term, interpret: bool, issued: Callable[[], None] | Non
             issued()
 
     if not interpret:
-        return pl.run_state(body)(tuple(plgpu.ACC.init(acc) for acc, _, _ in terms))
+        found: Any = pl.run_state(body)(tuple(ACC.init(acc) for acc, _, _ in terms))
+        return found
     rights = [b[...] for _, _, b in terms]
     # wgmma reads through the async proxy, as TMA writes; these reads do not, so they need a fence before the next copy.
     plgpu.commit_smem()
@@ -147,7 +151,7 @@ def product_of_chunks(
 
         return acc[...]
 
-    total = pl.run_scoped(body, plgpu.ACC(shape, jnp.float32))
+    total = pl.run_scoped(body, ACC(shape, jnp.float32))
     release(jnp.int32(chunks - 1))
     return total
 
@@ -180,16 +184,16 @@ def load_columns(ref: Ref) -> Array:
     return load(ref, plgpu.Layout.WGMMA.reduce(0), optimized=False)
 
 
-def positions(shape: tuple[int, int], axis: int) -> Array:
+def positions(shape: tuple[int, ...], axis: int) -> Array:
     """The index along `axis` of each entry of an accumulator."""
     return plgpu.broadcasted_iota(jnp.int32, shape, axis, layout=plgpu.Layout.WGMMA)
 
 
-def along_rows(x: Array, shape: tuple[int, int]) -> Array:
+def along_rows(x: Array, shape: tuple[int, ...]) -> Array:
     """x[i] at (i, j)."""
     return lax.broadcast_in_dim(x, shape, (0,))
 
 
-def along_columns(x: Array, shape: tuple[int, int]) -> Array:
+def along_columns(x: Array, shape: tuple[int, ...]) -> Array:
     """x[j] at (i, j)."""
     return lax.broadcast_in_dim(x, shape, (1,))
