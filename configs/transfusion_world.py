@@ -41,7 +41,7 @@ def experiment() -> Experiment:
             text=Text(40, learn_bpe((str(captions[i]["caption"]) for i in range(2000)), 384)),
             streams=tuple(Stream(modality, process) for modality in modalities),
             length=320,
-            documents=Documents(text_first=0.5, keep=0.7, clean=0.4, alone=0.1, per_row=4),
+            documents=Documents(text_first=0.35, keep=0.7, clean=0.3, alone=0.1, noise_limit=0.5, per_row=4),
         ),
         data=WORLD,
         optimizer=Optimization(
@@ -49,12 +49,12 @@ def experiment() -> Experiment:
         ),
         ema=(Ema(decay=0.995),),
         # The errors of x0 are small beside the text's cross-entropy.
-        balance=FixedBalance((("image", 20.0), ("video", 20.0), ("audio", 10.0), ("points", 10.0))),
-        steps=2300,
+        balance=FixedBalance((("image", 40.0), ("video", 30.0), ("audio", 5.0), ("points", 10.0))),
+        steps=2100,
         batch_size=48,
         log_every=40,
-        checkpoint=Checkpointing(every=230),
-        preview=Previews(every=1150, count=8, plan=Plan(Euler(), steps=25, guidance=Guidance(2.0), shift=3.0)),
-        validation=Validation(every=1150, batches=4),
+        checkpoint=Checkpointing(every=300),
+        preview=Previews(every=1050, count=8, plan=Plan(Euler(), steps=25, guidance=Guidance(2.0), shift=3.0)),
+        validation=Validation(every=1050, batches=4),
         evaluate=128,
     )
