@@ -35,7 +35,7 @@ test-latest:  ## The suite on the newest jax, where a Python 3.12 or later is fo
 	  .venv-latest/bin/python -m pytest -q; fi
 
 AOT = $(1)/bin/python -m pip install --quiet --upgrade pip && $(1)/bin/python -m pip install --quiet $(2) && \
-	JAX_PLATFORMS=cpu $(1)/bin/python -m pytest -q $(3)
+	JAX_PLATFORMS=cpu $(1)/bin/python -m pytest -q $(if $(ONLY),-m "$(ONLY)") $(3)
 
 aot: $(VENV)/.installed  ## Our kernels through the real TPU compilers, and plans for TPU pods; an environment of its own, no TPU.
 	$(PYTHON) -m venv .venv-aot

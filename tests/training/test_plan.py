@@ -136,7 +136,7 @@ def test_bad_requests_end_with_a_sentence(capfd):
         assert "pip install 'jax[tpu]'" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("target", ["v5p:2x2x2", "v6e:2x4"])
+@pytest.mark.parametrize("target", ["v5p:2x2x2", pytest.param("v6e:2x4", marks=pytest.mark.slow)])
 def test_a_pod_that_is_not_there(target, capfd):
     if importlib.util.find_spec("libtpu") is None:
         pytest.skip("not verified: libtpu is not installed here (make aot)")
