@@ -154,7 +154,7 @@ class Trainer:
         dropped = torch.rand(len(x0), generator=self.generator) < 0.1
         y = torch.where(dropped, self.net.shape.classes, labels)
         part = t[:, None, None, None]
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):
+        with torch.autocast(x0.device.type, torch.bfloat16, enabled=self.bfloat16):
             output = self.forward((1 - part) * x0 + part * eps, t, y)
         return ((output - (eps - x0)) ** 2).mean()
 

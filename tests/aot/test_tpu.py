@@ -29,7 +29,7 @@ def devices_of(name):
 @pytest.mark.parametrize("name", ["dit_xl_256", "transfusion_7b"])
 @pytest.mark.parametrize("target", ["v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
 def test_mosaic_compiles_the_gradient(target, name):
-    check(target, name, gradient=True)
+    assert_compiled(target, name, gradient=True)
 
 
 @pytest.mark.slow
@@ -37,10 +37,10 @@ def test_mosaic_compiles_the_gradient(target, name):
 @pytest.mark.parametrize("name", PROBLEMS)
 @pytest.mark.parametrize("target", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
 def test_mosaic_compiles_every_kernel_for_every_generation(target, name, gradient):
-    check(target, name, gradient)
+    assert_compiled(target, name, gradient)
 
 
-def check(target, name, gradient):
+def assert_compiled(target, name, gradient):
     compiled = compile_half(PROBLEMS[name], devices_of(target)[:1], MeshShape(), gradient)
     text = compiled.as_text()
     missing = [kernel for kernel in KERNELS[gradient] if f"{kernel}" not in text or "tpu_custom_call" not in text]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.kernels.oracle import dense
-from tests.kernels.test_pallas import check, problem, projections
+from tests.kernels.test_pallas import assert_close, problem, projections
 from unified_jax.kernels import pallas, reference
 from unified_jax.kernels.hopper import compat
 
@@ -41,7 +41,7 @@ def test_attention_equals_float64_without_races(case, capfd):
     (out, lse), back = jax.vjp(lambda q, k, v: attend(q, k, v), q, k, v)
     found = (out, lse, *back((jnp.asarray(do, jnp.bfloat16), jnp.asarray(dlse))))
     exact = [np.asarray(x, np.float32) for x in (q, k, v)]
-    check([np.asarray(x, np.float32) for x in found], dense(*exact, visible, do, dlse), 1e-2)
+    assert_close([np.asarray(x, np.float32) for x in found], dense(*exact, visible, do, dlse), 1e-2)
     printed = capfd.readouterr()
     assert "RACE DETECTED" not in printed.out + printed.err
 

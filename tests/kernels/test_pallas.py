@@ -41,7 +41,7 @@ def problem(kind, b, n, m, h, g, e, seed=0):
     return q, k, v, visible, do, dlse
 
 
-def check(found, expected, tolerance):
+def assert_close(found, expected, tolerance):
     for name, a, b in zip(("out", "lse", "dq", "dk", "dv"), found, expected, strict=True):
         a, there = np.asarray(a, np.float64), np.isfinite(b)
         np.testing.assert_array_equal(np.isneginf(a), np.isneginf(b), err_msg=name)
@@ -62,7 +62,7 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c[0]}_{c[2]}x{c[3]}_{c[6]}")
 def test_kernels_equal_float64(case):
     given = problem(*case)
-    check(forward_and_gradient(*given, path=kernel), dense(*given), 1e-5)
+    assert_close(forward_and_gradient(*given, path=kernel), dense(*given), 1e-5)
 
 
 @pytest.mark.parametrize("case", [CASES[1], CASES[3]], ids=["random", "packed"])
@@ -70,7 +70,7 @@ def test_kernels_in_bfloat16_stay_close(case):
     q, k, v, *rest = problem(*case)
     q, k, v = (np.asarray(jnp.asarray(x, jnp.bfloat16), np.float32) for x in (q, k, v))
     found = forward_and_gradient(q, k, v, *rest, path=kernel, dtype=jnp.bfloat16)
-    check(found, dense(q, k, v, *rest), 1e-2)
+    assert_close(found, dense(q, k, v, *rest), 1e-2)
 
 
 @pytest.mark.parametrize("kind", ["causal", "random"])
@@ -78,7 +78,7 @@ def test_long_sequences_go_by_chunks_through_xla(kind, monkeypatch):
     monkeypatch.setattr(xla, "CHUNK", 16)
     monkeypatch.setattr(xla, "WHOLE", 100)
     given = problem(kind, 2, 50, 50, 4, 2, 8)
-    check(forward_and_gradient(*given, path=lambda *a: xla.attend(*a)), dense(*given), 1e-5)
+    assert_close(forward_and_gradient(*given, path=lambda *a: xla.attend(*a)), dense(*given), 1e-5)
     q, k, v, visible = map(jnp.asarray, given[:4])
     _, tangent = jax.jvp(lambda q: xla.attend(q, k, v, visible)[0], (q,), (q,))
     assert bool(jnp.isfinite(tangent).all())
@@ -92,7 +92,7 @@ def test_no_block_outside_every_run_is_touched():
     k[:, 512:1536], v[:, 512:1536] = np.nan, np.nan
     found = forward_and_gradient(q, k, v, visible, do, dlse, path=kernel)
     k[:, 512:1536], v[:, 512:1536] = 0.0, 0.0
-    check(found, dense(q, k, v, visible, do, dlse), 1e-5)
+    assert_close(found, dense(q, k, v, visible, do, dlse), 1e-5)
 
 
 @pytest.mark.slow
@@ -101,7 +101,7 @@ def test_no_races(capfd):
     target = pallas.Target("tpu", interpret=pltpu.InterpretParams(detect_races=True))
     given = problem("packed", 1, 200, 200, 2, 1, 64)
     found = forward_and_gradient(*given, path=lambda *a: pallas.attend(*a, target))
-    check(found, dense(*given), 1e-5)
+    assert_close(found, dense(*given), 1e-5)
     x, m, qkv, out, rotary = projections(2, 40, 32, 2, 1, 8, rows=3)
     parts = jax.jit(lambda: pallas.modulated_qkv(x, m, qkv, rotary, "rms", 1e-6, target))()
     assert all(bool(jnp.isfinite(p).all()) for p in parts)
@@ -167,4 +167,4 @@ def test_reference_and_kernel_agree_without_runs():
     q, k, v, _, do, dlse = problem("full", 1, 40, 40, 2, 2, 64)
     a = forward_and_gradient(q, k, v, None, do, dlse, path=lambda *a: reference.attend(*a))
     b = forward_and_gradient(q, k, v, None, do, dlse, path=kernel)
-    check(b, [np.asarray(x, np.float64) for x in a], 1e-5)
+    assert_close(b, [np.asarray(x, np.float64) for x in a], 1e-5)

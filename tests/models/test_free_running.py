@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from unified_jax.data.base import prepare_example
-from unified_jax.data.packing import Documents, Item, Packer, choose_items, vocabulary_of
+from unified_jax.data.packing import Documents, Item, Packer, choose_items
+from unified_jax.data.vocabulary import vocabulary_of
 from unified_jax.data.world import World
 from unified_jax.data.world.scene import COLOURS, SHAPES
 from unified_jax.errors import UserError

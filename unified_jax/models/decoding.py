@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from unified_jax.data.packing import WRITTEN, token_positions
+from unified_jax.data.packing import token_positions
+from unified_jax.data.vocabulary import WRITTEN
 from unified_jax.layers.attention import KvCache
 from unified_jax.models.plan import Plan
 from unified_jax.networks.transfusion import Spans, Tokens

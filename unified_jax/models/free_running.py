@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from unified_jax.data.packing import WRITTEN
+from unified_jax.data.vocabulary import WRITTEN
 from unified_jax.models.decoding import Past, choose_token, make_item, read_given
 from unified_jax.models.plan import Plan
 from unified_jax.typing import Keys, Params

@@ -21,7 +21,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from unified_jax.data.packing import Documents, Packer, Vocabulary, vocabulary_of
+from unified_jax.data.packing import Documents, Packer
+from unified_jax.data.vocabulary import Vocabulary, vocabulary_of
 from unified_jax.errors import UserError
 from unified_jax.layers.embedders import make_embedder
 from unified_jax.layers.form import EmbedderKind, Form

@@ -25,11 +25,7 @@ Ref = Any
 
 def interpreter(races: bool = True) -> Any:
     """Parameters that run a kernel on the CPU, with barriers, copies and races simulated; public from 0.11 on."""
-    if hasattr(plgpu, "InterpretGPUParams"):
-        return plgpu.InterpretGPUParams(detect_races=races)  # pyright: ignore[reportAttributeAccessIssue]
-    from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
-
-    return InterpretGPUParams(detect_races=races)
+    return plgpu.InterpretGPUParams(detect_races=races)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def missing() -> str | None:

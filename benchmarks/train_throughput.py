@@ -1,0 +1,216 @@
+"""Times whole training steps on one accelerator, from batches that lie on the device, and the same network in PyTorch.
+
+    python benchmarks/train_throughput.py [--models dit_xl dit_b transfusion_0.76b] [--rounds 20] [--tiny]
+
+Ours is the library's train step: bfloat16 compute, float32 parameters, AdamW, average of the parameters, metrics. The
+twin (`twin.py`) is compiled, with scaled_dot_product_attention and bfloat16 autocast, AdamW fused. They take turns,
+each in a process of its own. TFLOP/s count the products of forward and backward once (nothing that is computed again),
+and are put beside the data sheet's peak and the best rate of a plain product in the same run. Also: seconds until the
+first step is done, and by how much a checkpoint's start holds up the steps.
+
+Without a GPU or TPU every row says "not measured"; `--tiny` runs small shapes on whatever is there, to try the script,
+and writes nothing. Writes benchmarks/results/train_throughput.json.
+"""
+
+import argparse
+import importlib.util
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from turns import Contestant, alternate, table, write
+
+STEPS = 5
+"""Steps of one measurement."""
+
+
+class Case(NamedTuple):
+    """A network and its batch."""
+
+    size: str
+    batch: int
+    goal: str
+    transfusion: bool = False
+
+
+CASES = {
+    "dit_xl": Case("XL", 256, ">= 627 images/s on one H200, and >= 1.2 x the twin"),
+    "dit_b": Case("B", 512, ">= 1.2 x the twin"),
+    "transfusion_0.76b": Case("0.76B", 8, "none stated", transfusion=True),
+}
+
+
+def experiment(name: str, tiny: bool) -> Any:
+    """(model, examples a step) of a case."""
+    from unified_jax.data.packing import Documents
+    from unified_jax.modalities.image import Image
+    from unified_jax.modalities.label import Label
+    from unified_jax.modalities.text import Text
+    from unified_jax.models.diffusion import Diffusion
+    from unified_jax.models.transfusion import Stream, Transfusion
+    from unified_jax.networks import dit, transfusion
+
+    case = CASES[name]
+    if not case.transfusion:
+        network = dit.preset(case.size, "bfloat16").clone(remat="dots")  # type: ignore[arg-type]
+        network = network.clone(depth=2, width=64, heads=2) if tiny else network
+        return Diffusion(
+            network, modality=Image(32, 32, 4, 2), conditions=(Label("label", 1000),)
+        ), 2 if tiny else case.batch
+    trunk = transfusion.preset(case.size)  # type: ignore[arg-type]
+    trunk = trunk.clone(depth=2, width=64, heads=2) if tiny else trunk
+    documents, text = Documents(per_row=8), Text(128)
+    streams = (Stream(Image(32, 32, 8, patch=2)),)
+    rows = 2 if tiny else case.batch
+    return Transfusion(trunk, text, streams, 4096, documents), rows * documents.per_row
+
+
+def batch_of(model: Any, count: int) -> dict[str, np.ndarray]:
+    """A batch of random examples, packed as in training."""
+    rng = np.random.default_rng(0)
+    examples = []
+    for _ in range(count):
+        one = {m.name: rng.integers(0, 250, m.blank().shape).astype(m.blank().dtype) for m in model.modalities}
+        examples.append(one)
+    slots = np.arange(count, dtype=np.int32)
+    if model.packer is not None:
+        return model.packer.pack(examples, slots, 0, 0)
+    stacked = {m.name: np.stack([e[m.name] for e in examples]) for m in model.modalities}
+    return stacked | {"slot": slots}
+
+
+def build_ours(name: str, tiny: bool) -> dict[str, Any]:
+    """Our step, a plain product, and what the device and the start-up took."""
+    begun = time.perf_counter()
+    import functools
+
+    import jax
+    import jax.numpy as jnp
+
+    from unified_jax.training.balancing import FixedBalance
+    from unified_jax.training.ema import Ema
+    from unified_jax.training.flops import count_flops
+    from unified_jax.training.optimizer import Optimization
+    from unified_jax.training.step import Optimizer, init_state, train_step
+
+    model, count = experiment(name, tiny)
+    optimizer, balance = Optimizer(Optimization(), (Ema(),), 1000), FixedBalance()
+    state = jax.jit(functools.partial(init_state, model, optimizer, balance))(jax.random.key(0))
+    batch, key = jax.device_put(batch_of(model, count)), jax.random.key(0)
+    step = jax.jit(functools.partial(train_step, model, optimizer, balance), donate_argnums=0)
+    held = [step(state, {}, batch, key)[0]]
+    jax.block_until_ready(held)
+    first = time.perf_counter() - begun
+
+    def forward(params: Any) -> Any:
+        return model.losses(params, {}, batch, key)[0]
+
+    flops = 3 * count_flops(forward, held[0].params)
+
+    def run() -> None:
+        for _ in range(STEPS):
+            held[0], _ = step(held[0], {}, batch, key)
+        jax.block_until_ready(held)
+
+    tasks: dict[str, Any] = {"step": run}
+    if importlib.util.find_spec("orbax"):
+        from unified_jax.training.checkpoint import Checkpoints
+
+        def pause() -> float:
+            """Seconds that starting a save holds up the steps."""
+            with tempfile.TemporaryDirectory() as folder, Checkpoints(Path(folder)) as checkpoints:
+                begun = time.perf_counter()
+                checkpoints.save(held[0], 1)
+                return time.perf_counter() - begun
+
+        tasks["pause"] = pause
+    square = jnp.ones((256 if tiny else 8192,) * 2, jnp.bfloat16)
+    multiply = jax.jit(jnp.matmul)
+    tasks["matmul"] = lambda: jax.block_until_ready([multiply(square, square) for _ in range(STEPS)])
+    tasks["facts"] = lambda: {
+        "examples": count,
+        "flops": flops,
+        "first_step_seconds": round(first, 1),
+        "product_flops": 2 * len(square) ** 3,
+        "memory": (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use"),
+    }
+    return tasks
+
+
+def build_twin(name: str, tiny: bool) -> dict[str, Any]:
+    """PyTorch's step of a DiT."""
+    import torch
+    import twin
+
+    from unified_jax.networks.dit import SIZES
+
+    depth, width, heads = (2, 64, 2) if tiny else SIZES[CASES[name].size]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.set_default_device(device)
+    net = twin.Twin(twin.Shape(depth, width, heads, 32, 4, 2, 1000))
+    trainer = twin.Trainer(net, compiled=not tiny, bfloat16=True)
+    trainer.generator = torch.Generator(device).manual_seed(0)
+    count = 2 if tiny else CASES[name].batch
+    images = torch.randint(0, 255, (count, 32, 32, 4), dtype=torch.uint8)
+    labels = torch.randint(0, 1000, (count,))
+
+    def run() -> None:
+        for _ in range(STEPS):
+            trainer.step(images, labels)
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    memory = torch.cuda.max_memory_allocated if device == "cuda" else lambda: None
+    return {"step": run, "memory": memory}
+
+
+def measure(name: str, rounds: int, tiny: bool) -> dict[str, Any]:
+    """One network."""
+    contestants = [Contestant("ours", build_ours, name, tiny, environment={"XLA_PYTHON_CLIENT_PREALLOCATE": "false"})]
+    if importlib.util.find_spec("torch") and not CASES[name].transfusion:
+        contestants.append(Contestant("torch.compile", build_twin, name, tiny))
+    rows, facts = alternate(contestants, "step", rounds), contestants[0].result("facts")
+    product = alternate(contestants[:1], "matmul", rounds)[0]["minimum_ms"] / STEPS
+    peak = facts["product_flops"] / product / 1e9
+    for row in rows:
+        seconds = row["median_ms"] / STEPS / 1e3
+        row["examples_per_second"] = round(facts["examples"] / seconds, 1)
+        row["tflops"] = round(facts["flops"] / seconds / 1e12, 2)
+        row["share_of_measured_peak"] = round(row["tflops"] / peak, 3)
+    found = {"goal": CASES[name].goal, "step": rows, "measured_peak_tflops": round(peak, 2)} | facts
+    if "pause" in contestants[0].tasks:
+        found["checkpoint_pause_seconds"] = round(min(contestants[0].result("pause") for _ in range(3)), 3)
+    if len(contestants) > 1:
+        found["twin_memory"] = contestants[1].result("memory")
+    for contestant in contestants:
+        contestant.close()
+    print(f"\n{name}: {facts}\n{table(rows)}", flush=True)
+    return found
+
+
+def main() -> None:
+    """Measures and writes."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--models", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--tiny", action="store_true", help="small shapes on any device; nothing is written")
+    options = parser.parse_args()
+    import jax
+
+    device = jax.devices()[0]
+    if options.tiny:
+        for name in options.models:
+            measure(name, 2, tiny=True)
+        return
+    if device.platform == "cpu":
+        found: dict[str, Any] = {name: {"goal": CASES[name].goal, "result": "not measured"} for name in options.models}
+        print("not measured: no GPU or TPU here")
+    else:
+        found = {name: measure(name, options.rounds, tiny=False) for name in options.models}
+    write("train_throughput", {"device": device.device_kind, "rounds": options.rounds, "models": found})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""Token ids of a model of several modalities: those of its texts and labels, then what begins and ends each of them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from unified_jax.modalities.label import Label
+from unified_jax.modalities.text import Text
+
+WRITTEN = (Text, Label)
+"""What a document holds as token ids."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Token ids: those of the texts and labels, then BOS, EOS, and begin and end of each modality."""
+
+    text: int
+    """Ids of all texts and labels together."""
+    first: tuple[int, ...]
+    """The first id of each modality's own; texts in the same tokens share theirs."""
+    sizes: tuple[int, ...]
+    """How many each has; 0 for what is no text or label."""
+
+    @property
+    def size(self) -> int:
+        """All ids."""
+        return self.text + 2 + 2 * len(self.first)
+
+    @property
+    def bos(self) -> int:
+        """Begins a document."""
+        return self.text
+
+    @property
+    def eos(self) -> int:
+        """Ends a document."""
+        return self.text + 1
+
+    def begin(self, modality: int) -> int:
+        """Begins an item."""
+        return self.text + 2 + 2 * modality
+
+    def end(self, modality: int) -> int:
+        """Ends an item."""
+        return self.text + 3 + 2 * modality
+
+
+def vocabulary_of(modalities: tuple[Any, ...]) -> Vocabulary:
+    """The ids of a model of these modalities."""
+    firsts: dict[Any, int] = {}
+    total = 0
+    for modality in modalities:
+        if isinstance(modality, WRITTEN) and (key := _tokens_key(modality)) not in firsts:
+            firsts[key] = total
+            total += modality.vocabulary
+    first = tuple(firsts[_tokens_key(m)] if isinstance(m, WRITTEN) else 0 for m in modalities)
+    return Vocabulary(total, first, tuple(m.vocabulary if isinstance(m, WRITTEN) else 0 for m in modalities))
+
+
+def _tokens_key(modality: Text | Label) -> str:
+    return f"label {modality.name}" if isinstance(modality, Label) else f"bpe {modality.bpe}"
