@@ -57,4 +57,4 @@ figures: install  ## Writes docs/figures/ and docs/measurements.json from finish
 	$(RUN) benchmarks/figures.py
 
 clean:
-	rm -rf $(VENV) .venv-latest .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-latest .venv-aot .venv-aot-gpu .pytest_cache .ruff_cache

@@ -105,24 +105,40 @@ def per_device(run: Callable[..., Any], arguments: tuple[Any, ...], results: Any
     """`run` on each device's part of its arguments, for what the compiler cannot cut itself: a kernel.
 
     `arguments` and `results` name the logical axes of every array, as trees of tuples of names. Without an active mesh
-    of several devices, or within such a part already, it is `run` itself. Arguments may be None.
+    of several devices, or within such a part already, it is `run` itself. Arguments may be None. An axis that its
+    devices do not divide (few samples on many devices) is left whole.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.size <= 1 or any(kind == AxisType.Manual for kind in mesh.axis_types):
         return run
     rules: Any = nn.get_logical_axis_rules()
-    table = tuple((name, tuple(axes)) for name, axes in rules)
-    is_names = lambda x: x is None or (isinstance(x, tuple) and all(i is None or isinstance(i, str) for i in x))  # noqa: E731
-
-    def specs(names: Any) -> Any:
-        return jax.tree.map(lambda n: _spec(table, n), names, is_leaf=is_names)
 
     def cut(*given: Any) -> Any:
+        pairs = [pair for names, value in zip(arguments, given, strict=True) for pair in _named(names, value)]
+        uneven = {n for names, x in pairs for n, size in zip(names, x.shape, strict=True) if n and size % parts_of(n)}
+        table = tuple((name, tuple(axes)) for name, axes in rules if name not in uneven)
+
+        def specs(names: Any) -> Any:
+            return jax.tree.map(lambda n: _spec(table, n), names, is_leaf=_is_names)
+
         # Specs of what is there: an argument that is None takes its spec with it.
         there = [_like(spec, value) for spec, value in zip(map(specs, arguments), given, strict=True)]
         return jax.shard_map(run, in_specs=tuple(there), out_specs=specs(results), check_vma=False)(*given)
 
     return cut
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, tuple) and all(name is None or isinstance(name, str) for name in value)
+
+
+def _named(names: Any, value: Any) -> list[tuple[tuple[str | None, ...], Any]]:
+    """(names, array) of every array of a tree; a value of None has none."""
+    if value is None:
+        return []
+    if _is_names(names):
+        return [(names, value)]
+    return [pair for n, v in zip(names, value, strict=True) for pair in _named(n, v)]
 
 
 def _like(spec: Any, value: Any) -> Any:

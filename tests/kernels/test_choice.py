@@ -68,6 +68,22 @@ def test_forward_mode_through_a_kernel_names_the_way_out():
         jax.jvp(lambda q: choice.attend(q, q, q, attention="pallas")[0], (q,), (q,))
 
 
+def test_second_derivatives_of_a_kernel_name_the_way_out():
+    q = jax.random.normal(jax.random.key(0), (1, 4, 1, 8))
+    first = jax.grad(lambda q: choice.attend(q, q, q, attention="pallas")[0].sum())
+    with pytest.raises(UserError, match="no second derivatives: choose attention='xla'"):
+        jax.grad(lambda q: first(q).sum())(q)
+
+
+@pytest.mark.parametrize("attention", ["reference", "xla", "pallas"])
+def test_every_path_keeps_the_residual_stream_s_dtype(attention):
+    network = DiT(depth=2, width=32, heads=2, dtype="bfloat16", attention=attention)
+    given = (jnp.zeros((1, 4, 8)), jnp.zeros((4, 2), jnp.int32), jnp.zeros(1), jnp.zeros((1, 0), jnp.int32))
+    init = lambda: network.init(jax.random.key(0), *given, label_rows=(), out_features=8)  # noqa: E731
+    out, _ = jax.eval_shape(lambda p: network.apply(p, *given, label_rows=(), out_features=8), jax.eval_shape(init))
+    assert out.dtype == jnp.float32
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["dit", "transfusion"])
 def test_a_trunk_learns_the_same_with_the_kernels_as_with_the_specification(name):

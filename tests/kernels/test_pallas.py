@@ -143,11 +143,12 @@ def test_projections_equal_the_specification(shape, norm):
         np.testing.assert_allclose(b, a, atol=2e-5 * max(1, float(jnp.abs(a).max())))
 
 
-def test_kernels_work_on_each_device_s_part():
+@pytest.mark.parametrize("b", [4, 3])
+def test_kernels_work_on_each_device_s_part(b):
     from unified_jax.sharding import MeshShape, Rules, make_mesh
 
-    x, m, qkv, out, rotary = projections(4, 24, 32, 4, 1, 8, rows=3)
-    visible = jnp.asarray(runs("packed", 4, 24, 24, np.random.default_rng(1)))
+    x, m, qkv, out, rotary = projections(b, 24, 32, 4, 1, 8, rows=3)
+    visible = jnp.asarray(runs("packed", b, 24, 24, np.random.default_rng(1)))
 
     def loss(attention, x, qkv, out):
         y = choice.attention_half(x, m, qkv, out, visible=visible, norm="rms", rotary=rotary, attention=attention)
@@ -161,6 +162,20 @@ def test_kernels_work_on_each_device_s_part():
             found = jax.jit(jax.grad(loss, argnums=(1, 2, 3), has_aux=True), static_argnums=0)("pallas", x, qkv, out)
         for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
             np.testing.assert_allclose(b, a, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("path", [reference.attend, xla.attend, kernel])
+def test_merging_two_empty_runs_has_a_gradient(path):
+    q, k, v = (jax.random.normal(key, (1, 3, 1, 8)) for key in jax.random.split(jax.random.key(0), 3))
+    first = jnp.asarray([[[0, 0], [0, 1], [1, 1]]])
+    second = jnp.asarray([[[2, 2], [1, 3], [0, 2]]])
+
+    def merged(q, k, v):
+        out, lse = reference.merge_runs(path(q, k, v, first), path(q, k, v, second))
+        return jnp.sum(out) + jnp.sum(jnp.where(jnp.isneginf(lse), 0.0, lse))
+
+    gradients = jax.jit(jax.grad(merged, argnums=(0, 1, 2)))(q, k, v)
+    assert all(bool(jnp.isfinite(g).all()) for g in gradients)
 
 
 def test_reference_and_kernel_agree_without_runs():

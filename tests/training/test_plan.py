@@ -79,6 +79,26 @@ def test_flops_are_those_that_are_counted_by_hand():
     assert found == pytest.approx(2 * 118.64e9, rel=0.01)
 
 
+@pytest.mark.parametrize("remat", ["none", "full"])
+def test_flops_of_a_step_are_three_forward_passes_or_four(remat):
+    model = dataclasses.replace(EXPERIMENT.model, network=EXPERIMENT.model.network.clone(depth=8, remat=remat))
+    experiment, _ = here(MeshShape(), model=model)
+    program = assemble(experiment, make_mesh(experiment.mesh))
+    with experiment.rules.active(program.mesh):
+        batch, key = program.abstract_batch(), jax.eval_shape(lambda: jax.random.key(0))
+        step = count_flops(program.step, program.abstract_state(), {}, batch, key)
+        forward = count_flops(lambda p, b, k: model.losses(p, {}, b, k)[0], program.shapes.params, batch, key)
+    assert step == pytest.approx((3 if remat == "none" else 4) * forward, rel=0.1)
+
+
+def test_flops_of_a_kernel_are_those_it_states():
+    from unified_jax.kernels import choice
+
+    q = jax.ShapeDtypeStruct((2, 256, 4, 64), jnp.float32)
+    counts = [count_flops(lambda q, a=a: choice.attend(q, q, q, attention=a)[0], q) for a in ("xla", "pallas")]
+    assert counts[0] == counts[1] == 4 * 2 * 4 * 256 * 256 * 64
+
+
 MODULE = """
 HloModule step
 
@@ -99,6 +119,8 @@ HloModule step
 ENTRY %main (p: f32[4]) -> f32[4] {
   %w = (s32[], f32[4]) while(%t), condition=%cond.1, body=%body.1
   %v = (s32[], f32[4]) while(%t), condition=%cond.1, body=%body.2, backend_config={"known_trip_count":{"n":"3"}}
+  %a = ((f32[3]{0}, f32[5]{0}), (f32[6]{0}, f32[10]{0})) all-gather-start(%m, %n), replica_groups={{0,1},{2,3}}
+  %r = (f32[7]{0}, f32[9]{0}) all-reduce-start(%m, %n), replica_groups={{0,1,2,3,4,5,6,7}}
   %c = f32[6]{0} collective-permute(%p), source_target_pairs={{0,0},{1,0},{2,3}}
 }
 """
@@ -106,7 +128,8 @@ ENTRY %main (p: f32[4]) -> f32[4] {
 
 def test_collectives_are_read_from_hlo():
     found = {(m.axis, m.kind): m for m in collectives(MODULE, {"data": 4, "fsdp": 2})}
-    assert found["fsdp", "all-gather"] == Moved("fsdp", "all-gather", 5 * 8 * 16 * 2 / 2, 5)
+    assert found["fsdp", "all-gather"] == Moved("fsdp", "all-gather", 5 * 8 * 16 * 2 / 2 + 16 * 4 / 2, 6)
+    assert found["dataxfsdp", "all-reduce"] == Moved("dataxfsdp", "all-reduce", 2 * 16 * 4 * 7 / 8, 1)
     assert found["data", "all-reduce"] == Moved("data", "all-reduce", 5 * 2 * 40 * 3 / 4, 5)
     assert found["data", "reduce-scatter"] == Moved("data", "reduce-scatter", 3 * 64 * 3 / 4, 3)
     assert found["fsdp", "collective-permute"] == Moved("fsdp", "collective-permute", 24.0, 1)

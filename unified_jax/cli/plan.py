@@ -7,11 +7,11 @@ fit.
 """
 
 import json
-import os
 import sys
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import jax
 import tyro
 
 from unified_jax.cli.entry import run_command
@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> None:
     """The command."""
     if not arguments or arguments[0].startswith("-"):
         raise UserError(f"Usage: plan RECIPE --target KIND:SHAPE; recipes: {', '.join(recipe_names())}.")
-    os.environ["JAX_PLATFORMS"] = "cpu"  # targets are compiled for, not opened
+    jax.config.update("jax_platforms", "cpu")  # targets are compiled for, not opened
     command = tyro.cli(
         PlanCommand,
         prog=f"plan {arguments[0]}",

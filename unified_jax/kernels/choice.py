@@ -11,8 +11,10 @@ model is traced, before anything is compiled. On a mesh of several devices the k
 (batch, heads, and the queries' tokens; keys and values of a row are gathered).
 """
 
+import contextlib
 import functools
 import warnings
+from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
 import jax
@@ -48,8 +50,9 @@ def resolve(attention: Attention, dtype: Any, head_dim: int, tokens: int, runs: 
     name = jnp.dtype(dtype).name
     if attention == "auto":
         attention = "xla" if bias else measured.fastest(device()[1], name, head_dim, tokens, runs)
-        return "xla" if why_not(attention, name, head_dim, bias) else attention
-    if reason := why_not(attention, name, head_dim, bias):
+        if why_not(attention, name, head_dim, bias):
+            return "xla"
+    elif reason := why_not(attention, name, head_dim, bias):
         raise UserError(f"attention={attention!r} cannot work here: {reason} Choose 'auto' or 'xla'.")
     if attention == "pallas" and (reason := kernels()[2]):
         _say_once(reason)
@@ -112,10 +115,11 @@ def modulated_qkv(
     eps: float = 1e-6,
     rotary: Rotary | None = None,
     attention: Attention = "auto",
+    runs: bool = False,
 ) -> tuple[Array, Array, Array]:
-    """Part one: queries, keys and values. See `reference.modulated_qkv`."""
+    """Part one: queries, keys and values. See `reference.modulated_qkv`. `runs`: whether attention will have a mask."""
     kernel = weights.kernel
-    chosen = resolve(attention, kernel.dtype, kernel.shape[-1], x.shape[1], runs=False)
+    chosen = resolve(attention, kernel.dtype, kernel.shape[-1], x.shape[1], runs)
     if chosen != "pallas":
         part = reference.modulated_qkv if chosen == "reference" else xla.modulated_qkv
         return part(x, modulation, weights, norm=norm, eps=eps, rotary=rotary)
@@ -129,7 +133,8 @@ def modulated_qkv(
         (tokens, Modulation(row, row, row, ("batch", "length")), by_head, Rotary(tokens, tokens)),  # type: ignore
         (heads, heads, heads),
     )
-    return run(x, None if modulation is None else modulation._replace(gate=None), weights, rotary)
+    with _reverse_only():
+        return run(x, None if modulation is None else modulation._replace(gate=None), weights, rotary)
 
 
 def attend(
@@ -161,8 +166,15 @@ def _attend_by_kernel(q: Array, k: Array, v: Array, visible: Visible | None) -> 
         (own, whole, whole, ("batch", "length", None)),
         (own, own[:3]),
     )
-    try:
+    with _reverse_only():
         return run(q, k, v, visible)
+
+
+@contextlib.contextmanager
+def _reverse_only() -> Iterator[None]:
+    """Says what to do where a kernel meets forward mode."""
+    try:
+        yield
     except TypeError as error:
         if "forward-mode" not in str(error):
             raise
@@ -180,15 +192,16 @@ def gated_out(
     index: Index | None = None,
     *,
     attention: Attention = "auto",
+    runs: bool = False,
 ) -> Float[Array, "b n d"]:
     """Part three: back to the residual stream through the gate. See `reference.gated_out`.
 
     Where heads are cut over devices the sum over them comes before the gate: that is left to XLA.
     """
-    chosen = resolve(attention, weights.kernel.dtype, weights.kernel.shape[1], x.shape[1], runs=False)
+    chosen = resolve(attention, weights.kernel.dtype, weights.kernel.shape[1], x.shape[1], runs)
     if chosen != "pallas" or parts_of("heads") > 1:
         part = reference.gated_out if chosen == "reference" else xla.gated_out
-        return part(x, a, weights, gate, index)
+        return part(x, a, weights, gate, index).astype(x.dtype)
     pallas, target, _ = kernels()
     tokens = ("batch", "length", None)
     run = per_device(
@@ -196,7 +209,8 @@ def gated_out(
         (tokens, (*tokens, None), OutWeights((None, None, None), (None,)), ("batch", None, None), tokens[:2]),  # type: ignore
         tokens,
     )
-    return run(x, a, weights, gate, index)
+    with _reverse_only():
+        return run(x, a, weights, gate, index)
 
 
 def attention_half(
@@ -212,8 +226,8 @@ def attention_half(
     attention: Attention = "auto",
 ) -> Float[Array, "b n d"]:
     """The composition: `x + gate * out(attend(qkv(norm(x) * (1 + scale) + shift)))`."""
-    q, k, v = modulated_qkv(x, modulation, qkv, norm=norm, eps=eps, rotary=rotary, attention=attention)
+    runs = visible is not None
+    q, k, v = modulated_qkv(x, modulation, qkv, norm=norm, eps=eps, rotary=rotary, attention=attention, runs=runs)
     a, _ = attend(q, k, v, visible, attention=attention)
-    if modulation is None:
-        return gated_out(x, a, out, attention=attention)
-    return gated_out(x, a, out, modulation.gate, modulation.index, attention=attention)
+    gate, index = (None, None) if modulation is None else (modulation.gate, modulation.index)
+    return gated_out(x, a, out, gate, index, attention=attention, runs=runs)

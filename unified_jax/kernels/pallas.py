@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from unified_jax.errors import UserError
 from unified_jax.kernels import xla
 from unified_jax.kernels.hopper import attend as hopper_attend
 from unified_jax.kernels.hopper import attend_grad as hopper_grad
@@ -62,9 +63,19 @@ def _attend_forward(
 def _attend_backward(target: Target, kept: Kept, cotangents: tuple[Array, Array]) -> tuple[Any, ...]:
     q, k, v, visible, out, lse = kept
     do, dlse = cotangents
-    d = jnp.sum(do.astype(jnp.float32) * out, axis=-1) - dlse
+    # The log-sum-exp of an empty run is -inf: whatever is asked of it moves nothing.
+    d = jnp.where(jnp.isneginf(lse), 0.0, jnp.sum(do.astype(jnp.float32) * out, axis=-1) - dlse)
     part: Any = tpu_grad.backward if target.kind == "tpu" else hopper_grad.backward
-    dq, dk, dv = part(q, k, v, visible, lse, d, do, target.interpret)
+
+    @jax.custom_jvp
+    def gradients(*given: Any) -> Any:
+        return part(*given[:3], visible, *given[3:], target.interpret)
+
+    @gradients.defjvp
+    def _(primals: Any, tangents: Any) -> Any:
+        raise UserError("attention='pallas' has no second derivatives: choose attention='xla'.")
+
+    dq, dk, dv = gradients(q, k, v, lse, d, do)
     return dq, dk, dv, None
 
 

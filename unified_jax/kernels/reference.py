@@ -116,8 +116,9 @@ def merge_runs(
 ) -> tuple[Float[Array, "b n h e"], Float[Array, "b n h"]]:
     """Two results of `attend` for disjoint runs of the same queries, merged by their log-sum-exp."""
     (a, lse_a), (b, lse_b) = first, second
-    lse = jnp.logaddexp(lse_a, lse_b)
-    safe = jnp.where(jnp.isneginf(lse), 0.0, lse)
+    empty = jnp.isneginf(lse_a) & jnp.isneginf(lse_b)
+    safe = jnp.where(empty, 0.0, jnp.logaddexp(jnp.where(empty, 0.0, lse_a), jnp.where(empty, 0.0, lse_b)))
+    lse = jnp.where(empty, -jnp.inf, safe)
     return a * jnp.exp(lse_a - safe)[..., None] + b * jnp.exp(lse_b - safe)[..., None], lse
 
 

@@ -103,9 +103,13 @@ def _collective(line: str, axes: dict[str, int]) -> tuple[str, str, float] | Non
         return kind, _axes_of(group, axes), max(shapes)
     group = _group(line, math.prod(axes.values()))
     n = len(group)
-    # The whole array is the largest shape of the instruction; a reduce-scatter's result is a part of it.
-    whole = sum(shapes) if not found[3] and len(shapes) > 1 else max(shapes)
-    whole = whole * n if kind == "reduce-scatter" else whole
+    whole = sum(shapes)
+    if found[3] and kind in ("all-gather", "reduce-scatter"):  # operands and results: n parts, and their whole
+        whole *= n / (n + 1)
+    elif found[3] and kind == "all-to-all":
+        whole /= 2
+    elif kind == "reduce-scatter":  # its result is one part
+        whole *= n
     return kind, _axes_of(group, axes), FACTOR[kind] * whole * (n - 1) / n
 
 

@@ -1,14 +1,15 @@
 """Floating point operations of a jitted function, counted from its jaxpr, and the peak of known devices.
 
-Only matrix products and convolutions count (2 a multiply-add); a scan counts its body times its length, which the
-compilers' own cost analyses do not do. Recomputation under rematerialisation is counted: this is work done, not model
-FLOPs.
+Only matrix products and convolutions count (2 a multiply-add), and what our kernels say of themselves; a scan counts
+its body times its length, which the compilers' own cost analyses do not do; of a choice the longest branch. What
+nothing uses does not count. Recomputation under rematerialisation does: this is work done, not model FLOPs.
 """
 
 import math
 from typing import Any
 
 import jax
+from jax.interpreters import partial_eval
 
 PEAK_FLOPS: dict[str, float] = {
     "NVIDIA A100": 312e12,
@@ -33,7 +34,9 @@ def peak_flops(device: Any) -> float | None:
 
 def count_flops(function: Any, *arguments: Any) -> float:
     """FLOPs of one call; the arguments may be ShapeDtypeStructs."""
-    return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
+    jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
+    alive, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))  # what nothing uses the compiler drops too
+    return _count(alive)
 
 
 def _count(jaxpr: Any) -> float:
@@ -50,8 +53,15 @@ def _equation(equation: Any) -> float:
         kernel = equation.invars[1].aval.shape
         out_features = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
         return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) / out_features
-    inner = sum((_count(sub) for value in equation.params.values() for sub in _jaxprs(value)), 0.0)
-    return inner * equation.params["length"] if name == "scan" else inner
+    if name == "pallas_call" and (estimate := equation.params.get("cost_estimate")) is not None:
+        return float(estimate.flops)
+    parts = [_count(sub) for value in equation.params.values() for sub in _jaxprs(value)]
+    if name == "cond":
+        return max(parts, default=0.0)
+    if name == "shard_map":  # the body is what one device does
+        mesh = equation.params["mesh"]
+        return sum(parts) * math.prod(mesh.shape[axis] for axis in equation.params["manual_axes"])
+    return sum(parts) * equation.params["length"] if name == "scan" else sum(parts, 0.0)
 
 
 def _jaxprs(value: Any) -> list[Any]:

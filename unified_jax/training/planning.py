@@ -5,8 +5,8 @@ how much it needs beside them. Of that, activations are estimated: what the back
 rest (gradients, workspace) is called temporaries.
 
 Seconds are the compiler's own estimate where it gives one (TPU). Its analysis counts the body of a scan once, so the
-estimate is scaled by the FLOPs of the step over those that it counted. Where it gives none (GPU) they are a roofline:
-the longest of products, memory and links at the data sheet's rates.
+estimate, less one reading and writing of the state, is scaled by the FLOPs of the step over those that it counted.
+Where it gives none (GPU) they are a roofline: the longest of products, memory and links at the data sheet's rates.
 """
 
 import dataclasses
@@ -61,7 +61,7 @@ def forecast(experiment: Experiment, target: Target) -> dict[str, Any]:
         "refusal": refusal,
     }
     if compiled is not None:
-        found |= _speed(experiment, target, compiled, flops, total, moved)
+        found |= _speed(experiment, target, compiled, flops, (state, total), moved)
     return found
 
 
@@ -103,7 +103,7 @@ def _kept_bytes(program: Program) -> float:
     key = jax.eval_shape(lambda: jax.random.key(0))
 
     def loss(params: Any, batch: Any, key: Any) -> Any:
-        terms, _, _ = experiment.model.losses(params, {}, batch, key)
+        terms, _, _ = experiment.model.losses(params, program.shapes.aux, batch, key)
         return sum(jnp.sum(total) for total, _ in terms.values())
 
     batch = {name: jax.ShapeDtypeStruct(s.shape, s.dtype) for name, s in program.abstract_batch().items()}
@@ -114,10 +114,11 @@ def _kept_bytes(program: Program) -> float:
 
 
 def _speed(
-    experiment: Experiment, target: Target, compiled: Any, flops: float, total: float, moved: list[Moved]
+    experiment: Experiment, target: Target, compiled: Any, flops: float, sizes: tuple[float, float], moved: list[Moved]
 ) -> dict[str, Any]:
-    chips, chip = len(target.devices), target.chip
-    seconds, source = _compiler_seconds(compiled, flops / chips), "compiler, scaled to all blocks"
+    (held, total), chips, chip = sizes, len(target.devices), target.chip
+    once = 2 * held / chip.bandwidth
+    seconds, source = _compiler_seconds(compiled, flops / chips, once), "compiler, scaled to all blocks"
     if seconds is None:
         seconds, source = _roofline(chip, flops / chips, total, sum(m.bytes for m in moved)), "roofline (estimated)"
     packer = experiment.model.packer
@@ -136,12 +137,15 @@ def _roofline(chip: Chip, flops: float, touched: float, moved: float) -> float:
     return max(flops / chip.flops, 2 * touched / chip.bandwidth, moved / chip.links)
 
 
-def _compiler_seconds(compiled: Any, flops: float) -> float | None:
-    """The compiler's estimate for all of a device's FLOPs, or None."""
+def _compiler_seconds(compiled: Any, flops: float, once: float) -> float | None:
+    """The compiler's estimate for all of a device's FLOPs, or None; `once` are seconds that no loop repeats."""
     cost = compiled.cost_analysis() or {}
     cost = cost[0] if isinstance(cost, list) else cost
     seconds, counted = cost.get("optimal_seconds") or 0.0, cost.get("flops") or 0.0
-    return float(seconds * max(1.0, flops / counted)) if seconds > 0 and counted > 0 else None
+    if seconds <= 0 or counted <= 0:
+        return None
+    once = min(once, seconds)
+    return float(once + (seconds - once) * max(1.0, flops / counted))
 
 
 def candidates(experiment: Experiment, target: Target) -> list[Experiment]:

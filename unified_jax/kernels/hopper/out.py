@@ -129,7 +129,7 @@ def gated_out(
     interpret: bool = False,
 ) -> Float[Array, "b n d"]:
     """x + gate * (W a + b); the residual stream keeps x's dtype."""
-    if index is not None:
+    if gate is not None and index is not None:
         return xla.gated_out(x, a, weights, gate, index)
     b, n, d = x.shape
     row = jnp.ones((b, d), jnp.float32) if gate is None else jnp.broadcast_to(gate[:, 0], (b, d))

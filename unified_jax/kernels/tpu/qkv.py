@@ -101,7 +101,8 @@ def _inputs(
     kernel = jnp.moveaxis(weights.kernel.reshape(d, blocks, together * r2 * e), 1, 0)
     bias = None if weights.bias is None else weights.bias.reshape(blocks, 1, together * r2 * e)
     row = [None if w is None else w[None] for w in (weights.norm_scale, weights.norm_bias)]
-    gains = (None, None) if weights.q_scale is None else (weights.q_scale[None], weights.k_scale[None])  # type: ignore
+    both = weights.q_scale is not None and weights.k_scale is not None
+    gains = (weights.q_scale[None], weights.k_scale[None]) if both else (None, None)  # type: ignore[index]
     shift = scale = index = cos = sin = turn = None
     if modulation is not None:
         shift, scale = modulation.shift, modulation.scale
@@ -110,14 +111,14 @@ def _inputs(
         still = ((0, 0), (0, 0), (0, e - 2 * rotary.cos.shape[-1]))  # features beyond the angles are not turned
         cos = jnp.pad(jnp.repeat(rotary.cos, 2, axis=-1), still, constant_values=1.0)
         sin = jnp.pad(jnp.repeat(rotary.sin, 2, axis=-1), still)
-        turn = jnp.asarray(turn_matrix(e), x.dtype if x.dtype == weights.kernel.dtype else jnp.float32)
+        turn = jnp.asarray(turn_matrix(e), weights.kernel.dtype)
     return Inputs(x, kernel, bias, row[0], row[1], shift, scale, index, *gains, cos, sin, turn)
 
 
 def turn_matrix(e: int) -> np.ndarray:
     """R with (y R)[2 i] = -y[2 i + 1] and (y R)[2 i + 1] = y[2 i]."""
     matrix = np.zeros((e, e), np.float32)
-    even = np.arange(0, e, 2)
+    even = np.arange(0, e - 1, 2)
     matrix[even + 1, even], matrix[even, even + 1] = -1.0, 1.0
     return matrix
 
