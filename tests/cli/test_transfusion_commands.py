@@ -130,7 +130,7 @@ def test_the_matrix(trained, capsys):
     out = capsys.readouterr().out
     assert "made together, readers agree" in out
     rows = json.loads((trained / "run" / "evaluation.json").read_text())["rows"]
-    assert len(rows) == 4 * 3 + 4 + 1
+    assert len(rows) == 4 * 3 + 4 + 4 * 3 // 2 + 1  # pairs, all others, agreement of every two, of all
     assert {"given", "wanted", "split", "metric", "value", "low", "high", "chance", "n"} <= set(rows[0])
     assert (trained / "run" / "matrix_test.png").exists()
     assert ROOT.exists()

@@ -238,7 +238,11 @@ def test_chains_and_bad_requests(params):
     made = draw(params, {}, wanted=("image",), keys=keys, plan=Plan(Ddim(), steps=3))["image"]
     assert made.shape == (2, 16, 16, 3)
     assert np.isfinite(made).all()
-    for given, wanted in (({}, ()), ({}, ("smell",)), ({"image": jnp.zeros((2, 16, 16, 3), jnp.uint8)}, ("image",))):
+    for given, wanted in (
+        ({}, ("image", "image")),
+        ({}, ("smell",)),
+        ({"image": jnp.zeros((2, 16, 16, 3), jnp.uint8)}, ("image",)),
+    ):
         with pytest.raises(UserError, match="This model has caption, image, action, points"):
             MODEL.generate(params, given, wanted, keys, Plan())
     with pytest.raises(ValueError, match="distinct"):
