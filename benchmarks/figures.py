@@ -2,8 +2,8 @@
 
     python benchmarks/figures.py [RUNS]         (default: runs)
 
-For every recipe with a run in RUNS/RECIPE (and RUNS/RECIPE_seedN): its summary, evaluation and sheet of samples.
-Nothing is typed in.
+For every recipe with a run in RUNS/RECIPE (and RUNS/RECIPE_seedN): its summary, evaluation and sheet of samples. A
+recipe without one keeps what was measured before (each row carries its commit). Nothing is typed in.
 """
 
 import json
@@ -62,7 +62,7 @@ def _what(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     if len({tuple(other["wanted"]) for other in rows}) == 1:
         return row["metric"]
     given = "all others" if len(row["given"]) > 1 else "".join(row["given"]) or "nothing"
-    made = row["wanted"][0] if len(row["wanted"]) == 1 else "everything"
+    made = " and ".join(row["wanted"]) if len(row["wanted"]) <= 2 else "everything"
     doubt = "" if row.get("above_chance", True) else " (not above chance)"
     return f"{row['metric']}, {given} -> {made}{doubt}"
 
@@ -77,9 +77,11 @@ def main(runs: Path) -> None:
     recipes = [path.stem for path in sorted((ROOT / "configs").glob("*.py"))]
     names = [name for recipe in recipes for name in (recipe, *seeds_of(runs, recipe))]
     found = {name: measured(runs / name) for name in names}
-    measurements = {name: m for name, m in found.items() if m is not None}
+    new = {name: m for name, m in found.items() if m is not None}
+    path = DOCS / "measurements.json"
+    measurements = dict(sorted(((json.loads(path.read_text()) if path.is_file() else {}) | new).items()))
     (DOCS / "figures").mkdir(exist_ok=True)
-    for name in measurements:
+    for name in new:
         sheets = {
             "evaluation_test": "",
             "matrix_test": "_matrix",
@@ -88,9 +90,9 @@ def main(runs: Path) -> None:
         for sheet, suffix in (sheets | {"evaluation_test_joint": "_joint"}).items():
             if (runs / name / f"{sheet}.png").is_file():
                 shutil.copy(runs / name / f"{sheet}.png", DOCS / "figures" / f"{name}{suffix}.png")
-    (DOCS / "measurements.json").write_text(json.dumps(measurements, indent=1) + "\n")
+    path.write_text(json.dumps(measurements, indent=1) + "\n")
     (DOCS / "measurements.md").write_text(table(measurements))
-    print(f"{len(measurements)} recipes: {', '.join(measurements)}")
+    print(f"{len(new)} of {len(measurements)} recipes anew: {', '.join(new)}")
 
 
 if __name__ == "__main__":
