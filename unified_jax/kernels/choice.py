@@ -47,12 +47,12 @@ def device() -> tuple[str, str]:
 
 def resolve(attention: Attention, dtype: Any, head_dim: int, tokens: int, runs: bool, bias: bool = False) -> Attention:
     """The implementation that is meant, never auto. Raises UserError where it is forced and cannot work."""
-    name = jnp.dtype(dtype).name
+    name, odd = jnp.dtype(dtype).name, runs and tokens % 2 == 1
     if attention == "auto":
         attention = "xla" if bias else measured.fastest(device()[1], name, head_dim, tokens, runs)
-        if why_not(attention, name, head_dim, bias):
+        if why_not(attention, name, head_dim, bias, odd):
             return "xla"
-    elif reason := why_not(attention, name, head_dim, bias):
+    elif reason := why_not(attention, name, head_dim, bias, odd):
         raise UserError(f"attention={attention!r} cannot work here: {reason} Choose 'auto' or 'xla'.")
     if attention == "pallas" and (reason := kernels()[2]):
         _say_once(reason)
@@ -60,8 +60,8 @@ def resolve(attention: Attention, dtype: Any, head_dim: int, tokens: int, runs: 
     return attention
 
 
-def why_not(attention: Attention, dtype: str, head_dim: int, bias: bool) -> str | None:
-    """Why an implementation cannot work on the device, or None."""
+def why_not(attention: Attention, dtype: str, head_dim: int, bias: bool, odd: bool = False) -> str | None:
+    """Why an implementation cannot work on the device, or None; `odd`: runs over an odd number of tokens."""
     platform, kind = device()
     if attention == "cudnn":
         if platform != "gpu":
@@ -70,6 +70,8 @@ def why_not(attention: Attention, dtype: str, head_dim: int, bias: bool) -> str 
             return f"cuDNN takes bfloat16 and float16, the compute dtype is {dtype}."
         if head_dim % 8 or head_dim > (256 if any(h in kind for h in HOPPER) else 128):
             return f"cuDNN takes head dims that are multiples of 8 up to 128 (Hopper: 256), found {head_dim}."
+        if odd:
+            return "cuDNN trains with runs (a bias, to it) over even numbers of tokens only."
     if attention == "pallas":
         if bias:
             return "the kernels take runs, not an additive bias."

@@ -79,13 +79,15 @@ class AttentionHalf(nn.Module):
         self, x: Array, modulation: Modulation | None, qkv: QkvWeights, out: OutWeights, visible: Visible | None,
         rotary: Rotary | None, cache: KvCache,
     ) -> tuple[Array, dict[str, Any]]:  # fmt: skip
+        # Token by token a kernel would fill up its tiles with nothing and read all weights for each example.
+        attention = "xla" if self.attention == "pallas" and x.shape[1] < 16 else self.attention
         q, k, v = choice.modulated_qkv(
-            x, modulation, qkv, norm=self.norm, eps=self.eps, rotary=rotary, attention=self.attention
+            x, modulation, qkv, norm=self.norm, eps=self.eps, rotary=rotary, attention=attention, runs=True
         )
         cache = cache.write(k, v)
-        a, _ = choice.attend(q, cache.k, cache.v, visible, attention=self.attention)
+        a, _ = choice.attend(q, cache.k, cache.v, visible, attention=attention)
         gate, index = (None, None) if modulation is None else (modulation.gate, modulation.index)
-        return choice.gated_out(x, a, out, gate, index, attention=self.attention), {"cache": cache}
+        return choice.gated_out(x, a, out, gate, index, attention=attention, runs=True), {"cache": cache}
 
     def _qkv_weights(self, d: int) -> QkvWeights:
         groups = self.kv_heads or self.heads

@@ -61,7 +61,7 @@ def forecast(experiment: Experiment, target: Target) -> dict[str, Any]:
         "refusal": refusal,
     }
     if compiled is not None:
-        found |= _speed(experiment, target, compiled, flops, (state, total), moved)
+        found |= _speed(experiment, target, compiled, flops, (float(state), total), moved)
     return found
 
 
