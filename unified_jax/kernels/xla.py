@@ -67,8 +67,17 @@ def modulated_qkv(
     fused = jnp.einsum("...d,dgre->...gre", rows_of(h.astype(dtype)), weights.kernel)
     if weights.bias is not None:
         fused = fused + weights.bias.astype(dtype)
-    b, n, e = *x.shape[:2], fused.shape[-1]
+    b, n = x.shape[:2]
     fused = fused.reshape((b, n) + fused.shape[-3:])
+    return heads_of(fused, weights, rotary, eps)
+
+
+def heads_of(
+    fused: Float[Array, "b n g r2 e"], weights: QkvWeights, rotary: Rotary | None, eps: float
+) -> tuple[Array, Array, Array]:
+    """Queries, keys and values of the fused projection, normalised and turned where that is asked for."""
+    b, n, _, _, e = fused.shape
+    dtype = weights.kernel.dtype
     q, k, v = fused[..., :-2, :].reshape(b, n, -1, e), fused[..., -2, :], fused[..., -1, :]
     if weights.q_scale is not None and weights.k_scale is not None:
         q = (reference.normalise(q, "rms", eps) * weights.q_scale).astype(dtype)

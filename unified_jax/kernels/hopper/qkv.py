@@ -23,7 +23,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Float
 
-from unified_jax.kernels import reference, xla
+from unified_jax.kernels import xla
 from unified_jax.kernels.hopper import compat
 from unified_jax.kernels.hopper.compat import Ref
 from unified_jax.kernels.hopper.gemm import ROWS, Tiles, pad_axis, tile_at, tiles_for
@@ -163,17 +163,11 @@ def modulated_qkv(
     """Queries `[b, n, g r, e]`, keys and values `[b, n, g, e]` in the kernel's dtype."""
     if modulation is not None and modulation.index is not None:
         return xla.modulated_qkv(x, modulation, weights, norm=norm, eps=eps, rotary=rotary)
-    (b, n, d), (_, g, r2, e), dtype = x.shape, weights.kernel.shape, weights.kernel.dtype
+    (b, n, d), (_, g, r2, e) = x.shape, weights.kernel.shape
     bias = jnp.zeros((g, r2, e), jnp.float32) if weights.bias is None else weights.bias
     rows = modulation_rows(modulation, weights, b, d)
     fused = modulated_matmul(
         x, row_moments(x, norm, eps), rows, weights.kernel.reshape(d, -1), bias.reshape(-1), interpret=interpret
     )
     fused = fused.reshape(b, n, g, r2, e)
-    q, k, v = fused[..., :-2, :].reshape(b, n, -1, e), fused[..., -2, :], fused[..., -1, :]
-    if weights.q_scale is not None and weights.k_scale is not None:
-        q = (reference.normalise(q, "rms", eps) * weights.q_scale).astype(dtype)
-        k = (reference.normalise(k, "rms", eps) * weights.k_scale).astype(dtype)
-    if rotary is not None:
-        q, k = reference.rotate(q, rotary).astype(dtype), reference.rotate(k, rotary).astype(dtype)
-    return q, k, v
+    return xla.heads_of(fused, weights, rotary, eps)
