@@ -83,13 +83,15 @@ def _spec(table: Table, names: tuple[str | None, ...]) -> PartitionSpec:
 
 
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
-    """x, laid out by its logical axes where `Rules.active` holds; without it, x.
+    """x, laid out by its logical axes where `Rules.active` holds; without it, or within one device's part, x.
 
     Raises ValueError on an unknown name.
     """
     check_names(names)
     if len(names) != x.ndim:
         raise ValueError(f"constrain: an array of shape {x.shape} needs {x.ndim} axis names, found {names}.")
+    if _within_a_device():
+        return x
     return nn.with_logical_constraint(x, names)  # pyright: ignore[reportPrivateImportUsage]
 
 
@@ -109,7 +111,7 @@ def per_device(run: Callable[..., Any], arguments: tuple[Any, ...], results: Any
     devices do not divide (few samples on many devices) is left whole.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.size <= 1 or any(kind == AxisType.Manual for kind in mesh.axis_types):
+    if mesh.size <= 1 or _within_a_device():
         return run
     rules: Any = nn.get_logical_axis_rules()
 
@@ -126,6 +128,11 @@ def per_device(run: Callable[..., Any], arguments: tuple[Any, ...], results: Any
         return jax.shard_map(run, in_specs=tuple(there), out_specs=specs(results), check_vma=False)(*given)
 
     return cut
+
+
+def _within_a_device() -> bool:
+    """Whether this is traced for one device's part (`shard_map`): nothing is left to lay out."""
+    return any(kind == AxisType.Manual for kind in jax.sharding.get_abstract_mesh().axis_types)
 
 
 def _is_names(value: Any) -> bool:

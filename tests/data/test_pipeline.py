@@ -17,8 +17,8 @@ MODALITIES = (Image(16, 16, 3, 4), Label("shape", 6))
 WORLD = World(resolution=16, max_objects=1, examples=50)
 
 
-def pipeline(data=WORLD, batch=8, seed=0, process=(0, 1), modalities=MODALITIES, split="train"):
-    return Pipeline(data, split, modalities, batch, seed, process)
+def pipeline(data=WORLD, batch=8, seed=0, rows=None, modalities=MODALITIES, split="train"):
+    return Pipeline(data, split, modalities, batch, seed, rows)
 
 
 def test_a_step_is_pure_and_resumes_anywhere():
@@ -45,7 +45,7 @@ def test_epochs_are_permutations_shuffled_anew():
 @pytest.mark.parametrize("count", [2, 4])
 def test_processes_cut_the_same_batch(count):
     whole = pipeline().batch(3)
-    cuts = [pipeline(process=(index, count)).batch(3) for index in range(count)]
+    cuts = [pipeline(rows=rows).batch(3) for rows in np.arange(8, dtype=np.int32).reshape(count, -1)]
     for name in ("image", "shape", "slot"):
         np.testing.assert_array_equal(np.concatenate([c.arrays[name] for c in cuts]), whole.arrays[name])
     assert all(c.examples == whole.examples for c in cuts)

@@ -12,7 +12,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from unified_jax.cli.supervise import begin_child, is_child, name_log, supervise
 from unified_jax.errors import RunError, UserError
+from unified_jax.hosts import Hosts, join
 
 
 def run_command(command: Callable[[list[str]], None], arguments: list[str]) -> int:
@@ -55,6 +57,22 @@ def _complain(message: str, code: int) -> int:
     sys.stdout.flush()
     print(f"error: {message}", file=sys.stderr)
     return code
+
+
+def start_process(hosts: Hosts, run_dir: Path | None) -> None:
+    """Joins the other processes of a run, under a supervisor (`cli.supervise`); nothing where there is only one.
+
+    Raises UserError where they do not come together, SystemExit in the supervisor when its child has ended.
+    """
+    if not hosts.coordinator:
+        return
+    if not is_child():
+        raise SystemExit(supervise(run_dir))
+    begin_child()
+    import jax
+
+    join(hosts)
+    name_log(jax.process_index())
 
 
 def use_compilation_cache() -> None:

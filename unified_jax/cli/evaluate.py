@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import tyro
 
-from unified_jax.cli.entry import run_command, use_compilation_cache
+from unified_jax.cli.entry import run_command, start_process, use_compilation_cache
 from unified_jax.config import to_plain
 from unified_jax.errors import UserError
+from unified_jax.hosts import Hosts, writes
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class EvaluateCommand:
     """Sampler steps; default as in the run's previews."""
     guidance: float | None = None
     """Guidance scale; default as in the run's previews."""
+    hosts: Hosts = Hosts()
+    """Several processes as one evaluation (docs/launch.md)."""
     bits: int = 0
     """Also score this many examples a split in bits/dim; 0 leaves it out."""
 
@@ -69,20 +72,24 @@ def evaluate_run(
     world = ev.is_world(data, model)
     rows: list[dict[str, Any]] = []
     for split in ev.splits_for(data, splits):
-        with tqdm(total=count, unit="sample", desc=split, dynamic_ncols=True) as bar:
+        with tqdm(total=count, unit="sample", desc=split, dynamic_ncols=True, disable=not writes()) as bar:
             samples = ev.draw(model, params, data, split, count, seed, plan, batch, experiment.rules, bar.update)
         rows += ev.rows_of(samples, model, world)
         if bits:
-            with tqdm(total=bits, unit="example", desc=f"{split} bits/dim", dynamic_ncols=True) as bar:
+            with tqdm(
+                total=bits, unit="example", desc=f"{split} bits/dim", dynamic_ncols=True, disable=not writes()
+            ) as bar:
                 found = bits_per_dim(model, params, data, split, bits, seed, batch=batch, report=bar.update)
             rows.append(ev.bits_row(found, model, split))
         shown = min(16, count)
         pairs = [image for i in range(shown) for image in (samples.truth[i], samples.made[i])]
         titles = [text for i in range(shown) for text in (samples.titles(model)[i], "sampled")]
-        sheet(np.stack(pairs), columns=8, titles=titles).save(run_dir / f"evaluation_{split}.png")
+        if writes():
+            sheet(np.stack(pairs), columns=8, titles=titles).save(run_dir / f"evaluation_{split}.png")
     result = {"rows": rows, "step": step, "plan": to_plain(plan), "sampling_seed": seed} | provenance(experiment)
-    write_json(run_dir / "evaluation.json", result)
-    _print_rows(rows)
+    if writes():
+        write_json(run_dir / "evaluation.json", result)
+        _print_rows(rows)
     return rows
 
 
@@ -98,6 +105,7 @@ def main(arguments: list[str]) -> None:
     """The command."""
     command = tyro.cli(EvaluateCommand, prog="evaluate", args=arguments)
     use_compilation_cache()
+    start_process(command.hosts, Path(command.run))
     c = command
     evaluate_run(Path(c.run), c.count, c.splits, c.batch, c.seed, c.steps, c.guidance, c.bits)
 

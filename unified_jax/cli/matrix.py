@@ -13,6 +13,7 @@ from unified_jax.data.world import World
 from unified_jax.data.world.scene import ATTRIBUTES
 from unified_jax.errors import UserError
 from unified_jax.evaluation import matrix
+from unified_jax.hosts import writes
 from unified_jax.modalities.sheets import show_samples
 from unified_jax.models.plan import Plan
 from unified_jax.models.sampling import generate_many
@@ -40,6 +41,9 @@ def evaluate_matrix(bench: Bench, step: int, splits: tuple[str, ...]) -> list[di
     rows: list[dict[str, Any]] = []
     for split in splits:
         found = _split_rows(bench, split)
+        rows += found
+        if not writes():
+            continue
         matrix.heat_map(found, names).save(bench.run_dir / f"matrix_{split}.png")
         print(f"\n{split}: attribute accuracy, given (rows) to made (columns)")
         print("?: not above chance; *: never trained together")
@@ -51,9 +55,9 @@ def evaluate_matrix(bench: Bench, step: int, splits: tuple[str, ...]) -> list[di
                 f"never trained together: {row['given'][0]} -> {row['wanted'][0]} {row['value']:.2f} "
                 f"[{row['low']:.2f}, {row['high']:.2f}] (chance {row['chance']:.2f})"
             )
-        rows += found
     result = {"rows": rows, "step": step, "plan": to_plain(bench.plan), "sampling_seed": bench.seed}
-    write_json(bench.run_dir / "evaluation.json", result | provenance(experiment))
+    if writes():
+        write_json(bench.run_dir / "evaluation.json", result | provenance(experiment))
     return rows
 
 
@@ -70,7 +74,7 @@ def _split_rows(bench: Bench, split: str) -> list[dict[str, Any]]:
     truth = {name: np.asarray([getattr(s.objects[0], name) for s in scenes]) for name, _ in ATTRIBUTES}
     raw = {name: examples.arrays[name] for name in names}
     total = len(matrix.requests(names)) * bench.count
-    with tqdm(total=total, unit="sample", desc=split, dynamic_ncols=True) as bar:
+    with tqdm(total=total, unit="sample", desc=split, dynamic_ncols=True, disable=not writes()) as bar:
 
         def generate(given: tuple[str, ...], wanted: tuple[str, ...]) -> dict[str, np.ndarray]:
             chosen = {name: raw[name] for name in given}
@@ -79,7 +83,7 @@ def _split_rows(bench: Bench, split: str) -> list[dict[str, Any]]:
                 bench.experiment.rules, bar.update,
             )  # fmt: skip
             drawn = {name: by_name[name].from_model(value) for name, value in made.items()}
-            if not given or (given == names[:1] and len(wanted) == 1):
+            if writes() and (not given or (given == names[:1] and len(wanted) == 1)):
                 label = "joint" if not given else f"{given[0]}_to_{wanted[0]}"
                 sheet = show_samples(model.modalities, chosen, drawn, 16)
                 sheet.save(bench.run_dir / f"evaluation_{split}_{label}.png")

@@ -6,12 +6,13 @@ from typing import Any
 
 import tyro
 
-from unified_jax.cli.entry import use_compilation_cache
+from unified_jax.cli.entry import start_process, use_compilation_cache
 from unified_jax.cli.given import parse_given, read_given, split_arguments
 from unified_jax.cli.outputs import FORMATS, make_folder, write_samples
 from unified_jax.cli.sampling import parse_sampler
 from unified_jax.config import to_plain
 from unified_jax.errors import UserError
+from unified_jax.hosts import Hosts, together, writes
 from unified_jax.models.plan import Plan, Spacing
 from unified_jax.samplers.guidance import Guidance
 
@@ -70,6 +71,8 @@ class SampleCommand:
     """Allow classes of your own modules in the run's configuration."""
     devices: int = 0
     """Use this many fake CPU devices; 0 uses what there is."""
+    hosts: Hosts = Hosts()
+    """Several processes as one request (docs/launch.md)."""
 
 
 def main(arguments: list[str]) -> None:
@@ -86,6 +89,7 @@ def main(arguments: list[str]) -> None:
     if command.devices:
         jax.config.update("jax_num_cpu_devices", command.devices)
     use_compilation_cache()
+    start_process(command.hosts, Path(command.run))
     from tqdm import tqdm
 
     from unified_jax.cli.opened import open_run
@@ -105,19 +109,21 @@ def main(arguments: list[str]) -> None:
         if command.generate not in ("", *wanted):
             raise UserError(f"--generate {command.generate}: this model makes {wanted[0]} alone.")
         formats = formats or ("sheet",)
-    make_folder(out)
+    together(lambda: make_folder(out), by="first")
     experiment, params, step = open_run(Path(command.run), command.ema, command.best, command.trust)
     plan = _plan(experiment.preview.plan, command)
     for process in model.processes:
         plan.prepare(process)
-    with tqdm(total=command.count, unit="sample", dynamic_ncols=True) as bar:
+    with tqdm(total=command.count, unit="sample", dynamic_ncols=True, disable=not writes()) as bar:
         made = generate_many(
             model, params, given, wanted, command.count, command.seed, plan, command.batch, experiment.rules, bar.update
         )
+    if not writes():
+        return
     by_name: dict[str, Any] = {m.name: m for m in model.modalities}
     order = made.pop(ORDER, None)
     drawn = {name: by_name[name].from_model(value) for name, value in made.items()}
-    request = {f.name: getattr(command, f.name) for f in fields(command)}
+    request = {f.name: getattr(command, f.name) for f in fields(command) if f.name != "hosts"}
     request |= {"given": given_text, "plan": to_plain(plan), "step": step}
     if order is not None:
         names = [m.name for m in model.modalities]

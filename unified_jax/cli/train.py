@@ -3,13 +3,14 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from unified_jax.cli.entry import use_compilation_cache
+from unified_jax.cli.entry import start_process, use_compilation_cache
 from unified_jax.cli.recipe import load_recipe, recipe_label, recipe_names
 from unified_jax.errors import UserError
+from unified_jax.hosts import Hosts, writes
 from unified_jax.training.experiment import Experiment
 
 
@@ -28,6 +29,10 @@ class TrainCommand:
     """Reproduce this step from the last checkpoint before it and print the loss of each of its examples."""
     devices: int = 0
     """Use this many fake CPU devices (to try a mesh without hardware); 0 uses what there is."""
+    hosts: Hosts = Hosts()
+    """Several processes as one run (docs/launch.md)."""
+    stall: int = 1800
+    """Seconds without a finished step after which the stacks of all threads are printed and the run ends; 0 never."""
 
 
 def parse(arguments: list[str]) -> tuple[str, TrainCommand]:
@@ -57,22 +62,30 @@ def main(arguments: list[str]) -> None:
     if command.devices:
         jax.config.update("jax_num_cpu_devices", command.devices)
     use_compilation_cache()
+    run_dir = Path(command.run_dir or Path("runs") / recipe_label(recipe))
+    start_process(command.hosts, run_dir)
     from unified_jax.training.loop import Start, train
     from unified_jax.training.replay import replay
 
-    run_dir = Path(command.run_dir or Path("runs") / recipe_label(recipe))
     init_from = Path(command.init_from) if command.init_from else None
-    start = Start(run_dir, command.resume, init_from)
+    start = Start(run_dir, command.resume, init_from, stall=command.stall)
     if command.replay >= 0:
-        print(replay(command.experiment, start, command.replay))
+        report = replay(command.experiment, start, command.replay)
+        if writes():
+            print(report)
         return
     summary = train(command.experiment, start)
+    if writes():
+        _tell(summary, run_dir)
+    if summary["finished"] and command.experiment.evaluate:
+        from unified_jax.cli.evaluate import evaluate_run
+
+        evaluate_run(run_dir, count=command.experiment.evaluate)
+
+
+def _tell(summary: dict[str, Any], run_dir: Path) -> None:
     if not summary["finished"]:
         print(f"Stopped and saved at step {summary['step']}; the same command goes on from there.", file=sys.stderr)
         return
     loss = "not finite" if summary["loss"] is None else f"{summary['loss']:.5f}"
     print(f"Trained {summary['step']} steps, loss {loss}; run directory: {run_dir}")
-    if command.experiment.evaluate:
-        from unified_jax.cli.evaluate import evaluate_run
-
-        evaluate_run(run_dir, count=command.experiment.evaluate)

@@ -1,7 +1,7 @@
 r"""The stateless pipeline: the batch of step k is a pure function of (seed, k).
 
 There is one infinite, shuffled list of examples for a seed (Grain: each epoch shuffled anew, parts of a mixture
-interleaved by weight). Step k takes its positions [k B, (k + 1) B); process j of P prepares the j-th of P equal cuts.
+interleaved by weight). Step k takes its positions [k B, (k + 1) B); a process prepares the rows that its devices hold.
 An example's *slot* is its place in that global batch; it travels with the data and is all that random draws may know
 of an example's place. There is no iterator state: to resume at step k is to start reading at step k. An example's id
 is (part << 40) + index in its source.
@@ -29,7 +29,7 @@ class HostBatch:
     """What one process holds of the batch of one step."""
 
     arrays: dict[str, np.ndarray]
-    """Its cut `[b / P, ...]` of every field, and `slot`; of packed ones as `data.packing` says."""
+    """Its rows `[b', ...]` of every field, and `slot`; of packed ones as `data.packing` says."""
     ids: Int[np.ndarray, "b"]
     """Example ids of the whole global batch."""
     first: int
@@ -51,22 +51,17 @@ class Pipeline:
         modalities: tuple[Modality, ...],
         batch_size: int,
         seed: int,
-        process: tuple[int, int] = (0, 1),
+        rows: Int[np.ndarray, "r"] | None = None,
         packer: Packer | None = None,
     ) -> None:
-        """Opens the set and checks its first example. `process` is (index, count); a packer makes rows of examples.
+        """Opens the set and checks its first example. A packer makes rows of several examples.
 
-        Raises UserError for bad data.
+        `rows` are the rows of a batch that this process prepares, default all. Raises UserError for bad data.
         """
-        index, count = process
-        if batch_size < 1 or batch_size % count:
-            raise UserError(f"The batch size {batch_size} must be positive and divisible by the {count} process(es).")
         documents = packer.policy.per_row if packer else 1
-        if batch_size % (count * documents):
-            raise UserError(
-                f"A batch of {batch_size} examples, {documents} to a row, is not divisible over the "
-                f"{count} process(es)."
-            )
+        if batch_size < 1 or batch_size % documents:
+            raise UserError(f"A batch of {batch_size} examples, {documents} to a row, has no whole number of rows.")
+        rows = np.arange(batch_size // documents, dtype=np.int32) if rows is None else rows
         self.modalities, self.batch_size, self.name = modalities, batch_size, data.name
         self.packer, self.seed = packer, seed
         self.parts = data.parts(split, tuple(m.name for m in modalities))
@@ -74,7 +69,7 @@ class Pipeline:
             if len(source) == 0:
                 raise UserError(f"Data set {name!r}: split {split!r} is empty.")
         self.order = _global_order(self.parts, seed)
-        self.slots = np.arange(batch_size, dtype=np.int32).reshape(count, -1)[index]
+        self.slots = (rows[:, None] * documents + np.arange(documents, dtype=np.int32)).reshape(-1).astype(np.int32)
         for part in range(len(self.parts)):
             self._load(part << PART_BITS)
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from unified_jax.hosts import lay
 from unified_jax.models.base import Model
 from unified_jax.models.plan import Plan
 from unified_jax.sharding import MESH_AXES, MeshShape, Rules, make_mesh
@@ -17,7 +18,7 @@ from unified_jax.typing import Params
 def sample_keys(seed: int, first: int, count: int) -> jax.Array:
     """Keys of samples first .. first + count - 1: sample i of seed s has the key fold_in(key(s), i)."""
     key = jax.random.key(seed)
-    return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(first, first + count))
+    return jax.vmap(lambda i: jax.random.fold_in(key, i))(first + jnp.arange(count))
 
 
 def generate_many(
@@ -36,19 +37,21 @@ def generate_many(
 
     `given` holds one row a sample; `report(n)` after n more are done.
 
-    All devices share a batch, which is rounded up to a multiple of them; a short last batch is filled and cut.
+    All devices of all processes share a batch, which is rounded up to a multiple of them; a short last batch is filled
+    and cut.
     """
     mesh = make_mesh(MeshShape())
     batch = -(-min(batch, count) // mesh.size) * mesh.size
     rows, whole = _layouts(mesh)
-    params = jax.device_put(params, whole)
-    call = jax.jit(model.generate, static_argnames=("wanted", "plan"), out_shardings=rows)
+    params = jax.tree.map(lambda x: x if x.sharding == whole else lay(np.asarray(x), whole), params)
+    call = jax.jit(model.generate, static_argnames=("wanted", "plan"), out_shardings=whole)
+    keys_of = jax.jit(sample_keys, static_argnums=2, out_shardings=rows)
     parts: list[dict[str, Any]] = []
     with rules.active(mesh):
         for first in range(0, count, batch):
             take = np.minimum(np.arange(first, first + batch), count - 1)
-            some = jax.device_put({name: value[take] for name, value in given.items()}, rows)
-            keys = jax.device_put(sample_keys(seed, first, batch), rows)
+            some = {name: lay(value[take], rows) for name, value in given.items()}
+            keys = keys_of(seed, first, batch)
             made = jax.device_get(call(params, some, wanted=wanted, keys=keys, plan=plan))
             kept = min(batch, count - first)
             parts.append({name: value[:kept] for name, value in made.items()})

@@ -10,6 +10,7 @@ fails, as on a full disk, is said in a line; training goes on, and the next save
 """
 
 import contextlib
+import functools
 import json
 import shutil
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from unified_jax.errors import RunError, UserError
+from unified_jax.hosts import together
 from unified_jax.training.checksums import find_damage, seal
 from unified_jax.training.notice import say
 from unified_jax.training.state import State
@@ -143,7 +145,7 @@ class Checkpoints:
         damaged: list[tuple[int, UserError]] = []
         for step in reversed(self.steps()):
             try:
-                state = self.restore(like, step)
+                state = together(functools.partial(self.restore, like, step))
             except UserError as error:
                 damaged.append((step, error))
                 if not fall_back:
@@ -156,6 +158,11 @@ class Checkpoints:
 
     def _set_aside(self, step: int) -> Path:
         target = self.folder / "damaged" / str(step)
+        together(lambda: self._move(step, target), by="first")
+        self.rolling.reload()
+        return target
+
+    def _move(self, step: int, target: Path) -> None:
         try:
             target.parent.mkdir(exist_ok=True)
             while target.exists():
@@ -163,8 +170,6 @@ class Checkpoints:
             (Path(self.rolling.directory) / str(step)).rename(target)
         except OSError as error:
             raise RunError(f"The damaged checkpoint of step {step} cannot be moved to {target}: {error}.") from error
-        self.rolling.reload()
-        return target
 
     def restore_best(self, like: Any) -> Any:
         """The same for the best checkpoint."""
@@ -181,8 +186,7 @@ class Checkpoints:
             partial_restore=True,
         )
         try:
-            if damage := find_damage(Path(manager.directory) / str(chosen)):
-                raise ValueError(damage + ".")
+            together(functools.partial(_refuse_damage, Path(manager.directory) / str(chosen)), by="first")
             restored = manager.restore(chosen, args=ocp.args.Composite(state=arguments))["state"]
             _check_shapes(item, restored)
         except Exception as error:
@@ -207,7 +211,9 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if error is not None and jax.process_count() > 1:
+            return  # a save waits for all processes, and one of them may be gone
         for manager in (self.rolling, self.best):
             self._collect(manager)
             with contextlib.suppress(Exception):  # what failed has been said
@@ -233,6 +239,11 @@ def _manager(folder: Path, keep: int, write: bool) -> ocp.CheckpointManager:
     )
     handlers = {"state": ocp.PyTreeCheckpointHandler(), "loss": ocp.JsonCheckpointHandler()}
     return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
+
+
+def _refuse_damage(folder: Path) -> None:
+    if damage := find_damage(folder):
+        raise ValueError(damage + ".")
 
 
 def _unfinished(folder: Path) -> list[Path]:

@@ -67,6 +67,10 @@ class Experiment:
     """Examples a step, over all devices and processes."""
     accumulate: int = 1
     """Microbatches a step."""
+    reduction: Literal["fast", "strict"] = "fast"
+    """How gradients are added up: as the compiler likes, or the same to the bit on any number of devices."""
+    virtual_shards: int = 8
+    """Parts of a batch whose gradients the strict reduction adds up: the most devices it can use."""
     seed: int = 0
     """Seed of parameters, data order and noise."""
     non_finite: Literal["stop", "skip"] = "stop"

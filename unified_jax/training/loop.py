@@ -13,10 +13,12 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from unified_jax.data.pipeline import HostBatch, Pipeline
 from unified_jax.data.prefetch import Prefetcher
 from unified_jax.errors import RunError, UserError
+from unified_jax.hosts import lay_rows, local_rows, make_key, name, stop_wanted, together, writes
 from unified_jax.sharding import make_mesh
 from unified_jax.training import run_dir as runs
 from unified_jax.training.checkpoint import Checkpoints
@@ -26,6 +28,7 @@ from unified_jax.training.gradients import term_gradients
 from unified_jax.training.lock import RunLock
 from unified_jax.training.metrics import MetricsWriter, Pending, Progress
 from unified_jax.training.program import Program, assemble
+from unified_jax.training.pulse import Pulse
 from unified_jax.training.same_run import check_same_run
 from unified_jax.training.state import State
 from unified_jax.training.step import init_state
@@ -40,6 +43,8 @@ class Start:
     resume: Literal["auto", "never", "must"] = "auto"
     init_from: Path | None = None
     quiet: bool = False
+    stall: float = 0
+    """Seconds without a finished step after which the run ends with the stacks of its threads; 0 never."""
 
 
 @dataclass
@@ -51,23 +56,26 @@ class Run:
     pipeline: Pipeline
     gradients: Callable[..., Any]
     key: jax.Array
+    held: np.ndarray
+    """The rows of a global batch that this process' devices hold."""
 
     def place(self, batch: HostBatch) -> dict[str, jax.Array]:
         """This process's rows as global arrays, cut over the batch axes of the mesh."""
-        cut = self.program.batch_sharding
-        return {n: jax.make_array_from_process_local_data(cut, a) for n, a in batch.arrays.items()}
+        cut, rows = self.program.batch_sharding, self.program.rows
+        return {n: lay_rows(a, self.held, rows, cut) for n, a in batch.arrays.items()}
 
 
 def prepare(experiment: Experiment) -> Run:
     """Everything up to (not including) the first compile: mesh, data, shapes, shardings. Raises UserError early."""
     program = assemble(experiment, make_mesh(experiment.mesh))
-    process = (jax.process_index(), jax.process_count())
+    held = local_rows(program.batch_sharding, program.rows)
     pipeline = Pipeline(
-        experiment.data, experiment.split, experiment.model.modalities, experiment.batch_size, experiment.seed, process,
+        experiment.data, experiment.split, experiment.model.modalities, experiment.batch_size, experiment.seed, held,
         experiment.model.packer,
     )  # fmt: skip
-    gradients = jax.jit(functools.partial(term_gradients, experiment.model, experiment.balance))
-    return Run(experiment, program, pipeline, gradients, jax.random.key(experiment.seed))
+    gradients = functools.partial(term_gradients, experiment.model, experiment.balance)
+    key = make_key(experiment.seed, program.mesh)
+    return Run(experiment, program, pipeline, jax.jit(gradients, out_shardings=program.replicated), key, held)
 
 
 def train(experiment: Experiment, start: Start) -> dict[str, Any]:
@@ -76,7 +84,8 @@ def train(experiment: Experiment, start: Start) -> dict[str, Any]:
     Raises UserError for a request that cannot be met (before anything is compiled) and RunError for a run that failed;
     both leave the last good checkpoint. SIGTERM and Ctrl-C save and return early with summary["finished"] = False.
     """
-    run = prepare(experiment)
+    run = together(lambda: prepare(experiment))
+    assert run
     with experiment.rules.active(run.program.mesh):
         return _train(run, start)
 
@@ -85,17 +94,24 @@ def _train(run: Run, start: Start) -> dict[str, Any]:
     experiment, folder = run.experiment, start.run_dir
     if start.resume == "must" and not (folder / "checkpoints").is_dir():
         raise UserError(f"--resume must: {str(folder)!r} holds no finished checkpoint.")
-    runs.create(folder)
-    lock = RunLock(folder) if jax.process_index() == 0 else contextlib.nullcontext()
-    with lock, Checkpoints(folder, experiment.checkpoint.keep) as checkpoints:
-        state = begin(run, start, checkpoints)
+    together(lambda: runs.create(folder), by="first")
+    with contextlib.ExitStack() as stack:
+        together(lambda: stack.enter_context(RunLock(folder)), by="first")
+        checkpoints = stack.enter_context(Checkpoints(folder, experiment.checkpoint.keep))
+        state = together(lambda: begin(run, start, checkpoints))
+        assert state
         first = int(state.step)
-        runs.save_experiment(folder, experiment)
-        runs.write_json(folder / "environment.json", runs.environment(experiment, dict(run.program.mesh.shape)))
-        with Interrupt() as interrupt:
-            summary = _steps(run, state, first, checkpoints, start, interrupt)
-    runs.write_json(folder / "summary.json", summary | runs.provenance(experiment))
+        together(lambda: _describe(run, folder), by="first")
+        interrupt = stack.enter_context(Interrupt())
+        summary = _steps(run, state, first, checkpoints, start, interrupt)
+    if writes():
+        runs.write_json(folder / "summary.json", summary | runs.provenance(experiment))
     return summary
+
+
+def _describe(run: Run, folder: Path) -> None:
+    runs.save_experiment(folder, run.experiment)
+    runs.write_json(folder / "environment.json", runs.environment(run.experiment, dict(run.program.mesh.shape)))
 
 
 def begin(run: Run, start: Start, checkpoints: Checkpoints) -> State:
@@ -131,13 +147,18 @@ def _init_from(run: Run, state: State, source: Path) -> State:
 
 
 class Interrupt:
-    """SIGTERM and SIGINT set a flag that the loop reads between steps; a second one takes its usual course."""
+    """SIGTERM and SIGINT set a flag that the loop reads between steps; a second one takes its usual course.
+
+    With several processes JAX's coordination service takes SIGTERM instead and tells all of them.
+    """
 
     def __init__(self) -> None:
         self.received = False
 
     def __enter__(self) -> "Interrupt":
         self.before = {}
+        if jax.process_count() > 1:
+            return self
         try:
             for number in (signal.SIGTERM, signal.SIGINT):
                 self.before[number] = signal.signal(number, self._receive)
@@ -149,6 +170,10 @@ class Interrupt:
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
+    def wanted(self, step: int) -> bool:
+        """Whether to stop after `step` steps; the same answer in all processes."""
+        return self.received or stop_wanted(step)
+
     def _receive(self, number: int, frame: FrameType | None) -> None:
         del frame
         self.received = True
@@ -159,31 +184,44 @@ def _steps(
     run: Run, state: State, first: int, checkpoints: Checkpoints, start: Start, interrupt: Interrupt
 ) -> dict[str, Any]:
     experiment = run.experiment
-    writer = MetricsWriter(start.run_dir, first)
-    progress = Progress(experiment.steps, first, show=not start.quiet and jax.process_index() == 0)
+    writer = MetricsWriter(start.run_dir, first, mute=not writes())
+    progress = Progress(experiment.steps, first, show=not start.quiet and writes())
     watch = Watch(experiment, writer, progress, checkpoints, start.run_dir)
     step = first
     batches = run.pipeline.batches(first)
     try:
-        while step < experiment.steps and not interrupt.received:
-            before = time.perf_counter()
-            batch = _next_batch(batches, experiment, step + 1, checkpoints)
-            watch.clock.wait(time.perf_counter() - before)
-            rows = run.place(batch)
-            watch.flops = watch.flops or count_flops(run.program.step, state, {}, rows, run.key)
-            state, metrics = run.program.step(state, {}, rows, run.key)
-            step += 1
-            watch.note(Pending(step, metrics, batch))
-            if experiment.gradients_every and step % experiment.gradients_every == 0:
-                watch.report(step, run.gradients(state, {}, rows, run.key))
-            watch.look(state, step)
-        watch.drain(0)
-        checkpoints.save_last(state, step)
+        with Pulse(start.stall, checkpoints.last_good) as watch.pulse:
+            while step < experiment.steps and not interrupt.wanted(step):
+                before = time.perf_counter()
+                batch = _next_batch(batches, experiment, step + 1, checkpoints)
+                watch.clock.wait(time.perf_counter() - before)
+                rows = run.place(batch)
+                watch.flops = watch.flops or count_flops(run.program.step, state, {}, rows, run.key)
+                watch.pace.step(time.perf_counter() - before)
+                state, metrics = run.program.step(state, {}, rows, run.key)
+                step += 1
+                watch.note(Pending(step, metrics, batch))
+                if experiment.gradients_every and step % experiment.gradients_every == 0:
+                    watch.report(step, run.gradients(state, {}, rows, run.key))
+                watch.look(state, step)
+            watch.drain(0)
+            checkpoints.save_last(state, step)
         return watch.summary(step, parameters=sum(leaf.size for leaf in jax.tree.leaves(run.program.shapes.params)))
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        raise RunError(_lost(step, error, checkpoints)) from error
     finally:
         batches.close()
-        progress.close()
-        writer.close()
+        watch.close()
+
+
+def _lost(step: int, error: Exception, checkpoints: Checkpoints) -> str:
+    why = str(error).strip().split("\n")[0][:200]
+    return (
+        f"{name()} could not finish the steps up to {step}: {why} Most likely another process of the run has ended: "
+        f"see its log. {checkpoints.last_good()} Start all processes again with the same command."
+    )
 
 
 def _next_batch(

@@ -80,11 +80,16 @@ class Clock:
 class MetricsWriter:
     """Appends to the files of a run directory. `resume_step` cuts what a resumed run will write again.
 
-    A disk that refuses a line is reported once; lines wait in memory and are tried again with the next one.
+    A disk that refuses a line is reported once; lines wait in memory and are tried again with the next one. A mute one
+    (of a process that does not write) drops everything.
     """
 
-    def __init__(self, run_dir: Path, resume_step: int) -> None:
+    def __init__(self, run_dir: Path, resume_step: int, mute: bool = False) -> None:
+        self.mute = mute
         self.path, self.skipped_path = run_dir / "metrics.jsonl", run_dir / "non_finite.jsonl"
+        self.skipped: Appender | None = None
+        if mute:
+            return
         try:
             for path in (self.path, self.skipped_path):
                 cut_lines(path, resume_step)
@@ -92,10 +97,11 @@ class MetricsWriter:
             self.board = Board(run_dir / "tensorboard", resume_step + 1)
         except OSError as error:
             raise RunError(f"{self.path} cannot be written ({error}); the last checkpoint is intact.") from error
-        self.skipped: Appender | None = None
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """One line, and the same scalars as a TensorBoard event."""
+        if self.mute:
+            return
         self._append(self.file, {"step": step, **values})
         scalars = {name: value for name, value in values.items() if isinstance(value, float)}
         parts = values.get("loss_by_time", [])
@@ -104,6 +110,8 @@ class MetricsWriter:
 
     def write_non_finite(self, step: int, batch: HostBatch, values: dict[str, Any]) -> None:
         """The step whose loss or gradient was not finite: its index, slots and example ids."""
+        if self.mute:
+            return
         record = {"step": step, "slots": list(range(len(batch.ids))), "ids": batch.ids.tolist(), **values}
         self.skipped = self.skipped or Appender(self.skipped_path)
         self._append(self.skipped, record)
@@ -118,6 +126,8 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Closes; says how many lines never reached the disk."""
+        if self.mute:
+            return
         for file in filter(None, (self.file, self.skipped)):
             if file.waiting:
                 say(f"{file.path} lacks its last {len(file.waiting)} line(s): the disk refused them to the end.")

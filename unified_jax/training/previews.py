@@ -1,6 +1,6 @@
 """Preview sheets and the validation loss: what a run looks at while it trains.
 
-Fixed examples, fixed noise, EMA parameters.
+Fixed examples, fixed noise, EMA parameters. Every process takes part in the computation; process 0 writes.
 """
 
 from pathlib import Path
@@ -8,9 +8,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from unified_jax.data.pipeline import Pipeline
 from unified_jax.errors import RunError
+from unified_jax.hosts import writes
 from unified_jax.modalities.sheets import show_samples
 from unified_jax.models.sampling import sample_keys
 from unified_jax.training.experiment import Experiment
@@ -33,21 +35,23 @@ class Previewer:
 
     def __init__(self, experiment: Experiment) -> None:
         model, config = experiment.model, experiment.preview
-        self.model, self.plan = model, config.plan
+        self.model, self.plan, self.count = model, config.plan, config.count
         given, self.wanted = model.usual_request
         examples = held_out_pipeline(experiment, config.count, packed=False).batch(0).arrays
         self.given = {name: examples[name] for name in given}
-        self.keys = sample_keys(PREVIEW_SEED, 0, config.count)
-        self.generate = jax.jit(self._generate)
+        self.generate = jax.jit(self._generate, out_shardings=PartitionSpec())
 
     def _generate(self, params: Params) -> dict[str, jax.Array]:
         given = {name: jnp.asarray(value) for name, value in self.given.items()}
-        return self.model.generate(params, given, self.wanted, self.keys, self.plan)
+        keys = sample_keys(PREVIEW_SEED, 0, self.count)
+        return self.model.generate(params, given, self.wanted, keys, self.plan)
 
     def write(self, params: Params, path: Path) -> None:
         """A PNG sheet: each sample over what it was asked to be."""
         by_name: dict[str, Any] = {m.name: m for m in self.model.modalities}
         made = self.generate(params)
+        if not writes():
+            return
         drawn = {name: by_name[name].from_model(made[name]) for name in self.wanted}
         try:
             show_samples(self.model.modalities, self.given, drawn).save(path)
@@ -61,12 +65,11 @@ class Validator:
     def __init__(self, experiment: Experiment) -> None:
         pipeline = held_out_pipeline(experiment, experiment.batch_size, packed=True)
         self.batches = [pipeline.batch(i).arrays for i in range(experiment.validation.batches)]
-        self.key = jax.random.key(PREVIEW_SEED)
         self.model, self.balance = experiment.model, experiment.balance
-        self.losses = jax.jit(self._losses)
+        self.losses = jax.jit(self._losses, out_shardings=PartitionSpec())
 
     def _losses(self, params: Params, batch: Any, index: jax.Array) -> dict[str, tuple[jax.Array, jax.Array]]:
-        terms, _, _ = self.model.losses(params, {}, batch, jax.random.fold_in(self.key, index))
+        terms, _, _ = self.model.losses(params, {}, batch, jax.random.fold_in(jax.random.key(PREVIEW_SEED), index))
         return jax.tree.map(jnp.sum, terms)
 
     def loss(self, params: Params) -> float:

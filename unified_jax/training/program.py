@@ -16,6 +16,7 @@ from unified_jax.errors import UserError
 from unified_jax.training.experiment import Experiment
 from unified_jax.training.state import State, state_shardings
 from unified_jax.training.step import Optimizer, init_state, train_step
+from unified_jax.training.strict import StrictStep, check_strict
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,18 @@ class Program:
     shapes: State
     shardings: State
     step: Callable[..., Any]
-    """(state, frozen, batch, key) -> (state, metrics), jitted; the state is donated."""
+    """(state, frozen, batch, key) -> (state, metrics), compiled; the state is donated."""
+
+    @property
+    def rows(self) -> int:
+        """Rows of a global batch."""
+        packer = self.experiment.model.packer
+        return self.experiment.batch_size // (packer.policy.per_row if packer else 1)
+
+    @property
+    def replicated(self) -> NamedSharding:
+        """The whole of something on every device."""
+        return NamedSharding(self.mesh, PartitionSpec())
 
     @property
     def batch_sharding(self) -> NamedSharding:
@@ -70,6 +82,9 @@ def assemble(experiment: Experiment, mesh: Mesh) -> Program:
             f"A batch of {experiment.batch_size} in {experiment.accumulate} microbatch(es) is not divisible over the "
             f"{parts} devices of data x fsdp; choose --batch-size as a multiple of {parts * experiment.accumulate}."
         )
+    strict = experiment.reduction == "strict"
+    if strict:
+        check_strict(mesh, rows * experiment.accumulate, experiment.virtual_shards)
     optimizer = Optimizer(experiment.optimizer, experiment.ema, experiment.steps, experiment.accumulate)
     make = functools.partial(init_state, experiment.model, optimizer, experiment.balance)
     shapes = jax.eval_shape(make, jax.random.key(experiment.seed))
@@ -79,4 +94,7 @@ def assemble(experiment: Experiment, mesh: Mesh) -> Program:
         out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())),
         donate_argnums=0,
     )
+    if strict:
+        shards = experiment.virtual_shards
+        step = StrictStep(experiment.model, optimizer, experiment.balance, shards, mesh, shardings, step)
     return Program(experiment, mesh, optimizer, shapes, shardings, step)

@@ -40,7 +40,8 @@ def replay(experiment: Experiment, start: Start, step: int) -> str:
 def _report(run: Run, state: object, step: int) -> str:
     batch = run.pipeline.batch(step - 1)
     rows = run.place(batch)
-    terms = jax.jit(example_losses, static_argnums=0)(run.experiment.model, state, {}, rows, run.key)
+    look = jax.jit(example_losses, static_argnums=0, out_shardings=run.program.replicated)
+    terms = look(run.experiment.model, state, {}, rows, run.key)
     losses = {name: np.asarray(value) for name, value in terms.items()}
     _, metrics = run.program.step(state, {}, rows, run.key)
     total = sum(losses.values())

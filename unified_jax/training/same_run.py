@@ -14,7 +14,7 @@ from unified_jax.training.experiment import Experiment
 from unified_jax.training.run_dir import read_config
 
 FREE = (
-    *("mesh", "rules", "log_every", "gradients_every", "checkpoint", "preview", "validation", "evaluate"),
+    *("mesh", "rules", "accumulate", "log_every", "gradients_every", "checkpoint", "preview", "validation", "evaluate"),
     "non_finite",
 )
 """Fields of an experiment that may change when a run is resumed; `steps` too where the learning rate is constant."""

@@ -62,6 +62,13 @@ def train_step(
     """
     key = jax.random.fold_in(key, state.step)
     value, gradient, terms, aux, extra = _loss_and_gradient(model, optimizer, balance, state, frozen, batch, key)
+    return update(optimizer, state, value, gradient, terms, aux, extra)
+
+
+def update(
+    optimizer: Optimizer, state: State, value: Array, gradient: Params, terms: Any, aux: Any, extra: Any
+) -> tuple[State, dict[str, Array]]:
+    """The state and metrics after a step with this loss, gradient, loss terms and extra metrics."""
     norm = optax.tree.norm(gradient)
     finite = jnp.isfinite(value) & jnp.isfinite(norm)
     # A branch, not a choice leaf by leaf, which would read and write the whole state once more.

@@ -12,7 +12,9 @@ from unified_jax.training.checkpoint import Checkpoints
 from unified_jax.training.experiment import Experiment
 from unified_jax.training.flops import peak_flops
 from unified_jax.training.metrics import LAG, Clock, MetricsWriter, Pending, Progress, to_host
+from unified_jax.training.pace import Pace
 from unified_jax.training.previews import Previewer, Validator
+from unified_jax.training.pulse import Pulse
 from unified_jax.training.state import State
 
 
@@ -33,6 +35,8 @@ class Watch:
         self.clock, self.flops = Clock(), 0.0
         self.previewer = Previewer(self.experiment) if self.experiment.preview.every else None
         self.validator = Validator(self.experiment) if self.experiment.validation.every else None
+        self.pulse: Pulse | None = None
+        self.pace = Pace(folder / "logs", jax.process_index(), jax.process_count(), progress.say)
         self.last: dict[str, Any] = {}
         self.skipped = 0
 
@@ -66,9 +70,21 @@ class Watch:
             values |= {"skipped": float(not finite), "examples": done.batch.examples}
             peak = peak_flops(jax.devices()[0])
             peak = peak * jax.device_count() if peak else None
+            values |= self.pace.report(done.step)
             self.last = values | self.clock.read(self.experiment.batch_size, self.flops, peak)
             self.writer.write(done.step, self.last)
         self.progress.update(done.step, self.last)
+        self._beat(f"step {done.step}")
+
+    def _beat(self, what: str) -> None:
+        if self.pulse:
+            self.pulse.beat(what)
+
+    def close(self) -> None:
+        """Ends what shows and writes."""
+        self.pace.close()
+        self.progress.close()
+        self.writer.close()
 
     def report(self, step: int, values: dict[str, Any]) -> None:
         """A line of metrics.jsonl after those of the steps before it."""
@@ -93,6 +109,7 @@ class Watch:
             self.checkpoints.save_best(state, step, loss)
         if save:
             self.checkpoints.save(state, step)
+        self._beat(f"the previews, validation or checkpoint of step {step}")
 
     def _preview(self, state: State, step: int) -> None:
         """A sheet; one that the disk refuses is reported and missed, it is no reason to stop."""
