@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -88,6 +89,27 @@ def run(*arguments: object, **options) -> tuple[int, str, str]:
     process = command(*arguments, **options)
     out, err = process.communicate(timeout=600)
     return process.returncode, out, err
+
+
+def processes(count: int, *arguments: object, devices: int = 1, **options) -> "list[subprocess.Popen[str]]":
+    """The same script as `count` processes of one run, `devices` fake devices each."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    hosts = ("--hosts.coordinator", f"localhost:{port}", "--hosts.count", count)
+    return [
+        command(*arguments, *hosts, "--hosts.index", index, devices=devices, **options.copy()) for index in range(count)
+    ]
+
+
+def finish(started: "list[subprocess.Popen[str]]", timeout: float = 600) -> list[tuple[int, str, str]]:
+    """(exit code, stdout, stderr) of each; none is left behind."""
+    try:
+        ended = [process.communicate(timeout=timeout) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    return [(process.returncode, out, err) for process, (out, err) in zip(started, ended, strict=True)]
 
 
 def gaussian_denoiser(process, mean, std):

@@ -67,7 +67,14 @@ def test_at_the_start_the_blocks_are_the_identity_and_the_output_is_zero():
 
 @pytest.mark.parametrize(
     "fields",
-    [{"remat": "none"}, {"remat": "dots"}, {"unroll": 3}, {"attention": "reference"}, {"attention": "xla"}],
+    [
+        {"remat": "none"},
+        {"remat": "dots"},
+        {"remat": "offload"},
+        {"unroll": 3},
+        {"attention": "reference"},
+        {"attention": "xla"},
+    ],
     ids=str,
 )
 def test_how_it_is_computed_does_not_change_what(fields):

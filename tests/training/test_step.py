@@ -9,7 +9,7 @@ import pytest
 
 from tests.helpers import EXPERIMENT, MODEL, experiment
 from unified_jax.processes.gaussian import DiscreteGaussian
-from unified_jax.sharding import MeshShape, Rules
+from unified_jax.sharding import MeshShape
 from unified_jax.training.balancing import FixedBalance
 from unified_jax.training.ema import Ema
 from unified_jax.training.flops import count_flops
@@ -30,27 +30,6 @@ def trained(e, steps=20):
             state, metrics = run.program.step(state, {}, run.place(run.pipeline.batch(step)), run.key)
             losses.append(float(metrics["loss"]))
     return state, np.asarray(losses)
-
-
-ONE = MeshShape(data=1)
-
-
-@pytest.fixture(scope="module")
-def alone():
-    """Twenty steps on one of the eight devices' worth of mesh: everything replicated."""
-    return trained(experiment(batch_size=8, mesh=MeshShape(data=1, sequence=8), rules=Rules((), ())))
-
-
-@pytest.mark.parametrize(
-    "shape",
-    [MeshShape(data=8), MeshShape(data=1, fsdp=8), MeshShape(data=2, tensor=4), MeshShape(2, 2, 2)],
-    ids=lambda m: f"{m.data}x{m.fsdp}x{m.tensor}",
-)
-def test_eight_devices_equal_one(alone, shape):
-    state, losses = trained(experiment(mesh=shape))
-    np.testing.assert_allclose(losses, alone[1], rtol=1e-5)
-    for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(alone[0].params), strict=True):
-        np.testing.assert_allclose(a, b, atol=2e-5)
 
 
 def test_optimizer_state_and_averages_lie_like_their_parameters():

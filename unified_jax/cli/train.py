@@ -12,6 +12,7 @@ from unified_jax.cli.recipe import load_recipe, recipe_label, recipe_names
 from unified_jax.errors import UserError
 from unified_jax.hosts import Hosts, writes
 from unified_jax.training.experiment import Experiment
+from unified_jax.training.xla_flags import recommend
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class TrainCommand:
     """Reproduce this step from the last checkpoint before it and print the loss of each of its examples."""
     devices: int = 0
     """Use this many fake CPU devices (to try a mesh without hardware); 0 uses what there is."""
+    xla: Literal["default", "recommended"] = "default"
+    """Compiler flags that are set before the devices are opened (`training/xla_flags.py`)."""
     hosts: Hosts = Hosts()
     """Several processes as one run (docs/launch.md)."""
     stall: int = 1800
@@ -59,6 +62,8 @@ def main(arguments: list[str]) -> None:
     recipe, command = parse(arguments)
     import jax
 
+    if command.xla == "recommended":
+        recommend(strict=command.experiment.reduction == "strict")
     if command.devices:
         jax.config.update("jax_num_cpu_devices", command.devices)
     use_compilation_cache()

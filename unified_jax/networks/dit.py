@@ -20,7 +20,6 @@ blocks are one block scanned over a leading `layers` axis of its parameters, rem
 from typing import Any, Literal
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -32,10 +31,10 @@ from unified_jax.layers.embeddings import LabelEmbedding, TimeEmbedding, sincos_
 from unified_jax.layers.init import zeros
 from unified_jax.layers.mlp import Dense, Mlp
 from unified_jax.layers.modulation import AffineNorm, ModulationRows, modulated_norm
+from unified_jax.layers.remat import Remat, rematerialised
 from unified_jax.sharding import constrain
 
 Conditioning = Literal["adaln_zero", "adaln", "cross", "in_context"]
-Remat = Literal["none", "full", "dots"]
 
 SIZES: dict[str, tuple[int, int, int]] = {
     "S": (12, 384, 6),
@@ -111,8 +110,7 @@ class DiT(nn.Module):
     attention: Attention = "auto"
     """Implementation of attention."""
     remat: Remat = "dots"
-    """What is recomputed in the backward pass: 'none', 'full' (keep block inputs: least memory), 'dots' (keep the
-    projections' results too)."""
+    """What the backward pass keeps of a block (`layers.remat`)."""
     unroll: int = 1
     """Blocks per step of the scan; more compile longer and may run faster."""
 
@@ -176,10 +174,7 @@ class DiT(nn.Module):
         return out.astype(jnp.float32), captured
 
     def _blocks(self, x: Array, c: Array, visible: Visible | None, capture: bool) -> tuple[Array, dict[str, Array]]:
-        block = Block
-        if self.remat != "none":
-            policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if self.remat == "dots" else None
-            block = nn.remat(Block, prevent_cse=False, policy=policy, static_argnums=(4,))
+        block = rematerialised(Block, self.remat, static=(4,))
         broadcast: Any = (nn.broadcast,) * 3
         stack = nn.scan(
             block,

@@ -15,7 +15,7 @@ from a table of one row an item; text has the row of zeros, so that text goes th
 everything at the start. Without it, as published, the time is added to the embedded patches.
 """
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -33,6 +33,7 @@ from unified_jax.layers.form import Form
 from unified_jax.layers.init import declare, normal, ones
 from unified_jax.layers.mlp import Dense, SwiGlu
 from unified_jax.layers.modulation import ModulationRows
+from unified_jax.layers.remat import Remat, rematerialised
 from unified_jax.sharding import constrain
 
 SIZES: dict[str, tuple[int, int, int]] = {
@@ -139,7 +140,7 @@ class Trunk(nn.Module):
     """Compute dtype."""
     attention: Attention = "auto"
     """Implementation of attention."""
-    remat: Literal["none", "full", "dots"] = "dots"
+    remat: Remat = "dots"
     """What is recomputed in the backward pass."""
     unroll: int = 1
     """Blocks per step of the scan."""
@@ -202,10 +203,7 @@ class Trunk(nn.Module):
     def _blocks(
         self, x: Array, cache: KvCache | None, c: Array, index: Array, visible: Array, rotary: Rotary
     ) -> tuple[Array, KvCache | None]:
-        block: Any = Block
-        if self.remat != "none" and cache is None:
-            policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if self.remat == "dots" else None
-            block = nn.remat(Block, prevent_cse=False, policy=policy)
+        block = rematerialised(Block, self.remat if cache is None else "none")
         stack = nn.scan(
             block,
             variable_axes={"params": 0},

@@ -196,7 +196,7 @@ def _steps(
                 batch = _next_batch(batches, experiment, step + 1, checkpoints)
                 watch.clock.wait(time.perf_counter() - before)
                 rows = run.place(batch)
-                watch.flops = watch.flops or count_flops(run.program.step, state, {}, rows, run.key)
+                watch.flops = watch.flops or count_flops(run.program.fast, state, {}, rows, run.key)
                 watch.pace.step(time.perf_counter() - before)
                 state, metrics = run.program.step(state, {}, rows, run.key)
                 step += 1

@@ -31,7 +31,7 @@ def forecast(experiment: Experiment, target: Target) -> dict[str, Any]:
     program = assemble(experiment, make_mesh(experiment.mesh, target.devices))
     chips, axes = len(target.devices), dict(program.mesh.shape)
     with experiment.rules.active(program.mesh):
-        flops = count_flops(program.step, *_arguments(program))
+        flops = count_flops(program.fast, *_arguments(program))
         kept = _kept_bytes(program) / chips
     compiled, refusal = _compile(program)
     held = _state_bytes(program)
@@ -75,7 +75,7 @@ def _arguments(program: Program) -> tuple[Any, ...]:
 def _compile(program: Program) -> tuple[Any, str | None]:
     """(the compiled step, None), or (None, the compiler's words) where it does not fit."""
     with program.experiment.rules.active(program.mesh):
-        lowered = program.step.lower(*_arguments(program))
+        lowered = program.fast.lower(*_arguments(program))
         try:
             return lowered.compile(), None
         except Exception as error:  # the compilers raise what they like

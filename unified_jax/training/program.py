@@ -30,6 +30,8 @@ class Program:
     shardings: State
     step: Callable[..., Any]
     """(state, frozen, batch, key) -> (state, metrics), compiled; the state is donated."""
+    fast: Any
+    """The step as one jitted program: `step` itself, unless its reduction is strict."""
 
     @property
     def rows(self) -> int:
@@ -89,12 +91,13 @@ def assemble(experiment: Experiment, mesh: Mesh) -> Program:
     make = functools.partial(init_state, experiment.model, optimizer, experiment.balance)
     shapes = jax.eval_shape(make, jax.random.key(experiment.seed))
     shardings = state_shardings(mesh, experiment.rules, experiment.model.axes(), shapes)
-    step = jax.jit(
+    fast: Any = jax.jit(
         functools.partial(train_step, experiment.model, optimizer, experiment.balance),
         out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())),
         donate_argnums=0,
     )
+    step = fast
     if strict:
         shards = experiment.virtual_shards
-        step = StrictStep(experiment.model, optimizer, experiment.balance, shards, mesh, shardings, step)
-    return Program(experiment, mesh, optimizer, shapes, shardings, step)
+        step = StrictStep(experiment.model, optimizer, experiment.balance, shards, mesh, shardings)
+    return Program(experiment, mesh, optimizer, shapes, shardings, step, fast)

@@ -92,6 +92,7 @@ def environment(experiment: Experiment, mesh_shape: dict[str, int]) -> dict[str,
         "python": platform.python_version(),
         "cores": os.cpu_count(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "libtpu_init_args": os.environ.get("LIBTPU_INIT_ARGS", ""),
     }
 
 

@@ -111,9 +111,9 @@ class StrictStep:
     """(state, frozen, batch, key) -> (state, metrics), as the jitted step of the fast reduction is."""
 
     def __init__(
-        self, model: Model, optimizer: Optimizer, balance: FixedBalance, shards: int, mesh: Mesh, cut: State, fast: Any
+        self, model: Model, optimizer: Optimizer, balance: FixedBalance, shards: int, mesh: Mesh, cut: State
     ) -> None:
-        self.mesh, self.local, self.lower = mesh, shards // mesh.size, fast.lower
+        self.mesh, self.local = mesh, shards // mesh.size
         self.whole, self.rows = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(AXES))
         self.alone = [_mesh_of(device) for device in mesh.local_devices]
         self.gather = jax.jit(lambda state: state, out_shardings=self.whole)
