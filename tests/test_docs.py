@@ -102,3 +102,13 @@ def test_the_example_of_a_new_modality(series_room, tmp_path, capsys):
     (tmp_path / "hot.csv").write_text("\n".join(["99"] * 24))
     assert run_command(sample.main, [*out, "--given.series", f"@{tmp_path / 'hot.csv'}"]) == 2
     assert "expected -30.0 .. 45.0, found 99 .. 99" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("page", ["docs/launch.md", "docs/scaling.md"])
+def test_tables_are_those_of_the_result_files(root, monkeypatch, page):
+    """After a new result: python benchmarks/pages.py."""
+    monkeypatch.syspath_prepend(str(root / "benchmarks"))
+    import pages
+
+    assert set(pages.TABLES) == {"docs/launch.md", "docs/scaling.md"}
+    assert (root / page).read_text() == pages.filled(page)

@@ -217,11 +217,13 @@ OTHER = {
     "optimizer": dataclasses.replace(EXPERIMENT.optimizer, learning_rate=0.5),
     "ema": (),
     "batch_size": 16,
-    "accumulate": 2,
+    "reduction": "strict",
+    "virtual_shards": 4,
     "seed": 3,
 }
 ALLOWED = {
     "mesh": dataclasses.replace(EXPERIMENT.mesh, data=2),
+    "accumulate": 2,
     "log_every": 7,
     "checkpoint": Checkpointing(every=3),
     "preview": Previews(every=0),

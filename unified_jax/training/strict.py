@@ -13,7 +13,7 @@ which every device runs in full. Only the exchange is a program of several devic
 
 Gradient accumulation has nothing left to do: the shards are the microbatches. Between steps the state may be cut over
 `fsdp`; within a step every device holds it, its gradient and log2(V / devices) partial sums whole. A program is
-compiled once a device. What this costs is in docs/measurements.md.
+compiled once a device. What this costs is in docs/launch.md.
 """
 
 import functools

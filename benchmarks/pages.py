@@ -1,0 +1,127 @@
+"""Fills the tables of the documentation from the result files.
+
+    python benchmarks/pages.py            writes them; tests/test_docs.py fails where a page is stale
+
+A table stands between `<!-- NAME -->` and `<!-- /NAME -->`; NAME is a function below, which reads results/NAME.json.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+MODELS = {"dit_xl2_imagenet256": "DiT-XL/2", "transfusion_7b": "Transfusion 7B"}
+NETWORK = 25e9
+"""Bytes/s between slices, a host of four chips: 200 Gbit/s."""
+DISK = 2e9
+"""Bytes/s that a host writes to shared storage."""
+
+
+def table(head: str, rows: list[str]) -> list[str]:
+    """Lines of a Markdown table."""
+    return [f"| {head} |", "|" + "---|" * (head.count("|") + 1), *(f"| {row} |" for row in rows)]
+
+
+def strict() -> list[str]:
+    """What the strict reduction costs."""
+    rows = read("strict")
+    return table(
+        "devices | data x fsdp | strict / fast, one step",
+        [f"{r['devices']} | {r['data']} x {r['fsdp']} | {r['ratio']:.2f}" for r in rows],
+    )
+
+
+def scaling() -> list[str]:
+    """Weak scaling."""
+    return table(
+        "model | chips | data x fsdp | GiB a chip | compute | GB a chip and step | links | efficiency | of the peak",
+        [
+            f"{MODELS[r['recipe']]} | {r['chips']} | {r['mesh']['data']} x {r['mesh']['fsdp']} | {r['gib']:.1f} | "
+            f"{1e3 * r['compute_seconds']:.0f} ms | {r['collective_bytes'] / 1e9:.2f} | "
+            f"{1e3 * r['link_seconds']:.0f} ms | {r['efficiency_low']:.2f} to {r['efficiency_high']:.2f} | "
+            f"{100 * r['share_of_peak']:.0f} %"
+            for r in read("scaling")
+        ],
+    )
+
+
+def beyond() -> list[str]:
+    """Ten thousand chips, by arithmetic from the largest slice that was compiled."""
+    rows = []
+    for recipe, name in MODELS.items():
+        one = max((r for r in read("scaling") if r["recipe"] == recipe), key=lambda r: r["chips"])
+        slices, hosts = 10_000 // one["chips"], one["chips"] / 4
+        crossing = 2 * (slices - 1) / slices * 4 * one["parameters"] / hosts
+        step, sent = one["compute_seconds"] + one["link_seconds"], crossing / NETWORK
+        saved = 16 * one["parameters"]
+        rate = slices * one["examples_per_step"] / (step + sent)
+        rows.append(
+            f"{name} | {slices} x {one['chips']} | {crossing / 1e6:.0f} MB | {1e3 * sent:.1f} ms | "
+            f"{1e3 * step:.0f} ms | {step / (step + sent):.2f} | {saved / 1e9:.0f} GB | "
+            f"{saved / (hosts * DISK):.1f} s | {rate:,.0f}"
+        )
+    return table(
+        "model | slices x chips | gradient, a host | at 200 Gbit/s | step within a slice | efficiency | checkpoint | "
+        "one slice's hosts at 2 GB/s | examples/s",
+        rows,
+    )
+
+
+TABLES = {"docs/launch.md": (strict,), "docs/scaling.md": (scaling, beyond)}
+
+
+def read(name: str) -> list[dict[str, Any]]:
+    """The rows of a result file; none where it was not written yet."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text())["rows"] if path.exists() else []
+
+
+def filled(page: str) -> str:
+    """The page with its tables as the result files have them. Raises ValueError where a mark is missing."""
+    text = (ROOT / page).read_text()
+    for make in TABLES[page]:
+        name = make.__name__
+        lines = "\n".join([f"<!-- {name} -->", "", *make(), "", f"<!-- /{name} -->"])
+        text, count = re.subn(rf"<!-- {name} -->.*?<!-- /{name} -->", lambda _, new=lines: new, text, flags=re.DOTALL)
+        if count != 1:
+            raise ValueError(f"{page} has {count} places for the table {name}, expected one.")
+    return text
+
+
+def fill() -> None:
+    """Writes all pages."""
+    for page in TABLES:
+        (ROOT / page).write_text(filled(page))
+
+
+def plot_scaling() -> None:
+    """docs/figures/scaling.png: efficiency and bytes against chips."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    for (recipe, name), colour in zip(MODELS.items(), ("tab:blue", "tab:orange"), strict=True):
+        own = [r for r in read("scaling") if r["recipe"] == recipe]
+        chips = [r["chips"] for r in own]
+        low, high = [r["efficiency_low"] for r in own], [r["efficiency_high"] for r in own]
+        left.fill_between(chips, low, high, color=colour, alpha=0.25)
+        left.plot(chips, low, "o-", color=colour, label=name)
+        right.plot(chips, [r["collective_bytes"] / 1e9 for r in own], "o-", color=colour)
+    left.set(xscale="log", ylim=(0, 1.02), ylabel="efficiency (line: nothing hidden)", title="weak scaling, estimated")
+    right.set(xscale="log", yscale="log", ylabel="GB given away a chip and step", title="collectives")
+    ticks = sorted({r["chips"] for r in read("scaling")})
+    for axis in (left, right):
+        axis.set_xticks(ticks, [str(n) for n in ticks])
+        axis.minorticks_off()
+        axis.set_xlabel("v5p chips")
+        axis.grid(alpha=0.3)
+    left.legend(loc="lower left", fontsize=8)
+    figure.savefig(ROOT / "docs" / "figures" / "scaling.png", dpi=110)
+
+
+if __name__ == "__main__":
+    fill()
