@@ -157,7 +157,7 @@ def local_rows(sharding: NamedSharding, rows: int) -> np.ndarray:
 def lay_rows(value: np.ndarray, held: np.ndarray, rows: int, sharding: NamedSharding) -> jax.Array:
     """A global array of `rows` rows from those that this process holds, numbered `held`."""
 
-    def part(index: tuple[slice, ...]) -> np.ndarray:
+    def part(index: Any) -> np.ndarray:
         start, stop, _ = index[0].indices(rows)
         first = int(np.searchsorted(held, start))
         return value[first : first + stop - start][:, *index[1:]]

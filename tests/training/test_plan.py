@@ -20,8 +20,9 @@ from unified_jax.networks.dit import preset
 from unified_jax.sharding import MeshShape, make_mesh
 from unified_jax.training.collectives import Moved, collectives
 from unified_jax.training.flops import count_flops
-from unified_jax.training.planning import candidates, forecast
+from unified_jax.training.planning import forecast
 from unified_jax.training.program import assemble
+from unified_jax.training.search import candidates
 from unified_jax.training.targets import CHIPS, Chip, Target, parse_target
 
 HERE = Chip("a CPU that says it has", 4.0 * 2**30, 1e12, 1e11, 1e10)
@@ -62,7 +63,9 @@ def test_candidates_divide_the_chips():
     experiment, target = here(MeshShape())
     found = candidates(experiment, target)
     assert {one.mesh.data * one.mesh.fsdp * one.mesh.tensor for one in found} == {8}
-    assert len({(one.mesh, one.model.network.remat) for one in found}) == len(found) >= 6
+    assert len({(one.mesh, one.model.network.remat, one.batch_size) for one in found}) == len(found) >= 12
+    assert {one.batch_size for one in found} == {4, 8, 16}
+    assert found[0].model.network.remat == "none"  # where all fit, nothing is computed twice
 
 
 def test_flops_are_those_that_are_counted_by_hand():

@@ -29,8 +29,10 @@ class PlanCommand:
     """KIND:SHAPE, such as v5p:8x8x8, v6e:16x16 or h200:8."""
     json: bool = False
     """Print one JSON object instead of text."""
-    search: int = 0
-    """Try up to this many meshes and remat policies that could fit, and rank them."""
+    search: bool = False
+    """Try meshes, batches and remat policies that could fit, and rank them."""
+    most: int = 8
+    """Candidates that --search compiles."""
 
 
 def main(arguments: list[str]) -> None:
@@ -45,19 +47,23 @@ def main(arguments: list[str]) -> None:
         default=PlanCommand(load_recipe(arguments[0])),
         config=(tyro.conf.AvoidSubcommands,),
     )
-    from unified_jax.training.planning import forecast, search
+    from unified_jax.training.planning import forecast
+    from unified_jax.training.run_dir import provenance
+    from unified_jax.training.search import search
     from unified_jax.training.targets import open_target
 
     target = open_target(command.target)
     if command.search:
-        found = search(command.experiment, target, command.search, _say)
+        found = search(command.experiment, target, command.most, _say)
         if not found:
             raise RunError(f"No mesh of {command.target} divides this recipe and leaves room; take more chips.")
-        print(json.dumps(found, indent=1) if command.json else table(found))
+        whole = provenance(command.experiment) | {"candidates": found}
+        print(json.dumps(whole, indent=1) if command.json else table(found))
         best = found[0]
     else:
         best = forecast(command.experiment, target)
-        print(json.dumps(best, indent=1) if command.json else describe(best, command.experiment))
+        whole = best | provenance(command.experiment)
+        print(json.dumps(whole, indent=1) if command.json else describe(best, command.experiment))
     if not best["fits"]:
         raise RunError(f"It does not fit: {best['refusal'] or 'more bytes than the chip has'}")
 
@@ -65,7 +71,10 @@ def main(arguments: list[str]) -> None:
 def _say(i: int, n: int, experiment: Experiment) -> None:
     mesh = experiment.mesh
     remat = getattr(experiment.model.network, "remat", "")
-    print(f"{i + 1}/{n} data {mesh.data} fsdp {mesh.fsdp} tensor {mesh.tensor} remat {remat} ...", file=sys.stderr)
+    print(
+        f"{i + 1}/{n} data {mesh.data} fsdp {mesh.fsdp} tensor {mesh.tensor} sequence {mesh.sequence} remat {remat} "
+        f"batch {experiment.batch_size} ...", file=sys.stderr,
+    )  # fmt: skip
 
 
 def describe(found: dict[str, Any], experiment: Experiment) -> str:
@@ -80,8 +89,7 @@ def describe(found: dict[str, Any], experiment: Experiment) -> str:
     for name in ("params", "optimizer", "ema", "batch", "activations", "temporaries", "total"):
         lines.append(f"  {name:12s} {size[name] / 2**30:8.2f} GiB  {100 * size[name] / limit:5.1f} %")
     lines += [f"  {'limit':12s} {limit / 2**30:8.2f} GiB", "", f"FLOPs a step {found['flops_per_step']:.4g}"]
-    if "step_seconds" in found:
-        seconds = found["step_seconds"]
+    if seconds := found["step_seconds"]:
         lines += [
             f"step {seconds['value']:.4g} s ({seconds['source']}), {100 * found['share_of_peak']:.1f} % of the peak",
             f"{found['examples_per_second']:.4g} examples/s"
@@ -100,12 +108,16 @@ def describe(found: dict[str, Any], experiment: Experiment) -> str:
 
 def table(found: list[dict[str, Any]]) -> str:
     """Candidates, the fastest that fits first."""
-    lines = [f"{'data':>5s}{'fsdp':>6s}{'tensor':>7s} {'remat':6s}{'GiB':>8s}{'step s':>10s}{'of peak':>9s}  fits"]
+    lines = [
+        f"{'data':>5s}{'fsdp':>6s}{'tensor':>7s}{'sequence':>9s} {'remat':8s}{'batch':>8s}{'GiB':>8s}{'step s':>10s}"
+        f"{'examples/s':>12s}{'of peak':>10s}  fits"
+    ]
     for row in found:
-        mesh, seconds = row["mesh"], row.get("step_seconds", {}).get("value", float("nan"))
+        mesh, seconds = row["mesh"], (row["step_seconds"] or {}).get("value", float("nan"))
         lines.append(
-            f"{mesh['data']:5d}{mesh['fsdp']:6d}{mesh['tensor']:7d} {row['remat'] or '':6s}"
-            f"{row['bytes']['total'] / 2**30:8.2f}{seconds:10.4g}{100 * row.get('share_of_peak', 0):8.1f} %"
+            f"{mesh['data']:5d}{mesh['fsdp']:6d}{mesh['tensor']:7d}{mesh['sequence']:9d} {row['remat'] or '':8s}"
+            f"{row['batch_size']:8d}{row['bytes']['total'] / 2**30:8.2f}{seconds:10.4g}"
+            f"{row.get('examples_per_second', 0):12.4g}{100 * row.get('share_of_peak', 0):8.1f} %"
             f"  {'yes' if row['fits'] else 'no'}"
         )
     return "\n".join(lines)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Int
 
 from unified_jax.hosts import lay
 from unified_jax.models.base import Model
@@ -15,7 +16,7 @@ from unified_jax.sharding import MESH_AXES, MeshShape, Rules, make_mesh
 from unified_jax.typing import Params
 
 
-def sample_keys(seed: int, first: int, count: int) -> jax.Array:
+def sample_keys(seed: int | Int[Array, ""], first: int | Int[Array, ""], count: int) -> jax.Array:
     """Keys of samples first .. first + count - 1: sample i of seed s has the key fold_in(key(s), i)."""
     key = jax.random.key(seed)
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(first + jnp.arange(count))

@@ -43,7 +43,7 @@ class Start:
     resume: Literal["auto", "never", "must"] = "auto"
     init_from: Path | None = None
     quiet: bool = False
-    stall: float = 0
+    stall: int = 0
     """Seconds without a finished step after which the run ends with the stacks of its threads; 0 never."""
 
 

@@ -93,8 +93,8 @@ class Pace:
     def _told(self, index: int) -> dict[str, Any] | None:
         try:
             told = json.loads((self.folder / f"pace_{index:03d}.json").read_bytes())
-            float(told["still"]), float(told["own_seconds"][0]), float(told["step_seconds"][0])
-            return told
+            numbers = (told["still"], *told["own_seconds"], *told["step_seconds"])
+            return told if all(isinstance(n, float | int) for n in numbers) else None
         except (OSError, ValueError, KeyError, TypeError, IndexError):
             return None
 

@@ -17,12 +17,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from unified_jax.errors import UserError
 from unified_jax.sharding import make_mesh
 from unified_jax.training.collectives import Moved, collectives
 from unified_jax.training.experiment import Experiment
 from unified_jax.training.flops import count_flops
 from unified_jax.training.program import Program, assemble
+from unified_jax.training.state import State
 from unified_jax.training.targets import Chip, Target
 
 
@@ -31,10 +31,10 @@ def forecast(experiment: Experiment, target: Target) -> dict[str, Any]:
     program = assemble(experiment, make_mesh(experiment.mesh, target.devices))
     chips, axes = len(target.devices), dict(program.mesh.shape)
     with experiment.rules.active(program.mesh):
-        flops = count_flops(program.fast, *_arguments(program))
-        kept = _kept_bytes(program) / chips
+        flops = count_flops(program.fast, *arguments_of(program))
+        kept = kept_bytes(program) / chips
     compiled, refusal = _compile(program)
-    held = _state_bytes(program)
+    held = state_bytes(program.shapes, program.shardings)
     memory = None if compiled is None else compiled.memory_analysis()
     temporary = 0 if memory is None else memory.temp_size_in_bytes
     activations = kept if memory is None else min(kept, temporary)
@@ -60,12 +60,14 @@ def forecast(experiment: Experiment, target: Target) -> dict[str, Any]:
         "fits": compiled is not None and total <= target.chip.memory,
         "refusal": refusal,
     }
+    found["step_seconds"] = None
     if compiled is not None:
         found |= _speed(experiment, target, compiled, flops, (float(state), total), moved)
     return found
 
 
-def _arguments(program: Program) -> tuple[Any, ...]:
+def arguments_of(program: Program) -> tuple[Any, ...]:
+    """Shapes of what the step takes."""
     replicated = NamedSharding(program.mesh, PartitionSpec())
     shape = jax.eval_shape(lambda: jax.random.key(0))
     key = jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=replicated)
@@ -75,7 +77,7 @@ def _arguments(program: Program) -> tuple[Any, ...]:
 def _compile(program: Program) -> tuple[Any, str | None]:
     """(the compiled step, None), or (None, the compiler's words) where it does not fit."""
     with program.experiment.rules.active(program.mesh):
-        lowered = program.fast.lower(*_arguments(program))
+        lowered = program.fast.lower(*arguments_of(program))
         try:
             return lowered.compile(), None
         except Exception as error:  # the compilers raise what they like
@@ -84,12 +86,13 @@ def _compile(program: Program) -> tuple[Any, str | None]:
             return None, " ".join(str(error).split())[:300]
 
 
-def _state_bytes(program: Program) -> dict[str, int]:
+def state_bytes(shapes: State, cuts: State) -> dict[str, int]:
+    """Bytes of a device's part of the state, by kind."""
+
     def of(shapes: Any, shardings: Any) -> int:
         sizes = jax.tree.map(lambda s, cut: math.prod(cut.shard_shape(s.shape)) * s.dtype.itemsize, shapes, shardings)
         return sum(jax.tree.leaves(sizes))
 
-    shapes, cuts = program.shapes, program.shardings
     return {
         "params": of(shapes.params, cuts.params),
         "optimizer": of(shapes.opt_state, cuts.opt_state),
@@ -97,7 +100,7 @@ def _state_bytes(program: Program) -> dict[str, int]:
     }
 
 
-def _kept_bytes(program: Program) -> float:
+def kept_bytes(program: Program) -> float:
     """Bytes that the backward pass keeps, all devices together: what a gradient holds beside the parameters."""
     experiment = program.experiment
     key = jax.eval_shape(lambda: jax.random.key(0))
@@ -146,44 +149,3 @@ def _compiler_seconds(compiled: Any, flops: float, once: float) -> float | None:
         return None
     once = min(once, seconds)
     return float(once + (seconds - once) * max(1.0, flops / counted))
-
-
-def candidates(experiment: Experiment, target: Target) -> list[Experiment]:
-    """Meshes and remat policies to try: fsdp by powers of two, tensor 1, 2 and 4, data the rest; the batch as it is."""
-    chips, found = len(target.devices), []
-    network = experiment.model.network
-    for tensor in (1, 2, 4):
-        for fsdp in (2**i for i in range(chips.bit_length())):
-            if chips % (fsdp * tensor) or network.heads % tensor:  # type: ignore[attr-defined]
-                continue
-            mesh = dataclasses.replace(
-                experiment.mesh, data=chips // (fsdp * tensor), fsdp=fsdp, tensor=tensor, sequence=1
-            )
-            for remat in ("none", "dots", "full"):
-                model = dataclasses.replace(experiment.model, network=network.clone(remat=remat))
-                found.append(dataclasses.replace(experiment, mesh=mesh, model=model))
-    return [one for one in found if _possible(one, target)]
-
-
-def _possible(experiment: Experiment, target: Target) -> bool:
-    """Whether the mesh divides batch and parameters, and state and kept activations leave room."""
-    try:
-        program = assemble(experiment, make_mesh(experiment.mesh, target.devices))
-    except UserError:
-        return False
-    with experiment.rules.active(program.mesh):
-        need = sum(_state_bytes(program).values()) + _kept_bytes(program) / len(target.devices)
-    return need <= target.chip.memory
-
-
-def search(experiment: Experiment, target: Target, most: int, say: Any) -> list[dict[str, Any]]:
-    """Forecasts of up to `most` candidates that could fit, the fastest first; `say(i, n, experiment)` before each."""
-    tried = candidates(experiment, target)
-    # Little communication first: few parts of the parameters, little recomputed.
-    chosen = tried[:most]
-    found = []
-    for i, one in enumerate(chosen):
-        say(i, len(chosen), one)
-        remat = getattr(one.model.network, "remat", None)
-        found.append(forecast(one, target) | {"remat": remat, "batch_size": one.batch_size})
-    return sorted(found, key=lambda f: (not f["fits"], f.get("step_seconds", {"value": math.inf})["value"]))

@@ -74,8 +74,8 @@ def blank_batch(experiment: Experiment) -> dict[str, tuple[int, np.ndarray]]:
     return {n: (experiment.batch_size, one) for n, one in (blanks | {"slot": np.zeros((), np.int32)}).items()}
 
 
-def assemble(experiment: Experiment, mesh: Mesh) -> Program:
-    """The program of an experiment. Raises UserError for a batch or a parameter that the mesh does not divide."""
+def check_batch(experiment: Experiment, mesh: Mesh) -> None:
+    """Raises UserError where the mesh does not divide a microbatch."""
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
     packer = experiment.model.packer
     rows = experiment.batch_size // experiment.accumulate // (packer.policy.per_row if packer else 1)
@@ -84,9 +84,13 @@ def assemble(experiment: Experiment, mesh: Mesh) -> Program:
             f"A batch of {experiment.batch_size} in {experiment.accumulate} microbatch(es) is not divisible over the "
             f"{parts} devices of data x fsdp; choose --batch-size as a multiple of {parts * experiment.accumulate}."
         )
-    strict = experiment.reduction == "strict"
-    if strict:
+    if experiment.reduction == "strict":
         check_strict(mesh, rows * experiment.accumulate, experiment.virtual_shards)
+
+
+def assemble(experiment: Experiment, mesh: Mesh) -> Program:
+    """The program of an experiment. Raises UserError for a batch or a parameter that the mesh does not divide."""
+    check_batch(experiment, mesh)
     optimizer = Optimizer(experiment.optimizer, experiment.ema, experiment.steps, experiment.accumulate)
     make = functools.partial(init_state, experiment.model, optimizer, experiment.balance)
     shapes = jax.eval_shape(make, jax.random.key(experiment.seed))
@@ -97,7 +101,7 @@ def assemble(experiment: Experiment, mesh: Mesh) -> Program:
         donate_argnums=0,
     )
     step = fast
-    if strict:
+    if experiment.reduction == "strict":
         shards = experiment.virtual_shards
         step = StrictStep(experiment.model, optimizer, experiment.balance, shards, mesh, shardings)
     return Program(experiment, mesh, optimizer, shapes, shardings, step, fast)

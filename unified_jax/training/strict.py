@@ -204,6 +204,6 @@ def _exchange(devices: int, total: Any) -> Any:
     return total
 
 
-def _mesh_of(device: jax.Device) -> Mesh:
+def _mesh_of(device: Any) -> Mesh:
     kinds = (AxisType.Auto,) * len(MESH_AXES)
     return Mesh(np.asarray([device]).reshape((1,) * len(MESH_AXES)), MESH_AXES, axis_types=kinds)
