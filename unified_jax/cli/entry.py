@@ -11,10 +11,13 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from unified_jax.cli.supervise import begin_child, is_child, name_log, supervise
 from unified_jax.errors import RunError, UserError
-from unified_jax.hosts import Hosts, join
+
+if TYPE_CHECKING:
+    from unified_jax.hosts import Hosts
 
 
 def run_command(command: Callable[[list[str]], None], arguments: list[str]) -> int:
@@ -59,7 +62,7 @@ def _complain(message: str, code: int) -> int:
     return code
 
 
-def start_process(hosts: Hosts, run_dir: Path | None) -> None:
+def start_process(hosts: "Hosts", run_dir: Path | None) -> None:
     """Joins the other processes of a run, under a supervisor (`cli.supervise`); nothing where there is only one.
 
     Raises UserError where they do not come together, SystemExit in the supervisor when its child has ended.
@@ -70,6 +73,8 @@ def start_process(hosts: Hosts, run_dir: Path | None) -> None:
         raise SystemExit(supervise(run_dir))
     begin_child()
     import jax
+
+    from unified_jax.hosts import join
 
     join(hosts)
     name_log(jax.process_index())
