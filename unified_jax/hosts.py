@@ -75,9 +75,7 @@ def join(hosts: Hosts) -> None:
     except Exception as error:  # the runtime raises what it likes
         why = str(error).strip().split("\n")[0][:200]
         where = hosts.coordinator if named else "the cluster's environment"
-        raise UserError(
-            f"The processes of this run did not find each other through {where} within {hosts.join_timeout} s: {why}"
-        ) from error
+        raise UserError(f"The processes of this run did not find each other through {where}: {why}") from error
 
 
 def writes() -> bool:

@@ -5,11 +5,14 @@
 
 import importlib.util
 import os
+import subprocess
+import sys
 
 import pytest
 
 from tests.aot.problems import PROBLEMS, compile_half
 from unified_jax.sharding import MeshShape
+from unified_jax.training.xla_flags import TPU
 
 KERNELS = {
     False: ("modulated_qkv", "attend", "gated_out"),
@@ -53,3 +56,18 @@ def test_mosaic_compiles_each_device_s_part(mesh):
     text = compile_half(problem, devices_of("v5e:2x4"), mesh, gradient=True).as_text()
     assert "attend_grad_keys" in text
     assert "all-reduce" in text or "reduce-scatter" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "code"), [(" ".join(TPU), 0), ("--xla_tpu_no_such_flag=true", 1)], ids=["ours", "none"]
+)
+def test_the_recommended_flags_are_known(root, flags, code):
+    """And `remat="offload"` compiles. A flag that does not exist ends the process, so the check means something."""
+    devices_of("v5e:2x2")
+    command = ("plan", "quickstart", "--target", "v5e:2x2", "--mesh.fsdp", "4", "--model.network.remat", "offload")
+    ended = subprocess.run(
+        [sys.executable, "-m", "unified_jax.cli." + command[0], *command[1:]], cwd=root, capture_output=True, text=True,
+        env=os.environ | {"LIBTPU_INIT_ARGS": flags, "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"},
+    )  # fmt: skip
+    assert (ended.returncode == 0) == (code == 0), ended.stderr

@@ -1,8 +1,10 @@
 """Several processes are one run: the same numbers, one writer, one end. Real processes, real signals."""
 
 import json
+import os
 import random
 import signal
+import subprocess
 import time
 
 import numpy as np
@@ -41,8 +43,13 @@ def assert_close(folder, whole):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("count", "devices", "mesh"), [(2, 2, ("--mesh.data", 2, "--mesh.tensor", 2)),
-                                                        (4, 1, ("--mesh.data", 2, "--mesh.fsdp", 2))])  # fmt: skip
+@pytest.mark.parametrize(
+    ("count", "devices", "mesh"),
+    [
+        (2, 2, ("--mesh.data", 2, "--mesh.tensor", 2)),
+        (4, 1, ("--mesh.data", 1, "--mesh.fsdp", 2, "--mesh.tensor", 2)),  # two processes train on the same rows
+    ],
+)
 def test_processes_train_evaluate_and_sample_like_one(tmp_path, recipe, cache, whole, count, devices, mesh):
     folder = tmp_path / "run"
     started = processes(
@@ -136,3 +143,33 @@ def test_what_stops_one_stops_all_with_its_sentence(tmp_path, recipe):
     assert "config.json cannot be written" in ended[0][2]
     assert "error: Process 0: " in ended[1][2]
     assert "config.json cannot be written" in ended[1][2]
+
+
+@pytest.mark.slow
+def test_where_one_stands_still_the_others_end(tmp_path, recipe):
+    """As a host that goes dark: its connections stay open and nothing comes."""
+    folder = tmp_path / "run"
+    flags = ("--steps", 5000, "--optimizer.schedule", "constant", "--preview.every", 0, "--validation.every", 0)
+    started = processes(2, "train.py", recipe, "--run-dir", folder, *flags, "--hosts.timeout", 10)
+    wait_for(started[0], lambda: (folder / "checkpoints" / "rolling" / "4").exists())
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(started[1].pid)], capture_output=True, text=True)
+    still = int(found.stdout)
+    os.kill(still, signal.SIGSTOP)
+    try:
+        _, err = started[0].communicate(timeout=60)
+        assert started[0].returncode == 1
+        last = err.strip().splitlines()[-1]
+        assert last.startswith("error: JAX's runtime ended this process")
+        assert "checkpoint is step" in last
+        assert last in (folder / "logs" / "process_000.log").read_text()
+    finally:
+        os.kill(still, signal.SIGKILL)
+        finish(started)
+
+
+@pytest.mark.slow
+def test_processes_that_do_not_meet(tmp_path, recipe):
+    flags = ("--hosts.coordinator", "localhost:1", "--hosts.count", 2, "--hosts.index", 1)
+    code, _, err = run("train.py", recipe, "--run-dir", tmp_path / "run", *flags, "--hosts.join-timeout", 3)
+    assert code == 1
+    assert "did not find each other" in err.strip().splitlines()[-1]

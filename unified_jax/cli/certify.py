@@ -61,7 +61,16 @@ LARGEST = 100_000
 
 def runners() -> dict[str, Runner]:
     """Family -> how it is computed here."""
-    from unified_jax.cli.goldens import dit, dpm_solver_pp, gaussian_diffusion, scheduler, sequence, sit, tables
+    from unified_jax.cli.goldens import (
+        balancing,
+        dit,
+        dpm_solver_pp,
+        gaussian_diffusion,
+        scheduler,
+        sequence,
+        sit,
+        tables,
+    )
 
     return {
         "beta_schedules": tables.run_beta_schedules,
@@ -78,6 +87,9 @@ def runners() -> dict[str, Runner]:
         "sd3_training_density": tables.run_training_density,
         "ema": tables.run_ema,
         "kid_pr_is": tables.run_kid_pr_is,
+        "pcgrad": balancing.run_pcgrad,
+        "gradnorm_libmtl": balancing.run_gradnorm_libmtl,
+        "gradnorm_toy": balancing.run_gradnorm_toy,
         "mel": sequence.run_mel,
         "transfusion_mask": sequence.run_transfusion_mask,
         "transfusion": sequence.run_transfusion,

@@ -63,7 +63,8 @@ def supervise(run_dir: Path | None) -> int:
             copy.join(timeout=5)
         os.close(theirs)
         if code not in (0, 1, 2):
-            code = _last_word(code, run_dir, file)
+            joined = log is None or not log.exists()  # it takes its name when the processes have met
+            code = _last_word(code, run_dir, file, joined)
     return code
 
 
@@ -112,7 +113,7 @@ def _copy(stream: Any, target: Any, file: Any) -> None:
                 sink.flush()
 
 
-def _last_word(code: int, run_dir: Path | None, file: Any) -> int:
+def _last_word(code: int, run_dir: Path | None, file: Any, joined: bool) -> int:
     how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
     rolling = run_dir / "checkpoints" / "rolling" if run_dir else None
     steps = [int(p.name) for p in rolling.iterdir() if p.name.isdigit()] if rolling and rolling.is_dir() else []
@@ -121,6 +122,8 @@ def _last_word(code: int, run_dir: Path | None, file: Any) -> int:
         "SIGABRT": "JAX's runtime ended this process, as it does when another process of the run has died",
         "SIGKILL": "the system killed this process, as it does when memory runs out",
     }.get(how, "this process ended")
+    if how == "SIGABRT" and not joined:
+        what = "The processes of the run did not find each other in time (--hosts.join-timeout)"
     sentence = f"error: {what} ({how}). {saved} Start all processes again with the same command.\n".encode()
     sys.stdout.flush()
     for sink in filter(None, (sys.stderr.buffer, file)):

@@ -36,6 +36,11 @@ class Model(Protocol):
         """(given, wanted) of previews."""
         ...
 
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Names of the loss terms."""
+        ...
+
     def init(self, key: Array) -> Params:
         """Fresh float32 parameters, a plain nested dict."""
         ...

@@ -81,6 +81,15 @@ class Diffusion:
         return None
 
     @property
+    def terms(self) -> tuple[str, ...]:
+        """Those of the process."""
+        *sizes, channels = self.modality.shape
+        x = jax.ShapeDtypeStruct((1, *sizes, channels), jnp.float32)
+        output = jax.ShapeDtypeStruct((1, *sizes, channels * self.process.channels_per_output), jnp.float32)
+        t = jax.eval_shape(lambda: self.process.draw_times(jax.random.split(jax.random.key(0), 1)))
+        return tuple(jax.eval_shape(self.process.losses, output, x, x, x, t))
+
+    @property
     def usual_request(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """(given, wanted) of previews: every label, the modality."""
         return tuple(c.name for c in self.conditions), (self.modality.name,)

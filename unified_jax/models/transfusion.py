@@ -119,6 +119,11 @@ class Transfusion:
         return tuple(stream.process for stream in self.streams)
 
     @property
+    def terms(self) -> tuple[str, ...]:
+        """'text' and the streams' names."""
+        return ("text", *(stream.modality.name for stream in self.streams))
+
+    @property
     def usual_request(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """(given, wanted) of previews: the text, everything else."""
         return (self.text.name,), tuple(stream.modality.name for stream in self.streams)

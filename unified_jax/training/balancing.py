@@ -1,27 +1,256 @@
-"""How the terms of a loss are weighed against each other."""
+r"""How the terms of a loss are weighed against each other, inside the train step, with its state in the checkpoint.
+
+The loss is sum_k w_k L_k. With n terms L_k, g_k the gradient of w_k L_k:
+
+    FixedBalance      w_k constant
+    MagnitudeBalance  w_k = c / ema(L_k), sum w = n: every term counts the same
+    Uncertainty       w_k = exp(-s_k), and s_k falls along d/ds_k [exp(-s_k) L_k + s_k]  (Kendall et al. 2018, in the
+                      form without the factor 1/2)
+    GradNorm          w_k such that the gradients' norms on one shared layer train all terms at one rate
+                      (Chen et al. 2018, arXiv 1711.02257)
+    PcGrad            w_k constant; of conflicting gradients the parts that oppose each other are taken out
+                      (Yu et al. 2020, arXiv 2001.06782)
+
+GradNorm, with G_k = w_k |grad_W L_k|, r_k = (L_k / L_k(0)) / mean_j (L_j / L_j(0)) and alpha its strength, takes one
+step of Adam on sum_k |G_k - sg(mean_j G_j r_k^alpha)| with respect to w alone, then sets sum w = n. W should lie behind
+the scanned blocks, so that the n backward passes end there.
+"""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+import optax
+from jaxtyping import Array, Float
+
+from unified_jax.errors import UserError
+from unified_jax.training.projection import project
+from unified_jax.typing import Params
+
+Names = tuple[str, ...]
+Weights = tuple[tuple[str, float], ...]
+FLOOR = 1e-3
+"""Least weight that GradNorm gives a term."""
+
+
+@runtime_checkable
+class Balance(Protocol):
+    """What the train step knows of a balance. Terms are in the order of their sorted names."""
+
+    def init(self, names: Names) -> Any:
+        """Its part of the train state."""
+        ...
+
+    def weigh(self, state: Any, names: Names) -> dict[str, Array]:
+        """Weight of each term."""
+        ...
+
+    def watched(self, params: Params) -> Params:
+        """The parameters for which it needs every term's own gradient: a part of the tree, {} for none."""
+        ...
+
+    def settle(
+        self, state: Any, losses: Float[Array, "n"], gradient: Params, each: Params, key: Array
+    ) -> tuple[Params, Any]:
+        """(gradient of the step, new state) from the unweighted losses, the gradient of the weighted sum, and each
+        weighted term's gradient `[n, ...]` for what is watched.
+        """
+        ...
+
+
+class _Plain:
+    """Watches nothing and leaves gradients alone."""
+
+    def watched(self, params: Params) -> Params:
+        """Nothing."""
+        del params
+        return {}
 
 
 @dataclass(frozen=True)
-class FixedBalance:
+class FixedBalance(_Plain):
     """Constant weights; a term that is not named has weight 1."""
 
-    weights: tuple[tuple[str, float], ...] = ()
+    weights: Weights = ()
     """Pairs (term, weight)."""
 
-    def init(self) -> dict[str, Array]:
-        """The balance's part of the train state: nothing."""
+    def init(self, names: Names = ()) -> dict[str, Array]:
+        """Nothing."""
+        del names
         return {}
 
-    def weigh(self, state: Any, names: tuple[str, ...]) -> dict[str, Array]:
-        """Weight of each term. Raises ValueError for a named term that the model does not have."""
+    def weigh(self, state: Any, names: Names) -> dict[str, Array]:
+        """See `Balance`. Raises ValueError for a named term that the model does not have."""
         del state
-        unknown = sorted({name for name, _ in self.weights} - set(names))
-        if unknown:
-            raise ValueError(f"The balance names loss terms {unknown}; this model has {list(names)}.")
-        return {name: jnp.asarray(dict(self.weights).get(name, 1.0), jnp.float32) for name in names}
+        return _fixed(self.weights, names)
+
+    def settle(self, state: Any, losses: Array, gradient: Params, each: Params, key: Array) -> tuple[Params, Any]:
+        """See `Balance`."""
+        del losses, each, key
+        return gradient, state
+
+
+@dataclass(frozen=True)
+class MagnitudeBalance(_Plain):
+    """Weights that bring all terms to one size: the inverse of their running mean."""
+
+    decay: float = 0.99
+    """Of the mean."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.decay < 1:
+            raise ValueError(f"MagnitudeBalance.decay lies in [0, 1), found {self.decay}.")
+
+    def init(self, names: Names) -> dict[str, Array]:
+        """Means that have not begun."""
+        return {"mean": jnp.zeros(len(names)), "seen": jnp.zeros(len(names))}
+
+    def weigh(self, state: Any, names: Names) -> dict[str, Array]:
+        """See `Balance`; 1 before the first step."""
+        mean = state["mean"] / jnp.where(state["seen"] > 0, state["seen"], 1.0)
+        inverse = jnp.where(mean > 0, 1.0 / jnp.where(mean > 0, mean, 1.0), 0.0)
+        known = inverse > 0
+        inverse = jnp.where(known, inverse, jnp.sum(inverse) / jnp.maximum(jnp.sum(known), 1))
+        weights = jnp.where(jnp.any(known), inverse * len(names) / jnp.maximum(jnp.sum(inverse), 1e-30), 1.0)
+        return _named(names, weights)
+
+    def settle(self, state: Any, losses: Array, gradient: Params, each: Params, key: Array) -> tuple[Params, Any]:
+        """See `Balance`. A term that the batch does not hold (loss 0) keeps its mean."""
+        del each, key
+        share = jnp.where(losses > 0, 1 - self.decay, 0.0)
+        mean = (1 - share) * state["mean"] + share * losses
+        return gradient, {"mean": mean, "seen": (1 - share) * state["seen"] + share}
+
+
+@dataclass(frozen=True)
+class Uncertainty(_Plain):
+    """Weights exp(-s), s the log of each term's own variance, learned beside the parameters."""
+
+    learning_rate: float = 1e-2
+    """Of the log variances, by plain gradient descent."""
+
+    def init(self, names: Names) -> dict[str, Array]:
+        """Log variances 0."""
+        return {"log_variance": jnp.zeros(len(names))}
+
+    def weigh(self, state: Any, names: Names) -> dict[str, Array]:
+        """See `Balance`."""
+        return _named(names, jnp.exp(-state["log_variance"]))
+
+    def settle(self, state: Any, losses: Array, gradient: Params, each: Params, key: Array) -> tuple[Params, Any]:
+        """See `Balance`. A term that the batch does not hold (loss 0) is left alone."""
+        del each, key
+        s = state["log_variance"]
+        slope = jnp.where(losses > 0, 1.0 - jnp.exp(-s) * losses, 0.0)
+        return gradient, {"log_variance": s - self.learning_rate * slope}
+
+
+class GradNormState(NamedTuple):
+    """Weights `[n]`, Adam's moments, and each term's first loss `[n]`, 0 where it was not seen yet."""
+
+    weights: Array
+    moments: Any
+    first: Array
+
+
+@dataclass(frozen=True)
+class GradNorm:
+    """Weights that let all terms train at one rate."""
+
+    layer: str = "final_norm"
+    """Name at the top of the parameter tree of the shared layer W."""
+    alpha: float = 1.5
+    """Strength: 0 makes the gradients' norms equal."""
+    learning_rate: float = 0.025
+    """Of the weights' own Adam."""
+
+    def init(self, names: Names) -> GradNormState:
+        """Weights 1."""
+        ones = jnp.ones(len(names))
+        return GradNormState(ones, optax.adam(self.learning_rate).init(ones), jnp.zeros(len(names)))
+
+    def weigh(self, state: GradNormState, names: Names) -> dict[str, Array]:
+        """See `Balance`."""
+        return _named(names, state.weights)
+
+    def watched(self, params: Params) -> Params:
+        """The layer. Raises UserError where there is none of this name."""
+        if self.layer not in params:
+            raise UserError(f"GradNorm.layer {self.layer!r} is no layer of this network; it has {', '.join(params)}.")
+        return {self.layer: params[self.layer]}
+
+    def settle(
+        self, state: GradNormState, losses: Array, gradient: Params, each: Params, key: Array
+    ) -> tuple[Params, GradNormState]:
+        """See `Balance`. A term that the batch does not hold has norm 0 and keeps its weight."""
+        del key
+        here = losses > 0
+        first = jnp.where((state.first == 0) & here, losses, state.first)
+        squares = [jnp.sum(jnp.square(g.reshape(len(losses), -1)), axis=1) for g in jax.tree.leaves(each)]
+        norms = jnp.sqrt(sum(squares)) / state.weights  # of grad_W L_k
+        slope = jax.grad(gradnorm_loss)(state.weights, norms, losses, first, here, self.alpha)
+        update, moments = optax.adam(self.learning_rate).update(slope, state.moments)
+        weights = jnp.maximum(jnp.where(here, optax.apply_updates(state.weights, update), state.weights), FLOOR)
+        return gradient, GradNormState(weights * len(losses) / jnp.sum(weights), moments, first)
+
+
+def gradnorm_loss(
+    weights: Float[Array, "n"],
+    norms: Float[Array, "n"],
+    losses: Float[Array, "n"],
+    first: Float[Array, "n"],
+    here: Array,
+    alpha: float,
+) -> Float[Array, ""]:
+    """L_grad of the weights (Chen et al. 2018, eq. 2) over the terms that are `here`; `norms` are |grad_W L_k|."""
+    count = jnp.maximum(jnp.sum(here), 1)
+    scaled = jnp.where(here, weights * norms, 0.0)
+    ratio = jnp.where(here, losses / jnp.where(first > 0, first, 1.0), 0.0)
+    rate = ratio / jnp.maximum(jnp.sum(ratio) / count, 1e-30)
+    target = jax.lax.stop_gradient(jnp.sum(scaled) / count * rate**alpha)
+    return jnp.sum(jnp.where(here, jnp.abs(scaled - target), 0.0))
+
+
+@dataclass(frozen=True)
+class PcGrad:
+    """Constant weights, and conflicting gradients projected onto each other's normal planes."""
+
+    weights: Weights = ()
+    """Pairs (term, weight); 1 for the others."""
+
+    def init(self, names: Names) -> dict[str, Array]:
+        """Nothing."""
+        del names
+        return {}
+
+    def weigh(self, state: Any, names: Names) -> dict[str, Array]:
+        """See `Balance`."""
+        del state
+        return _fixed(self.weights, names)
+
+    def watched(self, params: Params) -> Params:
+        """All."""
+        return params
+
+    def settle(self, state: Any, losses: Array, gradient: Params, each: Params, key: Array) -> tuple[Params, Any]:
+        """See `Balance`; the order of the projections is drawn from the step's key."""
+        del gradient
+        keys = jax.random.split(jax.random.fold_in(key, ORDER), len(losses))
+        order = jax.vmap(lambda k: jax.random.permutation(k, len(losses)))(keys)
+        return project(each, order), state
+
+
+ORDER = 7001
+"""Purpose of the key that orders PCGrad's projections."""
+
+
+def _fixed(weights: Weights, names: Names) -> dict[str, Array]:
+    unknown = sorted({name for name, _ in weights} - set(names))
+    if unknown:
+        raise ValueError(f"The balance names loss terms {unknown}; this model has {list(names)}.")
+    return {name: jnp.asarray(dict(weights).get(name, 1.0), jnp.float32) for name in names}
+
+
+def _named(names: Names, weights: Array) -> dict[str, Array]:
+    return {name: weights[i] for i, name in enumerate(sorted(names))}

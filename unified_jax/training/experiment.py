@@ -11,7 +11,7 @@ from unified_jax.models.diffusion import Diffusion
 from unified_jax.models.plan import Plan
 from unified_jax.models.transfusion import Transfusion
 from unified_jax.sharding import MeshShape, Rules
-from unified_jax.training.balancing import FixedBalance
+from unified_jax.training.balancing import FixedBalance, GradNorm, MagnitudeBalance, PcGrad, Uncertainty
 from unified_jax.training.checkpoint import Checkpointing
 from unified_jax.training.ema import Ema
 from unified_jax.training.optimizer import Optimization
@@ -55,7 +55,7 @@ class Experiment:
     """Gradient to update."""
     ema: tuple[Ema, ...] = (Ema(),)
     """Averages of the parameters; the first is what is sampled and validated."""
-    balance: FixedBalance = FixedBalance()
+    balance: FixedBalance | MagnitudeBalance | Uncertainty | GradNorm | PcGrad = FixedBalance()
     """Weights of the loss terms."""
     mesh: MeshShape = MeshShape()
     """Devices along data, fsdp, tensor, sequence."""

@@ -12,13 +12,13 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from unified_jax.models.base import Model
-from unified_jax.training.balancing import FixedBalance
+from unified_jax.training.balancing import Balance
 from unified_jax.training.state import State
 from unified_jax.typing import Batch, Params
 
 
 def term_gradients(
-    model: Model, balance: FixedBalance, state: State, frozen: Params, batch: Batch, key: Array
+    model: Model, balance: Balance, state: State, frozen: Params, batch: Batch, key: Array
 ) -> dict[str, Array]:
     """The norms and cosines. A term that the batch does not hold has norm 0 and cosines 0."""
     key = jax.random.fold_in(key, state.step)

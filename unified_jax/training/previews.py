@@ -15,6 +15,7 @@ from unified_jax.errors import RunError
 from unified_jax.hosts import writes
 from unified_jax.modalities.sheets import show_samples
 from unified_jax.models.sampling import sample_keys
+from unified_jax.training.balancing import FixedBalance
 from unified_jax.training.experiment import Experiment
 from unified_jax.typing import Params
 
@@ -65,7 +66,8 @@ class Validator:
     def __init__(self, experiment: Experiment) -> None:
         pipeline = held_out_pipeline(experiment, experiment.batch_size, packed=True)
         self.batches = [pipeline.batch(i).arrays for i in range(experiment.validation.batches)]
-        self.model, self.balance = experiment.model, experiment.balance
+        self.model = experiment.model
+        self.weights = getattr(experiment.balance, "weights", ())
         self.losses = jax.jit(self._losses, out_shardings=PartitionSpec())
 
     def _losses(self, params: Params, batch: Any, index: jax.Array) -> dict[str, tuple[jax.Array, jax.Array]]:
@@ -73,7 +75,7 @@ class Validator:
         return jax.tree.map(jnp.sum, terms)
 
     def loss(self, params: Params) -> float:
-        """Weighted sum of the terms, each divided once."""
+        """Sum of the terms, each divided once, by constant weights: learned ones would move the measure."""
         found = [self.losses(params, batch, i) for i, batch in enumerate(self.batches)]
-        weights = self.balance.weigh({}, tuple(found[0]))
+        weights = FixedBalance(self.weights).weigh({}, tuple(found[0]))
         return float(sum(weights[k] * sum(f[k][0] for f in found) / sum(f[k][1] for f in found) for k in found[0]))

@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from unified_jax.errors import UserError
+from unified_jax.training.balancing import GradNorm, PcGrad
 from unified_jax.training.experiment import Experiment
 from unified_jax.training.state import State, state_shardings
 from unified_jax.training.step import Optimizer, init_state, train_step
@@ -86,6 +87,8 @@ def check_batch(experiment: Experiment, mesh: Mesh) -> None:
         )
     if experiment.reduction == "strict":
         check_strict(mesh, rows * experiment.accumulate, experiment.virtual_shards)
+        if isinstance(experiment.balance, GradNorm | PcGrad):
+            raise UserError("--reduction strict works with balances that look at losses alone, not at gradients.")
 
 
 def assemble(experiment: Experiment, mesh: Mesh) -> Program:

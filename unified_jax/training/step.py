@@ -10,6 +10,7 @@ which skips or stops by the experiment's policy.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +20,7 @@ from jaxtyping import Array
 
 from unified_jax.models.base import Model, Terms
 from unified_jax.sharding import constrain
-from unified_jax.training.balancing import FixedBalance
+from unified_jax.training.balancing import Balance
 from unified_jax.training.ema import Ema
 from unified_jax.training.optimizer import Optimization
 from unified_jax.training.state import State
@@ -40,17 +41,18 @@ class Optimizer(NamedTuple):
         return self.config.transform(self.steps)
 
 
-def init_state(model: Model, optimizer: Optimizer, balance: FixedBalance, key: Array) -> State:
+def init_state(model: Model, optimizer: Optimizer, balance: Balance, key: Array) -> State:
     """A fresh state; every average starts at the parameters."""
     params = model.init(key)
     ema = tuple(params for _ in optimizer.ema)
-    return State(jnp.zeros((), jnp.int32), params, ema, optimizer.transform.init(params), {}, balance.init())
+    weights = balance.init(tuple(sorted(model.terms)))
+    return State(jnp.zeros((), jnp.int32), params, ema, optimizer.transform.init(params), {}, weights)
 
 
 def train_step(
     model: Model,
     optimizer: Optimizer,
-    balance: FixedBalance,
+    balance: Balance,
     state: State,
     frozen: Params,
     batch: Batch,
@@ -61,25 +63,31 @@ def train_step(
     `key` is the run's key; the step's own is folded from it and `state.step`. `frozen` is never changed.
     """
     key = jax.random.fold_in(key, state.step)
-    value, gradient, terms, aux, extra = _loss_and_gradient(model, optimizer, balance, state, frozen, batch, key)
-    return update(optimizer, state, value, gradient, terms, aux, extra)
+    value, gradient, each, terms, aux, extra = _loss_and_gradient(model, optimizer, balance, state, frozen, batch, key)
+    gradient, weights = balance.settle(state.balance, in_order(terms), gradient, each, key)
+    return update(optimizer, state, value, gradient, terms, aux, weights, extra)
+
+
+def in_order(terms: dict[str, Array]) -> Array:
+    """Losses `[n]` by their sorted names."""
+    return jnp.stack([terms[name] for name in sorted(terms)])
 
 
 def update(
-    optimizer: Optimizer, state: State, value: Array, gradient: Params, terms: Any, aux: Any, extra: Any
+    optimizer: Optimizer, state: State, value: Array, gradient: Params, terms: Any, aux: Any, weights: Any, extra: Any
 ) -> tuple[State, dict[str, Array]]:
-    """The state and metrics after a step with this loss, gradient, loss terms and extra metrics."""
+    """The state and metrics after a step with this loss, gradient, loss terms, state of the balance, and metrics."""
     norm = optax.tree.norm(gradient)
     finite = jnp.isfinite(value) & jnp.isfinite(norm)
     # A branch, not a choice leaf by leaf, which would read and write the whole state once more.
-    new = jax.lax.cond(finite, lambda: _updated(optimizer, state, gradient, aux), lambda: state)
+    new = jax.lax.cond(finite, lambda: _updated(optimizer, state, gradient, aux, weights), lambda: state)
     metrics = {"loss": value, **{f"loss/{name}": term for name, term in terms.items()}, **extra}
     metrics |= {"lr": jnp.asarray(optimizer.config.rate(optimizer.steps)(state.step), jnp.float32)}
     metrics |= {"grad_norm": norm, "param_norm": optax.tree.norm(new.params), "finite": finite}
     return dataclasses.replace(new, step=state.step + 1), metrics
 
 
-def _updated(optimizer: Optimizer, state: State, gradient: Params, aux: Any) -> State:
+def _updated(optimizer: Optimizer, state: State, gradient: Params, aux: Any, weights: Any) -> State:
     """The state after this gradient, but for the step count.
 
     The barriers keep the compiler from computing the moments again for the parameters, and those again for the
@@ -90,7 +98,7 @@ def _updated(optimizer: Optimizer, state: State, gradient: Params, aux: Any) -> 
     updates, opt_state = barrier(optimizer.transform.update(gradient, state.opt_state, state.params))
     params: Any = barrier(optax.apply_updates(state.params, updates))
     ema = tuple(e.update(average, params, state.step) for e, average in zip(optimizer.ema, state.ema, strict=True))
-    return State(state.step, params, ema, opt_state, aux, state.balance)
+    return State(state.step, params, ema, opt_state, aux, weights)
 
 
 def example_losses(model: Model, state: State, frozen: Params, batch: Batch, key: Array) -> dict[str, Array]:
@@ -100,9 +108,11 @@ def example_losses(model: Model, state: State, frozen: Params, batch: Batch, key
 
 
 def _loss_and_gradient(
-    model: Model, optimizer: Optimizer, balance: FixedBalance, state: State, frozen: Params, batch: Batch, key: Array
-) -> tuple[Array, Params, dict[str, Array], Any, dict[str, Array]]:
-    """(loss, gradient, unweighted terms, aux, extra metrics), each divided once."""
+    model: Model, optimizer: Optimizer, balance: Balance, state: State, frozen: Params, batch: Batch, key: Array
+) -> tuple[Array, Params, Params, dict[str, Array], Any, dict[str, Array]]:
+    """(loss, gradient, each term's gradient of what the balance watches, unweighted terms, aux, extra metrics), each
+    divided once.
+    """
     micro = _split(batch, optimizer.accumulate)
 
     def run(params: Params, aux: Any, rows: Batch) -> tuple[dict[str, Array], dict[str, Array], Any, Terms]:
@@ -119,26 +129,42 @@ def _loss_and_gradient(
     divisor = {name: jnp.where(weight > 0, weight, 1.0) for name, weight in weights.items()}  # a term may be absent
     scale = {name: w / divisor[name] for name, w in balance.weigh(state.balance, tuple(weights)).items()}
 
-    def objective(params: Params, aux: Any, rows: Batch) -> tuple[Array, Any]:
+    def weighted(params: Params, aux: Any, rows: Batch) -> tuple[Array, Any]:
         sums, _, aux, extra = run(params, aux, rows)
-        return sum(scale[name] * total for name, total in sums.items()), (sums, aux, extra)  # type: ignore[return-value]
+        return jnp.stack([scale[name] * sums[name] for name in sorted(sums)]), (sums, aux, extra)
 
-    def accumulate(carry: Any, rows: Batch) -> tuple[Any, None]:
-        gradient, value, sums, aux, extra = carry
-        (loss, (s, aux, e)), g = jax.value_and_grad(objective, has_aux=True)(state.params, aux, rows)
-        added = jax.tree.map(jnp.add, (gradient, value, sums, extra), (g, loss, s, e))
-        return (added[0], added[1], added[2], aux, added[3]), None
+    def differentiate(aux: Any, rows: Batch) -> tuple[Any, Any]:
+        def objective(params: Params) -> tuple[Array, Any]:
+            parts, rest = weighted(params, aux, rows)
+            return jnp.sum(parts), rest
 
+        (value, (sums, aux_after, extra)), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
+        each = _each_gradient(lambda some: weighted({**state.params, **some}, aux, rows)[0], watched, len(sums))
+        return (gradient, each, value, sums, extra), aux_after
+
+    watched = balance.watched(state.params)
     if optimizer.accumulate == 1:
-        rows = jax.tree.map(lambda x: x[0], micro)
-        (value, (sums, aux, extra)), gradient = jax.value_and_grad(objective, has_aux=True)(
-            state.params, state.aux, rows
-        )
+        found, aux = differentiate(state.aux, jax.tree.map(lambda x: x[0], micro))
     else:
-        start = (jax.tree.map(jnp.zeros_like, state.params), jnp.zeros(()), zeros[0], state.aux, zeros[3])
-        (gradient, value, sums, aux, extra), _ = jax.lax.scan(accumulate, start, micro)
+
+        def accumulate(carry: Any, rows: Batch) -> tuple[Any, None]:
+            found, aux = differentiate(carry[1], rows)
+            return (jax.tree.map(jnp.add, carry[0], found), aux), None
+
+        each = jax.tree.map(lambda x: jnp.zeros((len(weights), *x.shape)), watched)
+        start = (jax.tree.map(jnp.zeros_like, state.params), each, jnp.zeros(()), zeros[0], zeros[3])
+        (found, aux), _ = jax.lax.scan(accumulate, (start, state.aux), micro)
+    gradient, each, value, sums, extra = found
     terms = {name: total / divisor[name] for name, total in sums.items()}
-    return value, gradient, terms, aux, {name: total / weight for name, (total, weight) in extra.items()}
+    return value, gradient, each, terms, aux, {name: total / weight for name, (total, weight) in extra.items()}
+
+
+def _each_gradient(weighted: Callable[[Params], Array], watched: Params, count: int) -> Params:
+    """Gradient `[n, ...]` of every term by the watched parameters: one forward pass, one backward pass a term."""
+    if not jax.tree.leaves(watched):
+        return {}
+    _, pull = jax.vjp(weighted, watched)
+    return jax.lax.map(lambda chosen: pull(chosen)[0], jnp.eye(count))
 
 
 def _split(batch: Batch, parts: int) -> Batch:

@@ -30,9 +30,9 @@ from jaxtyping import Array
 from unified_jax.errors import UserError
 from unified_jax.models.base import Model
 from unified_jax.sharding import MESH_AXES
-from unified_jax.training.balancing import FixedBalance
+from unified_jax.training.balancing import Balance
 from unified_jax.training.state import State
-from unified_jax.training.step import Optimizer, update
+from unified_jax.training.step import Optimizer, in_order, update
 from unified_jax.typing import Batch, Params
 
 AXES = ("data", "fsdp")
@@ -75,7 +75,7 @@ def shard_weights(model: Model, state: State, frozen: Params, rows: Batch, key: 
 
 
 def shard_gradient(
-    model: Model, balance: FixedBalance, state: State, frozen: Params, rows: Batch, key: Array, weights: Any
+    model: Model, balance: Balance, state: State, frozen: Params, rows: Batch, key: Array, weights: Any
 ) -> Summed:
     """One shard's part of the gradient and of the sums, `[1, ...]`; `weights` are those of the whole batch."""
     _, scale = _scales(balance, state, weights)
@@ -90,7 +90,7 @@ def shard_gradient(
 
 
 def finish(
-    optimizer: Optimizer, balance: FixedBalance, state: State, total: Summed, weights: Any
+    optimizer: Optimizer, balance: Balance, state: State, total: Summed, weights: Any
 ) -> tuple[State, dict[str, Array]]:
     """The state and metrics after a step, from the sums over all shards."""
     divisor, scale = _scales(balance, state, weights)
@@ -98,10 +98,11 @@ def finish(
     value = jnp.asarray(sum(scale[name] * s for name, s in total.sums.items()))
     terms = {name: s / divisor[name] for name, s in total.sums.items()}
     extra = {name: s / weight for name, (s, weight) in total.extra.items()}
-    return update(optimizer, state, value, total.gradient, terms, state.aux, extra)
+    gradient, balanced = balance.settle(state.balance, in_order(terms), total.gradient, {}, jax.random.key(0))
+    return update(optimizer, state, value, gradient, terms, state.aux, balanced, extra)
 
 
-def _scales(balance: FixedBalance, state: State, weights: Any) -> tuple[dict[str, Array], dict[str, Array]]:
+def _scales(balance: Balance, state: State, weights: Any) -> tuple[dict[str, Array], dict[str, Array]]:
     divisor = {name: jnp.where(weight[0] > 0, weight[0], 1.0) for name, weight in weights.items()}
     scale = balance.weigh(state.balance, tuple(weights))
     return divisor, {name: w / divisor[name] for name, w in scale.items()}
@@ -111,7 +112,7 @@ class StrictStep:
     """(state, frozen, batch, key) -> (state, metrics), as the jitted step of the fast reduction is."""
 
     def __init__(
-        self, model: Model, optimizer: Optimizer, balance: FixedBalance, shards: int, mesh: Mesh, cut: State
+        self, model: Model, optimizer: Optimizer, balance: Balance, shards: int, mesh: Mesh, cut: State
     ) -> None:
         self.mesh, self.local = mesh, shards // mesh.size
         self.whole, self.rows = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(AXES))

@@ -1,0 +1,158 @@
+"""Balances on problems whose answers are known, and inside the train step, sharded and in microbatches."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.helpers import EXPERIMENT
+from tests.training.test_meshes import UNIFIED
+from unified_jax.data.pipeline import Pipeline
+from unified_jax.errors import UserError
+from unified_jax.hosts import lay_rows, local_rows, make_key
+from unified_jax.sharding import MeshShape, make_mesh
+from unified_jax.training.balancing import FixedBalance, GradNorm, MagnitudeBalance, PcGrad, Uncertainty
+from unified_jax.training.program import assemble
+from unified_jax.training.projection import project
+from unified_jax.training.step import init_state
+
+KEY = jax.random.key(0)
+
+
+def in_numpy(gradients, order):
+    """Algorithm 1 of the paper, as it is written."""
+    total = np.zeros(gradients.shape[1])
+    for i, g in enumerate(gradients):
+        h = g.copy()
+        for j in order[i]:
+            if j != i and h @ gradients[j] < 0:
+                h = h - (h @ gradients[j]) / (gradients[j] @ gradients[j]) * gradients[j]
+        total += h
+    return total
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_projection_is_the_algorithm(seed):
+    rng = np.random.default_rng(seed)
+    gradients = rng.standard_normal((4, 6)).astype(np.float32)
+    order = np.stack([rng.permutation(4) for _ in range(4)])
+    each = {"a": jnp.asarray(gradients[:, :2].reshape(4, 1, 2)), "b": jnp.asarray(gradients[:, 2:])}
+    found = project(each, jnp.asarray(order))
+    flat = np.concatenate([np.ravel(found["a"]), np.ravel(found["b"])])
+    np.testing.assert_allclose(flat, in_numpy(gradients.astype(np.float64), order), atol=2e-6)
+
+
+def test_projection_of_two():
+    orders = [jnp.asarray(o) for o in ([[0, 1], [1, 0]], [[1, 0], [0, 1]])]
+    aligned = jnp.asarray([[1.0, 0.0], [0.5, 1.0]])
+    np.testing.assert_allclose(project({"p": aligned}, orders[0])["p"], [1.5, 1.0])
+    np.testing.assert_allclose(project({"p": jnp.asarray([[1.0, 2.0], [-1.0, -2.0]])}, orders[0])["p"], 0.0, atol=1e-6)
+    conflict = jnp.asarray([[1.0, 0.0], [-0.5, 1.0]])
+    found = [project({"p": conflict}, order)["p"] for order in orders]
+    np.testing.assert_array_equal(*found)  # for two terms the order does not matter
+    np.testing.assert_allclose(found[0], in_numpy(np.asarray(conflict), [[0, 1], [1, 0]]), atol=1e-6)
+    in_place = np.asarray([1.0, 0.0]) - (-0.5 / 1.25) * np.asarray([-0.5, 1.0])  # projects the first, then on it
+    assert np.abs(found[0] - (in_place + np.asarray([-0.5, 1.0]))).max() > 0.1
+
+
+def test_heads_are_not_projected():
+    shared, head = jnp.asarray([[1.0, 0.0], [-1.0, 0.2]]), jnp.asarray([[7.0], [0.0]])
+    found = project({"shared": shared, "head": head}, jnp.asarray([[1, 0], [0, 1]]))
+    np.testing.assert_allclose(found["head"], [7.0])
+    np.testing.assert_allclose(found["shared"], in_numpy(np.asarray(shared), [[1, 0], [0, 1]]), atol=1e-6)
+
+
+def settle_gradnorm(balance, state, scales, w):
+    """One step on L_k = scale_k w^2 / 2."""
+    losses = scales * w**2 / 2
+    each = {"final_norm": (jnp.asarray(state.weights) * scales * w)[:, None]}
+    return balance.settle(state, losses, {}, each, KEY)[1]
+
+
+def test_gradnorm_makes_norms_equal():
+    balance, scales = GradNorm(alpha=0.0), jnp.asarray([1.0, 100.0])
+    state = balance.init(("a", "b"))
+    for _ in range(800):
+        state = settle_gradnorm(balance, state, scales, 1.0)
+        assert float(jnp.sum(state.weights)) == pytest.approx(2.0, abs=1e-5)
+    norms = state.weights * scales
+    assert float(norms[0] / norms[1]) == pytest.approx(1.0, rel=0.2)
+
+
+def test_gradnorm_trains_what_lags_behind_harder():
+    balance = GradNorm(alpha=1.0)
+    state = balance.init(("a", "b"))
+    ones = jnp.ones(2)
+    for step in range(40):
+        losses = jnp.asarray([1.0, 1.0]) if step == 0 else jnp.asarray([0.2, 0.9])
+        each = {"final_norm": (state.weights * ones)[:, None]}
+        _, state = balance.settle(state, losses, {}, each, KEY)
+    assert float(state.weights[1]) > float(state.weights[0])
+    kept = balance.settle(state, jnp.asarray([0.0, 0.9]), {}, {"final_norm": jnp.asarray([[0.0], [1.0]])}, KEY)[1]
+    ratio = kept.weights[0] / jnp.sum(kept.weights)
+    assert np.isfinite(ratio)  # a batch without the first term
+    assert float(kept.first[0]) == 1.0
+
+
+def test_uncertainty_and_magnitude_find_the_inverse_of_the_loss():
+    losses = jnp.asarray([0.5, 4.0])
+    learned, mean = Uncertainty(0.1), MagnitudeBalance(0.9)
+    states = [learned.init(("a", "b")), mean.init(("a", "b"))]
+    assert [float(v) for v in mean.weigh(states[1], ("a", "b")).values()] == [1.0, 1.0]
+    for _ in range(300):
+        states = [b.settle(s, losses, {}, {}, KEY)[1] for b, s in zip((learned, mean), states, strict=True)]
+    found = learned.weigh(states[0], ("a", "b"))
+    np.testing.assert_allclose([found["a"], found["b"]], 1 / losses, rtol=1e-3)
+    found = mean.weigh(states[1], ("a", "b"))
+    np.testing.assert_allclose([found["a"] * 0.5, found["b"] * 4.0], [8 / 9] * 2, rtol=1e-4)  # sum w = 2
+
+
+def train(e, devices, steps=4):
+    """(losses, state of the balance, metrics) after some steps on the first `devices` devices."""
+    program = assemble(e, make_mesh(e.mesh, jax.devices()[:devices]))
+    held = local_rows(program.batch_sharding, program.rows)
+    pipeline = Pipeline(e.data, e.split, e.model.modalities, e.batch_size, e.seed, held, e.model.packer)
+    losses = []
+    with e.rules.active(program.mesh):
+        key = make_key(e.seed, program.mesh)
+        make = functools.partial(init_state, e.model, program.optimizer, e.balance)
+        state = jax.jit(make, out_shardings=program.shardings)(key)
+        for step in range(steps):
+            arrays = pipeline.batch(step).arrays
+            rows = {n: lay_rows(a, held, program.rows, program.batch_sharding) for n, a in arrays.items()}
+            state, metrics = program.step(state, {}, rows, key)
+            losses.append(float(metrics["loss"]))
+    return losses, jax.device_get(state.balance)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "balance", [MagnitudeBalance(), Uncertainty(0.1), GradNorm(), PcGrad((("image", 5.0),))], ids=str
+)
+def test_balances_train_sharded_and_in_microbatches(balance):
+    one = dataclasses.replace(UNIFIED, balance=balance, mesh=MeshShape(1))
+    losses, state = train(one, 1)
+    assert np.isfinite(losses).all()
+    fixed, _ = train(dataclasses.replace(one, balance=FixedBalance(getattr(balance, "weights", ()))), 1)
+    assert losses[0] == pytest.approx(fixed[0], rel=1e-5)  # before anything was learned
+    assert losses[-1] != fixed[-1]
+    for other, devices in ((dataclasses.replace(one, mesh=MeshShape(2, 2)), 4),
+                           (dataclasses.replace(one, accumulate=2), 1)):  # fmt: skip
+        found, there = train(other, devices)
+        np.testing.assert_allclose(found, losses, rtol=2e-5)
+        for a, b in zip(jax.tree.leaves(there), jax.tree.leaves(state), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_what_does_not_go_together_is_refused():
+    e = dataclasses.replace(EXPERIMENT, balance=GradNorm(), mesh=MeshShape(1))
+    with pytest.raises(UserError, match=r"GradNorm.layer 'final_norm' is no layer of this network; it has .*final"):
+        train(e, 1)
+    strict = dataclasses.replace(e, balance=PcGrad(), reduction="strict", virtual_shards=8)
+    with pytest.raises(UserError, match="balances that look at losses alone"):
+        assemble(strict, make_mesh(strict.mesh, jax.devices()[:1]))
+    with pytest.raises(ValueError, match="decay"):
+        MagnitudeBalance(1.0)
