@@ -9,7 +9,7 @@ them at the same step, and all save it. A process that dies is noticed by the ot
 """
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -93,7 +93,8 @@ def name() -> str:
 def together(action: Callable[[], T], by: Literal["all", "first"] = "all") -> T | None:
     """What `action` returns, run by every process or by process 0 alone (then None in the others).
 
-    Where it fails in one process all raise: that one its own error, the others what it said. All must call it.
+    Where it fails in one process all raise: that one its own error, the others what it said. All must call it, and
+    nothing in `action` may wait for other processes.
     """
     if jax.process_count() == 1:
         return action()
@@ -127,6 +128,15 @@ def gather(value: np.ndarray) -> np.ndarray:
     if jax.process_count() == 1:
         return value[None]
     return np.asarray(multihost_utils.process_allgather(value)).reshape(jax.process_count(), *value.shape)
+
+
+def shared(numbers: Sequence[int]) -> list[int]:
+    """Process 0's list of at most 64 numbers that are not negative, in all processes. All must call it."""
+    if jax.process_count() == 1:
+        return list(numbers)
+    told = np.full(64, -1, np.int32)
+    told[: len(numbers)] = list(numbers)[-64:]
+    return [int(n) for n in gather(told)[0] if n >= 0]
 
 
 def stop_wanted(step: int) -> bool:

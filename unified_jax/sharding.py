@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 
 import flax.linen as nn
 import jax
+import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -192,11 +193,24 @@ def make_mesh(shape: MeshShape, devices: list[Any] | None = None) -> Mesh:
     devices = jax.devices() if devices is None else devices
     sizes = shape.resolve(len(devices))
     kinds = (AxisType.Auto,) * len(MESH_AXES)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices > 1:
+        return Mesh(_over_slices(sizes, slices, devices), MESH_AXES, axis_types=kinds)
     try:
         return jax.make_mesh(sizes, MESH_AXES, axis_types=kinds, devices=devices)
     except NotImplementedError:  # a TPU's torus has no axes of these sizes: they are parts of its axes
         placed = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
         return Mesh(placed, MESH_AXES, axis_types=kinds)
+
+
+def _over_slices(sizes: tuple[int, ...], slices: int, devices: list[Any]) -> Any:
+    """Devices of several slices: `data` runs over them where it can, so that slow links carry gradients alone."""
+    data, *inner = sizes
+    if data % slices == 0:
+        within, between = (data // slices, *inner), (slices, 1, 1, 1)
+        return mesh_utils.create_hybrid_device_mesh(within, between, devices, allow_split_physical_axes=True)
+    in_order = sorted(devices, key=lambda device: (device.slice_index, device.id))
+    return np.asarray(in_order).reshape(sizes)
 
 
 def logical_axes(boxed: Any) -> Any:

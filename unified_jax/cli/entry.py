@@ -7,8 +7,10 @@ import errno
 import inspect
 import logging
 import os
+import signal
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +30,15 @@ def run_command(command: Callable[[list[str]], None], arguments: list[str]) -> i
         command(arguments)
         return 0
     sys.unraisablehook = _unraisable
+    code = _run(command, arguments)
+    if code and is_child():  # leaving in good order would wait for the other processes, which wait for this one
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def _run(command: Callable[[list[str]], None], arguments: list[str]) -> int:
     try:
         command(arguments)
     except UserError as error:
@@ -41,6 +52,12 @@ def run_command(command: Callable[[list[str]], None], arguments: list[str]) -> i
         return _complain(f"{what} cannot be written: {error.strerror}; what was saved before is intact.", 1)
     except KeyboardInterrupt:
         return _complain("Interrupted.", 1)
+    except Exception as error:
+        if not is_child():
+            raise
+        traceback.print_exc()
+        lost = type(error).__name__ == "JaxRuntimeError"
+        return _complain("Most likely another process of the run has ended: see its log." if lost else str(error), 1)
     return 0
 
 
@@ -62,15 +79,20 @@ def _complain(message: str, code: int) -> int:
     return code
 
 
-def start_process(hosts: "Hosts", run_dir: Path | None) -> None:
+def start_process(hosts: "Hosts", run_dir: Path | None = None) -> None:
     """Joins the other processes of a run, under a supervisor (`cli.supervise`); nothing where there is only one.
 
-    Raises UserError where they do not come together, SystemExit in the supervisor when its child has ended.
+    With a run directory, logs go there and SIGTERM is left to the loop (`training.loop`); without one it ends the
+    process.
+
+    Raises UserError where they do not come together. In the supervisor it does not return.
     """
     if not hosts.coordinator:
         return
     if not is_child():
-        raise SystemExit(supervise(run_dir))
+        code = supervise(run_dir)
+        sys.stdout.flush()
+        os._exit(code)  # whatever still holds the child's output is not waited for
     begin_child()
     import jax
 
@@ -78,6 +100,8 @@ def start_process(hosts: "Hosts", run_dir: Path | None) -> None:
 
     join(hosts)
     name_log(jax.process_index())
+    if run_dir is None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def use_compilation_cache() -> None:

@@ -105,7 +105,7 @@ def main(arguments: list[str]) -> None:
     """The command."""
     command = tyro.cli(EvaluateCommand, prog="evaluate", args=arguments)
     use_compilation_cache()
-    start_process(command.hosts, Path(command.run))
+    start_process(command.hosts)
     c = command
     evaluate_run(Path(c.run), c.count, c.splits, c.batch, c.seed, c.steps, c.guidance, c.bits)
 

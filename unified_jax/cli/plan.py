@@ -52,6 +52,8 @@ def main(arguments: list[str]) -> None:
     from unified_jax.training.search import search
     from unified_jax.training.targets import open_target
 
+    if command.experiment.reduction == "strict":
+        raise UserError("Plans are of the fast reduction; with --reduction strict every device holds the whole state.")
     target = open_target(command.target)
     if command.search:
         found = search(command.experiment, target, command.most, _say)

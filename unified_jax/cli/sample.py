@@ -89,7 +89,7 @@ def main(arguments: list[str]) -> None:
     if command.devices:
         jax.config.update("jax_num_cpu_devices", command.devices)
     use_compilation_cache()
-    start_process(command.hosts, Path(command.run))
+    start_process(command.hosts)
     from tqdm import tqdm
 
     from unified_jax.cli.opened import open_run

@@ -4,7 +4,7 @@ JAX ends a process from inside its runtime when another one of the run dies: no 
 of several is started as a child of this parent, which uses no device and
 
 - writes what the child prints through to the terminal and to RUN/logs/process_INDEX.log,
-- passes SIGTERM and Ctrl-C on to it,
+- passes SIGTERM and Ctrl-C on to it as SIGTERM, and kills it at the second one,
 - says in a sentence what happened where the runtime or the system ended it, and exits with 1.
 
 A parent that is killed takes its child along: the child reads a pipe whose other end the parent holds.
@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -53,7 +54,7 @@ def supervise(run_dir: Path | None) -> int:
         os.close(ours)
         _pass_on(child)
         copies = [
-            threading.Thread(target=_copy, args=(stream, target, file))
+            threading.Thread(target=_copy, args=(stream, target, file), daemon=True)
             for stream, target in ((child.stdout, sys.stdout.buffer), (child.stderr, sys.stderr.buffer))
         ]
         for copy in copies:
@@ -97,9 +98,15 @@ def _this_command() -> list[str]:
 
 
 def _pass_on(child: "subprocess.Popen[bytes]") -> None:
+    first: list[float] = []
+
     def receive(number: int, frame: FrameType | None) -> None:
         del number, frame
-        child.send_signal(signal.SIGTERM)
+        if first and time.monotonic() - first[0] > 1:  # asked twice: it may hang
+            child.kill()
+        else:
+            first.append(time.monotonic())
+            child.send_signal(signal.SIGTERM)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, receive)

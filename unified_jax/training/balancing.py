@@ -190,8 +190,9 @@ class GradNorm:
         squares = [jnp.sum(jnp.square(g.reshape(len(losses), -1)), axis=1) for g in jax.tree.leaves(each)]
         norms = jnp.sqrt(sum(squares)) / state.weights  # of grad_W L_k
         slope = jax.grad(gradnorm_loss)(state.weights, norms, losses, first, here, self.alpha)
-        update, moments = optax.adam(self.learning_rate).update(slope, state.moments)
-        weights = jnp.maximum(jnp.where(here, optax.apply_updates(state.weights, update), state.weights), FLOOR)
+        adam: Any = optax.adam(self.learning_rate)
+        update, moments = adam.update(slope, state.moments)
+        weights = jnp.maximum(jnp.where(here, state.weights + update, state.weights), FLOOR)
         return gradient, GradNormState(weights * len(losses) / jnp.sum(weights), moments, first)
 
 

@@ -21,7 +21,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from unified_jax.errors import RunError, UserError
-from unified_jax.hosts import together
+from unified_jax.hosts import shared, together
 from unified_jax.training.checksums import find_damage, seal
 from unified_jax.training.notice import say
 from unified_jax.training.state import State
@@ -83,7 +83,8 @@ class Checkpoints:
         """Saves if `loss` is the lowest so far. A failure is said, not raised."""
         self._collect(self.best)
         kept = self.best.latest_step()
-        if kept is None or kept >= step or not self._best_loss(kept) <= loss:
+        better = kept is None or kept >= step or not self._best_loss(kept) <= loss
+        if shared([int(better)])[0]:  # all save, or none
             self._save(self.best, state, step, loss)
 
     def _save(self, manager: ocp.CheckpointManager, state: State, step: int, loss: float | None) -> None:
@@ -143,9 +144,9 @@ class Checkpoints:
         none can be read.
         """
         damaged: list[tuple[int, UserError]] = []
-        for step in reversed(self.steps()):
+        for step in reversed(shared(self.steps())):
             try:
-                state = together(functools.partial(self.restore, like, step))
+                state = self.restore(like, step)
             except UserError as error:
                 damaged.append((step, error))
                 if not fall_back:
@@ -176,9 +177,10 @@ class Checkpoints:
         return self._restore(self.best, like, None)
 
     def _restore(self, manager: ocp.CheckpointManager, like: Any, step: int | None) -> Any:
-        chosen = manager.latest_step() if step is None else step
-        if chosen is None:
+        newest = shared([s for s in (manager.latest_step() if step is None else step,) if s is not None])
+        if not newest:
             raise UserError(f"{manager.directory} holds no finished checkpoint.")
+        chosen = newest[0]
         item = _as_dict(like) if isinstance(like, State) else like
         arguments = ocp.args.PyTreeRestore(
             item=item,
@@ -188,9 +190,9 @@ class Checkpoints:
         try:
             together(functools.partial(_refuse_damage, Path(manager.directory) / str(chosen)), by="first")
             restored = manager.restore(chosen, args=ocp.args.Composite(state=arguments))["state"]
-            _check_shapes(item, restored)
+            together(functools.partial(_check_shapes, item, restored))
         except Exception as error:
-            if step is None and self._moved_on(manager, chosen):
+            if step is None and jax.process_count() == 1 and self._moved_on(manager, chosen):
                 return self._restore(manager, like, None)
             others = [s for s in self.steps() if s != chosen]
             hint = f"delete that folder to go back to step {others[-1]}" if others else "no other checkpoint is kept"

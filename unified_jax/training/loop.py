@@ -18,7 +18,7 @@ import numpy as np
 from unified_jax.data.pipeline import HostBatch, Pipeline
 from unified_jax.data.prefetch import Prefetcher
 from unified_jax.errors import RunError, UserError
-from unified_jax.hosts import lay_rows, local_rows, make_key, name, stop_wanted, together, writes
+from unified_jax.hosts import lay_rows, local_rows, make_key, name, shared, stop_wanted, together, writes
 from unified_jax.sharding import make_mesh
 from unified_jax.training import run_dir as runs
 from unified_jax.training.checkpoint import Checkpoints
@@ -92,14 +92,11 @@ def train(experiment: Experiment, start: Start) -> dict[str, Any]:
 
 def _train(run: Run, start: Start) -> dict[str, Any]:
     experiment, folder = run.experiment, start.run_dir
-    if start.resume == "must" and not (folder / "checkpoints").is_dir():
-        raise UserError(f"--resume must: {str(folder)!r} holds no finished checkpoint.")
-    together(lambda: runs.create(folder), by="first")
+    together(lambda: _create(folder, start.resume), by="first")
     with contextlib.ExitStack() as stack:
         together(lambda: stack.enter_context(RunLock(folder)), by="first")
         checkpoints = stack.enter_context(Checkpoints(folder, experiment.checkpoint.keep))
-        state = together(lambda: begin(run, start, checkpoints))
-        assert state
+        state = begin(run, start, checkpoints)
         first = int(state.step)
         together(lambda: _describe(run, folder), by="first")
         interrupt = stack.enter_context(Interrupt())
@@ -109,6 +106,12 @@ def _train(run: Run, start: Start) -> dict[str, Any]:
     return summary
 
 
+def _create(folder: Path, resume: str) -> None:
+    if resume == "must" and not (folder / "checkpoints").is_dir():
+        raise UserError(f"--resume must: {str(folder)!r} holds no finished checkpoint.")
+    runs.create(folder)
+
+
 def _describe(run: Run, folder: Path) -> None:
     runs.save_experiment(folder, run.experiment)
     runs.write_json(folder / "environment.json", runs.environment(run.experiment, dict(run.program.mesh.shape)))
@@ -116,7 +119,19 @@ def _describe(run: Run, folder: Path) -> None:
 
 def begin(run: Run, start: Start, checkpoints: Checkpoints) -> State:
     """A resumed state, a fresh one, or a fresh one with another run's parameters."""
-    saved = checkpoints.steps()
+    saved = shared(checkpoints.steps())
+    together(lambda: _check_start(run, start, saved))
+    if saved:
+        state = checkpoints.restore_newest(run.program.abstract_state(), fall_back=start.resume == "auto")
+        checkpoints.drop_after(int(state.step))
+        return state
+    checkpoints.drop_after(0)
+    make = functools.partial(init_state, run.experiment.model, run.program.optimizer, run.experiment.balance)
+    state = jax.jit(make, out_shardings=run.program.shardings)(run.key)
+    return state if start.init_from is None else _init_from(run, state, start.init_from)
+
+
+def _check_start(run: Run, start: Start, saved: list[int]) -> None:
     if start.resume == "must" and not saved:
         raise UserError(f"--resume must: {str(start.run_dir)!r} holds no finished checkpoint.")
     if saved and start.resume == "never":
@@ -127,17 +142,11 @@ def begin(run: Run, start: Start, checkpoints: Checkpoints) -> State:
         check_same_run(run.experiment, start.run_dir)
         if saved[-1] > run.experiment.steps:
             raise UserError(f"The run is at step {saved[-1]}, beyond --steps {run.experiment.steps}.")
-        state = checkpoints.restore_newest(run.program.abstract_state(), fall_back=start.resume == "auto")
-        checkpoints.drop_after(int(state.step))
-        return state
-    checkpoints.drop_after(0)
-    make = functools.partial(init_state, run.experiment.model, run.program.optimizer, run.experiment.balance)
-    state = jax.jit(make, out_shardings=run.program.shardings)(run.key)
-    return state if start.init_from is None else _init_from(run, state, start.init_from)
 
 
 def _init_from(run: Run, state: State, source: Path) -> State:
-    averages = runs.read_config(source).get("ema")  # only their number is needed: nothing of the file is built
+    config = together(lambda: runs.read_config(source)) or {}
+    averages = config.get("ema")  # only their number is needed: nothing of the file is built
     if not isinstance(averages, list) or not averages:
         raise UserError(f"--init-from: {source / 'config.json'} does not describe an experiment with averages.")
     wanted = {"ema": tuple(run.program.abstract_state().params for _ in averages)}
@@ -153,7 +162,7 @@ class Interrupt:
     """
 
     def __init__(self) -> None:
-        self.received = False
+        self.received, self.since = False, 0.0
 
     def __enter__(self) -> "Interrupt":
         self.before = {}
@@ -176,17 +185,19 @@ class Interrupt:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         del frame
-        self.received = True
-        signal.signal(number, self.before[number])
+        if not self.received:
+            self.received, self.since = True, time.monotonic()
+        elif time.monotonic() - self.since > 1:  # not the same one twice: schedulers signal parent and child
+            signal.signal(number, self.before[number])
+            signal.raise_signal(number)
 
 
 def _steps(
     run: Run, state: State, first: int, checkpoints: Checkpoints, start: Start, interrupt: Interrupt
 ) -> dict[str, Any]:
     experiment = run.experiment
-    writer = MetricsWriter(start.run_dir, first, mute=not writes())
-    progress = Progress(experiment.steps, first, show=not start.quiet and writes())
-    watch = Watch(experiment, writer, progress, checkpoints, start.run_dir)
+    watch = together(lambda: _make_watch(run, first, checkpoints, start))
+    assert watch
     step = first
     batches = run.pipeline.batches(first)
     try:
@@ -214,6 +225,12 @@ def _steps(
     finally:
         batches.close()
         watch.close()
+
+
+def _make_watch(run: Run, first: int, checkpoints: Checkpoints, start: Start) -> Watch:
+    writer = MetricsWriter(start.run_dir, first, mute=not writes())
+    progress = Progress(run.experiment.steps, first, show=not start.quiet and writes())
+    return Watch(run.experiment, writer, progress, checkpoints, start.run_dir)
 
 
 def _lost(step: int, error: Exception, checkpoints: Checkpoints) -> str:

@@ -180,6 +180,7 @@ class Progress:
     """The bar: step, rate and ETA by tqdm, and the numbers one watches. Silent off the main process."""
 
     def __init__(self, steps: int, start: int, show: bool) -> None:
+        self.show = show
         tty = sys.stderr.isatty()
         self.bar = tqdm(
             total=steps,
@@ -207,8 +208,9 @@ class Progress:
         self.bar.update(step - self.bar.n)
 
     def say(self, text: str) -> None:
-        """A line above the bar."""
-        say(text)
+        """A line above the bar; silent where the bar is."""
+        if self.show:
+            say(text)
 
     def close(self) -> None:
         """Leaves the bar on the screen."""

@@ -3,7 +3,7 @@
 All processes finish a step together, so the time of a step tells nothing about who made the others wait. Each process
 therefore also measures
 
-    own     seconds of a step that it spent on its own: waiting for data, laying it on devices, starting the step
+    own     seconds of a step that it spent on its own: waiting for its data, laying them on devices
     still   seconds that a fixed piece of work of a millisecond took in a thread of its own, once a second: a host that
             is starved, swapping or stopped takes longer
 
@@ -46,6 +46,8 @@ class Pace:
         self.over = threading.Event()
         self.mark = time.perf_counter()
         if count > 1:
+            with contextlib.suppress(OSError):  # of an earlier start
+                (folder / f"pace_{index:03d}.json").unlink(missing_ok=True)
             threading.Thread(target=self._probe, name="pace", daemon=True).start()
 
     def _probe(self) -> None:

@@ -79,12 +79,13 @@ def check_batch(experiment: Experiment, mesh: Mesh) -> None:
     """Raises UserError where the mesh does not divide a microbatch."""
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
     packer = experiment.model.packer
-    rows = experiment.batch_size // experiment.accumulate // (packer.policy.per_row if packer else 1)
-    if rows % parts:
+    whole = parts * experiment.accumulate * (packer.policy.per_row if packer else 1)
+    if experiment.batch_size % whole:
         raise UserError(
             f"A batch of {experiment.batch_size} in {experiment.accumulate} microbatch(es) is not divisible over the "
-            f"{parts} devices of data x fsdp; choose --batch-size as a multiple of {parts * experiment.accumulate}."
+            f"{parts} devices of data x fsdp; choose --batch-size as a multiple of {whole}."
         )
+    rows = experiment.batch_size // whole * parts
     if experiment.reduction == "strict":
         check_strict(mesh, rows * experiment.accumulate, experiment.virtual_shards)
         if isinstance(experiment.balance, GradNorm | PcGrad):

@@ -77,8 +77,9 @@ def run_gradnorm_toy(tensors: dict[str, np.ndarray], cfg: dict[str, Any]) -> dic
         outs = [h @ net[f"task_{i}.weight"].T + net[f"task_{i}.bias"] for i in range(count)]
         return jnp.stack([jnp.mean((out - y[:, i]) ** 2) for i, out in enumerate(outs)])
 
-    adam = optax.adam(1e-4)
-    weights, first = jnp.ones(count), losses_of(net)
+    adam: Any = optax.adam(1e-4)
+    weights: Any = jnp.ones(count)
+    first = losses_of(net)
     state = adam.init((net, weights))
     rows: dict[str, list[Any]] = {
         n: [] for n in ("weights_before", "weights_grad", "l4_grad", "weights_after_step", "l4")
@@ -88,10 +89,11 @@ def run_gradnorm_toy(tensors: dict[str, np.ndarray], cfg: dict[str, Any]) -> dic
         norms = jnp.sqrt(jnp.sum(each["l4.weight"] ** 2, axis=(1, 2)))
         here = jnp.ones(count, bool)
         slope = jax.grad(gradnorm_loss)(weights, norms, losses, first, here, cfg["alpha"])
-        gradient = jax.tree.map(lambda g, w=weights: jnp.tensordot(w, g, 1), each)
+        gradient: Any = jax.tree.map(lambda g, w=weights: jnp.tensordot(w, g, 1), each)
         updates, state = adam.update((gradient, slope), state)
-        before = weights
-        net, weights = optax.apply_updates((net, weights), updates)  # type: ignore[misc]
+        before: Any = weights
+        moved: Any = optax.apply_updates((net, weights), updates)
+        net, weights = moved  # type: ignore[misc]
         for name, value in zip(rows, (before, slope, gradient["l4.weight"], weights, net["l4.weight"]), strict=True):
             rows[name].append(value)
         weights = weights * count / jnp.sum(weights)
