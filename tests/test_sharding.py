@@ -1,10 +1,12 @@
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec as P
 
 from unified_jax.errors import UserError
-from unified_jax.sharding import MeshShape, Rules, constrain, make_mesh, parameter_shardings
+from unified_jax.sharding import MeshShape, Rules, _over_slices, constrain, make_mesh, parameter_shardings
 
 
 def test_rules_map_and_refuse():
@@ -51,3 +53,20 @@ def test_a_mesh_that_does_not_divide_a_parameter_names_it():
     shape = jax.ShapeDtypeStruct((4, 6), jnp.float32)
     with pytest.raises(UserError, match=r"'heads' of parameter \['w'\] into 8 parts, but its size is 6"):
         parameter_shardings(mesh, Rules(), {"w": (None, "heads")}, {"w": shape})
+
+
+def test_data_runs_over_slices_where_it_can():
+    """Slices of a pod, or hosts: their devices are only looked at."""
+
+    @dataclass(frozen=True)
+    class Device:
+        id: int
+        slice_index: int
+        process_index: int = 0
+        device_kind: str = "cpu"
+        platform: str = "cpu"
+
+    devices = [Device(i, i % 2) for i in range(8)]
+    slow = [[d.slice_index for d in row] for row in _over_slices((2, 4, 1, 1), 2, devices).reshape(2, 4)]
+    assert slow in ([[0] * 4, [1] * 4], [[1] * 4, [0] * 4])
+    assert [d.slice_index for d in _over_slices((1, 8, 1, 1), 2, devices).reshape(-1)] == [0] * 4 + [1] * 4

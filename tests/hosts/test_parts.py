@@ -67,6 +67,8 @@ def test_a_slow_process_is_the_one_that_differs():
 
 def test_paces_meet_in_the_run_directory(tmp_path):
     said = []
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "pace_001.json").write_text('{"own_seconds": [9, 9], "step_seconds": [9, 9], "still": 0}')
     paces = [Pace(tmp_path / "logs", i, 3, said.append) for i in range(3)]
     for index, pace in enumerate(paces):
         pace.own.extend([0.9 if index == 2 else 0.01] * 4)

@@ -13,6 +13,7 @@ import pytest
 from tests.helpers import EXPERIMENT, ROOT, experiment
 from unified_jax.data.packing import Documents
 from unified_jax.data.world import World
+from unified_jax.errors import UserError
 from unified_jax.hosts import lay_rows, local_rows, make_key
 from unified_jax.modalities.image import Image
 from unified_jax.modalities.label import Label
@@ -80,6 +81,18 @@ def losses(name, mesh, devices, steps=20):
 )
 def test_any_mesh_trains_like_one_device(name, mesh):
     np.testing.assert_allclose(losses(name, mesh, 8), losses(name, MeshShape(1), 1), rtol=1e-5)
+
+
+def test_batches_that_do_not_make_whole_rows_are_refused():
+    model = dataclasses.replace(UNIFIED.model, documents=Documents(per_row=8))
+    for changes, whole in (({"batch_size": 24, "accumulate": 2}, 16), ({"batch_size": 64, "mesh": MeshShape(8)}, 64)):
+        e = dataclasses.replace(UNIFIED, model=model, **({"mesh": MeshShape(1)} | changes))
+        made = make_mesh(e.mesh, jax.devices()[: e.mesh.data])
+        if e.batch_size % whole:
+            with pytest.raises(UserError, match=f"as a multiple of {whole}"):
+                assemble(e, made)
+        else:
+            assert assemble(e, made).rows == 8
 
 
 LARGE = {
