@@ -65,7 +65,15 @@ def train_step(
     key = jax.random.fold_in(key, state.step)
     value, gradient, each, terms, aux, extra = _loss_and_gradient(model, optimizer, balance, state, frozen, batch, key)
     gradient, weights = balance.settle(state.balance, in_order(terms), gradient, each, key)
+    extra |= shown_weights(balance, state, terms)
     return update(optimizer, state, value, gradient, terms, aux, weights, extra)
+
+
+def shown_weights(balance: Balance, state: State, terms: dict[str, Array]) -> dict[str, Array]:
+    """Metrics `weight/NAME` of a balance that learns; constant weights are in the configuration."""
+    if not jax.tree.leaves(state.balance):
+        return {}
+    return {f"weight/{name}": weight for name, weight in balance.weigh(state.balance, tuple(terms)).items()}
 
 
 def in_order(terms: dict[str, Array]) -> Array:

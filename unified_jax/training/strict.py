@@ -32,7 +32,7 @@ from unified_jax.models.base import Model
 from unified_jax.sharding import MESH_AXES
 from unified_jax.training.balancing import Balance
 from unified_jax.training.state import State
-from unified_jax.training.step import Optimizer, in_order, update
+from unified_jax.training.step import Optimizer, in_order, shown_weights, update
 from unified_jax.typing import Batch, Params
 
 AXES = ("data", "fsdp")
@@ -99,6 +99,7 @@ def finish(
     terms = {name: s / divisor[name] for name, s in total.sums.items()}
     extra = {name: s / weight for name, (s, weight) in total.extra.items()}
     gradient, balanced = balance.settle(state.balance, in_order(terms), total.gradient, {}, jax.random.key(0))
+    extra |= shown_weights(balance, state, terms)
     return update(optimizer, state, value, gradient, terms, state.aux, balanced, extra)
 
 
