@@ -39,12 +39,9 @@ def experiment() -> Experiment:
         model=Transfusion(
             network=Trunk(depth=6, width=192, heads=4, remat="none", unroll=6),
             text=Text(40, learn_bpe((str(captions[i]["caption"]) for i in range(2000)), 384)),
-            streams=(
-                Stream(modalities[0], process, "convolutional", 16),
-                *(Stream(m, process) for m in modalities[1:]),
-            ),
+            streams=tuple(Stream(modality, process) for modality in modalities),
             length=320,
-            documents=Documents(text_first=0.35, keep=0.7, clean=0.35, alone=0.1, noise_limit=0.5, per_row=4),
+            documents=Documents(text_first=0.35, keep=0.7, clean=0.3, alone=0.1, noise_limit=0.5, per_row=4),
         ),
         data=WORLD,
         optimizer=Optimization(
@@ -52,7 +49,7 @@ def experiment() -> Experiment:
         ),
         ema=(Ema(decay=0.995),),
         # The errors of x0 are small beside the text's cross-entropy.
-        balance=FixedBalance((("text", 2.5), ("image", 60.0), ("video", 30.0), ("audio", 5.0), ("points", 10.0))),
+        balance=FixedBalance((("image", 40.0), ("video", 30.0), ("audio", 5.0), ("points", 10.0))),
         steps=2100,
         batch_size=48,
         log_every=40,
