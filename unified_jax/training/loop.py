@@ -201,7 +201,7 @@ def _steps(
     step = first
     batches = run.pipeline.batches(first)
     try:
-        with Pulse(start.stall, checkpoints.last_good) as watch.pulse:
+        with Pulse(float(start.stall), checkpoints.last_good) as watch.pulse:
             while step < experiment.steps and not interrupt.wanted(step):
                 before = time.perf_counter()
                 batch = _next_batch(batches, experiment, step + 1, checkpoints)
