@@ -38,3 +38,17 @@ def shared_goldens() -> Path:
     if not folder.is_dir():
         pytest.skip("not verified: no shared goldens beside the checkout")
     return folder
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Compiled programs, shared by the processes of a file."""
+    return str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small experiment as a recipe file."""
+    from tests.helpers import write_recipe
+
+    return write_recipe(tmp_path_factory.mktemp("recipe"))

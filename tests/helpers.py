@@ -1,6 +1,7 @@
 """Small experiments that train in seconds, and the denoiser that is known in closed form."""
 
 import dataclasses
+import functools
 import os
 import socket
 import subprocess
@@ -10,8 +11,10 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
+from unified_jax.data.pipeline import Pipeline
 from unified_jax.data.world import World
 from unified_jax.data.world.scene import COLOURS, SHAPES
+from unified_jax.hosts import lay_rows, local_rows, make_key
 from unified_jax.modalities.image import Image
 from unified_jax.modalities.label import Label
 from unified_jax.models.diffusion import Diffusion
@@ -21,11 +24,14 @@ from unified_jax.processes.interpolant import RectifiedFlow
 from unified_jax.processes.targets import Prediction, expand
 from unified_jax.samplers.choice import Euler
 from unified_jax.samplers.guidance import Guidance
+from unified_jax.sharding import make_mesh
 from unified_jax.training.checkpoint import Checkpointing
 from unified_jax.training.ema import Ema
 from unified_jax.training.experiment import Experiment, Previews, Validation
 from unified_jax.training.optimizer import Optimization
+from unified_jax.training.program import assemble
 from unified_jax.training.rules import AdamW
+from unified_jax.training.step import init_state
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -65,6 +71,24 @@ def experiment():
 def experiment(**fields):
     """The small experiment with other fields."""
     return dataclasses.replace(EXPERIMENT, **fields)
+
+
+def first_steps(e, devices, steps=20):
+    """(losses, state) of an experiment's first steps on the first `devices` devices."""
+    program = assemble(e, make_mesh(e.mesh, jax.devices()[:devices]))
+    held = local_rows(program.batch_sharding, program.rows)
+    pipeline = Pipeline(e.data, e.split, e.model.modalities, e.batch_size, e.seed, held, e.model.packer)
+    make = functools.partial(init_state, e.model, program.optimizer, e.balance)
+    losses = []
+    with e.rules.active(program.mesh):
+        key = make_key(e.seed, program.mesh)
+        state = jax.jit(make, out_shardings=program.shardings)(key)
+        for step in range(steps):
+            arrays = pipeline.batch(step).arrays
+            rows = {n: lay_rows(a, held, program.rows, program.batch_sharding) for n, a in arrays.items()}
+            state, metrics = program.step(state, {}, rows, key)
+            losses.append(float(metrics["loss"]))
+    return losses, state
 
 
 def write_recipe(folder: Path) -> Path:

@@ -16,7 +16,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image as Pillow
 
-from tests.helpers import EXPERIMENT, ROOT, command, run, write_recipe
+from tests.helpers import EXPERIMENT, ROOT, command, run
 from unified_jax.cli import sample, train
 from unified_jax.cli.entry import run_command, use_compilation_cache
 from unified_jax.config import to_plain
@@ -29,16 +29,6 @@ from unified_jax.training.experiment import Previews, Validation
 from unified_jax.training.lock import RunLock
 from unified_jax.training.metrics import read_lines
 from unified_jax.training.same_run import FREE, check_same_run, differences
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return str(tmp_path_factory.mktemp("cache"))
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory):
-    return write_recipe(tmp_path_factory.mktemp("recipe"))
 
 
 @pytest.mark.slow

@@ -10,19 +10,9 @@ import time
 import numpy as np
 import pytest
 
-from tests.helpers import finish, processes, run, write_recipe
+from tests.helpers import finish, processes, run
 from tests.training.test_resume import count_lines, lines, wait_for
 from unified_jax.training.metrics import read_lines
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return str(tmp_path_factory.mktemp("cache"))
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory):
-    return write_recipe(tmp_path_factory.mktemp("recipe"))
 
 
 @pytest.fixture(scope="module")

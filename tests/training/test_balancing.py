@@ -1,23 +1,19 @@
 """Balances on problems whose answers are known, and inside the train step, sharded and in microbatches."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.helpers import EXPERIMENT
+from tests.helpers import EXPERIMENT, first_steps
 from tests.training.test_meshes import UNIFIED
-from unified_jax.data.pipeline import Pipeline
 from unified_jax.errors import UserError
-from unified_jax.hosts import lay_rows, local_rows, make_key
 from unified_jax.sharding import MeshShape, make_mesh
 from unified_jax.training.balancing import FixedBalance, GradNorm, MagnitudeBalance, PcGrad, Uncertainty
 from unified_jax.training.program import assemble
 from unified_jax.training.projection import project
-from unified_jax.training.step import init_state
 
 KEY = jax.random.key(0)
 
@@ -111,20 +107,8 @@ def test_uncertainty_and_magnitude_find_the_inverse_of_the_loss():
 
 
 def train(e, devices, steps=4):
-    """(losses, state of the balance, metrics) after some steps on the first `devices` devices."""
-    program = assemble(e, make_mesh(e.mesh, jax.devices()[:devices]))
-    held = local_rows(program.batch_sharding, program.rows)
-    pipeline = Pipeline(e.data, e.split, e.model.modalities, e.batch_size, e.seed, held, e.model.packer)
-    losses = []
-    with e.rules.active(program.mesh):
-        key = make_key(e.seed, program.mesh)
-        make = functools.partial(init_state, e.model, program.optimizer, e.balance)
-        state = jax.jit(make, out_shardings=program.shardings)(key)
-        for step in range(steps):
-            arrays = pipeline.batch(step).arrays
-            rows = {n: lay_rows(a, held, program.rows, program.batch_sharding) for n, a in arrays.items()}
-            state, metrics = program.step(state, {}, rows, key)
-            losses.append(float(metrics["loss"]))
+    """(losses, state of the balance) after some steps on the first `devices` devices."""
+    losses, state = first_steps(e, devices, steps)
     return losses, jax.device_get(state.balance)
 
 

@@ -10,11 +10,10 @@ import jax
 import numpy as np
 import pytest
 
-from tests.helpers import EXPERIMENT, ROOT, experiment
+from tests.helpers import EXPERIMENT, ROOT, experiment, first_steps
 from unified_jax.data.packing import Documents
 from unified_jax.data.world import World
 from unified_jax.errors import UserError
-from unified_jax.hosts import lay_rows, local_rows, make_key
 from unified_jax.modalities.image import Image
 from unified_jax.modalities.label import Label
 from unified_jax.modalities.points import Points
@@ -24,9 +23,7 @@ from unified_jax.models.transfusion import Stream, Transfusion
 from unified_jax.networks import dit, transfusion
 from unified_jax.networks.transfusion import Trunk
 from unified_jax.sharding import MeshShape, make_mesh
-from unified_jax.training.loop import Pipeline
 from unified_jax.training.program import assemble
-from unified_jax.training.step import init_state
 
 STREAMS = (Stream(Image(16, 16, 3, 8)), Stream(Points(64, 6, 16)))
 UNIFIED = experiment(
@@ -43,23 +40,9 @@ EXPERIMENTS = {"dit": EXPERIMENT, "dit_cross": CROSS, "transfusion": UNIFIED}
 
 
 @functools.cache
-def losses(name, mesh, devices, steps=20):
+def losses(name, mesh, devices):
     """Of the first steps on the first `devices` devices."""
-    e = dataclasses.replace(EXPERIMENTS[name], mesh=mesh)
-    program = assemble(e, make_mesh(mesh, jax.devices()[:devices]))
-    held = local_rows(program.batch_sharding, program.rows)
-    pipeline = Pipeline(e.data, e.split, e.model.modalities, e.batch_size, e.seed, held, e.model.packer)
-    found = []
-    with e.rules.active(program.mesh):
-        key = make_key(e.seed, program.mesh)
-        make = functools.partial(init_state, e.model, program.optimizer, e.balance)
-        state = jax.jit(make, out_shardings=program.shardings)(key)
-        for step in range(steps):
-            arrays = pipeline.batch(step).arrays
-            rows = {n: lay_rows(a, held, program.rows, program.batch_sharding) for n, a in arrays.items()}
-            state, metrics = program.step(state, {}, rows, key)
-            found.append(float(metrics["loss"]))
-    return found
+    return first_steps(dataclasses.replace(EXPERIMENTS[name], mesh=mesh), devices)[0]
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.helpers import command, run, write_recipe
+from tests.helpers import command, run
 from unified_jax.training.metrics import cut_lines, read_lines
 
 
@@ -45,17 +45,6 @@ def assert_same_run(a: Path, b: Path) -> None:
     names = sorted(p.name for p in (a / "previews").iterdir())
     assert names == sorted(p.name for p in (b / "previews").iterdir())
     assert all((a / "previews" / n).read_bytes() == (b / "previews" / n).read_bytes() for n in names)
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    """Compiled programs, shared by the processes of this file."""
-    return str(tmp_path_factory.mktemp("cache"))
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory):
-    return write_recipe(tmp_path_factory.mktemp("recipe"))
 
 
 @pytest.fixture(scope="module")

@@ -1,36 +1,18 @@
 """Strict reduction: equal to the bit on any number of devices, and close to the fast one."""
 
-import functools
-
 import jax
 import numpy as np
 import pytest
 
-from tests.helpers import experiment
-from unified_jax.data.pipeline import Pipeline
+from tests.helpers import experiment, first_steps
 from unified_jax.errors import UserError
-from unified_jax.hosts import lay_rows, local_rows, make_key
 from unified_jax.sharding import MeshShape, make_mesh
 from unified_jax.training.program import assemble
-from unified_jax.training.step import init_state
 
 
 def train(devices, mesh, steps=3, **fields):
     """(losses, every array of the state) after some steps on the first `devices` devices."""
-    e = experiment(batch_size=16, mesh=mesh, **fields)
-    program = assemble(e, make_mesh(mesh, jax.devices()[:devices]))
-    held = local_rows(program.batch_sharding, program.rows)
-    pipeline = Pipeline(e.data, e.split, e.model.modalities, e.batch_size, e.seed, held)
-    make = functools.partial(init_state, e.model, program.optimizer, e.balance)
-    losses = []
-    with e.rules.active(program.mesh):
-        key = make_key(e.seed, program.mesh)
-        state = jax.jit(make, out_shardings=program.shardings)(key)
-        for step in range(steps):
-            arrays = pipeline.batch(step).arrays
-            rows = {n: lay_rows(a, held, program.rows, program.batch_sharding) for n, a in arrays.items()}
-            state, metrics = program.step(state, {}, rows, key)
-            losses.append(np.asarray(metrics["loss"]))
+    losses, state = first_steps(experiment(batch_size=16, mesh=mesh, **fields), devices, steps)
     return losses, {jax.tree_util.keystr(p): np.asarray(x) for p, x in jax.tree_util.tree_leaves_with_path(state)}
 
 
