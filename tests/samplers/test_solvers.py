@@ -66,7 +66,7 @@ def error(sampler, process, grid, **options):
         (dpm_fast, {}, 1.8),  # its last step is of first or second order
         (dpm_fast, {"of_eps": False}, 1.8),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),  # no address: processes agree on the names
 )
 @pytest.mark.parametrize("process", [Edm(sigma_data=STD), RectifiedFlow()], ids=["edm", "flow"])
 def test_order_of_convergence(sampler, options, order, process):
