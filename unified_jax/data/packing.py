@@ -43,6 +43,8 @@ class Documents:
     """Probability that the text is moved to the front of a random order (Transfusion: 0.8 of captions)."""
     keep: float = 1.0
     """Probability that an item is present (of all of them at least one is)."""
+    keep_of: tuple[tuple[str, float], ...] = ()
+    """Modalities with a probability of their own: long ones less often, what is to be learnt best more often."""
     clean: float = 0.5
     """Probability that a span is given without noise (and has no loss)."""
     alone: float = 0.1
@@ -60,6 +62,8 @@ class Documents:
         for name in ("text_first", "keep", "clean", "alone", "noise_limit"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"Documents.{name} lies in [0, 1], found {getattr(self, name)}.")
+        if any(not 0 <= keep <= 1 for _, keep in self.keep_of):
+            raise ValueError(f"Documents.keep_of lies in [0, 1], found {self.keep_of}.")
         if self.per_row < 1:
             raise ValueError(f"Documents.per_row must be at least 1, found {self.per_row}.")
 
@@ -82,7 +86,7 @@ def choose_items(
     """The items of one record's document, by chance."""
     count, words = len(modalities), vocabulary_of(modalities)
     order, draws = rng.permutation(count), rng.random((count, 3))
-    there = draws[:, 0] < policy.keep
+    there = draws[:, 0] < [dict(policy.keep_of).get(m.name, policy.keep) for m in modalities]
     there[order[0]] |= not there.any()
     if rng.random() < policy.text_first:
         order = sorted(order, key=lambda m: not isinstance(modalities[m], WRITTEN))
@@ -120,8 +124,9 @@ class Packer:
 
     def __post_init__(self) -> None:
         names = {m.name for m in self.modalities}
-        if strange := sorted({name for pair in self.policy.apart for name in pair} - names):
-            raise ValueError(f"Documents.apart names {', '.join(strange)}; there are {', '.join(sorted(names))}.")
+        named = {name for pair in self.policy.apart for name in pair} | {name for name, _ in self.policy.keep_of}
+        if strange := sorted(named - names):
+            raise ValueError(f"Documents.apart or keep_of names {', '.join(strange)}; there are {', '.join(sorted(names))}.")
         longest = 2 + sum(2 + self.content(m) for m in range(len(self.modalities)))
         if self.length < longest and self.policy.keep == 1.0:
             sizes = ", ".join(f"{m.name} {self.content(i)}" for i, m in enumerate(self.modalities))
