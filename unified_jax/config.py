@@ -53,7 +53,7 @@ def _build(plain: Any, trust: bool) -> Any:
         return plain
     cls = _resolve(plain.get("class", ""), trust)
     values = {name: _build(value, trust) for name, value in plain.items() if name != "class"}
-    hints = _hints(cls)
+    hints = hints_of(cls)
     for name, value in values.items():
         if name in hints and not fits(value, hints[name]):
             kind = getattr(hints[name], "__name__", None) or str(hints[name])
@@ -91,7 +91,8 @@ def fits(value: Any, hint: Any) -> bool:
     return True
 
 
-def _hints(cls: type) -> dict[str, Any]:
+def hints_of(cls: type) -> dict[str, Any]:
+    """Field -> annotation; empty where one cannot be resolved."""
     try:
         return typing.get_type_hints(cls)
     except (NameError, TypeError):  # an annotation that only a type checker can resolve

@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tyro
@@ -13,6 +13,9 @@ from unified_jax.config import to_plain
 from unified_jax.errors import UserError
 from unified_jax.hosts import Hosts, writes
 
+if TYPE_CHECKING:
+    from unified_jax.models.plan import Plan
+
 
 @dataclass(frozen=True)
 class EvaluateCommand:
@@ -20,6 +23,8 @@ class EvaluateCommand:
 
     run: str
     """Run directory."""
+    out: str = ""
+    """Where the files go; default the run directory."""
     count: int = 512
     """Samples a split."""
     splits: tuple[str, ...] = ()
@@ -38,17 +43,12 @@ class EvaluateCommand:
     """Also score this many examples a split in bits/dim; 0 leaves it out."""
 
 
-def evaluate_run(
-    run_dir: Path,
-    count: int = 512,
-    splits: tuple[str, ...] = (),
-    batch: int = 64,
-    seed: int = 0,
-    steps: int | None = None,
-    guidance: float | None = None,
-    bits: int = 0,
-) -> list[dict[str, Any]]:
-    """Evaluates, writes evaluation.json and evaluation.png, prints the rows, and returns them."""
+def evaluate_run(command: EvaluateCommand, plan: "Plan | None" = None, bars: bool = True) -> list[dict[str, Any]]:
+    """Evaluates, writes evaluation.json and a sheet a split, and returns the rows.
+
+    `plan` takes the place of the run's own; without `bars` nothing is shown.
+    """
+    count, batch, seed, bits = command.count, command.batch, command.seed, command.bits
     if count < 2 or batch < 1 or bits < 0:
         raise UserError(
             f"--count must be at least 2, --batch at least 1 and --bits not negative; found {count}, {batch}, {bits}."
@@ -63,21 +63,25 @@ def evaluate_run(
     from unified_jax.models.transfusion import Transfusion
     from unified_jax.training.run_dir import provenance, write_json
 
+    run_dir = Path(command.run)
+    out = Path(command.out) if command.out else run_dir
     experiment, params, step = open_run(run_dir, ema="0")
+    out.mkdir(parents=True, exist_ok=True)
     model, data = experiment.model, experiment.data
-    plan = experiment.preview.plan.with_steps(steps, guidance)
+    plan = (plan or experiment.preview.plan).with_steps(command.steps, command.guidance)
+    splits, show = ev.splits_for(data, command.splits), bars and writes()
     if isinstance(model, Transfusion):
-        bench = Bench(run_dir, experiment, params, count, batch, seed, plan)
-        return evaluate_matrix(bench, step, ev.splits_for(data, splits))
+        bench = Bench(out, experiment, params, count, batch, seed, plan, show)
+        return evaluate_matrix(bench, step, splits)
     world = ev.is_world(data, model)
     rows: list[dict[str, Any]] = []
-    for split in ev.splits_for(data, splits):
-        with tqdm(total=count, unit="sample", desc=split, dynamic_ncols=True, disable=not writes()) as bar:
+    for split in splits:
+        with tqdm(total=count, unit="sample", desc=split, dynamic_ncols=True, disable=not show) as bar:
             samples = ev.draw(model, params, data, split, count, seed, plan, batch, experiment.rules, bar.update)
         rows += ev.rows_of(samples, model, world)
         if bits:
             with tqdm(
-                total=bits, unit="example", desc=f"{split} bits/dim", dynamic_ncols=True, disable=not writes()
+                total=bits, unit="example", desc=f"{split} bits/dim", dynamic_ncols=True, disable=not show
             ) as bar:
                 found = bits_per_dim(model, params, data, split, bits, seed, batch=batch, report=bar.update)
             rows.append(ev.bits_row(found, model, split))
@@ -85,10 +89,11 @@ def evaluate_run(
         pairs = [image for i in range(shown) for image in (samples.truth[i], samples.made[i])]
         titles = [text for i in range(shown) for text in (samples.titles(model)[i], "sampled")]
         if writes():
-            sheet(np.stack(pairs), columns=8, titles=titles).save(run_dir / f"evaluation_{split}.png")
+            sheet(np.stack(pairs), columns=8, titles=titles).save(out / f"evaluation_{split}.png")
     result = {"rows": rows, "step": step, "plan": to_plain(plan), "sampling_seed": seed} | provenance(experiment)
     if writes():
-        write_json(run_dir / "evaluation.json", result)
+        write_json(out / "evaluation.json", result)
+    if show:
         _print_rows(rows)
     return rows
 
@@ -106,8 +111,7 @@ def main(arguments: list[str]) -> None:
     command = tyro.cli(EvaluateCommand, prog="evaluate", args=arguments)
     use_compilation_cache()
     start_process(command.hosts)
-    c = command
-    evaluate_run(Path(c.run), c.count, c.splits, c.batch, c.seed, c.steps, c.guidance, c.bits)
+    evaluate_run(command)
 
 
 if __name__ == "__main__":

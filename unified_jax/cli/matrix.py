@@ -26,13 +26,15 @@ from unified_jax.typing import Params
 class Bench:
     """What all splits share."""
 
-    run_dir: Path
+    out: Path
     experiment: Experiment
     params: Params
     count: int
     batch: int
     seed: int
     plan: Plan
+    show: bool = True
+    """Bars and tables on the terminal."""
 
 
 def evaluate_matrix(bench: Bench, step: int, splits: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -44,21 +46,26 @@ def evaluate_matrix(bench: Bench, step: int, splits: tuple[str, ...]) -> list[di
         rows += found
         if not writes():
             continue
-        matrix.heat_map(found, names).save(bench.run_dir / f"matrix_{split}.png")
-        print(f"\n{split}: attribute accuracy, given (rows) to made (columns)")
-        print("?: not above chance; *: never trained together")
-        print(matrix.table(found, names))
-        joint = found[-1]
-        print(f"made together, readers agree: {joint['value']:.2f} (chance {joint['chance']:.2f})")
-        for row in [row for row in found if row.get("never_together")]:
-            print(
-                f"never trained together: {row['given'][0]} -> {row['wanted'][0]} {row['value']:.2f} "
-                f"[{row['low']:.2f}, {row['high']:.2f}] (chance {row['chance']:.2f})"
-            )
+        matrix.heat_map(found, names).save(bench.out / f"matrix_{split}.png")
+        if bench.show:
+            _print_split(found, names, split)
     result = {"rows": rows, "step": step, "plan": to_plain(bench.plan), "sampling_seed": bench.seed}
     if writes():
-        write_json(bench.run_dir / "evaluation.json", result | provenance(experiment))
+        write_json(bench.out / "evaluation.json", result | provenance(experiment))
     return rows
+
+
+def _print_split(found: list[dict[str, Any]], names: tuple[str, ...], split: str) -> None:
+    print(f"\n{split}: attribute accuracy, given (rows) to made (columns)")
+    print("?: not above chance; *: never trained together")
+    print(matrix.table(found, names))
+    joint = found[-1]
+    print(f"made together, readers agree: {joint['value']:.2f} (chance {joint['chance']:.2f})")
+    for row in [row for row in found if row.get("never_together")]:
+        print(
+            f"never trained together: {row['given'][0]} -> {row['wanted'][0]} {row['value']:.2f} "
+            f"[{row['low']:.2f}, {row['high']:.2f}] (chance {row['chance']:.2f})"
+        )
 
 
 def _split_rows(bench: Bench, split: str) -> list[dict[str, Any]]:
@@ -74,7 +81,9 @@ def _split_rows(bench: Bench, split: str) -> list[dict[str, Any]]:
     truth = {name: np.asarray([getattr(s.objects[0], name) for s in scenes]) for name, _ in ATTRIBUTES}
     raw = {name: examples.arrays[name] for name in names}
     total = len(matrix.requests(names)) * bench.count
-    with tqdm(total=total, unit="sample", desc=split, dynamic_ncols=True, disable=not writes()) as bar:
+    with tqdm(
+        total=total, unit="sample", desc=split, dynamic_ncols=True, disable=not bench.show or not writes()
+    ) as bar:
 
         def generate(given: tuple[str, ...], wanted: tuple[str, ...]) -> dict[str, np.ndarray]:
             chosen = {name: raw[name] for name in given}
@@ -86,7 +95,7 @@ def _split_rows(bench: Bench, split: str) -> list[dict[str, Any]]:
             if writes() and (not given or (given == names[:1] and len(wanted) == 1)):
                 label = "joint" if not given else f"{given[0]}_to_{wanted[0]}"
                 sheet = show_samples(model.modalities, chosen, drawn, 16)
-                sheet.save(bench.run_dir / f"evaluation_{split}_{label}.png")
+                sheet.save(bench.out / f"evaluation_{split}_{label}.png")
             return drawn
 
         return matrix.evaluate_split(model.modalities, truth, raw, split, generate, model.documents.apart)

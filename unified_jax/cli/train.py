@@ -83,9 +83,9 @@ def main(arguments: list[str]) -> None:
     if writes():
         _tell(summary, run_dir)
     if summary["finished"] and command.experiment.evaluate:
-        from unified_jax.cli.evaluate import evaluate_run
+        from unified_jax.cli.evaluate import EvaluateCommand, evaluate_run
 
-        evaluate_run(run_dir, count=command.experiment.evaluate)
+        evaluate_run(EvaluateCommand(str(run_dir), count=command.experiment.evaluate))
 
 
 def _tell(summary: dict[str, Any], run_dir: Path) -> None:

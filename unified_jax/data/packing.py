@@ -126,7 +126,9 @@ class Packer:
         names = {m.name for m in self.modalities}
         named = {name for pair in self.policy.apart for name in pair} | {name for name, _ in self.policy.keep_of}
         if strange := sorted(named - names):
-            raise ValueError(f"Documents.apart or keep_of names {', '.join(strange)}; there are {', '.join(sorted(names))}.")
+            raise ValueError(
+                f"Documents.apart or keep_of names {', '.join(strange)}; there are {', '.join(sorted(names))}."
+            )
         longest = 2 + sum(2 + self.content(m) for m in range(len(self.modalities)))
         if self.length < longest and self.policy.keep == 1.0:
             sizes = ", ".join(f"{m.name} {self.content(i)}" for i, m in enumerate(self.modalities))

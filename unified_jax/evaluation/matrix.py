@@ -25,7 +25,7 @@ from unified_jax.data.world.read_action import read_action
 from unified_jax.data.world.read_solid import read_depth, read_points
 from unified_jax.data.world.read_sound import read_audio
 from unified_jax.data.world.scene import ATTRIBUTES
-from unified_jax.evaluation.statistics import wilson_interval
+from unified_jax.evaluation.statistics import holm, wilson_interval
 from unified_jax.modalities.action import Action
 from unified_jax.modalities.audio import Audio
 from unified_jax.modalities.depth import Depth
@@ -145,11 +145,9 @@ def make_row(
 
 def correct(rows: list[dict[str, Any]]) -> None:
     """Adds `above_chance` to rows of one split: Holm's procedure over those that have a value."""
-    tested = sorted((row for row in rows if row["value"] is not None), key=lambda row: row["p"])
-    rejecting = True
-    for i, row in enumerate(tested):
-        rejecting = rejecting and row["p"] <= SIGNIFICANCE / (len(tested) - i)
-        row["above_chance"] = rejecting
+    tested = [row for row in rows if row["value"] is not None]
+    for row, p in zip(tested, holm([row["p"] for row in tested]), strict=True):
+        row["above_chance"] = p <= SIGNIFICANCE
 
 
 def requests(names: tuple[str, ...]) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:

@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -43,6 +43,8 @@ class Start:
     resume: Literal["auto", "never", "must"] = "auto"
     init_from: Path | None = None
     quiet: bool = False
+    report: Callable[[int], None] | None = None
+    """Called with the steps done as they are read."""
     stall: int = 0
     """Seconds without a finished step after which the run ends with the stacks of its threads; 0 never."""
 
@@ -91,18 +93,28 @@ def train(experiment: Experiment, start: Start) -> dict[str, Any]:
 
 
 def _train(run: Run, start: Start) -> dict[str, Any]:
-    experiment, folder = run.experiment, start.run_dir
+    with opened(run, start) as (checkpoints, state), Interrupt() as interrupt:
+        summary = _steps(run, state, checkpoints, start, interrupt)
+    return close_run(run, start, summary)
+
+
+@contextlib.contextmanager
+def opened(run: Run, start: Start) -> Iterator[tuple[Checkpoints, State]]:
+    """The run directory, made, locked and described: its checkpoints, and the state that the run goes on from."""
+    folder = start.run_dir
     together(lambda: _create(folder, start.resume), by="first")
     with contextlib.ExitStack() as stack:
         together(lambda: stack.enter_context(RunLock(folder)), by="first")
-        checkpoints = stack.enter_context(Checkpoints(folder, experiment.checkpoint.keep))
+        checkpoints = stack.enter_context(Checkpoints(folder, run.experiment.checkpoint.keep))
         state = begin(run, start, checkpoints)
-        first = int(state.step)
         together(lambda: _describe(run, folder), by="first")
-        interrupt = stack.enter_context(Interrupt())
-        summary = _steps(run, state, first, checkpoints, start, interrupt)
+        yield checkpoints, state
+
+
+def close_run(run: Run, start: Start, summary: dict[str, Any]) -> dict[str, Any]:
+    """Writes summary.json and returns the summary."""
     if writes():
-        runs.write_json(folder / "summary.json", summary | runs.provenance(experiment))
+        runs.write_json(start.run_dir / "summary.json", summary | runs.provenance(run.experiment))
     return summary
 
 
@@ -192,19 +204,17 @@ class Interrupt:
             signal.raise_signal(number)
 
 
-def _steps(
-    run: Run, state: State, first: int, checkpoints: Checkpoints, start: Start, interrupt: Interrupt
-) -> dict[str, Any]:
+def _steps(run: Run, state: State, checkpoints: Checkpoints, start: Start, interrupt: Interrupt) -> dict[str, Any]:
     experiment = run.experiment
-    watch = together(lambda: _make_watch(run, first, checkpoints, start))
+    step = first = int(state.step)
+    watch = together(lambda: make_watch(run, first, checkpoints, start))
     assert watch
-    step = first
     batches = run.pipeline.batches(first)
     try:
         with Pulse(float(start.stall), checkpoints.last_good) as watch.pulse:
             while step < experiment.steps and not interrupt.wanted(step):
                 before = time.perf_counter()
-                batch = _next_batch(batches, experiment, step + 1, checkpoints)
+                batch = next_batch(batches, experiment, step + 1, checkpoints)
                 watch.clock.wait(time.perf_counter() - before)
                 rows = run.place(batch)
                 watch.flops = watch.flops or count_flops(run.program.fast, state, {}, rows, run.key)
@@ -217,7 +227,7 @@ def _steps(
                 watch.look(state, step)
             watch.drain(0)
             checkpoints.save_last(state, step)
-        return watch.summary(step, parameters=sum(leaf.size for leaf in jax.tree.leaves(run.program.shapes.params)))
+        return watch.summary(step, run.program.parameters)
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
             raise
@@ -227,9 +237,10 @@ def _steps(
         watch.close()
 
 
-def _make_watch(run: Run, first: int, checkpoints: Checkpoints, start: Start) -> Watch:
+def make_watch(run: Run, first: int, checkpoints: Checkpoints, start: Start) -> Watch:
+    """What looks at a run from step `first` on."""
     writer = MetricsWriter(start.run_dir, first, mute=not writes())
-    progress = Progress(run.experiment.steps, first, show=not start.quiet and writes())
+    progress = Progress(run.experiment.steps, first, not start.quiet and writes(), start.report)
     return Watch(run.experiment, writer, progress, checkpoints, start.run_dir)
 
 
@@ -241,7 +252,7 @@ def _lost(step: int, error: Exception, checkpoints: Checkpoints) -> str:
     )
 
 
-def _next_batch(
+def next_batch(
     batches: Prefetcher[HostBatch], experiment: Experiment, step: int, checkpoints: Checkpoints
 ) -> HostBatch:
     """The next batch. Raises RunError, with what is safe, for whatever went wrong in the background."""

@@ -8,6 +8,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -179,8 +180,8 @@ def to_host(metrics: dict[str, Any]) -> dict[str, Any]:
 class Progress:
     """The bar: step, rate and ETA by tqdm, and the numbers one watches. Silent off the main process."""
 
-    def __init__(self, steps: int, start: int, show: bool) -> None:
-        self.show = show
+    def __init__(self, steps: int, start: int, show: bool, report: Callable[[int], None] | None = None) -> None:
+        self.show, self.report = show, report
         tty = sys.stderr.isatty()
         self.bar = tqdm(
             total=steps,
@@ -196,6 +197,8 @@ class Progress:
 
     def update(self, step: int, values: dict[str, Any]) -> None:
         """Moves the bar to `step` and shows the latest values."""
+        if self.report:
+            self.report(step)
         shown = {"loss": _short(values.get("loss"))}
         shown |= {name.removeprefix("loss/"): _short(v) for name, v in values.items() if name.startswith("loss/")}
         if "time/examples_per_second" in values:

@@ -54,7 +54,7 @@ def forecast(experiment: Experiment, target: Target) -> dict[str, Any]:
             "total": round(total),
             "limit": round(target.chip.memory),
         },
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(program.shapes.params)),
+        "parameters": program.parameters,
         "flops_per_step": flops,
         "collectives": [dataclasses.asdict(m) for m in moved],
         "fits": compiled is not None and total <= target.chip.memory,

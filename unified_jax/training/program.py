@@ -41,6 +41,11 @@ class Program:
         return self.experiment.batch_size // (packer.policy.per_row if packer else 1)
 
     @property
+    def parameters(self) -> int:
+        """How many numbers are trained."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.shapes.params))
+
+    @property
     def replicated(self) -> NamedSharding:
         """The whole of something on every device."""
         return NamedSharding(self.mesh, PartitionSpec())

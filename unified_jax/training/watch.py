@@ -91,18 +91,24 @@ class Watch:
         self.drain(0)
         self.writer.write(step, to_host(values))
 
+    def due(self, step: int) -> tuple[bool, bool, bool]:
+        """Whether a preview, a validation, a checkpoint is due after this step."""
+
+        def now(every: int) -> bool:
+            return bool(every) and (step % every == 0 or step == e.steps)
+
+        e = self.experiment
+        return now(e.preview.every), now(e.validation.every), now(e.checkpoint.every)
+
     def look(self, state: State, step: int) -> None:
         """Previews, validation and checkpoints that are due after this step, in this order."""
-        e = self.experiment
-        last = step == e.steps
-        due = [bool(every) and (step % every == 0 or last) for every in (e.preview.every, e.validation.every)]
-        save = step % e.checkpoint.every == 0 or last
-        if not (any(due) or save):
+        preview, validate, save = due = self.due(step)
+        if not any(due):
             return
         self.drain(0)
-        if due[0] and self.previewer:
+        if preview and self.previewer:
             self._preview(state, step)
-        if due[1] and self.validator:
+        if validate and self.validator:
             loss = self.validator.loss(state.ema[0])
             self.writer.write(step, {"validation/loss": loss})
             self.progress.say(f"step {step}: validation loss {loss:.5f}")

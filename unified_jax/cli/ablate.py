@@ -1,0 +1,111 @@
+"""`python -m unified_jax.cli.ablate STUDY`: trains all cells of a study and says what may be claimed.
+
+A study is a file under configs/studies/, or a path to one (`ablation/study.py`). The same command goes on after
+whatever stopped it: finished cells are kept, half-finished ones resume, failed ones are tried again.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from unified_jax.cli.entry import run_command, use_compilation_cache
+from unified_jax.errors import RunError, UserError
+
+
+@dataclass(frozen=True)
+class AblateCommand:
+    """Run an ablation study; writes tables, plots and index.html into --out."""
+
+    study: tyro.conf.Positional[str]
+    """A name under configs/studies/, or a path to a .py file."""
+    out: str = ""
+    """Where everything goes; default runs/studies/STUDY."""
+    set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FIELD=VALUE ...")] = ()
+    """Fields of all arms, such as data.data_dir=/sets."""
+    dry_run: bool = False
+    """Print the cells, what they cost and what is there already; train nothing."""
+
+
+def main(arguments: list[str]) -> None:
+    """The command."""
+    from unified_jax.cli.ablation.study import load_study, parse_settings, study_names
+
+    if not arguments:
+        raise UserError(f"Usage: ablate STUDY [--dry-run]; studies: {', '.join(study_names())}, or a path.")
+    command = tyro.cli(AblateCommand, prog="ablate", args=arguments)
+    study, settings = load_study(command.study), parse_settings(command.set)
+    name = Path(command.study).stem
+    out = Path(command.out or Path("runs") / "studies" / name)
+    use_compilation_cache()
+    import jax
+
+    from unified_jax.cli.ablation.cells import plan_arms
+    from unified_jax.cli.ablation.report import write_report
+    from unified_jax.cli.ablation.running import Stopped, run_study
+    from unified_jax.cli.ablation.timing import Stopwatch
+    from unified_jax.training.lock import RunLock
+
+    if jax.process_count() > 1:
+        raise UserError("A study runs in one process; its cells may use all devices of the machine.")
+    watch = Stopwatch(out)
+    if command.dry_run:
+        print(cost(study, plan_arms(study, settings, watch.guess), watch, out))
+        return
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"The folder {str(out)!r} cannot be made: {error.strerror or error}.") from error
+    with RunLock(out):
+        arms = plan_arms(study, settings, watch.seconds)
+        try:
+            records = run_study(study, arms, out)
+        except Stopped:
+            print("Stopped and saved; the same command goes on from there.", file=sys.stderr)
+            return
+        write_report(name, study, arms, records, out)
+    print((out / "table.md").read_text())
+    print(f"{out / 'index.html'}")
+    if all(record["failed"] for record in records):
+        raise RunError(f"All {len(records)} cells failed; the first: {records[0]['failed']}")
+
+
+def cost(study: Any, arms: Any, watch: Any, out: Path) -> str:
+    """What --dry-run prints: a line a cell, and how well the budget matches."""
+    from unified_jax.cli.ablation.cells import cells_of
+    from unified_jax.cli.ablation.results import MATCH_HEAD, match
+
+    lines, left, flops = [f"{'cell':32s} {'state':>14s} {'FLOPs left':>11s} {'time left':>10s}"], 0.0, 0.0
+    seen = set()
+    for cell in cells_of(arms, out):
+        record, done = cell.record(study), cell.trained_steps
+        state = "cached" if record and not record["failed"] else "trained" if cell.trained else f"at step {done}"
+        state = "failed before" if record and record["failed"] else state if done or cell.trained else "new"
+        if cell.run_dir in seen and state == "new":
+            state = "shared"
+        steps = 0 if cell.trained or cell.run_dir in seen else cell.arm.experiment.steps - done
+        seen.add(cell.run_dir)
+        seconds = steps * watch.guess(cell.arm.experiment)
+        left, flops = left + seconds, flops + steps * cell.arm.flops_per_step
+        lines.append(
+            f"{cell.name:32.32s} {state:>14s} {steps * cell.arm.flops_per_step:11.3g} {_duration(seconds):>10s}"
+        )
+    lines += [f"{'all':32s} {'':14s} {flops:11.3g} {_duration(left):>10s}", "", *_columns([MATCH_HEAD, *match(arms)])]
+    how = "steps measured before" if all(watch.known(arm.experiment) for arm in arms) else watch.how
+    return "\n".join([*lines, "", f"Times of training alone, one cell after the other, from {how}."])
+
+
+def _columns(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _duration(seconds: float) -> str:
+    minutes, hours = seconds / 60, seconds / 3600
+    return f"{seconds:.0f} s" if seconds < 100 else f"{minutes:.1f} min" if minutes < 100 else f"{hours:.1f} h"
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, sys.argv[1:]))
