@@ -13,7 +13,7 @@ from unified_jax.cli.ablation.timing import Stopwatch
 from unified_jax.cli.evaluate import EvaluateCommand, evaluate_run
 from unified_jax.config import config_hash
 from unified_jax.errors import RunError
-from unified_jax.training.loop import Start, train
+from unified_jax.training.loop import Interrupt, Start, train
 from unified_jax.training.metrics import read_lines
 from unified_jax.training.notice import say
 from unified_jax.training.run_dir import provenance, write_json
@@ -50,12 +50,15 @@ def run_study(study: Study, arms: tuple[Arm, ...], out: Path) -> list[dict[str, 
     bar, watch = Bar(cells, study), Stopwatch(out)
     records = []
     try:
-        for arm in arms:
-            own = [cell for cell in cells if cell.arm is arm]
-            _train_group(study, own, watch, bar)
-            for cell in own:
-                records.append(_finish_cell(study, cell, bar))
-            jax.clear_caches()  # the next arm has programs of its own
+        with Interrupt() as interrupt:  # between runs; a run has its own
+            for arm in arms:
+                own = [cell for cell in cells if cell.arm is arm]
+                _train_group(study, own, watch, bar)
+                for cell in own:
+                    if interrupt.received:
+                        raise Stopped
+                    records.append(_finish_cell(study, cell, bar))
+                jax.clear_caches()  # the next arm has programs of its own
     finally:
         bar.bar.close()
     return records
