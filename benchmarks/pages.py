@@ -74,7 +74,44 @@ def beyond() -> list[str]:
     )
 
 
-TABLES = {"docs/launch.md": (strict,), "docs/scaling.md": (scaling, beyond)}
+def studies() -> list[str]:
+    """The studies that ship: what they cost, and whether they ran."""
+    return table(
+        "study | base | arms | seeds | runs | budget | training FLOPs | ran on",
+        [
+            f"[{r['study']}](../configs/studies/{r['study']}.py) | {r['base']} | {r['arms']} | {r['seeds']} | {r['runs']} | "
+            f"{r['budget']} | {r['flops']:.2g} | {r.get('device', 'not run')}"
+            for r in read("studies")
+        ],
+    )
+
+
+def findings() -> list[str]:
+    """What those that ran have found."""
+    return table(
+        "study | metric | arm | mean [95 % interval] | difference to base [95 % interval] | p, Holm | verdict",
+        [
+            f"[{r['study']}](studies/{r['study']}/table.md) | {one['metric']} | {one['arm']} | {span(one['mean'])} | "
+            f"{span(one['difference'], '+')} | {one['p_holm']:.2g} | {one['verdict'] or 'base'}"
+            for r in read("studies")
+            for one in r.get("found", [])
+        ],
+    )
+
+
+def span(mean: dict[str, Any] | None, sign: str = "") -> str:
+    """`value [low, high]`."""
+    if mean is None:
+        return ""
+    interval = "" if mean["low"] is None else f" [{mean['low']:{sign}.3g}, {mean['high']:{sign}.3g}]"
+    return f"{mean['value']:{sign}.3g}{interval}"
+
+
+TABLES = {
+    "docs/launch.md": (strict,),
+    "docs/scaling.md": (scaling, beyond),
+    "docs/studies.md": (studies, findings),
+}
 
 
 def read(name: str) -> list[dict[str, Any]]:

@@ -30,7 +30,7 @@ WORLD = World(resolution=32, max_objects=1, jitter=False)
 
 
 def experiment() -> Experiment:
-    """Five modalities of one object, any subset a document; the film, the longest, less often than caption and image."""
+    """Five modalities of one object, any subset a document; the long film less often than caption and image."""
     captions = WORLD.source("train", ("caption",))
     # What a scene is like is decided at high noise, so training and sampling spend their time there.
     process = RectifiedFlow(target="x0", times=UniformTimes(shift=3.0))

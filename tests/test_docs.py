@@ -104,11 +104,11 @@ def test_the_example_of_a_new_modality(series_room, tmp_path, capsys):
     assert "expected -30.0 .. 45.0, found 99 .. 99" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("page", ["docs/launch.md", "docs/scaling.md"])
+@pytest.mark.parametrize("page", ["docs/launch.md", "docs/scaling.md", "docs/studies.md"])
 def test_tables_are_those_of_the_result_files(root, monkeypatch, page):
     """After a new result: python benchmarks/pages.py."""
     monkeypatch.syspath_prepend(str(root / "benchmarks"))
     import pages
 
-    assert set(pages.TABLES) == {"docs/launch.md", "docs/scaling.md"}
+    assert set(pages.TABLES) == {"docs/launch.md", "docs/scaling.md", "docs/studies.md"}
     assert (root / page).read_text() == pages.filled(page)

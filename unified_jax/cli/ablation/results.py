@@ -13,7 +13,16 @@ from typing import Any
 
 from unified_jax.cli.ablation.cells import Arm
 from unified_jax.cli.ablation.study import Metric, Study
-from unified_jax.evaluation.statistics import FEWEST, SIGNIFICANCE, Mean, claims, holm, paired_p, student_mean
+from unified_jax.evaluation.statistics import (
+    FEWEST,
+    SIGNIFICANCE,
+    Mean,
+    claims,
+    holm,
+    paired_p,
+    slope_interval,
+    student_mean,
+)
 
 
 @dataclass(frozen=True)
@@ -165,6 +174,21 @@ def match(arms: tuple[Arm, ...]) -> list[tuple[str, ...]]:
             f"{arm.flops:.4g} ({100 * (ratio[1] - 1):+.2f} %)", arm.hash,
         ))  # fmt: skip
     return rows
+
+
+def power_laws(study: Study, rows: list[Row], arms: tuple[Arm, ...]) -> list[str]:
+    """A sentence a metric: the exponent over the arms' training FLOPs, where three arms have a positive mean."""
+    if not study.power_law:
+        return []
+    flops, found = {arm.name: arm.flops for arm in arms}, []
+    for metric in study.metrics:
+        means = [(flops[r.arm], r.mean.value) for r in rows if r.metric == metric and r.mean and r.mean.value > 0]
+        if len({x for x, _ in means}) < 3:
+            found.append(f"{metric.title}: no power law, it needs three arms of different FLOPs.")
+            continue
+        fit = slope_interval([math.log(x) for x, _ in means], [math.log(y) for _, y in means])
+        found.append(f"{metric.title} ~ FLOPs^{span(fit)}, fitted over the means of {fit.n} arms.")
+    return found
 
 
 MATCH_HEAD = ("arm", "parameters", "steps", "training FLOPs a cell", "config hash (seed 0)")

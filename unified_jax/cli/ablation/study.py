@@ -99,6 +99,8 @@ class Study:
     """Samples of a cell and split, where a metric needs them."""
     together: Literal["auto", "never", "always"] = "auto"
     """Seeds of an arm in one program: where that is measured to be faster, never, or always."""
+    power_law: bool = False
+    """Fit every metric's means over the arms as a power of the training FLOPs."""
     about: str = ""
     """A sentence for the report."""
 
@@ -230,7 +232,7 @@ def _check_fields(whole: Any, parts: dict[str, dict[tuple[str, ...], Any]], wher
             raise UserError(f"{where}{name}: {kind.__name__} has no field {name!r}; {there}")
         hint = hints_of(kind).get(name, Any)
         if () in below and not fits(below[()], hint):
-            expected = getattr(hint, "__name__", hint)
+            expected = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
             raise UserError(f"{where}{name}: expected {expected}, found {below[()]!r}.")
 
 
