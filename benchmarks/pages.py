@@ -79,8 +79,8 @@ def studies() -> list[str]:
     return table(
         "study | base | arms | seeds | runs | budget | training FLOPs | ran on",
         [
-            f"[{r['study']}](../configs/studies/{r['study']}.py) | {r['base']} | {r['arms']} | {r['seeds']} | {r['runs']} | "
-            f"{r['budget']} | {r['flops']:.2g} | {r.get('device', 'not run')}"
+            f"[{r['study']}](../configs/studies/{r['study']}.py) | {r['base']} | {r['arms']} | {r['seeds']} | "
+            f"{r['runs']} | {r['budget']} | {r['flops']:.2g} | {r.get('device', 'not run')}"
             for r in read("studies")
         ],
     )

@@ -26,7 +26,7 @@ def study() -> Study:
         (
             Variant("causal spans", {"model.documents.causal": True}),
             Variant("image through a U-Net", {"model.streams.0.embedder": "unet"}),
-            Variant("image through convolutions", {"model.streams.0.embedder": "conv"}),
+            Variant("image through convolutions", {"model.streams.0.embedder": "convolutional"}),
             *(Variant(f"lambda x {factor:g}", lambda e, f=factor: weigh_image(e, f)) for factor in (0.25, 0.5, 2.0)),
         ),
         metrics=(

@@ -123,12 +123,24 @@ class Diffusion:
 
     def apply(self, params: Params, process: Process, x_t: Array, t: Array, labels: Int[Array, "b l"]) -> Array:
         """The raw network output `[b, h, w, c * channels_per_output]` for x_t at time t of `process`."""
+        return self._run(params, process, x_t, t, labels, capture=False)[0]
+
+    def capture(
+        self, params: Params, process: Process, x_t: Array, t: Array, labels: Int[Array, "b l"]
+    ) -> tuple[Array, Float[Array, "layers b h n n"]]:
+        """(the output of `apply`, attention of every block; rows are queries)."""
+        output, captured = self._run(params, process, x_t, t, labels, capture=True)
+        return output, captured["attention"]
+
+    def _run(
+        self, params: Params, process: Process, x_t: Array, t: Array, labels: Array, capture: bool
+    ) -> tuple[Array, dict[str, Array]]:
         tokens = constrain(self.modality.patches(process.network_input(x_t, t)), "batch", "length", "patch")
-        output, _ = self.network.apply(
+        found: Any = self.network.apply(
             {"params": params}, tokens, jnp.asarray(self.modality.positions()), process.network_time(t), labels,
-            label_rows=self._label_rows, out_features=self._out_features,
+            label_rows=self._label_rows, out_features=self._out_features, capture=capture,
         )  # fmt: skip
-        return self.modality.unpatch(output)
+        return self.modality.unpatch(found[0]), found[1]
 
     # ---- training -------------------------------------------------------------------------------------------------
 
