@@ -1,4 +1,4 @@
-"""quickstart at an eighth of its size: what studies compare in half a minute a run.
+"""quickstart at a fifth of its size: what studies compare in half a minute a run.
 
     python train.py world_tiny
 
@@ -17,7 +17,7 @@ BASE = Path(__file__).parent / "quickstart.py"
 
 
 def experiment() -> Experiment:
-    """An attribute-conditional DiT of 0.4 M parameters on the world."""
+    """An attribute-conditional DiT of 0.6 M parameters on the world."""
     base: Experiment = runpy.run_path(str(BASE))["experiment"]()
     network = DiT(depth=3, width=96, heads=4, label_std=0.25, remat="none", unroll=3)
     return dataclasses.replace(

@@ -36,7 +36,8 @@ def draw_curves(arms: tuple[Arm, ...], out: Path, path: Path) -> None:
             axis.fill_between(flops, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, lw=0)
         axis.set(xlabel="training FLOPs", ylabel=name.replace("/", " "), yscale="log")
         axis.grid(alpha=0.3, which="both")
-    axes[0][0].legend(fontsize=8)
+    if names:
+        axes[0][0].legend(fontsize=8)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 

@@ -70,6 +70,8 @@ def _train_group(study: Study, cells: list[Cell], watch: Stopwatch, bar: Bar) ->
     if study.together == "never" or len(waiting) < 2 or len({cell.trained_steps for cell in waiting}) > 1:
         return
     experiments = tuple(cell.experiment for cell in waiting)
+    if study.together == "auto" and (jax.device_count() > 1 or experiments[0].reduction != "fast"):
+        return
     try:
         bar.show(f"{waiting[0].arm.name}: are seeds faster together?")
         if study.together == "auto" and not watch.together_is_faster(experiments[0], len(waiting)):
