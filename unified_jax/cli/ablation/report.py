@@ -82,6 +82,7 @@ def markdown(
         lines += _md_table(results.table_head(), [results.table_cells(r) for r in rows if r.metric == metric]) + [""]
     if laws := results.power_laws(study, rows, arms):
         lines += ["## Power laws", "", *(f"- {text}" for text in laws), ""]
+    lines += ["## Arms", "", *_md_table(("arm", "change"), results.changes(study)), ""]
     lines += ["## Budget", "", *_md_table(results.MATCH_HEAD, results.match(arms)), ""]
     if bad := failures(records):
         lines += ["## Failed cells", "", *(f"- {text}" for text in bad), ""]
@@ -125,6 +126,7 @@ def page(
     parts += ["<h2>Learning curves</h2>", "<p class=note>Means over seeds; bands from the least to the greatest.</p>"]
     parts += [_picture(out / "curves.png", "learning curves")]
     parts += [f"<p>{_text(text)}</p>" for text in results.power_laws(study, rows, arms)]
+    parts += ["<h2>Arms</h2>", _html_table(("arm", "change"), results.changes(study))]
     parts += ["<h2>Budget</h2>", _html_table(results.MATCH_HEAD, results.match(arms))]
     parts += ["<h2>Samples</h2>", *_samples(arms, out)]
     parts += [

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from unified_jax.cli.ablation.cells import Arm
-from unified_jax.cli.ablation.study import Metric, Study
+from unified_jax.cli.ablation.study import Change, Metric, Study
 from unified_jax.evaluation.statistics import (
     FEWEST,
     SIGNIFICANCE,
@@ -174,6 +174,20 @@ def match(arms: tuple[Arm, ...]) -> list[tuple[str, ...]]:
             f"{arm.flops:.4g} ({100 * (ratio[1] - 1):+.2f} %)", arm.hash,
         ))  # fmt: skip
     return rows
+
+
+def changes(study: Study) -> list[tuple[str, ...]]:
+    """Arm and what it changes, in words."""
+    common = _words(study.common)
+    return [("base", f"{study.base}{f' with {common}' if common else ''}")] + [
+        (v.name, _words(v.change) or "nothing, other seeds") for v in study.variants
+    ]
+
+
+def _words(change: Change) -> str:
+    if callable(change):
+        return f"function {getattr(change, '__name__', 'of the experiment')}"
+    return ", ".join(f"{name} = {value}" for name, value in change.items())
 
 
 def power_laws(study: Study, rows: list[Row], arms: tuple[Arm, ...]) -> list[str]:
