@@ -106,7 +106,7 @@ def _finish_cell(study: Study, cell: Cell, bar: Bar) -> dict[str, Any]:
     except Stopped:
         raise
     except Exception as error:  # of one cell; the others go on
-        values, failed = {}, _sentence(error)
+        values, failed = {}, _sentence(error).replace(f"{cell.out}/", "")  # the same wherever the study lies
         say(f"{cell.name} failed: {failed}")
     record = {
         "arm": cell.arm.name,
