@@ -18,6 +18,7 @@ import pages
 from unified_jax.cli.ablation.cells import cells_of, plan_arms
 from unified_jax.cli.ablation.study import load_study, study_names
 from unified_jax.cli.ablation.timing import Stopwatch
+from unified_jax.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 SETS = {"time_sampling": {"data.data_dir": str(ROOT.parent / "shared" / "data" / "tfds")}}
@@ -47,7 +48,12 @@ def main(runs: Path) -> None:
     before = {row["study"]: row for row in json.loads(path.read_text())["rows"]} if path.exists() else {}
     rows = []
     for name in study_names():
-        row = planned(name)
+        try:
+            row = planned(name)
+        except UserError as error:
+            print(f"{name} is left as it was: {error}", file=sys.stderr)
+            rows += [before[name]] if name in before else []
+            continue
         if (runs / name / "results.json").exists():
             found = json.loads((runs / name / "results.json").read_text())
             one = found["cells"][0]
