@@ -188,7 +188,7 @@ def test_a_study_survives_kills_and_names_what_failed(tmp_path, cache):
     code, _, err = run(*call, "--out", tmp_path / "whole", cache=cache)
     assert code == 0, err
     assert (tmp_path / "broken" / "table.csv").read_text() == (tmp_path / "whole" / "table.csv").read_text()
-    rows = {row["arm"]: row for row in csv.DictReader((tmp_path / "whole" / "table.csv").open())}
+    rows = {row["arm"]: row for row in csv.DictReader((tmp_path / "whole" / "table.csv").read_text().splitlines())}
     assert (rows["slow"]["pairs"], rows["bad"]["mean"]) == ("3", "")
     assert rows["slow"]["verdict"] == "no claim: 3 of at least 5 seeds"
     assert "seed 2: Step" in rows["bad"]["failed"]

@@ -80,7 +80,9 @@ def _train_group(study: Study, cells: list[Cell], watch: Stopwatch, bar: Bar) ->
         starts = tuple(_start(cell, bar) for cell in waiting)
         summaries = train_together(experiments, starts)
     except Exception as error:  # one by one the cell that fails is found, and the others are trained
-        say(f"{waiting[0].arm.name}: its seeds go on one by one, because together they failed: {_sentence(error)}")
+        say(
+            f"{waiting[0].arm.name}: its seeds go on one by one, because together they failed: {_sentence(error, waiting[0].out)}"
+        )
         return
     if not all(summary["finished"] for summary in summaries):
         raise Stopped
@@ -106,7 +108,7 @@ def _finish_cell(study: Study, cell: Cell, bar: Bar) -> dict[str, Any]:
     except Stopped:
         raise
     except Exception as error:  # of one cell; the others go on
-        values, failed = {}, _sentence(error).replace(f"{cell.out}/", "")  # the same wherever the study lies
+        values, failed = {}, _sentence(error, cell.out)
         say(f"{cell.name} failed: {failed}")
     record = {
         "arm": cell.arm.name,
@@ -123,9 +125,10 @@ def _finish_cell(study: Study, cell: Cell, bar: Bar) -> dict[str, Any]:
     return record
 
 
-def _sentence(error: Exception) -> str:
+def _sentence(error: Exception, out: Path) -> str:
+    """What failed, the same wherever the study lies."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return text[:300]
+    return text.replace(f"{out}/", "")[:300]
 
 
 def _score(study: Study, cell: Cell) -> dict[str, float]:
