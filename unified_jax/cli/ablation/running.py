@@ -80,9 +80,8 @@ def _train_group(study: Study, cells: list[Cell], watch: Stopwatch, bar: Bar) ->
         starts = tuple(_start(cell, bar) for cell in waiting)
         summaries = train_together(experiments, starts)
     except Exception as error:  # one by one the cell that fails is found, and the others are trained
-        say(
-            f"{waiting[0].arm.name}: its seeds go on one by one, because together they failed: {_sentence(error, waiting[0].out)}"
-        )
+        why = _sentence(error, waiting[0].out)
+        say(f"{waiting[0].arm.name}: its seeds go on one by one, because together they failed: {why}")
         return
     if not all(summary["finished"] for summary in summaries):
         raise Stopped
