@@ -87,7 +87,7 @@ def cost(study: Any, arms: Any, watch: Any, out: Path) -> str:
             state = "shared"
         steps = 0 if cell.trained or cell.run_dir in seen else cell.arm.experiment.steps - done
         seen.add(cell.run_dir)
-        seconds = steps * watch.guess(cell.arm.experiment)
+        seconds = steps * watch.estimate(cell.arm.experiment, cell.arm.flops_per_step)
         left, flops = left + seconds, flops + steps * cell.arm.flops_per_step
         lines.append(
             f"{cell.name:32.32s} {state:>14s} {steps * cell.arm.flops_per_step:11.3g} {_duration(seconds):>10s}"

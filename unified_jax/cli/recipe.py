@@ -2,10 +2,12 @@
 
 import runpy
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from unified_jax.errors import UserError
 from unified_jax.training.experiment import Experiment
+
+Built = TypeVar("Built")
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -17,17 +19,32 @@ def recipe_names() -> list[str]:
 
 def load_recipe(name: str) -> Experiment:
     """The experiment a recipe builds. Raises UserError for an unknown recipe or one that is no recipe."""
-    path = Path(name) if name.endswith(".py") else CONFIGS / f"{name}.py"
+    return load_built(name, CONFIGS, ("recipe", "recipes"), "experiment", Experiment)
+
+
+def load_built(name: str, folder: Path, words: tuple[str, str], function: str, kind: type[Built]) -> Built:
+    """What `function()` of a file returns: of `folder`/`name`.py, or of a path to a .py file.
+
+    `words` are what such a file is called, one and several. Raises UserError where it is not there or is none.
+    """
+    one, several = words
+    path = Path(name) if name.endswith(".py") else folder / f"{name}.py"
     if not path.is_file():
-        what = f"The recipe file {name!r} does not exist" if name.endswith(".py") else f"Unknown recipe {name!r}"
-        raise UserError(f"{what}; recipes: {', '.join(recipe_names())}, or a path to a .py file.")
+        what = f"The {one} file {name!r} does not exist" if name.endswith(".py") else f"Unknown {one} {name!r}"
+        known = ", ".join(sorted(other.stem for other in folder.glob("*.py")))
+        raise UserError(f"{what}; {several}: {known}, or a path to a .py file.")
     try:
-        build: Any = runpy.run_path(str(path)).get("experiment")
+        build: Any = runpy.run_path(str(path)).get(function)
+        built = build() if callable(build) else None
+    except UserError:
+        raise
     except Exception as error:
-        raise UserError(f"The recipe {str(path)!r} cannot be read: {type(error).__name__}: {error}") from error
-    built = build() if callable(build) else None
-    if not isinstance(built, Experiment):
-        raise UserError(f"The recipe {str(path)!r} needs a function experiment() that returns an Experiment.")
+        raise UserError(f"The {one} {str(path)!r} cannot be read: {type(error).__name__}: {error}") from error
+    if not isinstance(built, kind):
+        article = "an" if kind.__name__[0] in "AEIO" else "a"
+        raise UserError(
+            f"The {one} {str(path)!r} needs a function {function}() that returns {article} {kind.__name__}."
+        )
     return built
 
 

@@ -171,7 +171,7 @@ def _cells(study: Study, records: list[dict[str, Any]]) -> str:
         )
         for r in records
     ]
-    return f"<div class=wide>{_html_table(head, rows)}</div>"
+    return _html_table(head, rows)
 
 
 def _html_table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

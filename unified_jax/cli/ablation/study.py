@@ -12,13 +12,11 @@ A field is named as on the command line, with `_` or `-`; a part of a tuple by i
 import ast
 import dataclasses
 import difflib
-import runpy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
-from unified_jax.cli.recipe import CONFIGS, load_recipe
+from unified_jax.cli.recipe import CONFIGS, load_built, load_recipe
 from unified_jax.config import fields_of, fits, hints_of
 from unified_jax.errors import UserError
 from unified_jax.training.experiment import Experiment
@@ -143,20 +141,7 @@ def study_names() -> list[str]:
 
 def load_study(name: str) -> Study:
     """The study of a file. Raises UserError for an unknown one, or a file that is none."""
-    path = Path(name) if name.endswith(".py") else STUDIES / f"{name}.py"
-    if not path.is_file():
-        what = f"The study file {name!r} does not exist" if name.endswith(".py") else f"Unknown study {name!r}"
-        raise UserError(f"{what}; studies: {', '.join(study_names())}, or a path to a .py file.")
-    try:
-        build: Any = runpy.run_path(str(path)).get("study")
-        built = build() if callable(build) else None
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"The study {str(path)!r} cannot be read: {type(error).__name__}: {error}") from error
-    if not isinstance(built, Study):
-        raise UserError(f"The study {str(path)!r} needs a function study() that returns a Study.")
-    return built
+    return load_built(name, STUDIES, ("study", "studies"), "study", Study)
 
 
 def experiments(study: Study, settings: Mapping[str, Any]) -> dict[str, Experiment]:
