@@ -43,7 +43,9 @@ def experiment() -> Experiment:
             length=320,
             documents=Documents(
                 text_first=0.35,
+                text_last=0.15,
                 keep=0.5,
+                whole=0.12,
                 keep_of=(("caption", 0.9), ("image", 0.85), ("video", 0.4)),
                 clean=0.3,
                 alone=0.1,
@@ -57,7 +59,7 @@ def experiment() -> Experiment:
         ),
         ema=(Ema(decay=0.995),),
         # The errors of x0 are small beside the text's cross-entropy.
-        balance=FixedBalance((("text", 1.5), ("image", 45.0), ("video", 30.0), ("audio", 5.0), ("points", 10.0))),
+        balance=FixedBalance((("text", 2.0), ("image", 45.0), ("video", 30.0), ("audio", 5.0), ("points", 10.0))),
         steps=2100,
         batch_size=60,
         log_every=40,

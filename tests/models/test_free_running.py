@@ -86,12 +86,24 @@ def test_a_causal_span_sees_its_own_past_only():
     assert arrays["visible"][0, start : start + 4].tolist() == [[0, start + 1 + i] for i in range(4)]
 
 
-def test_the_text_comes_first_at_its_rate():
-    policy = Documents(text_first=0.6)
-    record = records(1)[0]
+def test_the_text_comes_first_and_last_at_its_rates():
+    policy, record = Documents(text_first=0.5, text_last=0.3), records(1)[0]
     drawn = [choose_items(policy, MODEL.modalities, record, np.random.default_rng(i)) for i in range(3000)]
-    first = np.mean([all(item.ids for item in items[:4]) for items in drawn])
-    assert first == pytest.approx(0.6 + 0.4 / 15, abs=0.02)
+    first, last = (np.mean([all(item.ids for item in items[part]) for items in drawn]) for part in np.s_[:4, 2:])
+    by_chance = 0.2 / 15  # two spans behind or before four texts
+    assert first == pytest.approx(0.5 + by_chance, abs=0.025)
+    assert last == pytest.approx(0.3 + by_chance, abs=0.025)
+    with pytest.raises(ValueError, match=r"exclude each other.*0.5 and 0.6"):
+        Documents(text_first=0.5, text_last=0.6)
+
+
+def test_documents_of_everything_come_at_their_rate():
+    policy, record = Documents(keep=0.5, keep_of=(("image", 0.0),), whole=0.2), records(1)[0]
+    drawn = [choose_items(policy, MODEL.modalities, record, np.random.default_rng(i)) for i in range(3000)]
+    everything = [len(items) == len(MODEL.modalities) for items in drawn]
+    assert np.mean(everything) == pytest.approx(0.2, abs=0.025)
+    with pytest.raises(ValueError, match="too short for a document of up to"):
+        Packer(MODEL.modalities, 20, policy)
 
 
 def test_free_running_is_forced_order_that_the_model_chose(params):

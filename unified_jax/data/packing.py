@@ -41,10 +41,14 @@ class Documents:
     """Of the items."""
     text_first: float = 0.0
     """Probability that the text is moved to the front of a random order (Transfusion: 0.8 of captions)."""
+    text_last: float = 0.0
+    """Probability that it is moved to the end: described is then all of the document."""
     keep: float = 1.0
     """Probability that an item is present (of all of them at least one is)."""
     keep_of: tuple[tuple[str, float], ...] = ()
     """Modalities with a probability of their own: long ones less often, what is to be learnt best more often."""
+    whole: float = 0.0
+    """Probability that all items are present, whatever `keep` and `keep_of` say."""
     clean: float = 0.5
     """Probability that a span is given without noise (and has no loss)."""
     alone: float = 0.1
@@ -59,9 +63,14 @@ class Documents:
     """Documents that are tried in a row."""
 
     def __post_init__(self) -> None:
-        for name in ("text_first", "keep", "clean", "alone", "noise_limit"):
+        for name in ("text_first", "text_last", "keep", "whole", "clean", "alone", "noise_limit"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"Documents.{name} lies in [0, 1], found {getattr(self, name)}.")
+        if self.text_first + self.text_last > 1:
+            raise ValueError(
+                f"Documents.text_first and text_last exclude each other: their sum is at most 1, found "
+                f"{self.text_first} and {self.text_last}."
+            )
         if any(not 0 <= keep <= 1 for _, keep in self.keep_of):
             raise ValueError(f"Documents.keep_of lies in [0, 1], found {self.keep_of}.")
         if self.per_row < 1:
@@ -87,9 +96,13 @@ def choose_items(
     count, words = len(modalities), vocabulary_of(modalities)
     order, draws = rng.permutation(count), rng.random((count, 3))
     there = draws[:, 0] < [dict(policy.keep_of).get(m.name, policy.keep) for m in modalities]
+    moved, whole = rng.random(2)
+    there |= whole < policy.whole
     there[order[0]] |= not there.any()
-    if rng.random() < policy.text_first:
+    if moved < policy.text_first:
         order = sorted(order, key=lambda m: not isinstance(modalities[m], WRITTEN))
+    elif moved >= 1 - policy.text_last:
+        order = sorted(order, key=lambda m: isinstance(modalities[m], WRITTEN))
     chosen = [int(m) for m in (order if policy.order == "random" else range(count)) if there[m]]
     chosen = _kept_apart(policy.apart, modalities, chosen)
     items = []
@@ -130,7 +143,7 @@ class Packer:
                 f"Documents.apart or keep_of names {', '.join(strange)}; there are {', '.join(sorted(names))}."
             )
         longest = 2 + sum(2 + self.content(m) for m in range(len(self.modalities)))
-        if self.length < longest and self.policy.keep == 1.0:
+        if self.length < longest and (self.policy.keep == 1.0 or self.policy.whole):
             sizes = ", ".join(f"{m.name} {self.content(i)}" for i, m in enumerate(self.modalities))
             raise ValueError(
                 f"A row of {self.length} tokens is too short for a document of up to {longest} ({sizes}, and a begin "
