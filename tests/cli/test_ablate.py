@@ -18,9 +18,10 @@ from unified_jax.cli.entry import run_command
 from unified_jax.errors import UserError
 from unified_jax.sharding import make_mesh
 from unified_jax.training import loop
-from unified_jax.training.loop import Start, train
+from unified_jax.training.loop import train
 from unified_jax.training.metrics import read_lines
 from unified_jax.training.seeds import train_together
+from unified_jax.training.start import Start
 
 STUDY = """
 from unified_jax.cli.ablation.study import Study, Variant

@@ -69,8 +69,9 @@ def main(arguments: list[str]) -> None:
     use_compilation_cache()
     run_dir = Path(command.run_dir or Path("runs") / recipe_label(recipe))
     start_process(command.hosts, run_dir)
-    from unified_jax.training.loop import Start, train
+    from unified_jax.training.loop import train
     from unified_jax.training.replay import replay
+    from unified_jax.training.start import Start
 
     init_from = Path(command.init_from) if command.init_from else None
     start = Start(run_dir, command.resume, init_from, stall=command.stall)

@@ -59,3 +59,16 @@ def vocabulary_of(modalities: tuple[Any, ...]) -> Vocabulary:
 
 def _tokens_key(modality: Text | Label) -> str:
     return f"label {modality.name}" if isinstance(modality, Label) else f"bpe {modality.bpe}"
+
+
+def token_names(modalities: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What each id means, the same in every model: (tokens of a text or label, i), or BOS, EOS, begin and end."""
+    names: dict[int, Any] = {}
+    words = vocabulary_of(modalities)
+    for m, modality in enumerate(modalities):
+        if isinstance(modality, WRITTEN):
+            key = _tokens_key(modality)
+            names |= {words.first[m] + i: (key, i) for i in range(words.sizes[m])}
+        names |= {words.begin(m): ("begin", modality.name), words.end(m): ("end", modality.name)}
+    names |= {words.bos: ("begin", ""), words.eos: ("end", "")}
+    return tuple(names[i] for i in range(words.size))

@@ -8,8 +8,6 @@ because one missing block says something else than one missing bias.
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from unified_jax.errors import UserError
 from unified_jax.typing import Params
 
@@ -55,7 +53,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def unflatten(flat: Mapping[str, np.ndarray]) -> Params:
+def unflatten(flat: Mapping[str, Any]) -> Params:
     """The inverse of `flatten`; the names must have been accounted for, so that none is the beginning of another."""
     tree: Params = {}
     for name, value in flat.items():

@@ -10,6 +10,7 @@ from unified_jax.errors import UserError
 from unified_jax.models.diffusion import Diffusion
 from unified_jax.models.plan import Plan
 from unified_jax.models.transfusion import Transfusion
+from unified_jax.models.tuned import Tuned, Tuning
 from unified_jax.sharding import MeshShape, Rules
 from unified_jax.training.balancing import FixedBalance, GradNorm, MagnitudeBalance, PcGrad, Uncertainty
 from unified_jax.training.checkpoint import Checkpointing
@@ -51,6 +52,8 @@ class Experiment:
     """Where examples come from."""
     split: str = "train"
     """Split that is trained on."""
+    tuning: Tuning = Tuning()
+    """What of the model is trained, and how, in a run that starts from another one (--init-from)."""
     optimizer: Optimization = Optimization()
     """Gradient to update."""
     ema: tuple[Ema, ...] = (Ema(),)
@@ -115,3 +118,8 @@ class Experiment:
         if self.preview.every or self.evaluate:  # a plan that does not fit is refused before anything is compiled
             for process in self.model.processes:
                 self.preview.plan.prepare(process)
+
+    @property
+    def trained(self) -> Diffusion | Transfusion | Tuned:
+        """The model as the train step sees it: itself, or with a part of it frozen."""
+        return self.model if self.tuning.full else Tuned(self.model, self.tuning)

@@ -1,24 +1,22 @@
 """Training, top to bottom: mesh, data, shapes, shardings, init or restore, steps. See `train`."""
 
 import contextlib
-import dataclasses
 import functools
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from unified_jax.data.pipeline import HostBatch, Pipeline
 from unified_jax.data.prefetch import Prefetcher
 from unified_jax.errors import RunError, UserError
-from unified_jax.hosts import lay_rows, local_rows, make_key, name, shared, stop_wanted, together, writes
+from unified_jax.hosts import lay_rows, local_rows, make_key, name, stop_wanted, together, writes
 from unified_jax.sharding import make_mesh
 from unified_jax.training import run_dir as runs
 from unified_jax.training.checkpoint import Checkpoints
@@ -29,24 +27,10 @@ from unified_jax.training.lock import RunLock
 from unified_jax.training.metrics import MetricsWriter, Pending, Progress
 from unified_jax.training.program import Program, assemble
 from unified_jax.training.pulse import Pulse
-from unified_jax.training.same_run import check_same_run
+from unified_jax.training.start import Start, begin, create
 from unified_jax.training.state import State
-from unified_jax.training.step import init_state
 from unified_jax.training.watch import Watch
-
-
-@dataclass(frozen=True)
-class Start:
-    """Where a run lives and how it begins."""
-
-    run_dir: Path
-    resume: Literal["auto", "never", "must"] = "auto"
-    init_from: Path | None = None
-    quiet: bool = False
-    report: Callable[[int], None] | None = None
-    """Called with the steps done as they are read."""
-    stall: int = 0
-    """Seconds without a finished step after which the run ends with the stacks of its threads; 0 never."""
+from unified_jax.typing import Params
 
 
 @dataclass
@@ -60,6 +44,8 @@ class Run:
     key: jax.Array
     held: np.ndarray
     """The rows of a global batch that this process' devices hold."""
+    frozen: Params = field(default_factory=dict)
+    """What no step changes; known once the run is opened."""
 
     def place(self, batch: HostBatch) -> dict[str, jax.Array]:
         """This process's rows as global arrays, cut over the batch axes of the mesh."""
@@ -75,7 +61,7 @@ def prepare(experiment: Experiment) -> Run:
         experiment.data, experiment.split, experiment.model.modalities, experiment.batch_size, experiment.seed, held,
         experiment.model.packer,
     )  # fmt: skip
-    gradients = functools.partial(term_gradients, experiment.model, experiment.balance)
+    gradients = functools.partial(term_gradients, experiment.trained, experiment.balance)
     key = make_key(experiment.seed, program.mesh)
     return Run(experiment, program, pipeline, jax.jit(gradients, out_shardings=program.replicated), key, held)
 
@@ -102,11 +88,11 @@ def _train(run: Run, start: Start) -> dict[str, Any]:
 def opened(run: Run, start: Start) -> Iterator[tuple[Checkpoints, State]]:
     """The run directory, made, locked and described: its checkpoints, and the state that the run goes on from."""
     folder = start.run_dir
-    together(lambda: _create(folder, start.resume), by="first")
+    together(lambda: create(start), by="first")
     with contextlib.ExitStack() as stack:
         together(lambda: stack.enter_context(RunLock(folder)), by="first")
         checkpoints = stack.enter_context(Checkpoints(folder, run.experiment.checkpoint.keep))
-        state = begin(run, start, checkpoints)
+        state, run.frozen = begin(run.experiment, run.program, run.key, start, checkpoints)
         together(lambda: _describe(run, folder), by="first")
         yield checkpoints, state
 
@@ -118,53 +104,9 @@ def close_run(run: Run, start: Start, summary: dict[str, Any]) -> dict[str, Any]
     return summary
 
 
-def _create(folder: Path, resume: str) -> None:
-    if resume == "must" and not (folder / "checkpoints").is_dir():
-        raise UserError(f"--resume must: {str(folder)!r} holds no finished checkpoint.")
-    runs.create(folder)
-
-
 def _describe(run: Run, folder: Path) -> None:
     runs.save_experiment(folder, run.experiment)
     runs.write_json(folder / "environment.json", runs.environment(run.experiment, dict(run.program.mesh.shape)))
-
-
-def begin(run: Run, start: Start, checkpoints: Checkpoints) -> State:
-    """A resumed state, a fresh one, or a fresh one with another run's parameters."""
-    saved = shared(checkpoints.steps())
-    together(lambda: _check_start(run, start, saved))
-    if saved:
-        state = checkpoints.restore_newest(run.program.abstract_state(), fall_back=start.resume == "auto")
-        checkpoints.drop_after(int(state.step))
-        return state
-    checkpoints.drop_after(0)
-    make = functools.partial(init_state, run.experiment.model, run.program.optimizer, run.experiment.balance)
-    state = jax.jit(make, out_shardings=run.program.shardings)(run.key)
-    return state if start.init_from is None else _init_from(run, state, start.init_from)
-
-
-def _check_start(run: Run, start: Start, saved: list[int]) -> None:
-    if start.resume == "must" and not saved:
-        raise UserError(f"--resume must: {str(start.run_dir)!r} holds no finished checkpoint.")
-    if saved and start.resume == "never":
-        raise UserError(
-            f"{str(start.run_dir)!r} already holds a run (step {saved[-1]}); choose another --run-dir, or resume it."
-        )
-    if saved:
-        check_same_run(run.experiment, start.run_dir)
-        if saved[-1] > run.experiment.steps:
-            raise UserError(f"The run is at step {saved[-1]}, beyond --steps {run.experiment.steps}.")
-
-
-def _init_from(run: Run, state: State, source: Path) -> State:
-    config = together(lambda: runs.read_config(source)) or {}
-    averages = config.get("ema")  # only their number is needed: nothing of the file is built
-    if not isinstance(averages, list) or not averages:
-        raise UserError(f"--init-from: {source / 'config.json'} does not describe an experiment with averages.")
-    wanted = {"ema": tuple(run.program.abstract_state().params for _ in averages)}
-    params = Checkpoints(source, write=False).restore(wanted)["ema"][0]
-    copies = tuple(jax.tree.map(jnp.copy, params) for _ in state.ema)
-    return dataclasses.replace(state, params=params, ema=copies)
 
 
 class Interrupt:
@@ -217,13 +159,13 @@ def _steps(run: Run, state: State, checkpoints: Checkpoints, start: Start, inter
                 batch = next_batch(batches, experiment, step + 1, checkpoints)
                 watch.clock.wait(time.perf_counter() - before)
                 rows = run.place(batch)
-                watch.flops = watch.flops or count_flops(run.program.fast, state, {}, rows, run.key)
+                watch.flops = watch.flops or count_flops(run.program.fast, state, run.frozen, rows, run.key)
                 watch.pace.step(time.perf_counter() - before)
-                state, metrics = run.program.step(state, {}, rows, run.key)
+                state, metrics = run.program.step(state, run.frozen, rows, run.key)
                 step += 1
                 watch.note(Pending(step, metrics, batch))
                 if experiment.gradients_every and step % experiment.gradients_every == 0:
-                    watch.report(step, run.gradients(state, {}, rows, run.key))
+                    watch.report(step, run.gradients(state, run.frozen, rows, run.key))
                 watch.look(state, step)
             watch.drain(0)
             checkpoints.save_last(state, step)
@@ -241,7 +183,7 @@ def make_watch(run: Run, first: int, checkpoints: Checkpoints, start: Start) -> 
     """What looks at a run from step `first` on."""
     writer = MetricsWriter(start.run_dir, first, mute=not writes())
     progress = Progress(run.experiment.steps, first, not start.quiet and writes(), start.report)
-    return Watch(run.experiment, writer, progress, checkpoints, start.run_dir)
+    return Watch(run.experiment, run.frozen, writer, progress, checkpoints, start.run_dir)
 
 
 def _lost(step: int, error: Exception, checkpoints: Checkpoints) -> str:

@@ -71,7 +71,7 @@ def arguments_of(program: Program) -> tuple[Any, ...]:
     replicated = NamedSharding(program.mesh, PartitionSpec())
     shape = jax.eval_shape(lambda: jax.random.key(0))
     key = jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=replicated)
-    return program.abstract_state(), {}, program.abstract_batch(), key
+    return program.abstract_state(), program.abstract_frozen(), program.abstract_batch(), key
 
 
 def _compile(program: Program) -> tuple[Any, str | None]:
@@ -105,13 +105,15 @@ def kept_bytes(program: Program) -> float:
     experiment = program.experiment
     key = jax.eval_shape(lambda: jax.random.key(0))
 
-    def loss(params: Any, batch: Any, key: Any) -> Any:
-        terms, _, _ = experiment.model.losses(params, program.shapes.aux, batch, key)
+    def loss(params: Any, frozen: Any, batch: Any, key: Any) -> Any:
+        terms, _, _ = experiment.trained.losses({**frozen, **params}, program.shapes.aux, batch, key)
         return sum(jnp.sum(total) for total, _ in terms.values())
 
     batch = {name: jax.ShapeDtypeStruct(s.shape, s.dtype) for name, s in program.abstract_batch().items()}
-    kept = jax.eval_shape(lambda p, b, k: jax.vjp(lambda p: loss(p, b, k), p)[1], program.shapes.params, batch, key)
-    weights = {leaf.shape for leaf in jax.tree.leaves(program.shapes.params)}
+    params = program.shapes.params
+    frozen = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype), program.abstract_frozen())
+    kept = jax.eval_shape(lambda p, f, b, k: jax.vjp(lambda p: loss(p, f, b, k), p)[1], params, frozen, batch, key)
+    weights = {leaf.shape for leaf in jax.tree.leaves((params, frozen))}
     sizes = [leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept) if leaf.shape not in weights]
     return sum(sizes) / experiment.accumulate
 

@@ -35,7 +35,7 @@ class Previewer:
     """Draws the same requests again and again. The jitted sampler compiles at the first sheet."""
 
     def __init__(self, experiment: Experiment) -> None:
-        model, config = experiment.model, experiment.preview
+        model, config = experiment.trained, experiment.preview
         self.model, self.plan, self.count = model, config.plan, config.count
         given, self.wanted = model.usual_request
         examples = held_out_pipeline(experiment, config.count, packed=False).batch(0).arrays
@@ -66,7 +66,7 @@ class Validator:
     def __init__(self, experiment: Experiment) -> None:
         pipeline = held_out_pipeline(experiment, experiment.batch_size, packed=True)
         self.batches = [pipeline.batch(i).arrays for i in range(experiment.validation.batches)]
-        self.model = experiment.model
+        self.model = experiment.trained
         self.weights = getattr(experiment.balance, "weights", ())
         self.losses = jax.jit(self._losses, out_shardings=PartitionSpec())
 

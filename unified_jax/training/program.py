@@ -15,9 +15,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from unified_jax.errors import UserError
 from unified_jax.training.balancing import GradNorm, PcGrad
 from unified_jax.training.experiment import Experiment
+from unified_jax.training.saved import frozen_layout
 from unified_jax.training.state import State, state_shardings
 from unified_jax.training.step import Optimizer, init_state, train_step
 from unified_jax.training.strict import StrictStep, check_strict
+from unified_jax.typing import Params
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,10 @@ class Program:
             self.shapes, self.shardings,
         )  # fmt: skip
 
+    def abstract_frozen(self) -> Params:
+        """The same of what no step changes; {} where everything is trained."""
+        return frozen_layout(self.experiment.trained, self.mesh, self.experiment.rules)
+
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
         """The shapes of a global batch with their shardings, from the modalities alone: no data is read."""
         return {
@@ -101,16 +107,17 @@ def assemble(experiment: Experiment, mesh: Mesh) -> Program:
     """The program of an experiment. Raises UserError for a batch or a parameter that the mesh does not divide."""
     check_batch(experiment, mesh)
     optimizer = Optimizer(experiment.optimizer, experiment.ema, experiment.steps, experiment.accumulate)
-    make = functools.partial(init_state, experiment.model, optimizer, experiment.balance)
+    model = experiment.trained
+    make = functools.partial(init_state, model, optimizer, experiment.balance)
     shapes = jax.eval_shape(make, jax.random.key(experiment.seed))
-    shardings = state_shardings(mesh, experiment.rules, experiment.model.axes(), shapes)
+    shardings = state_shardings(mesh, experiment.rules, model.axes(), shapes)
     fast: Any = jax.jit(
-        functools.partial(train_step, experiment.model, optimizer, experiment.balance),
+        functools.partial(train_step, model, optimizer, experiment.balance),
         out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())),
         donate_argnums=0,
     )
     step = fast
     if experiment.reduction == "strict":
         shards = experiment.virtual_shards
-        step = StrictStep(experiment.model, optimizer, experiment.balance, shards, mesh, shardings)
+        step = StrictStep(model, optimizer, experiment.balance, shards, mesh, shardings)
     return Program(experiment, mesh, optimizer, shapes, shardings, step, fast)

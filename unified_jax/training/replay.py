@@ -6,7 +6,9 @@ import numpy as np
 from unified_jax.errors import UserError
 from unified_jax.training.checkpoint import Checkpoints
 from unified_jax.training.experiment import Experiment
-from unified_jax.training.loop import Run, Start, prepare
+from unified_jax.training.loop import Run, prepare
+from unified_jax.training.saved import load_frozen
+from unified_jax.training.start import Start
 from unified_jax.training.step import example_losses, init_state
 
 
@@ -23,17 +25,18 @@ def replay(experiment: Experiment, start: Start, step: int) -> str:
     run = prepare(experiment)
     with experiment.rules.active(run.program.mesh):
         checkpoints = Checkpoints(start.run_dir, write=False)
+        run.frozen = load_frozen(start.run_dir, run.program.abstract_frozen())
         before = [s for s in checkpoints.steps() if s < step]
         if before:
             state = checkpoints.restore(run.program.abstract_state(), before[-1])
         else:
             make = jax.jit(
-                lambda key: init_state(experiment.model, run.program.optimizer, experiment.balance, key),
+                lambda key: init_state(experiment.trained, run.program.optimizer, experiment.balance, key),
                 out_shardings=run.program.shardings,
             )
             state = make(run.key)
         for index in range(int(state.step), step - 1):
-            state, _ = run.program.step(state, {}, run.place(run.pipeline.batch(index)), run.key)
+            state, _ = run.program.step(state, run.frozen, run.place(run.pipeline.batch(index)), run.key)
         return _report(run, state, step)
 
 
@@ -41,9 +44,9 @@ def _report(run: Run, state: object, step: int) -> str:
     batch = run.pipeline.batch(step - 1)
     rows = run.place(batch)
     look = jax.jit(example_losses, static_argnums=0, out_shardings=run.program.replicated)
-    terms = look(run.experiment.model, state, {}, rows, run.key)
+    terms = look(run.experiment.trained, state, run.frozen, rows, run.key)
     losses = {name: np.asarray(value) for name, value in terms.items()}
-    _, metrics = run.program.step(state, {}, rows, run.key)
+    _, metrics = run.program.step(state, run.frozen, rows, run.key)
     total = sum(losses.values())
     order = np.argsort(np.where(np.isfinite(total), -total, -np.inf), kind="stable")
     finite = "finite" if bool(metrics["finite"]) else "not finite"

@@ -21,8 +21,9 @@ from unified_jax.errors import UserError
 from unified_jax.training.checkpoint import Checkpoints
 from unified_jax.training.experiment import Experiment
 from unified_jax.training.flops import count_flops
-from unified_jax.training.loop import Interrupt, Run, Start, close_run, make_watch, next_batch, opened, prepare
+from unified_jax.training.loop import Interrupt, Run, close_run, make_watch, next_batch, opened, prepare
 from unified_jax.training.metrics import LAG, Pending
+from unified_jax.training.start import Start
 from unified_jax.training.state import State
 from unified_jax.training.step import train_step
 from unified_jax.training.watch import Watch
@@ -46,6 +47,8 @@ def train_together(experiments: tuple[Experiment, ...], starts: tuple[Start, ...
     """
     if len({dataclasses.replace(e, seed=0) for e in experiments}) != 1:
         raise UserError("Only experiments that differ in the seed alone are trained together.")
+    if not experiments[0].tuning.full:
+        raise UserError("Seeds of a run that freezes a part of its model are trained one by one.")
     if experiments[0].reduction != "fast":
         raise UserError("Seeds are trained together with --reduction fast; the strict one is for one run.")
     runs = [prepare(e) for e in experiments]
@@ -68,7 +71,7 @@ def train_together(experiments: tuple[Experiment, ...], starts: tuple[Start, ...
 def vmapped_step(run: Run) -> Any:
     """(states, frozen, batches, keys) -> (states, metrics), each with a leading axis of seeds; donates the states."""
     program, experiment = run.program, run.experiment
-    step = functools.partial(train_step, experiment.model, program.optimizer, experiment.balance)
+    step = functools.partial(train_step, experiment.trained, program.optimizer, experiment.balance)
     return jax.jit(jax.vmap(step, in_axes=(0, None, 0, 0)), donate_argnums=0)
 
 
@@ -79,7 +82,7 @@ def stack_trees(trees: list[Any]) -> Any:
 
 def _steps(seats: list[Seat], states: list[State], interrupt: Interrupt) -> list[dict[str, Any]]:
     experiment, program = seats[0].run.experiment, seats[0].run.program
-    step = int(states[0].step)
+    step, frozen = int(states[0].step), seats[0].run.frozen
     state, key = stack_trees(states), stack_trees([seat.run.key for seat in seats])
     advance, flops = vmapped_step(seats[0].run), 0.0
     streams = [seat.run.pipeline.batches(step) for seat in seats]
@@ -96,8 +99,8 @@ def _steps(seats: list[Seat], states: list[State], interrupt: Interrupt) -> list
             rows = {name: np.stack([b.arrays[name] for b in batches]) for name in batches[0].arrays}
             if not flops:
                 one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), (state, rows, key))
-                flops = count_flops(program.fast, one[0], {}, *one[1:])
-            state, metrics = advance(state, {}, rows, key)
+                flops = count_flops(program.fast, one[0], frozen, *one[1:])
+            state, metrics = advance(state, frozen, rows, key)
             step += 1
             started.append((step, metrics, batches))
             due = any(seats[0].watch.due(step))

@@ -16,6 +16,7 @@ from unified_jax.training.pace import Pace
 from unified_jax.training.previews import Previewer, Validator
 from unified_jax.training.pulse import Pulse
 from unified_jax.training.state import State
+from unified_jax.typing import Params
 
 
 class Watch:
@@ -24,12 +25,14 @@ class Watch:
     def __init__(
         self,
         experiment: Experiment,
+        frozen: Params,
         writer: MetricsWriter,
         progress: Progress,
         checkpoints: Checkpoints,
         folder: Path,
     ) -> None:
         self.experiment, self.writer, self.progress = experiment, writer, progress
+        self.frozen = frozen
         self.checkpoints, self.folder = checkpoints, folder
         self.pending: deque[Pending] = deque()
         self.clock, self.flops = Clock(), 0.0
@@ -109,7 +112,7 @@ class Watch:
         if preview and self.previewer:
             self._preview(state, step)
         if validate and self.validator:
-            loss = self.validator.loss(state.ema[0])
+            loss = self.validator.loss({**self.frozen, **state.ema[0]})
             self.writer.write(step, {"validation/loss": loss})
             self.progress.say(f"step {step}: validation loss {loss:.5f}")
             self.checkpoints.save_best(state, step, loss)
@@ -122,7 +125,7 @@ class Watch:
         path = self.folder / "previews" / f"step_{step:07d}.png"
         assert self.previewer
         try:
-            self.previewer.write(state.ema[0], path)
+            self.previewer.write({**self.frozen, **state.ema[0]}, path)
         except RunError as error:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)

@@ -13,11 +13,12 @@ from unified_jax.cli.ablation.timing import Stopwatch
 from unified_jax.cli.evaluate import EvaluateCommand, evaluate_run
 from unified_jax.config import config_hash
 from unified_jax.errors import RunError
-from unified_jax.training.loop import Interrupt, Start, train
+from unified_jax.training.loop import Interrupt, train
 from unified_jax.training.metrics import read_lines
 from unified_jax.training.notice import say
 from unified_jax.training.run_dir import provenance, write_json
 from unified_jax.training.seeds import train_together
+from unified_jax.training.start import Start
 
 
 class Stopped(Exception):

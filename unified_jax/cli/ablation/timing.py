@@ -92,7 +92,7 @@ def _measure(experiment: Experiment, seeds: int) -> float:
 
 def _arguments(run: Run, seeds: int) -> tuple[Any, Any, Any, Any]:
     def make() -> Any:
-        return init_state(run.experiment.model, run.program.optimizer, run.experiment.balance, run.key)
+        return init_state(run.experiment.trained, run.program.optimizer, run.experiment.balance, run.key)
 
     state = jax.jit(make, out_shardings=run.program.shardings)()
     rows = run.place(run.pipeline.batch(0))

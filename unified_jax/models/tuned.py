@@ -1,0 +1,200 @@
+r"""Fine-tuning: which parameters of a model are trained, and how; the rest is frozen.
+
+With theta the parameters a run starts from and p the path of one of them,
+
+    theta'_p = own_p                                  where `train` matches p
+             = theta_p + alpha / rank * A_p B_p       where `lora` matches p and p is a kernel
+             = theta_p                                elsewhere
+
+(LoRA: Hu et al. 2021, arXiv 2106.09685). A kernel is a matrix from its input axes to its output axes: A is
+[layers, inputs.., rank] and normal with variance 1 / inputs, B is [layers, rank, outputs..] and zero, so that training
+starts at theta. What is trained is {"own": ..., "lora": ...}; {"base": ...}, everything of theta that is not `own`, is
+never changed and has neither gradient nor moments nor average.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from unified_jax.errors import UserError
+from unified_jax.interop.names import flatten, unflatten
+from unified_jax.models.base import Model, Terms
+from unified_jax.models.plan import Plan
+from unified_jax.typing import Batch, Keys, Params
+
+EVERYTHING = ".*"
+ONE_INPUT = ("qkv_kernel", "q_kernel", "kv_kernel")
+"""Kernels with several output axes: the first axis is the input."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Patterns are regular expressions, searched in paths such as "blocks/mlp/fc1/kernel"."""
+
+    train: tuple[str, ...] = (EVERYTHING,)
+    """Parameters that are trained themselves; everything, unless said otherwise."""
+    lora: tuple[str, ...] = ()
+    """Kernels that get a low-rank update, of those that are not trained themselves."""
+    rank: int = 8
+    """Of the updates."""
+    alpha: float = 8.0
+    """Updates are multiplied by alpha / rank."""
+    fresh: tuple[str, ...] = ()
+    """Parameters that do not start from the other run's."""
+    like: tuple[tuple[str, str], ...] = ()
+    """Pairs (new, old) of modalities: the new one starts from the old one's parameters."""
+
+    def __post_init__(self) -> None:
+        for pattern in (*self.train, *self.lora, *self.fresh):
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"Tuning: {pattern!r} is no regular expression: {error}.") from error
+        if self.rank < 1 or self.alpha <= 0:
+            raise ValueError(f"Tuning needs rank >= 1 and alpha > 0, found {self.rank} and {self.alpha}.")
+        if not self.train and not self.lora:
+            raise ValueError("Tuning trains nothing: name parameters in train, or kernels in lora.")
+        if self.full and self.lora:
+            raise ValueError(
+                f"Tuning.train = ({EVERYTHING!r},) leaves nothing to lora; name fewer, or () for LoRA alone."
+            )
+
+    @property
+    def full(self) -> bool:
+        """Whether everything is trained itself."""
+        return EVERYTHING in self.train
+
+
+def matches(patterns: tuple[str, ...], path: str) -> bool:
+    """Whether any of the patterns is found in the path."""
+    return any(re.search(pattern, path) for pattern in patterns)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A model of which a part is trained; its parameters are those of the module's docstring."""
+
+    model: Any
+    """The whole model (`Model`)."""
+    tuning: Tuning
+
+    # ---- what it shares with the whole model ----------------------------------------------------------------------
+
+    @property
+    def modalities(self) -> tuple[Any, ...]:
+        """The model's."""
+        return self.model.modalities
+
+    @property
+    def conditions(self) -> tuple[Any, ...]:
+        """The model's."""
+        return self.model.conditions
+
+    @property
+    def packer(self) -> Any:
+        """The model's."""
+        return self.model.packer
+
+    @property
+    def usual_request(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The model's."""
+        return self.model.usual_request
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """The model's."""
+        return self.model.terms
+
+    def losses(self, params: Params, aux: Any, batch: Batch, key: Array) -> tuple[Terms, Any, Terms]:
+        """The model's, of {"base", "own", "lora"}."""
+        return self.model.losses(self.compose(params), aux, batch, key)
+
+    def generate(
+        self, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: Plan
+    ) -> dict[str, Array]:
+        """The model's, of {"base", "own", "lora"}."""
+        return self.model.generate(self.compose(params), given, wanted, keys, plan)
+
+    # ---- parameters -----------------------------------------------------------------------------------------------
+
+    def init(self, key: Array) -> Params:
+        """Fresh {"own", "lora"}. Raises UserError for patterns that match nothing."""
+        whole = flatten(self.model.init(key))
+        adapted = {}
+        for i, path in enumerate(sorted(self._adapted(whole))):
+            shape, kernel = whole[path].shape, _Kernel.of(path, whole[path].ndim)
+            a = jax.random.normal(jax.random.fold_in(key, i), (*shape[: kernel.split], self.tuning.rank))
+            adapted[f"{path}/a"] = a / math.sqrt(math.prod(shape[kernel.lead : kernel.split]))
+            adapted[f"{path}/b"] = jnp.zeros((*shape[: kernel.lead], self.tuning.rank, *shape[kernel.split :]))
+        return {"own": self.own(unflatten(whole)), "lora": unflatten(adapted)}
+
+    def axes(self) -> Params:
+        """Logical axis names of {"own", "lora"}."""
+        whole = flatten(self.model.axes())
+        adapted = {}
+        for path in self._adapted(whole):
+            names, kernel = whole[path], _Kernel.of(path, len(whole[path]))
+            adapted[f"{path}/a"] = (*names[: kernel.split], None)
+            adapted[f"{path}/b"] = (*names[: kernel.lead], None, *names[kernel.split :])
+        return {"own": self.own(unflatten(whole)), "lora": unflatten(adapted)}
+
+    def own(self, whole: Params) -> Params:
+        """The part of a tree like the model's parameters that is trained itself."""
+        return unflatten({path: leaf for path, leaf in flatten(whole).items() if matches(self.tuning.train, path)})
+
+    def frozen(self, whole: Params) -> Params:
+        """{"base": the part that is not}."""
+        rest = {path: leaf for path, leaf in flatten(whole).items() if not matches(self.tuning.train, path)}
+        return {"base": unflatten(rest)}
+
+    def compose(self, params: Params) -> Params:
+        """The model's parameters of {"base", "own", "lora"}."""
+        base, own, lora = (flatten(params[name]) for name in ("base", "own", "lora"))
+        scale = self.tuning.alpha / self.tuning.rank
+        for path in {name.rpartition("/")[0] for name in lora}:
+            kernel = _Kernel.of(path, base[path].ndim)
+            update = jnp.einsum(kernel.product, lora[f"{path}/a"], lora[f"{path}/b"])
+            base[path] = base[path] + scale * update.astype(base[path].dtype)
+        return unflatten(base | own)
+
+    def _adapted(self, whole: dict[str, Any]) -> list[str]:
+        """Paths of the kernels with a low-rank update. Raises UserError for patterns that match nothing."""
+        rest = [path for path in whole if not matches(self.tuning.train, path)]
+        kernels = [path for path in rest if path.endswith("kernel")]
+        idle = [p for p in self.tuning.train if not any(re.search(p, path) for path in whole)]
+        idle += [p for p in self.tuning.lora if not any(re.search(p, path) for path in kernels)]
+        if idle:
+            raise UserError(f"--tuning: {', '.join(map(repr, idle))} match(es) nothing; there are {', '.join(whole)}.")
+        return [path for path in kernels if matches(self.tuning.lora, path)]
+
+
+@dataclass(frozen=True)
+class _Kernel:
+    """How the axes of a kernel divide: `lead` of stacked blocks, inputs up to `split`, outputs."""
+
+    lead: int
+    split: int
+    rank: int
+
+    @classmethod
+    def of(cls, path: str, axes: int) -> "_Kernel":
+        lead = int(path.startswith("blocks/"))
+        one = path.rpartition("/")[2] in ONE_INPUT
+        return cls(lead, lead + 1 if one else axes - 1, axes)
+
+    @property
+    def product(self) -> str:
+        """A [lead, in.., r] B [lead, r, out..] for einsum."""
+        letters = "abcdefgh"[: self.rank]
+        a, b = letters[: self.split] + "z", letters[: self.lead] + "z" + letters[self.split :]
+        return f"{a},{b}->{letters}"
+
+
+def whole_model(model: Any) -> Model:
+    """The model behind a tuned one, or itself."""
+    return model.model if isinstance(model, Tuned) else model

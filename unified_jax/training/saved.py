@@ -1,0 +1,57 @@
+"""What a run has learned, read from its folder; a tuned run's low-rank updates are added to what they tune."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from unified_jax.models.tuned import Tuned
+from unified_jax.sharding import Rules, parameter_shardings
+from unified_jax.training.checkpoint import Checkpoints
+from unified_jax.training.experiment import Experiment
+from unified_jax.typing import Params
+
+BASE = "base"
+"""Folder of a tuned run that holds its frozen parameters, as a checkpoint of step 0."""
+
+
+def laid_out(mesh: Mesh, rules: Rules, axes: Any, shapes: Any) -> Any:
+    """Shapes with the shardings of parameters."""
+    cut = parameter_shardings(mesh, rules, axes, shapes)
+    return jax.tree.map(lambda s, c: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=c), shapes, cut)
+
+
+def frozen_layout(model: Any, mesh: Mesh, rules: Rules) -> Params:
+    """Shapes and shardings of what a model's runs never change: {} for one that is trained whole."""
+    if not isinstance(model, Tuned):
+        return {}
+    shapes = jax.eval_shape(model.model.init, jax.random.key(0))
+    return laid_out(mesh, rules, model.frozen(model.model.axes()), model.frozen(shapes))
+
+
+def load_frozen(run_dir: Path, like: Params) -> Params:
+    """The frozen parameters of a run. Raises UserError where they are missing or damaged."""
+    return Checkpoints(run_dir / BASE, write=False).restore({"params": like})["params"] if like else {}
+
+
+def load_params(
+    run_dir: Path, experiment: Experiment, mesh: Mesh, rules: Rules, ema: str = "0", best: bool = False
+) -> tuple[Params, int]:
+    """(whole parameters, step) of a run's newest or best checkpoint, cut by the rules.
+
+    `ema` is the index of an average, or "none" for the trained parameters themselves. Raises UserError where there is
+    no finished checkpoint, or a damaged one.
+    """
+    model = experiment.trained
+    like = laid_out(mesh, rules, model.axes(), jax.eval_shape(model.init, jax.random.key(0)))
+    checkpoints = Checkpoints(run_dir, write=False)
+    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    wanted: dict[str, Any] = {"step": jax.ShapeDtypeStruct((), "int32", sharding=whole)}
+    wanted |= {"params": like} if ema == "none" else {"ema": tuple(like for _ in experiment.ema)}
+    found = checkpoints.restore_best(wanted) if best else checkpoints.restore(wanted)
+    params = found["params"] if ema == "none" else found["ema"][int(ema)]
+    if isinstance(model, Tuned):
+        params |= load_frozen(run_dir, frozen_layout(model, mesh, rules))
+        params = jax.jit(model.compose)(params)
+    return params, int(found["step"])
