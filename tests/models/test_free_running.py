@@ -72,9 +72,9 @@ def test_pairs_kept_apart_never_meet():
         assert not {"caption", "word"} <= names
         seen |= names
     assert seen == {m.name for m in MODEL.modalities}
-    with pytest.raises(ValueError, match="apart or keep_of names smell"):
+    with pytest.raises(ValueError, match="apart, keep_of or clean_of names smell"):
         Packer(MODEL.modalities, 120, Documents(apart=(("image", "smell"),)))
-    with pytest.raises(ValueError, match="apart or keep_of names taste"):
+    with pytest.raises(ValueError, match="clean_of names taste"):
         Packer(MODEL.modalities, 120, Documents(keep_of=(("taste", 0.5),)))
 
 

@@ -55,6 +55,7 @@ def evaluate_run(command: EvaluateCommand, plan: "Plan | None" = None, bars: boo
         )
     from tqdm import tqdm
 
+    from unified_jax.cli.edits import edits_images, evaluate_edits
     from unified_jax.cli.matrix import Bench, evaluate_matrix
     from unified_jax.cli.opened import open_run
     from unified_jax.evaluation import evaluate as ev
@@ -72,7 +73,7 @@ def evaluate_run(command: EvaluateCommand, plan: "Plan | None" = None, bars: boo
     splits, show = ev.splits_for(data, command.splits), bars and writes()
     if isinstance(model, Transfusion):
         bench = Bench(out, experiment, params, count, batch, seed, plan, show)
-        return evaluate_matrix(bench, step, splits)
+        return (evaluate_edits if edits_images(model) else evaluate_matrix)(bench, step, splits)
     world = ev.is_world(data, model)
     rows: list[dict[str, Any]] = []
     for split in splits:

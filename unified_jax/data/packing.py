@@ -51,6 +51,8 @@ class Documents:
     """Probability that all items are present, whatever `keep` and `keep_of` say."""
     clean: float = 0.5
     """Probability that a span is given without noise (and has no loss)."""
+    clean_of: tuple[tuple[str, float], ...] = ()
+    """Modalities with a probability of their own: 1 for what is only ever given, 0 for what is only ever made."""
     alone: float = 0.1
     """Probability that a span sees nothing before it."""
     noise_limit: float = 1.0
@@ -71,8 +73,9 @@ class Documents:
                 f"Documents.text_first and text_last exclude each other: their sum is at most 1, found "
                 f"{self.text_first} and {self.text_last}."
             )
-        if any(not 0 <= keep <= 1 for _, keep in self.keep_of):
-            raise ValueError(f"Documents.keep_of lies in [0, 1], found {self.keep_of}.")
+        for name in ("keep_of", "clean_of"):
+            if any(not 0 <= rate <= 1 for _, rate in getattr(self, name)):
+                raise ValueError(f"Documents.{name} lies in [0, 1], found {getattr(self, name)}.")
         if self.per_row < 1:
             raise ValueError(f"Documents.per_row must be at least 1, found {self.per_row}.")
 
@@ -114,7 +117,8 @@ def choose_items(
             continue
         followed = any(isinstance(modalities[k], WRITTEN) for k in chosen[place + 1 :])
         limit = policy.noise_limit if followed else 1.0
-        items.append(Item(m, (), bool(draws[m, 1] < policy.clean), bool(draws[m, 2] < policy.alone), limit))
+        clean = dict(policy.clean_of).get(modality.name, policy.clean)
+        items.append(Item(m, (), bool(draws[m, 1] < clean), bool(draws[m, 2] < policy.alone), limit))
     return items
 
 
@@ -137,10 +141,12 @@ class Packer:
 
     def __post_init__(self) -> None:
         names = {m.name for m in self.modalities}
-        named = {name for pair in self.policy.apart for name in pair} | {name for name, _ in self.policy.keep_of}
+        named = {name for pair in self.policy.apart for name in pair}
+        named |= {name for name, _ in (*self.policy.keep_of, *self.policy.clean_of)}
         if strange := sorted(named - names):
             raise ValueError(
-                f"Documents.apart or keep_of names {', '.join(strange)}; there are {', '.join(sorted(names))}."
+                f"Documents.apart, keep_of or clean_of names {', '.join(strange)}; there are "
+                f"{', '.join(sorted(names))}."
             )
         longest = 2 + sum(2 + self.content(m) for m in range(len(self.modalities)))
         if self.length < longest and (self.policy.keep == 1.0 or self.policy.whole):

@@ -172,7 +172,7 @@ def apart(centres: Float[np.ndarray, "n 2 2"], radii: Float[np.ndarray, "2"], mo
     return square >= (radii[0] + radii[1] + GAP) ** 2
 
 
-def _centre(place: int, radius: float, u: float, v: float, jitter: bool) -> tuple[float, float]:
+def centre_of(place: int, radius: float, u: float, v: float, jitter: bool) -> tuple[float, float]:
     """The centre in frame 0 from two uniform numbers."""
     row, column = divmod(place, 3)
     if not jitter:
@@ -203,7 +203,7 @@ def _pair_centres(
         draws = rng.random((_TRIES_AT_ONCE, 5)).tolist()
         pairs = [_PAIRS[int(draw[0] * len(_PAIRS))] for draw in draws]
         centres = [
-            [_centre(pair[i], RADII[sizes[i]], draw[1 + 2 * i], draw[2 + 2 * i], jitter) for i in (0, 1)]
+            [centre_of(pair[i], RADII[sizes[i]], draw[1 + 2 * i], draw[2 + 2 * i], jitter) for i in (0, 1)]
             for pair, draw in zip(pairs, draws, strict=True)
         ]
         accepted = apart(np.array(centres), radii, motions)
@@ -228,7 +228,7 @@ def sample_scene(seed: int, split: str, id: int, max_objects: int = 2, jitter: b
     motions = [int(u * len(MOTIONS)) for u in draws[3 : 3 + count]]
     if count == 1:
         place = int(draws[5] * len(PLACES))
-        spots = [(place, *_centre(place, RADII[kinds[0][2]], draws[6], draws[7], jitter))]
+        spots = [(place, *centre_of(place, RADII[kinds[0][2]], draws[6], draws[7], jitter))]
     else:
         spots = _pair_centres(rng, (kinds[0][2], kinds[1][2]), (motions[0], motions[1]), jitter)
     objects = [

@@ -16,6 +16,11 @@ values of the attribute, which is the row of an embedding table kept for "nothin
     shape, colour, size, place, motion    int32     indices into the tuples of `scene`
     shape_2, colour_2, ...                int32
 
+and, in worlds of one object and only where they are asked for (`edits`),
+
+    instruction                           str
+    edited                                uint8     [r, r, 3], the image after it
+
 The first object is the one whose place comes first in reading order.
 """
 
@@ -28,6 +33,7 @@ import numpy as np
 from unified_jax.data.world.action import render_action
 from unified_jax.data.world.cache import read_cached
 from unified_jax.data.world.caption import NAMES, write_caption
+from unified_jax.data.world.edits import Edit, draw_edit
 from unified_jax.data.world.render import MIN_RESOLUTION, render_image, render_video
 from unified_jax.data.world.scene import ATTRIBUTES, COLOURS, FRAMES, SPLITS, Scene, generator, sample_scene
 from unified_jax.data.world.solid import render_depth, render_points
@@ -41,7 +47,9 @@ FIELDS = (
     *(f"{name}_2" for name in NAMES),
 )
 
-_CAPTION_STREAM, _POINTS_STREAM = 1, 2
+EDIT_FIELDS = ("instruction", "edited")
+
+_CAPTION_STREAM, _POINTS_STREAM, _EDIT_STREAM = 1, 2, 3
 
 
 @dataclass(frozen=True)
@@ -93,8 +101,13 @@ class World:
         if split not in SPLITS:
             raise ValueError(f"{self.name!r} has no split {split!r}; expected one of {', '.join(SPLITS)}.")
         for field in fields or ():
-            if field not in FIELDS:
-                raise ValueError(f"{self.name!r} has no field {field!r}; expected some of {', '.join(FIELDS)}.")
+            if field not in FIELDS + EDIT_FIELDS:
+                expected = ", ".join(FIELDS + EDIT_FIELDS)
+                raise ValueError(f"{self.name!r} has no field {field!r}; expected some of {expected}.")
+            if field in EDIT_FIELDS and self.max_objects != 1:
+                raise ValueError(
+                    f"{self.name!r} has the field {field!r} where max_objects=1, found {self.max_objects}."
+                )
         return WorldSource(self, split, FIELDS if fields is None else tuple(fields))
 
     def parts(self, split: str, fields: tuple[str, ...]) -> tuple[tuple[float, str, "WorldSource"], ...]:
@@ -114,7 +127,8 @@ class World:
         kinds["audio"] = ((RATE,), "float32")
         kinds["points"] = ((self.points, 6), "float32")
         kinds["action"] = ((FRAMES, 2), "float32")
-        kinds["caption"] = ((), "str")
+        kinds["caption"] = kinds["instruction"] = ((), "str")
+        kinds["edited"] = kinds["image"]
         return kinds
 
 
@@ -147,6 +161,11 @@ class WorldSource:
         """The scene that example `id` renders."""
         return sample_scene(self.world.seed, self.split, id, self.world.max_objects, self.world.jitter)
 
+    def edit(self, id: int) -> tuple[Edit, Scene]:
+        """The edit of example `id`, and its scene after it."""
+        rng = generator(self.world.seed, self.split, id, _EDIT_STREAM)
+        return draw_edit(self.scene(id), self.split, self.world.jitter, rng)
+
     def _field(self, field: str, id: int, scene: Scene) -> np.ndarray | str:
         match field:
             case "image":
@@ -164,6 +183,10 @@ class WorldSource:
                 return render_action(scene)
             case "caption":
                 return write_caption(scene, generator(self.world.seed, self.split, id, _CAPTION_STREAM))
+            case "instruction":
+                return self.edit(id)[0].instruction
+            case "edited":
+                return render_image(self.edit(id)[1], self.world.resolution)
             case "id":
                 return np.array(id, np.int64)
             case "label":
