@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -154,7 +155,8 @@ def test_what_cannot_be_tuned_is_refused(base, tmp_path, tuning, words):
 def test_a_frozen_part_needs_a_run(tmp_path):
     with pytest.raises(UserError, match="say which run it starts from, with --init-from RUN"):
         train(tuned(LORA), Start(tmp_path / "run", quiet=True))
-    for wrong in ({"rank": 0}, {"train": ()}, {"lora": ("x",)}, {"train": ("(",)}):
+    wrongs: list[dict[str, Any]] = [*({"rank": 0}, {"train": ()}, {"lora": ("x",)}, {"train": ("(",)})]
+    for wrong in wrongs:
         with pytest.raises(ValueError, match="Tuning"):
             Tuning(**wrong)
 

@@ -2,12 +2,14 @@
 
     --from FILE --to RUN_DIR             other people's weights as a run that sample.py draws from
     --from FILE --to NAME.safetensors    the same as one file in our layout, the model's configuration in its metadata
-    --from RUN_DIR --to NAME.safetensors a run's parameters in a layout
+    --from RUN_DIR --to NAME.safetensors a run's parameters in a layout; of a tuned run, merged with what they tune
+    --layout adapter                     of a tuned run only what was trained: to a file, and from it with --base RUN
 
 LAYOUT says how the file that is not ours, read or written, names its arrays. What a layout cannot say or a model cannot
 represent is refused in a sentence; nothing is dropped or guessed in silence.
 """
 
+import dataclasses
 import json
 import sys
 from dataclasses import dataclass
@@ -15,10 +17,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
 
+from unified_jax.cli.adapters import export_adapter, import_adapter, write_run
 from unified_jax.cli.entry import run_command
 from unified_jax.cli.opened import open_run
 from unified_jax.config import from_plain, to_plain
@@ -31,18 +33,17 @@ from unified_jax.modalities.label import Label
 from unified_jax.models.base import Model
 from unified_jax.models.diffusion import Diffusion
 from unified_jax.models.plan import Plan
+from unified_jax.models.tuned import Tuning
 from unified_jax.networks.dit import DiT
 from unified_jax.processes.gaussian import DiscreteGaussian
 from unified_jax.processes.interpolant import Interpolant
 from unified_jax.samplers.choice import Ddpm, Dopri5
 from unified_jax.samplers.guidance import Guidance
-from unified_jax.training import run_dir as runs
-from unified_jax.training.checkpoint import Checkpoints
 from unified_jax.training.experiment import Experiment, Previews
-from unified_jax.training.state import State
 from unified_jax.typing import Params
 
-Layout = Literal["dit", "sit", "diffusers_dit", "unified"]
+Whole = Literal["dit", "sit", "diffusers_dit", "unified"]
+Layout = Literal[Whole, "adapter"]
 
 SIT = Interpolant(time_scale=1.0, reversed_time=True)
 """SiT's straight path: the network sees t in [0, 1] with data at 1, and its velocity points to the data."""
@@ -58,6 +59,8 @@ class ConvertCommand:
     """A new run directory, or a new file that ends in .safetensors."""
     layout: Layout = "unified"
     """Names in the file: facebookresearch/DiT's, willisma/SiT's, those of diffusers' DiTTransformer2DModel, or ours."""
+    base: str = ""
+    """Of an adapter file: the run that it was trained on."""
     heads: int | None = None
     """Attention heads of a model to read; known for the published widths."""
     classes: int | None = None
@@ -82,7 +85,15 @@ def main(arguments: list[str]) -> None:
     if source.is_dir():
         if not to_file:
             raise UserError(f"--to {command.to!r}: a run is exported to a file that ends in .safetensors.")
-        print(export_run(source, target, command.layout, command.ema, command.trust))
+        if command.layout == "adapter":
+            print(export_adapter(source, target, command.ema, command.trust))
+        else:
+            print(export_run(source, target, command.layout, command.ema, command.trust))
+        return
+    if command.layout == "adapter":
+        if to_file or not command.base:
+            raise UserError("An adapter file becomes a run: --base RUN (what it was trained on) and --to RUN_DIR.")
+        print(import_adapter(source, Path(command.base), target, command.trust))
         return
     experiment, params = read_weights(source, command)
     if to_file:
@@ -114,10 +125,11 @@ def read_weights(path: Path, command: ConvertCommand) -> tuple[Experiment, Param
     return experiment_of(sizes, process, classes, classes < sizes.rows, shift), params
 
 
-def export_run(source: Path, target: Path, layout: Layout, ema: str, trust: bool) -> str:
+def export_run(source: Path, target: Path, layout: Whole, ema: str, trust: bool) -> str:
     """Writes a run's parameters in a layout and returns what to say. Raises UserError where the layout has no words."""
     experiment, params, step = open_run(source, ema, trust=trust)
     params = jax.tree.map(np.asarray, jax.device_get(params))
+    experiment = dataclasses.replace(experiment, tuning=Tuning())  # merged: nothing of it is apart any more
     if layout == "unified":
         write_unified(target, experiment, params, step)
     else:
@@ -191,21 +203,6 @@ def experiment_of(
         data=Tfds("unknown"),
         preview=Previews(plan=Plan(sampler, steps=250, guidance=Guidance(4.0 if guided else 1.0, channels=channels))),
     )
-
-
-def write_run(run_dir: Path, made: Experiment, params: Params, source: dict[str, str]) -> None:
-    """A run directory at step 0 whose parameters and averages are these; it can be sampled, and started from.
-
-    config.json is written last: a conversion that was cut short is no run. Raises UserError where it cannot be written.
-    """
-    runs.create(run_dir)
-    arrays = jax.tree.map(jnp.asarray, params)
-    averages = tuple(arrays for _ in made.ema)
-    state = State(step=jnp.zeros((), jnp.int32), params=arrays, ema=averages, opt_state={}, aux={}, balance={})
-    with Checkpoints(run_dir) as checkpoints:
-        checkpoints.save(state, 0)
-    runs.write_json(run_dir / "conversion.json", source | runs.provenance(made))
-    runs.save_experiment(run_dir, made)
 
 
 def sizes_of(model: Any, layout: Literal["dit", "sit", "diffusers_dit"]) -> Sizes:

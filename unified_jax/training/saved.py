@@ -4,12 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from unified_jax.models.tuned import Tuned
 from unified_jax.sharding import Rules, parameter_shardings
 from unified_jax.training.checkpoint import Checkpoints
 from unified_jax.training.experiment import Experiment
+from unified_jax.training.state import State
 from unified_jax.typing import Params
 
 BASE = "base"
@@ -35,10 +37,17 @@ def load_frozen(run_dir: Path, like: Params) -> Params:
     return Checkpoints(run_dir / BASE, write=False).restore({"params": like})["params"] if like else {}
 
 
-def load_params(
+def keep_frozen(run_dir: Path, frozen: Params) -> None:
+    """Writes the frozen parameters, once, so that the run opens without the one it came from."""
+    state = State(jnp.zeros((), jnp.int32), frozen, (), {}, {}, {})
+    with Checkpoints(run_dir / BASE, keep=1) as base:
+        base.save_last(state, 0)
+
+
+def load_trained(
     run_dir: Path, experiment: Experiment, mesh: Mesh, rules: Rules, ema: str = "0", best: bool = False
 ) -> tuple[Params, int]:
-    """(whole parameters, step) of a run's newest or best checkpoint, cut by the rules.
+    """(what the run trains, step) of its newest or best checkpoint, cut by the rules.
 
     `ema` is the index of an average, or "none" for the trained parameters themselves. Raises UserError where there is
     no finished checkpoint, or a damaged one.
@@ -46,12 +55,21 @@ def load_params(
     model = experiment.trained
     like = laid_out(mesh, rules, model.axes(), jax.eval_shape(model.init, jax.random.key(0)))
     checkpoints = Checkpoints(run_dir, write=False)
-    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    whole = NamedSharding(mesh, PartitionSpec())
     wanted: dict[str, Any] = {"step": jax.ShapeDtypeStruct((), "int32", sharding=whole)}
     wanted |= {"params": like} if ema == "none" else {"ema": tuple(like for _ in experiment.ema)}
     found = checkpoints.restore_best(wanted) if best else checkpoints.restore(wanted)
     params = found["params"] if ema == "none" else found["ema"][int(ema)]
+    return params, int(found["step"])
+
+
+def load_params(
+    run_dir: Path, experiment: Experiment, mesh: Mesh, rules: Rules, ema: str = "0", best: bool = False
+) -> tuple[Params, int]:
+    """The same with what it tunes: the whole model's parameters."""
+    model = experiment.trained
+    params, step = load_trained(run_dir, experiment, mesh, rules, ema, best)
     if isinstance(model, Tuned):
         params |= load_frozen(run_dir, frozen_layout(model, mesh, rules))
         params = jax.jit(model.compose)(params)
-    return params, int(found["step"])
+    return params, step

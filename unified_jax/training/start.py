@@ -22,7 +22,7 @@ from unified_jax.training.graft import Graft, plan_graft
 from unified_jax.training.notice import say
 from unified_jax.training.program import Program
 from unified_jax.training.same_run import check_same_run
-from unified_jax.training.saved import BASE, laid_out, load_frozen, load_params
+from unified_jax.training.saved import keep_frozen, laid_out, load_frozen, load_params
 from unified_jax.training.state import State
 from unified_jax.training.step import init_state
 from unified_jax.typing import Params
@@ -69,7 +69,7 @@ def begin(
     model, params, frozen = experiment.trained, whole, {}
     if isinstance(model, Tuned):
         params, frozen = {**state.params, "own": model.own(whole)}, model.frozen(whole)
-        _keep_base(start.run_dir, frozen)
+        keep_frozen(start.run_dir, frozen)
     copies = tuple(jax.tree.map(jnp.copy, params) for _ in state.ema)
     return dataclasses.replace(state, params=jax.tree.map(jnp.copy, params), ema=copies), frozen
 
@@ -126,10 +126,3 @@ def _check_frozen(experiment: Experiment, graft: Graft) -> None:
             f"--tuning freezes {', '.join(idle)}, which the other run does not have (all of); name them in "
             "--tuning.train."
         )
-
-
-def _keep_base(run_dir: Path, frozen: Params) -> None:
-    """The frozen parameters, once, so that the run opens without the one it came from."""
-    state = State(jnp.zeros((), jnp.int32), frozen, (), {}, {}, {})
-    with Checkpoints(run_dir / BASE, keep=1) as base:
-        base.save_last(state, 0)
