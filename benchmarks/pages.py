@@ -99,6 +99,69 @@ def findings() -> list[str]:
     )
 
 
+def edits() -> list[str]:
+    """Edits before and after fine-tuning."""
+    rows = []
+    for name, run in whole("finetuning").get("edits", {}).items():
+        for r in run["rows"]:
+            value = f"{r['value']:.3f} [{r['low']:.3f}, {r['high']:.3f}]"
+            beside = f"{r['chance']:.3f} | {r['unchanged']:.0f}"
+            rows.append(
+                f"{name} | {run['steps']} | {r['split']} | {r['metric'].replace('_', ' ')} | {value} | {beside}"
+            )
+    return table(
+        "fine-tuning | steps | split | metric | value [95 % interval] | guessing | picture left as it is", rows
+    )
+
+
+def action() -> list[str]:
+    """A further modality: new pairs, and what became of the old ones."""
+    found = whole("finetuning").get("action", {"tuned": []})["tuned"]
+    return table(
+        "trained | parameters | steps | mean of the new pairs | above chance (Holm) | change of the old pairs [95 % "
+        "interval over pairs] | worst",
+        [
+            f"{r['tuning']} | {r['parameters'] / 1e6:.2f} M | {r['steps']} | "
+            f"{sum(p['value'] for p in r['new_pairs']) / len(r['new_pairs']):.2f} | "
+            f"{sum(p['above_chance'] for p in r['new_pairs'])} of {len(r['new_pairs'])} | "
+            f"{span(r['change_of_old'], '+')} | {r['worst_change']:+.2f}"
+            for r in found
+        ],
+    )
+
+
+def new_pairs() -> list[str]:
+    """The new pairs one by one."""
+    found = whole("finetuning").get("action", {"tuned": []})["tuned"]
+    requests = [(r["given"], r["wanted"]) for r in found[0]["new_pairs"]] if found else []
+    rows = []
+    for given, wanted in requests:
+        cells, chance = [], 0.0
+        for run in found:
+            (pair,) = [p for p in run["new_pairs"] if (p["given"], p["wanted"]) == (given, wanted)]
+            cells.append(f"{pair['value']:.2f} [{pair['low']:.2f}, {pair['high']:.2f}]")
+            chance = pair["chance"]
+        name = given[0] if len(given) == 1 else "all others"
+        rows.append(f"{name} -> {wanted[0]} | {' | '.join(cells)} | {chance:.2f}")
+    return table(f"pair | {' | '.join(r['tuning'] for r in found)} | chance", rows)
+
+
+def emoji() -> list[str]:
+    """Validation losses of emoji from two starts."""
+    found = whole("finetuning").get("emoji", {})
+    steps = [step for step, _ in next(iter(found.values()))["validation"]] if found else []
+    rows = [
+        f"{name} | " + " | ".join(f"{loss:.4f}" for _, loss in run["validation"]) + f" | {run['rows'][0]['value']:.2f}"
+        for name, run in found.items()
+    ]
+    return table(f"started from | {' | '.join(f'loss at {s}' for s in steps)} | {emoji_metric(found)}", rows)
+
+
+def emoji_metric(found: dict[str, Any]) -> str:
+    """Name of the first metric."""
+    return next(iter(found.values()))["rows"][0]["metric"].replace("_", " ") if found else "metric"
+
+
 def span(mean: dict[str, Any] | None, sign: str = "") -> str:
     """`value [low, high]`."""
     if mean is None:
@@ -111,7 +174,14 @@ TABLES = {
     "docs/launch.md": (strict,),
     "docs/scaling.md": (scaling, beyond),
     "docs/studies.md": (studies, findings),
+    "docs/finetuning.md": (edits, action, new_pairs, emoji),
 }
+
+
+def whole(name: str) -> dict[str, Any]:
+    """A result file; {} where it was not written yet."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def read(name: str) -> list[dict[str, Any]]:

@@ -1,0 +1,37 @@
+"""A DiT that was trained on the world (quickstart) learns emoji: 64 px, nine groups, two styles.
+
+    python train.py emoji_from_world --init-from runs/quickstart --data.data-dir ../shared/data/tfds
+
+Hardware: two CPU cores, 3 minutes for what docs/finetuning.md shows; a GPU for good pictures. The network is the
+quickstart's, on four times as many patches; only the tables of the labels start anew.
+"""
+
+import dataclasses
+import runpy
+from pathlib import Path
+
+from unified_jax.models.diffusion import Diffusion
+from unified_jax.models.tuned import Tuning
+from unified_jax.training.checkpoint import Checkpointing
+from unified_jax.training.experiment import Experiment, Validation
+
+HERE = Path(__file__).parent
+
+
+def experiment() -> Experiment:
+    """dit_emoji's data, process and plan with quickstart's network."""
+    emoji: Experiment = runpy.run_path(str(HERE / "dit_emoji.py"))["experiment"]()
+    world: Experiment = runpy.run_path(str(HERE / "quickstart.py"))["experiment"]()
+    assert isinstance(emoji.model, Diffusion)
+    assert isinstance(world.model, Diffusion)
+    return dataclasses.replace(
+        emoji,
+        model=dataclasses.replace(emoji.model, network=world.model.network),
+        tuning=Tuning(fresh=("^label_",)),
+        optimizer=dataclasses.replace(emoji.optimizer, learning_rate=2e-3, warmup_steps=30),
+        ema=world.ema,
+        steps=300,
+        checkpoint=Checkpointing(every=150),
+        preview=dataclasses.replace(emoji.preview, every=0),
+        validation=Validation(every=100, batches=4),
+    )
