@@ -99,6 +99,18 @@ def findings() -> list[str]:
     )
 
 
+def speed() -> list[str]:
+    """Against PyTorch on two CPU cores; the goals are the project's own."""
+    rows, others = [], ("torch eager", "torch.compile", "torch eager, bfloat16")
+    step, sample = ("training step, batch 8", "train_step", "step"), ("guided sampling, 50 steps", "sampling", "sample")
+    for (what, name, part), goals in ((step, {64: "1.2", 256: "1.0"}), (sample, {64: "1.7"})):
+        for one in whole(name)["lengths"]:
+            ratios = {side["name"]: side["ratio_paired"] for side in one[part]}
+            cells = " | ".join(f"{ratios[other]:.2f}" for other in others)
+            rows.append(f"{what} | {one['tokens']} | {cells} | {goals.get(one['tokens'], '')}")
+    return table(f"DiT-S | tokens | {' | '.join(others)} | goal (eager)", rows)
+
+
 def edits() -> list[str]:
     """Edits before and after fine-tuning."""
     rows = []
@@ -171,6 +183,7 @@ def span(mean: dict[str, Any] | None, sign: str = "") -> str:
 
 
 TABLES = {
+    "README.md": (speed,),
     "docs/launch.md": (strict,),
     "docs/scaling.md": (scaling, beyond),
     "docs/studies.md": (studies, findings),

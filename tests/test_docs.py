@@ -1,5 +1,6 @@
 """The code of the pages on adding things runs, and does what the page says."""
 
+import json
 import re
 import sys
 import types
@@ -104,11 +105,24 @@ def test_the_example_of_a_new_modality(series_room, tmp_path, capsys):
     assert "expected -30.0 .. 45.0, found 99 .. 99" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("page", ["docs/launch.md", "docs/scaling.md", "docs/studies.md"])
+PAGES = {"README.md", *(f"docs/{name}.md" for name in ("launch", "scaling", "studies", "finetuning"))}
+
+
+@pytest.mark.parametrize("page", sorted(PAGES))
 def test_tables_are_those_of_the_result_files(root, monkeypatch, page):
     """After a new result: python benchmarks/pages.py."""
     monkeypatch.syspath_prepend(str(root / "benchmarks"))
     import pages
 
-    assert set(pages.TABLES) == {"docs/launch.md", "docs/scaling.md", "docs/studies.md"}
+    assert set(pages.TABLES) == PAGES
     assert (root / page).read_text() == pages.filled(page)
+
+
+def test_measurements_are_those_of_their_file(root, monkeypatch):
+    """After a new run: python benchmarks/figures.py."""
+    monkeypatch.syspath_prepend(str(root / "benchmarks"))
+    import figures
+
+    kept = json.loads((root / "docs" / "measurements.json").read_text())
+    assert (root / "docs" / "measurements.md").read_text() == figures.table(kept)
+    assert set(kept) >= {"quickstart", "transfusion_world"}
