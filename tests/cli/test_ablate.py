@@ -82,6 +82,11 @@ def test_changes_reach_into_tuples_and_are_checked_together():
         (lambda: Study("quickstart", (Variant("a"),), seeds=(1, 1)), "seeds, each once"),
         (lambda: Study("quickstart", (Variant("a", {}, (1, 2)),)), "has 2 seeds of its own, expected 5"),
         (lambda: Study("quickstart", (Variant("a/b"),)), "must not be empty"),
+        (lambda: Study("quickstart", (Variant("a", share=0.0),)), "share of 'a' lies in (0, 1], found 0.0"),
+        (
+            lambda: Study("quickstart", (Variant("a"),), metrics=(Metric("loss", arms=("b",)),)),
+            "names the arm 'b'; the arms are base, a",
+        ),
         (lambda: load_study("nothing"), "Unknown study 'nothing'"),
     ],
 )
@@ -104,6 +109,24 @@ def test_budgets_match_parameters_and_flops(tmp_path):
     assert [arm.experiment.steps for arm in arms] == [600, 300]
     with pytest.raises(UserError, match="does not reach for one step"):
         cells.plan_arms(dataclasses.replace(study, budget=Budget("flops", 1.0)), {}, lambda e: 1.0)
+
+
+def test_specialists_share_the_budget_and_are_scored_by_their_own(tmp_path):
+    """Of one label each: a quarter of the parameters and FLOPs, and metrics of their own."""
+    shape = EXPERIMENT.model.conditions[:1]
+    alone = Variant("shape", {"model.conditions": shape}, share=0.25)
+    metrics = (Metric("loss", "lower", arms=("shape",)), Metric("loss", "higher", arms=("other",)))
+    study = Study(
+        str(write_recipe(tmp_path)), (alone, Variant("other")), metrics=metrics,
+        budget=Budget("flops", adjust="model.network.width", multiple=4),
+    )  # fmt: skip
+    whole, quarter, _ = cells.plan_arms(study, {"steps": 1000}, lambda e: 1.0)
+    assert quarter.parameters == pytest.approx(whole.parameters / 4, rel=0.3)
+    assert quarter.flops == pytest.approx(whole.flops / 4, rel=2e-3)
+    assert [study.metrics_of(name) for name in ("base", "shape", "other")] == [metrics, metrics[:1], metrics[1:]]
+    arms = tuple(cells.Arm(a.name, EXPERIMENT, a.seeds, 1, 1.0) for a in study.arms)
+    records = [r for arm in arms for r in records_of(arm.name, [1.0, 2.0])]
+    assert [r.arm for r in results.summarize(study, arms, records)] == ["base", "shape", "base", "other"]
 
 
 def test_a_metric_that_cannot_be_is_refused_before_training(tmp_path):

@@ -98,7 +98,9 @@ class Cell:
         if found is None or found["config_hash"] != config_hash(self.experiment):
             return None
         values = found["values"]
-        whole = all(m.title in values for m in study.metrics) and found["samples"] == samples_of(study)
+        whole = all(m.title in values for m in study.metrics_of(self.arm.name)) and found["samples"] == samples_of(
+            study
+        )
         return found if whole or found["failed"] else None
 
 
@@ -121,16 +123,17 @@ def plan_arms(study: Study, settings: dict[str, Any], timer: Timer) -> tuple[Arm
     found = experiments(study, settings)
     base = found.pop("base")
     arms = [_measure("base", base, study)]
+    shares = {"base": 1.0} | {v.name: v.share for v in study.variants}
     for name, experiment in found.items():
         if study.budget.adjust:
-            experiment = _match_parameters(name, experiment, study.budget, arms[0].parameters)
+            experiment = _match_parameters(name, experiment, study.budget, round(shares[name] * arms[0].parameters))
         arms.append(_measure(name, experiment, study))
-    return tuple(_match_steps(arm, arms[0], study.budget, timer) for arm in arms)
+    return tuple(_match_steps(arm, arms[0], study.budget, shares[arm.name], timer) for arm in arms)
 
 
 def _measure(name: str, experiment: Experiment, study: Study) -> Arm:
     seeds = {arm.name: arm.seeds for arm in study.arms}[name]
-    _check_metrics(name, experiment, study.metrics)
+    _check_metrics(name, experiment, study.metrics_of(name))
     try:
         program = assemble(experiment, make_mesh(experiment.mesh))
         with experiment.rules.active(program.mesh):
@@ -174,7 +177,7 @@ def _match_parameters(name: str, experiment: Experiment, budget: Budget, goal: i
         ) from error
 
 
-def _match_steps(arm: Arm, base: Arm, budget: Budget, timer: Timer) -> Arm:
+def _match_steps(arm: Arm, base: Arm, budget: Budget, share: float, timer: Timer) -> Arm:
     match budget.by:
         case "steps":
             return arm
@@ -183,6 +186,7 @@ def _match_steps(arm: Arm, base: Arm, budget: Budget, timer: Timer) -> Arm:
         case "seconds":
             whole = budget.amount or timer(base.experiment) * base.experiment.steps
             steps = whole / timer(arm.experiment)
+    steps *= share
     if steps < 1:
         raise UserError(f"{arm.name}: the budget does not reach for one step; raise its amount.")
     return dataclasses.replace(arm, experiment=dataclasses.replace(arm.experiment, steps=round(steps)))

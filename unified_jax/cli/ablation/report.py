@@ -166,7 +166,7 @@ def _cells(study: Study, records: list[dict[str, Any]]) -> str:
     rows = [
         (
             *(r["arm"], str(r["seed"]), str(r["steps"])),
-            *(f"{r['values'][t]:.5g}" if t in r["values"] else "failed" for t in titles),
+            *(f"{r['values'][t]:.5g}" if t in r["values"] else "failed" if r["failed"] else "-" for t in titles),
             *(r["config_hash"], str(r["commit"])[:12], r["device"]),
         )
         for r in records

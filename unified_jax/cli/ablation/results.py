@@ -62,7 +62,10 @@ def summarize(study: Study, arms: tuple[Arm, ...], records: list[dict[str, Any]]
     """Rows, metric by metric, the base first."""
     by_arm = {arm.name: [r for r in records if r["arm"] == arm.name] for arm in arms}
     drafts = [
-        _draft(arm, metric, by_arm[arm.name], by_arm["base"], arms[0].seeds) for metric in study.metrics for arm in arms
+        _draft(arm, metric, by_arm[arm.name], by_arm["base"], arms[0].seeds)
+        for metric in study.metrics
+        for arm in arms
+        if metric in study.metrics_of(arm.name)
     ]
     compared = [row for row in drafts if row.arm != "base"]
     corrected = dict(zip(map(id, compared), holm([row.p for row in compared]), strict=True))

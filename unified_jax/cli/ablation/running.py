@@ -137,7 +137,7 @@ def _score(study: Study, cell: Cell) -> dict[str, float]:
     if samples_of(study):
         rows = _rows(study, cell)
     found = {}
-    for metric in study.metrics:
+    for metric in study.metrics_of(cell.arm.name):
         value = _of_rows(metric, rows) if metric.evaluated else _of_run(metric, cell)
         if value is None:
             have = sorted({row["metric"] for row in rows}) if metric.evaluated else ["loss"]

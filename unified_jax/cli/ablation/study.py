@@ -35,6 +35,9 @@ class Variant:
     change: Change = field(default_factory=dict)
     seeds: tuple[int, ...] = ()
     """Its own seeds, paired with the base's by their place; default the study's."""
+    share: float = 1.0
+    """Of the budget (parameters where `Budget.adjust` searches them, FLOPs or seconds): a quarter each for four
+    specialists beside one model of everything."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ class Metric:
     """Of a matrix: what is given; () takes any row of the metric."""
     wanted: tuple[str, ...] = ()
     """And what is made."""
+    arms: tuple[str, ...] = ()
+    """Variants that are compared by it, beside the base; () all."""
 
     @property
     def evaluated(self) -> bool:
@@ -115,13 +120,22 @@ class Study:
             raise UserError("A study needs at least one variant and one metric.")
         if not self.seed_list or len(set(self.seed_list)) < len(self.seed_list):
             raise UserError(f"A study needs seeds, each once; found {self.seeds}.")
+        named = {arm for m in self.metrics for arm in m.arms}
+        if strange := sorted(named - set(names)):
+            raise UserError(f"A metric names the arm {strange[0]!r}; the arms are {', '.join(names)}.")
         for v in self.variants:
+            if not 0 < v.share <= 1:
+                raise UserError(f"The share of {v.name!r} lies in (0, 1], found {v.share}.")
             if v.seeds and (len(v.seeds) != len(self.seed_list) or len(set(v.seeds)) < len(v.seeds)):
                 raise UserError(
                     f"{v.name!r} has {len(v.seeds)} seeds of its own, expected {len(self.seed_list)}, each once."
                 )
         if self.samples < 2:
             raise UserError(f"samples must be at least 2, found {self.samples}.")
+
+    def metrics_of(self, arm: str) -> tuple[Metric, ...]:
+        """What an arm is compared by."""
+        return tuple(m for m in self.metrics if not m.arms or arm in (*m.arms, "base"))
 
     @property
     def seed_list(self) -> tuple[int, ...]:
