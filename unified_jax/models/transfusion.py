@@ -33,7 +33,7 @@ from unified_jax.modalities.text import Text
 from unified_jax.models import decoding, free_running
 from unified_jax.models.base import Terms
 from unified_jax.models.plan import Plan
-from unified_jax.networks.transfusion import Spans, Tokens, Trunk
+from unified_jax.networks.transfusion import Captured, Spans, Tokens, Trunk
 from unified_jax.processes.edm import Edm
 from unified_jax.processes.gaussian import DiscreteGaussian
 from unified_jax.processes.interpolant import Interpolant, RectifiedFlow
@@ -159,31 +159,43 @@ class Transfusion:
         """Logical axis names of every parameter."""
         return logical_axes(jax.eval_shape(self._boxed, jax.random.key(0)))
 
-    # ---- training -------------------------------------------------------------------------------------------------
+    def forward(
+        self, params: Params, batch: Batch, shown: tuple[tuple[Array, Array], ...], capture: bool = False
+    ) -> tuple[Array, dict[str, Array], Captured | None]:
+        """(logits, outputs by stream, with `capture` what the blocks did) of rows as the packer lays them out.
 
-    def losses(self, params: Params, aux: Any, batch: Batch, key: Array) -> tuple[Terms, Any, Terms]:
-        """Loss terms a row: 'text' and the streams' names; metrics hold tokens by modality and the share in use."""
+        shown   for each stream the network inputs `[rows * places, *sizes, c]` and the network times `[rows * places]`
+                of its places; a span given clean has the time 0, and what is not there is not read
+        """
         rows, places = batch["slot"].shape
-        slots = jax.vmap(lambda slot: jax.random.fold_in(key, slot))(batch["slot"].reshape(-1))
         count = len(self.modalities)
-        times = [jnp.zeros((rows, places))] * (1 + len(self.written))
-        noised, spans = [], []
-        for m, stream in enumerate(self.streams, start=1 + len(self.written)):
-            x0, eps, t, x_t, clean = self._noised(stream, m, batch, slots)
-            shown = jnp.where(clean, 0.0, stream.process.network_time(t))
-            times.append(shown.reshape(rows, places))
-            seen = jnp.where(expand(clean, x0), x0, stream.process.network_input(x_t, t))
-            seen = seen.reshape(rows, places, *seen.shape[1:])
+        times, spans = [jnp.zeros((rows, places))] * (1 + len(self.written)), []
+        for m, (stream, (seen, time)) in enumerate(zip(self.streams, shown, strict=True), start=1 + len(self.written)):
+            times.append(time.reshape(rows, places))
             item = jnp.broadcast_to(1 + count * jnp.arange(places) + m, (rows, places))
-            spans.append(Spans(stream.form, seen, batch["start"][:, :, m], item))
-            noised.append((x0, eps, t, x_t, clean))
+            spans.append(Spans(stream.form, seen.reshape(rows, places, *seen.shape[1:]), batch["start"][:, :, m], item))
         table = jnp.stack(times, axis=-1).reshape(rows, places * count)
         table = jnp.concatenate([jnp.zeros((rows, 1)), table], axis=1)
         tokens = Tokens(batch["ids"], batch["position"], batch["visible"], batch["item"])
         found: Any = self.network.apply(
-            {"params": params}, tokens, tuple(spans), table, vocabulary=self.vocabulary.size
+            {"params": params}, tokens, tuple(spans), table, vocabulary=self.vocabulary.size, capture=capture
         )
-        logits, outputs, _ = found
+        return found
+
+    # ---- training -------------------------------------------------------------------------------------------------
+
+    def losses(self, params: Params, aux: Any, batch: Batch, key: Array) -> tuple[Terms, Any, Terms]:
+        """Loss terms a row: 'text' and the streams' names; metrics hold tokens by modality and the share in use."""
+        slots = jax.vmap(lambda slot: jax.random.fold_in(key, slot))(batch["slot"].reshape(-1))
+        count = len(self.modalities)
+        noised, shown = [], []
+        for m, stream in enumerate(self.streams, start=1 + len(self.written)):
+            x0, eps, t, x_t, clean = self._noised(stream, m, batch, slots)
+            time = jnp.where(clean, 0.0, stream.process.network_time(t))
+            seen = jnp.where(expand(clean, x0), x0, stream.process.network_input(x_t, t))
+            shown.append((seen, time))
+            noised.append((x0, eps, t, x_t, clean))
+        logits, outputs, _ = self.forward(params, batch, tuple(shown))
         terms: Terms = {"text": next_token_loss(logits, batch["ids"], batch["text_weight"], self.z_loss)}
         metrics: Terms = {"tokens/used": (jnp.mean(batch["used"] / self.length), jnp.ones(()))}
         owner = jnp.where(batch["item"] > 0, (batch["item"] - 1) % count, -1)

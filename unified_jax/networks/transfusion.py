@@ -69,6 +69,15 @@ class Spans(NamedTuple):
     """Row of `times` that holds their time."""
 
 
+class Captured(NamedTuple):
+    """What the blocks did, for probes."""
+
+    attention: Float[Array, "*layers b h n n"]
+    """Rows are queries and sum to 1 over what they see."""
+    hidden: Float[Array, "*layers b n d"]
+    """The residual stream after a block; of the whole trunk with what enters it in front, layers + 1 in all."""
+
+
 class Block(nn.Module):
     """One block of the trunk."""
 
@@ -83,9 +92,9 @@ class Block(nn.Module):
     @nn.compact
     def __call__(
         self, x: Float[Array, "b n d"], cache: KvCache | None, c: Float[Array, "b k d"], index: Int[Array, "b n"],
-        visible: Visible, rotary: Rotary,
-    ) -> tuple[Float[Array, "b n d"], KvCache | None]:  # fmt: skip
-        """(x, cache after these tokens)."""
+        visible: Visible, rotary: Rotary, capture: bool = False,
+    ) -> tuple[Float[Array, "b n d"], KvCache | Captured | None]:  # fmt: skip
+        """(x, cache after these tokens, or with `capture` what the block did)."""
         first = second = None
         if self.modulated:
             there = (jnp.arange(c.shape[1]) > 0)[None, :, None]
@@ -96,14 +105,15 @@ class Block(nn.Module):
             self.heads, self.kv_heads, "rms", affine=True, bias=False, eps=self.eps, dtype=self.dtype,
             attention=self.attention, name="attention",
         )  # fmt: skip
-        x, out = half(x, first, visible, rotary, cache=cache)
+        x, out = half(x, first, visible, rotary, capture, cache)
         h = RmsNorm(self.eps, name="norm")(x)
         if second is not None:
             h = modulate(h, second.shift, second.scale, index)
         h = SwiGlu(self.hidden, self.dtype, name="mlp")(h)
         if second is not None and second.gate is not None:
             h = pick_rows(second.gate, index) * h
-        return constrain(x + h.astype(x.dtype), "batch", "length", "embed"), out.get("cache")
+        x = constrain(x + h.astype(x.dtype), "batch", "length", "embed")
+        return x, Captured(out["attention"], x) if capture else out.get("cache")
 
 
 class RmsNorm(nn.Module):
@@ -166,13 +176,16 @@ class Trunk(nn.Module):
     @nn.compact
     def __call__(
         self, tokens: Tokens, spans: tuple[Spans, ...], times: Float[Array, "b k"], cache: KvCache | None = None,
-        *, vocabulary: int,
-    ) -> tuple[Float[Array, "b n v"], dict[str, Float[Array, "b s ..."]], KvCache | None]:  # fmt: skip
-        """(logits, {name: output `[*sizes, c']` of its spans}, cache).
+        *, vocabulary: int, capture: bool = False,
+    ) -> tuple[Float[Array, "b n v"], dict[str, Float[Array, "b s ..."]], KvCache | Captured | None]:  # fmt: skip
+        """(logits, {name: output `[*sizes, c']` of its spans}, cache, or with `capture` what the blocks did).
 
         times    `Process.network_time` of each item of a row; row 0 belongs to text and is not read
         cache    for generation: `[layers, b, ...]`; then the tokens are further ones of its sequences
+        capture  forces the reference attention; whole rows only, without a cache
         """
+        if capture and cache is not None:
+            raise ValueError("Trunk captures whole rows: capture and a cache exclude each other.")
         dtype = jnp.dtype(self.dtype)
         table = declare(self, "table", normal(0.02), (vocabulary, self.width), ("vocab", "embed"))
         written = tokens.ids >= 0
@@ -190,7 +203,7 @@ class Trunk(nn.Module):
             x = x + pick_rows(c * there, index).astype(dtype)
         x = constrain(x, "batch", "length", "embed")
         rotary = rotary_positions(tokens.position, self.width // self.heads, self.theta)
-        x, cache = self._blocks(x, cache, c, index, tokens.visible, rotary)
+        x, rest = self._blocks(x, cache, c, index, tokens.visible, rotary, capture)
         h = RmsNorm(self.eps, name="final_norm")(x)
         logits = Dense(vocabulary, ("embed", "vocab"), normal(0.02), dtype, bias=False, name="logits")(h)
         outputs = {}
@@ -198,17 +211,17 @@ class Trunk(nn.Module):
             own = take(h, span.start, span.form.tokens)
             y = embedder.decode(own.reshape((-1, *own.shape[2:])), skips, time)
             outputs[span.form.name] = y.reshape(*span.start.shape, *y.shape[1:])
-        return logits.astype(jnp.float32), outputs, cache
+        return logits.astype(jnp.float32), outputs, rest
 
     def _blocks(
-        self, x: Array, cache: KvCache | None, c: Array, index: Array, visible: Array, rotary: Rotary
-    ) -> tuple[Array, KvCache | None]:
-        block = rematerialised(Block, self.remat if cache is None else "none")
+        self, x: Array, cache: KvCache | None, c: Array, index: Array, visible: Array, rotary: Rotary, capture: bool
+    ) -> tuple[Array, KvCache | Captured | None]:
+        block = rematerialised(Block, self.remat if cache is None else "none", static=(7,))
         stack = nn.scan(
             block,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast),  # type: ignore[arg-type]
+            in_axes=(0, *(nn.broadcast,) * 5),  # type: ignore[arg-type]
             length=self.depth,
             unroll=self.unroll,
             metadata_params={nn.PARTITION_NAME: "layers"},
@@ -217,7 +230,10 @@ class Trunk(nn.Module):
             self.heads, self.kv_heads or self.heads, self.hidden_features, self.modulated, self.eps,
             jnp.dtype(self.dtype), self.attention, name="blocks",
         )  # fmt: skip
-        return blocks(x, cache, c, index, visible, rotary)
+        y, rest = blocks(x, cache, c, index, visible, rotary, capture)
+        if capture:
+            rest = rest._replace(hidden=jnp.concatenate([x[None], rest.hidden]))
+        return y, rest
 
 
 def put(x: Float[Array, "b n d"], h: Float[Array, "b s k d"], start: Int[Array, "b s"]) -> Float[Array, "b n d"]:

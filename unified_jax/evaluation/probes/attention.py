@@ -51,21 +51,39 @@ def trace_attention(model: Diffusion, params: Params, given: dict[str, Any], pla
     return Trace(times, np.stack(pictures), np.stack(maps))
 
 
-def map_grid(weights: Float[np.ndarray, "l h n n"], cell: int = 72) -> Any:
-    """A Pillow picture: a row a block, a column a head, each map from white (0) to dark blue (its greatest)."""
+def map_grid(
+    weights: Float[np.ndarray, "l h r c"],
+    cell: int = 72,
+    borders: tuple[tuple[int, ...], tuple[int, ...]] = ((), ()),
+    dark: Float[np.ndarray, "l h"] | None = None,
+) -> Any:
+    """A Pillow picture: a row a block, a column a head, each map from white (0) to dark blue.
+
+    cell      pixels of the longer side of a map
+    borders   rows and columns of the maps before which a thin line is drawn
+    dark      what is dark blue in each map; default its greatest value
+    """
     from PIL import Image as Pillow
     from PIL import ImageDraw
 
-    layers, heads = weights.shape[:2]
+    layers, heads, rows, columns = weights.shape
+    wide, high = (max(12, round(cell * k / max(rows, columns))) for k in (columns, rows))
     left, top, gap = 52, 18, 4
-    canvas = Pillow.new("RGB", (left + heads * (cell + gap), top + layers * (cell + gap)), "white")
+    across, down = max(wide, 40) + gap, high + gap
+    canvas = Pillow.new("RGB", (left + heads * across, top + layers * down), "white")
     draw = ImageDraw.Draw(canvas)
     for i in range(layers):
-        draw.text((2, top + i * (cell + gap) + cell // 2 - 6), f"block {i}", fill="black")
+        draw.text((2, top + i * down + high // 2 - 6), f"block {i}", fill="black")
         for j in range(heads):
+            x, y = left + j * across, top + i * down
             if i == 0:
-                draw.text((left + j * (cell + gap) + 2, 3), f"head {j}", fill="black")
-            canvas.paste(tint(weights[i, j], cell), (left + j * (cell + gap), top + i * (cell + gap)))
+                draw.text((x + 2, 3), f"head {j}", fill="black")
+            canvas.paste(tint(weights[i, j], (wide, high), None if dark is None else dark[i, j]), (x, y))
+            draw.rectangle([x - 1, y - 1, x + wide, y + high], outline=(190, 190, 190))
+            for row in borders[0]:
+                draw.line([x, y + row * high / rows, x + wide - 1, y + row * high / rows], fill=(240, 170, 90))
+            for column in borders[1]:
+                draw.line([x + column * wide / columns, y, x + column * wide / columns, y + high - 1], (240, 170, 90))
     return canvas
 
 
@@ -83,10 +101,10 @@ def query_maps(
     return picked.reshape(*picked.shape[:2], rows, columns)
 
 
-def tint(values: Float[np.ndarray, "r c"], side: int) -> Any:
-    """A square Pillow picture of a map."""
+def tint(values: Float[np.ndarray, "r c"], size: tuple[int, int], top: Any = None) -> Any:
+    """A Pillow picture of a map, (width, height) pixels; `top` (default the greatest value) is dark blue."""
     from PIL import Image as Pillow
 
-    share = values / max(float(values.max()), 1e-12)
+    share = np.minimum(values / max(float(values.max() if top is None else top), 1e-12), 1.0)
     colours = 255 + share[..., None] * (np.asarray([12, 44, 132]) - 255)
-    return Pillow.fromarray(np.uint8(np.round(colours))).resize((side, side), Pillow.Resampling.NEAREST)
+    return Pillow.fromarray(np.uint8(np.round(colours))).resize(size, Pillow.Resampling.NEAREST)

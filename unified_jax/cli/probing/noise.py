@@ -1,0 +1,57 @@
+"""`probe noise`: the gradient noise scale by loss term."""
+
+from dataclasses import dataclass
+
+from unified_jax.cli.probing.opened import open_for_probe
+from unified_jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class NoiseCommand:
+    """The gradient noise scale, from batches of the training split."""
+
+    run: str
+    """Run directory."""
+    batches: int = 8
+    """Batches of the run's size."""
+    parts: int = 8
+    """Small batches that each is cut into."""
+    seed: int = 0
+    """Of data order and noise, apart from the run's."""
+
+
+def noise(command: NoiseCommand) -> None:
+    """The scale."""
+    import jax
+    from tqdm import tqdm
+
+    from unified_jax.data.pipeline import Pipeline
+    from unified_jax.evaluation.probes.noise_scale import measure_noise_scale
+    from unified_jax.training.run_dir import provenance, write_json
+
+    experiment, params, folder = open_for_probe(command.run)
+    e = experiment
+    pipeline = Pipeline(e.data, e.split, e.model.modalities, e.batch_size, command.seed + 1, packer=e.model.packer)
+    batches = [pipeline.batch(i).arrays for i in range(command.batches)]
+    rows = len(next(iter(batches[0].values()))) if batches else 0
+    if command.parts < 2 or not rows or rows % command.parts:
+        raise UserError(f"--parts must be at least 2 and divide the {rows} rows of a batch, found {command.parts}.")
+    weights = dict(getattr(e.balance, "weights", ()))
+    with tqdm(total=len(batches), unit="batch", dynamic_ncols=True) as bar:
+        found = measure_noise_scale(
+            e.model.losses,
+            e.model.terms,
+            weights,
+            params,
+            batches,
+            jax.random.key(command.seed),
+            command.parts,
+            bar.update,
+        )
+    each = e.batch_size // rows
+    plain = {name: one._asdict() | {"examples": each * one.scale} for name, one in found.items()}
+    write_json(folder / "noise_scale.json", {"terms": plain, "batches": len(batches)} | provenance(e))
+    print(f"{'term':12s} {'noise scale, examples':>22s} {'|G|^2':>12s} {'tr(S), a row':>14s}")
+    for name, one in found.items():
+        print(f"{name:12s} {each * one.scale:22.4g} {one.signal:12.4g} {one.noise:14.4g}")
+    print(f"batch of this run: {e.batch_size} examples")

@@ -1,0 +1,32 @@
+"""What every probe begins with: the run, and what kind of model it is."""
+
+from pathlib import Path
+from typing import Any
+
+from unified_jax.errors import UserError
+
+
+def open_for_probe(run: str) -> tuple[Any, Any, Path]:
+    """(experiment, parameters of the first average, folder for the files)."""
+    from unified_jax.cli.opened import open_run
+
+    experiment, params, _ = open_run(Path(run))
+    folder = Path(run) / "probes"
+    folder.mkdir(exist_ok=True)
+    return experiment, params, folder
+
+
+def need_diffusion(model: Any) -> None:
+    """Raises UserError for another model."""
+    from unified_jax.models.diffusion import Diffusion
+
+    if not isinstance(model, Diffusion):
+        raise UserError(f"This probe is for class-conditional models (Diffusion), not for {type(model).__name__}.")
+
+
+def need_transfusion(model: Any) -> None:
+    """Raises UserError for another model."""
+    from unified_jax.models.transfusion import Transfusion
+
+    if not isinstance(model, Transfusion):
+        raise UserError(f"This probe is for models of many modalities (Transfusion), not for {type(model).__name__}.")

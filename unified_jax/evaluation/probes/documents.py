@@ -1,0 +1,57 @@
+"""Documents for probes of a Transfusion model: chosen items in a chosen order, one document a row, all spans clean."""
+
+from dataclasses import replace
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+from unified_jax.data.packing import Item, Packer
+from unified_jax.data.vocabulary import WRITTEN
+from unified_jax.models.transfusion import Transfusion
+from unified_jax.typing import Batch
+
+PER_TOKEN = ("ids", "position", "visible", "item", "text_weight")
+MARKS = -1
+"""Owner of tokens that belong to no item: BOS, EOS, begin and end."""
+
+
+def lay_out(model: Transfusion, values: dict[str, np.ndarray]) -> Batch:
+    """Rows as `Transfusion.forward` takes them: row i holds the i-th value of every modality, in the dict's order.
+
+    `values` are what `prepare` gives, `[b, ...]`. The rows end where the longest of them does.
+    """
+    count = len(next(iter(values.values())))
+    places = {m.name: i for i, m in enumerate(model.modalities)}
+    length = 2 + sum(2 + model.packer.content(m) for m in places.values())
+    packer = Packer(model.modalities, length, replace(model.documents, per_row=1))
+    arrays = packer.empty(count)
+    for row in range(count):
+        items = []
+        for name, value in values.items():
+            m = places[name]
+            if isinstance(model.modalities[m], WRITTEN):
+                ids = np.atleast_1d(value[row])
+                items.append(Item(m, tuple((packer.vocabulary.first[m] + ids[ids >= 0]).tolist())))
+            else:
+                items.append(Item(m, clean=True))
+                arrays[name][row, 0] = value[row]
+        arrays["used"][row] = packer.place(arrays, row, 0, items, 0)
+    used = int(arrays["used"].max())
+    return {name: value[:, :used] if name in PER_TOKEN else value for name, value in arrays.items()}
+
+
+def clean_inputs(model: Transfusion, batch: Batch) -> list[tuple[Array, Array]]:
+    """The network input `[rows, *sizes, c]` and time 0 `[rows]` of every stream: what `forward` is shown."""
+    shown = []
+    for stream in model.streams:
+        raw = batch[stream.modality.name]
+        x0 = stream.modality.to_model(raw.reshape((-1, *raw.shape[2:])))
+        shown.append((x0, jnp.zeros(len(x0))))
+    return shown
+
+
+def owners(model: Transfusion, batch: Batch) -> Int[np.ndarray, "b n"]:
+    """The modality that each token is content of, by its place in the model; MARKS for all others."""
+    item = np.asarray(batch["item"])
+    return np.where(item > 0, (item - 1) % len(model.modalities), MARKS)
