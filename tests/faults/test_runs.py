@@ -151,6 +151,7 @@ sys.path.insert(0, {tests!r})
 from helpers import EXPERIMENT
 from unified_jax.data.tfds import Tfds
 from unified_jax.modalities.label import Label
+from unified_jax.models.tuned import Tuning
 from unified_jax.training.checkpoint import Checkpointing
 from unified_jax.training.experiment import Previews, Validation
 
@@ -204,6 +205,7 @@ OTHER = {
     "model": dataclasses.replace(EXPERIMENT.model, drop_some=0.3),
     "data": dataclasses.replace(EXPERIMENT.data, resolution=32),
     "split": "test",
+    "tuning": Tuning(rank=4),
     "optimizer": dataclasses.replace(EXPERIMENT.optimizer, learning_rate=0.5),
     "ema": (),
     "batch_size": 16,

@@ -118,7 +118,7 @@ class World:
             raise UserError(f"Data set {error}") from None
 
     def features(self) -> dict[str, tuple[tuple[int, ...], str]]:
-        """Field -> (shape, name of the numpy dtype; "str" for text)."""
+        """Field -> (shape, name of the numpy dtype; "str" for text); edits are left out, as in `source`."""
         kinds: dict[str, tuple[tuple[int, ...], str]] = dict.fromkeys(FIELDS, ((), "int32"))
         kinds["id"] = ((), "int64")
         kinds["image"] = ((self.resolution, self.resolution, 3), "uint8")
@@ -127,8 +127,7 @@ class World:
         kinds["audio"] = ((RATE,), "float32")
         kinds["points"] = ((self.points, 6), "float32")
         kinds["action"] = ((FRAMES, 2), "float32")
-        kinds["caption"] = kinds["instruction"] = ((), "str")
-        kinds["edited"] = kinds["image"]
+        kinds["caption"] = ((), "str")
         return kinds
 
 
@@ -150,7 +149,7 @@ class WorldSource:
             raise IndexError(
                 f"{self.world.name!r} has {len(self)} examples in the split {self.split!r}; found the index {id}."
             )
-        if self.world.cache:
+        if self.world.cache and not set(EDIT_FIELDS) & set(self.fields):  # edits are rendered
             found = read_cached(self.world.cache, self.split, self.fields, self.world, id)
             if found is not None:
                 return found
