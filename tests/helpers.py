@@ -109,7 +109,8 @@ def write_recipe(folder: Path) -> Path:
 
 def command(*arguments: object, devices: int = 1, **options) -> "subprocess.Popen[str]":
     """A script of the repository in its own process, its output caught."""
-    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+    environment = os.environ | {"XLA_FLAGS": flags}
     environment |= {"JAX_COMPILATION_CACHE_DIR": options.pop("cache", "")}
     return subprocess.Popen(
         [sys.executable, *map(str, arguments)], cwd=ROOT, env=environment, text=True,

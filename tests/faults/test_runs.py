@@ -36,7 +36,8 @@ def test_a_disk_that_is_full_to_the_end_is_exit_code_1_without_a_traceback(tmp_p
     def limit():
         resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))
 
-    environment = {"JAX_COMPILATION_CACHE_DIR": "", "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1"
+    environment = {"JAX_COMPILATION_CACHE_DIR": "", "XLA_FLAGS": flags}
     done = subprocess.run(
         [sys.executable, "train.py", str(recipe), "--run-dir", str(tmp_path)],
         cwd=ROOT, env=os.environ | environment, preexec_fn=limit, capture_output=True, text=True, timeout=600,

@@ -36,6 +36,8 @@ def test_cached_examples_are_the_rendered_ones_to_the_bit(folder):
     some = cached.source("train", ("caption", "image"))[5]
     assert list(some) == ["caption", "image"]
     assert len(cached.source("train")) == len(rendered.source("train"))
+    edits = World(**WORLD, max_objects=1, cache=str(folder)).source("train", ("instruction", "edited"))[0]
+    assert np.asarray(edits["edited"]).shape == (16, 16, 3)
 
 
 def test_tfds_opens_it_without_tensorflow(folder):
