@@ -24,6 +24,7 @@ from unified_jax.data.pipeline import Pipeline
 from unified_jax.data.tfds import Tfds
 from unified_jax.errors import RunError, UserError
 from unified_jax.modalities.label import Label
+from unified_jax.models.tuned import Tuning
 from unified_jax.training.checkpoint import Checkpointing, Checkpoints
 from unified_jax.training.experiment import Previews, Validation
 from unified_jax.training.lock import RunLock
@@ -152,7 +153,6 @@ sys.path.insert(0, {tests!r})
 from helpers import EXPERIMENT
 from unified_jax.data.tfds import Tfds
 from unified_jax.modalities.label import Label
-from unified_jax.models.tuned import Tuning
 from unified_jax.training.checkpoint import Checkpointing
 from unified_jax.training.experiment import Previews, Validation
 
