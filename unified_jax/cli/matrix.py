@@ -1,5 +1,6 @@
 """The part of `evaluate` that a Transfusion model takes: the any-to-any matrix, its table, sheet and heat map."""
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,11 @@ def evaluate_matrix(bench: Bench, step: int, splits: tuple[str, ...]) -> list[di
     return rows
 
 
+def _drawn(plan: Plan) -> Plan:
+    """The plan with texts drawn: with nothing given the most probable one would be the same in all samples."""
+    return plan if plan.temperature else dataclasses.replace(plan, temperature=1.0)
+
+
 def _print_split(found: list[dict[str, Any]], names: tuple[str, ...], split: str) -> None:
     print(f"\n{split}: attribute accuracy, given (rows) to made (columns)")
     print("?: not above chance; *: never trained together")
@@ -87,8 +93,9 @@ def _split_rows(bench: Bench, split: str) -> list[dict[str, Any]]:
 
         def generate(given: tuple[str, ...], wanted: tuple[str, ...]) -> dict[str, np.ndarray]:
             chosen = {name: raw[name] for name in given}
+            plan = bench.plan if given else _drawn(bench.plan)
             made = generate_many(
-                model, bench.params, chosen, wanted, bench.count, bench.seed, bench.plan, bench.batch,
+                model, bench.params, chosen, wanted, bench.count, bench.seed, plan, bench.batch,
                 bench.experiment.rules, bar.update,
             )  # fmt: skip
             drawn = {name: by_name[name].from_model(value) for name, value in made.items()}

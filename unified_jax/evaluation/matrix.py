@@ -6,8 +6,9 @@ and a text that is no caption, scores 0. Chance is the score of guessing every a
 a pair without a common attribute has no score. Whether a score is above chance is a one-sided z-test of the samples'
 mean, with Holm's (1979) correction over all requests of the split.
 
-Joint generation (nothing given) is scored by consistency: the mean, over pairs of modalities, of how often their
-readers agree about an attribute that both show; and so is each of these pairs.
+Joint generation (nothing given; texts are drawn at temperature 1, for the most probable one would be all samples') is
+scored by consistency: the mean, over pairs of modalities, of how often their readers agree about an attribute that both
+show; and so is each of these pairs.
 
 Pairs that training kept apart (`Documents.apart`) are rows like the others, with `never_together` true.
 """
