@@ -2,7 +2,7 @@
 
     python train.py world_edits --init-from runs/transfusion_world
 
-Hardware: two CPU cores, 8 minutes. Figures are in docs/measurements.md. The instruction is read as captions are, the
+Hardware: two CPU cores, 10 minutes. Figures are in docs/measurements.md. The instruction is read as captions are, the
 edited picture is denoised as pictures are (`Tuning.like`); all of the trunk is trained.
 """
 
