@@ -1,6 +1,7 @@
 """Eight fake CPU devices for the whole suite; float32 matmuls in full precision; shared sets where present."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -60,3 +61,13 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.helpers import write_recipe
 
     return write_recipe(tmp_path_factory.mktemp("recipe"))
+
+
+@pytest.fixture(scope="module")
+def one_device() -> Iterator[None]:
+    """Runs of a file's own process take the first of the fake devices."""
+    from tests.helpers import on_one_device
+
+    with pytest.MonkeyPatch.context() as patch:
+        on_one_device(patch)
+        yield

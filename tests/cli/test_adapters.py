@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.helpers import EXPERIMENT, on_one_device
+from tests.helpers import EXPERIMENT
 from unified_jax.cli.convert import main
 from unified_jax.cli.opened import open_run
 from unified_jax.errors import UserError
@@ -15,15 +15,9 @@ from unified_jax.training.experiment import Previews, Validation
 from unified_jax.training.loop import train
 from unified_jax.training.start import Start
 
+pytestmark = pytest.mark.usefixtures("one_device")
 BASE = dataclasses.replace(EXPERIMENT, steps=2, preview=Previews(every=0), validation=Validation())
 LORA = dataclasses.replace(BASE, tuning=Tuning(train=(), lora=("mlp",), rank=2), seed=3)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_device():
-    with pytest.MonkeyPatch.context() as patch:
-        on_one_device(patch)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.helpers import EXPERIMENT, on_one_device
+from tests.helpers import EXPERIMENT
 from unified_jax.cli.opened import open_run
 from unified_jax.errors import UserError
 from unified_jax.interop.names import flatten
@@ -21,8 +21,10 @@ from unified_jax.training.experiment import Previews, Validation
 from unified_jax.training.graft import plan_graft
 from unified_jax.training.loop import train
 from unified_jax.training.rules import AdamW
+from unified_jax.training.saved import frozen_layout, load_frozen
 from unified_jax.training.start import Start
 
+pytestmark = pytest.mark.usefixtures("one_device")
 BASE = dataclasses.replace(EXPERIMENT, steps=3, preview=Previews(every=0), validation=Validation())
 LORA = Tuning(train=("^final/",), lora=("blocks/.*", "^patch"), rank=2, alpha=4.0)
 CONSTANT = dataclasses.replace(BASE.optimizer, rule=AdamW(), warmup_steps=0, learning_rate=1e-2)
@@ -30,13 +32,6 @@ CONSTANT = dataclasses.replace(BASE.optimizer, rule=AdamW(), warmup_steps=0, lea
 
 def tuned(tuning, **changes):
     return dataclasses.replace(BASE, tuning=tuning, optimizer=CONSTANT, **changes)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_device():
-    with pytest.MonkeyPatch.context() as patch:
-        on_one_device(patch)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +159,18 @@ def test_a_frozen_part_needs_a_run(tmp_path):
     for wrong in wrongs:
         with pytest.raises(ValueError, match="Tuning"):
             Tuning(**wrong)
+
+
+def test_a_start_that_ended_early_leaves_no_stale_base(base, adapted, tmp_path):
+    """Begun from one run, killed before its first checkpoint, begun again from another one."""
+    run = tmp_path / "run"
+    train(tuned(LORA, steps=1), Start(run, init_from=adapted, quiet=True))
+    shutil.rmtree(run / "checkpoints")
+    train(tuned(LORA, steps=1), Start(run, init_from=base, quiet=True))
+    layout = frozen_layout(tuned(LORA).trained, make_mesh(MeshShape(), jax.devices()[:1]), BASE.rules)
+    kept, path = flatten(load_frozen(run, layout)["base"]), "blocks/mlp/fc1/kernel"
+    np.testing.assert_array_equal(kept[path], leaves(base, "0")[path])
+    assert not np.array_equal(kept[path], leaves(adapted, "0")[path])
 
 
 def test_a_damaged_base_is_named(adapted, tmp_path):

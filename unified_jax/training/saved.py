@@ -1,5 +1,6 @@
 """What a run has learned, read from its folder; a tuned run's low-rank updates are added to what they tune."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from unified_jax.hosts import together
 from unified_jax.models.tuned import Tuned
 from unified_jax.sharding import Rules, parameter_shardings
 from unified_jax.training.checkpoint import Checkpoints
@@ -38,7 +40,11 @@ def load_frozen(run_dir: Path, like: Params) -> Params:
 
 
 def keep_frozen(run_dir: Path, frozen: Params) -> None:
-    """Writes the frozen parameters, once, so that the run opens without the one it came from."""
+    """Writes the frozen parameters, so that the run opens without the one it came from.
+
+    A base is there already where a start ended before its first checkpoint; this one may come from another run.
+    """
+    together(lambda: shutil.rmtree(run_dir / BASE, ignore_errors=True), by="first")
     state = State(jnp.zeros((), jnp.int32), frozen, (), {}, {}, {})
     with Checkpoints(run_dir / BASE, keep=1) as base:
         base.save_last(state, 0)
