@@ -7,6 +7,7 @@ them), and of those that RUNS holds the rows with their proof; copies their tabl
 A study that RUNS does not hold keeps what was found before. Then fills docs/studies.md.
 """
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -26,9 +27,11 @@ SETS = {"time_sampling": {"data.data_dir": str(ROOT.parent / "shared" / "data" /
 KEPT = ("table.md", "table.csv", "results.json", "curves.png", "forest.png")
 
 
-def planned(name: str) -> dict[str, Any]:
-    """Cells, runs and FLOPs of a study."""
+def planned(name: str, runs: Path) -> dict[str, Any]:
+    """Cells, runs and FLOPs of a study; the run that it starts from lies beside the folder of studies."""
     study = load_study(name)
+    if study.init_from:
+        study = dataclasses.replace(study, init_from=str(runs.parent / Path(study.init_from).name))
     arms = plan_arms(study, SETS.get(name, {}), Stopwatch(Path("nowhere")).guess)
     runs = {cell.run_dir: cell.arm.flops for cell in cells_of(arms, Path("nowhere"))}
     return {
@@ -49,7 +52,7 @@ def main(runs: Path) -> None:
     rows = []
     for name in study_names():
         try:
-            row = planned(name)
+            row = planned(name, runs)
         except UserError as error:
             print(f"{name} is left as it was: {error}", file=sys.stderr)
             rows += [before[name]] if name in before else []

@@ -20,6 +20,8 @@ from unified_jax.training import loop
 from unified_jax.training.experiment import Previews, Validation
 from unified_jax.training.graft import plan_graft
 from unified_jax.training.loop import train
+from unified_jax.training.metrics import read_lines
+from unified_jax.training.replay import replay
 from unified_jax.training.rules import AdamW
 from unified_jax.training.saved import frozen_layout, load_frozen
 from unified_jax.training.start import Start
@@ -181,3 +183,16 @@ def test_a_damaged_base_is_named(adapted, tmp_path):
     with pytest.raises(UserError, match=r"base.* cannot be read"):
         open_run(run)
     assert jnp.isfinite(sum(float(np.abs(x).sum()) for x in leaves(adapted).values()))
+
+
+@pytest.mark.slow
+def test_a_step_before_the_first_checkpoint_is_replayed_from_the_run_it_began_from(base, adapted, tmp_path):
+    run, experiment = tmp_path / "run", tuned(LORA, steps=2)
+    train(experiment, Start(run, init_from=base, quiet=True))
+    first = next(line for line in read_lines(run / "metrics.jsonl") if line["step"] == 1)
+    found = replay(experiment, Start(run, init_from=base), 1)
+    assert f"step 1: loss {first['loss']:.6g}, gradient norm {first['grad_norm']:.6g}" in found
+    with pytest.raises(UserError, match=r"no checkpoint lies before it.*began from 'base'.*--init-from RUN"):
+        replay(experiment, Start(run), 1)
+    with pytest.raises(UserError, match=r"did not begin from .* as it is now"):
+        replay(experiment, Start(run, init_from=adapted), 1)

@@ -4,6 +4,7 @@ A study is a file under configs/studies/, or a path to one (`ablation/study.py`)
 whatever stopped it: finished cells are kept, half-finished ones resume, failed ones are tried again.
 """
 
+import dataclasses
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ class AblateCommand:
     """A name under configs/studies/, or a path to a .py file."""
     out: str = ""
     """Where everything goes; default runs/studies/STUDY."""
+    init_from: str = ""
+    """A run that every cell starts from, instead of the study's."""
     set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FIELD=VALUE ...")] = ()
     """Fields of all arms, such as data.data_dir=/sets."""
     dry_run: bool = False
@@ -37,6 +40,8 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"Usage: ablate STUDY [--dry-run]; studies: {', '.join(study_names())}, or a path.")
     command = tyro.cli(AblateCommand, prog="ablate", args=arguments)
     study, settings = load_study(command.study), parse_settings(command.set)
+    if command.init_from:
+        study = dataclasses.replace(study, init_from=command.init_from)
     name = Path(command.study).stem
     out = Path(command.out or Path("runs") / "studies" / name)
     use_compilation_cache()

@@ -9,6 +9,7 @@ its axes. A further modality is one file with one such class; docs/adding_a_moda
 """
 
 import math
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -39,49 +40,49 @@ class Modality(Protocol):
         ...
 
 
-class Continuous:
+class Continuous(ABC):
     """The base of what is denoised: a frozen dataclass that answers these has a place in every model."""
 
     name: str
 
     @property
+    @abstractmethod
     def shape(self) -> tuple[int, ...]:
         """`(*sizes, c)` of one example in model space."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def cut(self) -> tuple[int, ...]:
         """Sizes of a patch along every axis but the last."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def suffix(self) -> str:
         """Of the files that `save` writes, with the dot."""
-        raise NotImplementedError
 
+    @abstractmethod
     def prepare(self, raw: Any) -> np.ndarray:
         """As `Modality.prepare`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def to_model(self, raw: Array) -> Float[Array, "b ..."]:
         """A stack of prepared arrays to model space, float32 of about unit size."""
-        raise NotImplementedError
 
+    @abstractmethod
     def from_model(self, x: Array | np.ndarray) -> np.ndarray:
         """Model space to what people open."""
-        raise NotImplementedError
 
     def load(self, path: Path) -> np.ndarray:
         """A file as a raw example. Raises ValueError saying what was found and what was expected."""
         raise ValueError(f"a {self.name} cannot be given as a file")
 
+    @abstractmethod
     def save(self, path: Path, example: np.ndarray) -> None:
         """One example of `from_model` as a file."""
-        raise NotImplementedError
 
+    @abstractmethod
     def picture(self, example: np.ndarray) -> Any:
         """The example as a Pillow picture, for a sheet."""
-        raise NotImplementedError
 
     def blank(self) -> np.ndarray:
         """Zeros of the shape and dtype that `prepare` gives, in the place of an example that is not there."""

@@ -6,6 +6,7 @@ everything again before a restore. A checkpoint without that file (written elsew
 as it is: a missing checksum says nothing against the data. CRC32 finds accidents, not forgeries.
 """
 
+import hashlib
 import json
 import zlib
 from pathlib import Path
@@ -37,6 +38,12 @@ def find_damage(folder: Path) -> str | None:
         if _entry(path)[1] != crc:
             return f"the file {name} was changed after it was written (its checksum differs)"
     return None
+
+
+def fingerprint(folder: Path) -> str:
+    """Twelve hex digits that tell the files of a step from any others."""
+    recorded = _recorded(folder / FILE) or {path.name: _entry(path) for path in folder.rglob("*") if path.is_file()}
+    return hashlib.sha256(json.dumps(recorded, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _recorded(path: Path) -> dict[str, tuple[int, int]]:

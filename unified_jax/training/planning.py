@@ -30,8 +30,8 @@ def forecast(experiment: Experiment, target: Target) -> dict[str, Any]:
     """The figures of one experiment on one target (DESIGN section 9), all plain values."""
     program = assemble(experiment, make_mesh(experiment.mesh, target.devices))
     chips, axes = len(target.devices), dict(program.mesh.shape)
+    flops = step_flops(program)
     with experiment.rules.active(program.mesh):
-        flops = count_flops(program.fast, *arguments_of(program))
         kept = kept_bytes(program) / chips
     compiled, refusal = _compile(program)
     held = state_bytes(program.shapes, program.shardings)
@@ -72,6 +72,12 @@ def arguments_of(program: Program) -> tuple[Any, ...]:
     shape = jax.eval_shape(lambda: jax.random.key(0))
     key = jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=replicated)
     return program.abstract_state(), program.abstract_frozen(), program.abstract_batch(), key
+
+
+def step_flops(program: Program) -> float:
+    """FLOPs of a train step, of shapes alone."""
+    with program.experiment.rules.active(program.mesh):
+        return count_flops(program.fast, *arguments_of(program))
 
 
 def _compile(program: Program) -> tuple[Any, str | None]:

@@ -1,5 +1,7 @@
 """`--replay STEP`: does one step again, from the last checkpoint before it, and looks at each of its examples."""
 
+import json
+
 import jax
 import numpy as np
 
@@ -8,15 +10,17 @@ from unified_jax.training.checkpoint import Checkpoints
 from unified_jax.training.experiment import Experiment
 from unified_jax.training.loop import Run, prepare
 from unified_jax.training.saved import load_frozen
-from unified_jax.training.start import Start
-from unified_jax.training.step import example_losses, init_state
+from unified_jax.training.start import ORIGIN, Start, first_state
+from unified_jax.training.state import State
+from unified_jax.training.step import example_losses
+from unified_jax.typing import Params
 
 
 def replay(experiment: Experiment, start: Start, step: int) -> str:
     """What step `step` (counted from 1, as metrics.jsonl does) saw: the loss of every example, the worst first.
 
     The steps between the checkpoint and it are trained again, bit for bit; nothing in the run directory changes. Raises
-    UserError if there is no such step.
+    UserError if there is no such step, or it cannot be reached.
     """
     if not 1 <= step <= experiment.steps:
         raise UserError(f"--replay {step}: the run has steps 1 .. {experiment.steps}.")
@@ -25,19 +29,28 @@ def replay(experiment: Experiment, start: Start, step: int) -> str:
     run = prepare(experiment)
     with experiment.rules.active(run.program.mesh):
         checkpoints = Checkpoints(start.run_dir, write=False)
-        run.frozen = load_frozen(start.run_dir, run.program.abstract_frozen())
         before = [s for s in checkpoints.steps() if s < step]
         if before:
+            run.frozen = load_frozen(start.run_dir, run.program.abstract_frozen())
             state = checkpoints.restore(run.program.abstract_state(), before[-1])
         else:
-            make = jax.jit(
-                lambda key: init_state(experiment.trained, run.program.optimizer, experiment.balance, key),
-                out_shardings=run.program.shardings,
-            )
-            state = make(run.key)
+            state, run.frozen = _from_the_start(run, start, step)
         for index in range(int(state.step), step - 1):
             state, _ = run.program.step(state, run.frozen, run.place(run.pipeline.batch(index)), run.key)
         return _report(run, state, step)
+
+
+def _from_the_start(run: Run, start: Start, step: int) -> tuple[State, Params]:
+    origin = start.run_dir / ORIGIN
+    if origin.is_file() and start.init_from is None:
+        raise UserError(
+            f"--replay {step}: no checkpoint lies before it, and the run began from "
+            f"{json.loads(origin.read_text())['run']!r}; say where that is, with --init-from RUN."
+        )
+    state, frozen, found = first_state(run.experiment, run.program, run.key, start.init_from)
+    if found != (json.loads(origin.read_text()) if origin.is_file() else {}):
+        raise UserError(f"--replay {step}: the run did not begin from {str(start.init_from)!r} as it is now.")
+    return state, frozen
 
 
 def _report(run: Run, state: object, step: int) -> str:

@@ -25,8 +25,7 @@ from unified_jax.errors import UserError
 from unified_jax.layers.remat import Remat
 from unified_jax.sharding import MeshShape, make_mesh
 from unified_jax.training.experiment import Experiment
-from unified_jax.training.flops import count_flops
-from unified_jax.training.planning import arguments_of, forecast, kept_bytes, state_bytes
+from unified_jax.training.planning import forecast, kept_bytes, state_bytes, step_flops
 from unified_jax.training.program import Program, assemble, check_batch
 from unified_jax.training.state import state_shardings
 from unified_jax.training.targets import Target
@@ -83,9 +82,9 @@ def _trace(experiment: Experiment, target: Target) -> tuple[Program, float, floa
     alone = dataclasses.replace(experiment, mesh=MeshShape(1), reduction="fast")
     program = assemble(alone, make_mesh(alone.mesh, target.devices[:1]))
     with alone.rules.active(program.mesh):
-        kept, flops = kept_bytes(program), count_flops(program.fast, *arguments_of(program))
+        kept = kept_bytes(program)
     network: Any = experiment.model.network
-    return program, 0.0 if network.remat == "offload" else kept, flops
+    return program, 0.0 if network.remat == "offload" else kept, step_flops(program)
 
 
 def _meshes(experiment: Experiment, chips: int) -> Iterator[tuple[MeshShape, int]]:

@@ -27,6 +27,7 @@ from unified_jax.training.start import Start
 from unified_jax.training.state import State
 from unified_jax.training.step import train_step
 from unified_jax.training.watch import Watch
+from unified_jax.typing import Params
 
 
 @dataclasses.dataclass
@@ -47,8 +48,6 @@ def train_together(experiments: tuple[Experiment, ...], starts: tuple[Start, ...
     """
     if len({dataclasses.replace(e, seed=0) for e in experiments}) != 1:
         raise UserError("Only experiments that differ in the seed alone are trained together.")
-    if not experiments[0].tuning.full:
-        raise UserError("Seeds of a run that freezes a part of its model are trained one by one.")
     if experiments[0].reduction != "fast":
         raise UserError("Seeds are trained together with --reduction fast; the strict one is for one run.")
     runs = [prepare(e) for e in experiments]
@@ -60,6 +59,8 @@ def train_together(experiments: tuple[Experiment, ...], starts: tuple[Start, ...
         first = {int(state.step) for state in states}
         if len(first) > 1:
             raise UserError(f"Seeds that stand at steps {sorted(first)} go on one by one.")
+        if not all(_equal(run.frozen, runs[0].frozen) for run in runs[1:]):
+            raise UserError("Seeds that freeze different parameters (they start from different runs) go on one by one.")
         seats = [
             Seat(run, start, checkpoints, make_watch(run, int(state.step), checkpoints, start))
             for run, start, (checkpoints, state) in zip(runs, starts, entered, strict=True)
@@ -131,6 +132,12 @@ def _read(seats: list[Seat], started: deque[tuple[int, Any, list[HostBatch]]], l
             seat.watch.flops = flops
             seat.watch.pending.append(Pending(step, jax.tree.map(lambda x, i=i: x[i], host), batches[i]))
             seat.watch.drain(0)
+
+
+def _equal(one: Params, other: Params) -> bool:
+    """Whether two trees of the same shapes hold the same numbers."""
+    same = jax.tree.map(lambda a, b: bool((a == b).all()), one, other)
+    return jax.tree.all(same)
 
 
 def _pick(state: State, i: int) -> State:

@@ -27,6 +27,9 @@ from unified_jax.training.state import State
 from unified_jax.training.step import init_state
 from unified_jax.typing import Params
 
+ORIGIN = "origin.json"
+"""Of a run directory that began from another one."""
+
 
 @dataclass(frozen=True)
 class Start:
@@ -60,18 +63,34 @@ def begin(
         state = checkpoints.restore_newest(program.abstract_state(), fall_back=start.resume == "auto")
         checkpoints.drop_after(int(state.step))
         return state, frozen
-    whole = None if start.init_from is None else _whole(experiment, program, key, start, start.init_from)
+    state, frozen, origin = first_state(experiment, program, key, start.init_from)
     checkpoints.drop_after(0)
+    if frozen:
+        keep_frozen(start.run_dir, frozen)
+    if origin and writes():
+        if not start.quiet:
+            say(f"From {start.init_from}, step {origin['step']}: {origin['said']}")
+        runs.write_json(start.run_dir / ORIGIN, origin)
+    return state, frozen
+
+
+def first_state(
+    experiment: Experiment, program: Program, key: jax.Array, source: Path | None
+) -> tuple[State, Params, dict[str, Any]]:
+    """(state before the first step, what no step changes, what origin.json says); nothing is written.
+
+    Raises UserError where the run `source` does not go with the experiment.
+    """
+    whole, origin = _whole(experiment, program, key, source) if source else (None, {})
     make = functools.partial(init_state, experiment.trained, program.optimizer, experiment.balance)
     state = jax.jit(make, out_shardings=program.shardings)(key)
     if whole is None:
-        return state, {}
+        return state, {}, {}
     model, params, frozen = experiment.trained, whole, {}
     if isinstance(model, Tuned):
         params, frozen = {**state.params, "own": model.own(whole)}, model.frozen(whole)
-        keep_frozen(start.run_dir, frozen)
     copies = tuple(jax.tree.map(jnp.copy, params) for _ in state.ema)
-    return dataclasses.replace(state, params=jax.tree.map(jnp.copy, params), ema=copies), frozen
+    return dataclasses.replace(state, params=jax.tree.map(jnp.copy, params), ema=copies), frozen, origin
 
 
 def _check_start(experiment: Experiment, start: Start, saved: list[int]) -> None:
@@ -92,13 +111,12 @@ def _check_start(experiment: Experiment, start: Start, saved: list[int]) -> None
         )
 
 
-def _whole(experiment: Experiment, program: Program, key: jax.Array, start: Start, source: Path) -> Params:
-    """The whole model's parameters, those of the other run where it has them."""
+def _whole(experiment: Experiment, program: Program, key: jax.Array, source: Path) -> tuple[Params, dict[str, Any]]:
+    """(the whole model's parameters, those of the other run where it has them; what origin.json says)."""
     old = together(lambda: runs.load_experiment(source))
     assert old
-    graft = together(lambda: plan_graft(old.model, experiment.model, experiment.tuning))
+    graft = together(lambda: check_graft(experiment, old))
     assert graft
-    together(lambda: _check_frozen(experiment, graft))
     theirs, step = load_params(source, old, program.mesh, experiment.rules)
     shapes = jax.eval_shape(experiment.model.init, key)
     layout = laid_out(program.mesh, experiment.rules, experiment.model.axes(), shapes)
@@ -106,19 +124,16 @@ def _whole(experiment: Experiment, program: Program, key: jax.Array, start: Star
         lambda old, key: graft.apply(old, experiment.model.init(key)),
         out_shardings=jax.tree.map(lambda leaf: leaf.sharding, layout),
     )
-    if writes():
-        if graft.fresh or graft.left or not all(where.whole for where in graft.taken.values()):
-            say(f"From {source}, step {step}: {graft.tell()}")
-        origin = {"run": source.name, "step": step, "config_hash": config_hash(old), "said": graft.tell()}
-        runs.write_json(start.run_dir / "origin.json", origin)
-    return make(theirs, key)
+    origin = {"run": source.name, "step": step, "config_hash": config_hash(old), "said": graft.tell()}
+    return make(theirs, key), origin
 
 
-def _check_frozen(experiment: Experiment, graft: Graft) -> None:
-    """What starts anew must be trained."""
+def check_graft(experiment: Experiment, old: Experiment) -> Graft:
+    """How an experiment starts from a run of another. Raises UserError where it cannot: what is new must be trained."""
+    graft = plan_graft(old.model, experiment.model, experiment.tuning)
     model: Any = experiment.trained
     if not isinstance(model, Tuned):
-        return
+        return graft
     partly = [path for path, where in graft.taken.items() if not where.whole]
     still = flatten(model.frozen(jax.eval_shape(model.model.init, jax.random.key(0)))["base"])
     if idle := sorted(path for path in (*graft.fresh, *partly) if path in still):
@@ -126,3 +141,4 @@ def _check_frozen(experiment: Experiment, graft: Graft) -> None:
             f"--tuning freezes {', '.join(idle)}, which the other run does not have (all of); name them in "
             "--tuning.train."
         )
+    return graft

@@ -15,14 +15,14 @@ from typing import Any
 
 import jax
 
+from unified_jax.cli.ablation.origin import Origin, check_origin, find_origin
 from unified_jax.cli.ablation.study import Budget, Metric, Study, experiments, set_fields
 from unified_jax.config import config_hash
 from unified_jax.data.pipeline import Pipeline
 from unified_jax.errors import UserError
 from unified_jax.sharding import make_mesh
 from unified_jax.training.experiment import Experiment, Previews
-from unified_jax.training.flops import count_flops
-from unified_jax.training.planning import arguments_of
+from unified_jax.training.planning import step_flops
 from unified_jax.training.program import assemble
 
 Timer = Callable[[Experiment], float]
@@ -39,6 +39,8 @@ class Arm:
     seeds: tuple[int, ...]
     parameters: int
     flops_per_step: float
+    origin: Origin | None = None
+    """What its runs start from."""
 
     @property
     def hash(self) -> str:
@@ -70,10 +72,16 @@ class Cell:
         return f"{self.arm.name}, seed {self.seed}"
 
     @property
+    def origin(self) -> str:
+        """What it starts from, in words; "" nothing."""
+        return self.arm.origin.text if self.arm.origin else ""
+
+    @property
     def run_dir(self) -> Path:
         """Where it is trained."""
         plain = dataclasses.replace(self.arm.experiment, preview=Previews(), evaluate=0)
-        return self.out / "trained" / f"{config_hash(plain)}-seed_{self.seed}"
+        start = f"-from_{self.arm.origin.fingerprint}" if self.arm.origin else ""
+        return self.out / "trained" / f"{config_hash(plain)}{start}-seed_{self.seed}"
 
     @property
     def folder(self) -> Path:
@@ -95,7 +103,8 @@ class Cell:
     def record(self, study: Study) -> dict[str, Any] | None:
         """cell.json, if it is of this configuration and holds all that the study asks for."""
         found = read_json(self.folder / "cell.json")
-        if found is None or found["config_hash"] != config_hash(self.experiment):
+        found = found and {"origin": ""} | found
+        if not found or (found["config_hash"], found["origin"]) != (config_hash(self.experiment), self.origin):
             return None
         values = found["values"]
         whole = all(m.title in values for m in study.metrics_of(self.arm.name)) and found["samples"] == samples_of(
@@ -122,25 +131,26 @@ def plan_arms(study: Study, settings: dict[str, Any], timer: Timer) -> tuple[Arm
     """The arms with sizes and steps as the budget wants them. Raises UserError early for what cannot be built."""
     found = experiments(study, settings)
     base = found.pop("base")
-    arms = [_measure("base", base, study)]
+    origin = find_origin(study)
+    arms = [_measure("base", base, study, origin)]
     shares = {"base": 1.0} | {v.name: v.share for v in study.variants}
     for name, experiment in found.items():
         if study.budget.adjust:
             experiment = _match_parameters(name, experiment, study.budget, round(shares[name] * arms[0].parameters))
-        arms.append(_measure(name, experiment, study))
+        arms.append(_measure(name, experiment, study, origin))
     return tuple(_match_steps(arm, arms[0], study.budget, shares[arm.name], timer) for arm in arms)
 
 
-def _measure(name: str, experiment: Experiment, study: Study) -> Arm:
+def _measure(name: str, experiment: Experiment, study: Study, origin: Origin | None) -> Arm:
     seeds = {arm.name: arm.seeds for arm in study.arms}[name]
     _check_metrics(name, experiment, study.metrics_of(name))
     try:
+        check_origin(experiment, origin)
         program = assemble(experiment, make_mesh(experiment.mesh))
-        with experiment.rules.active(program.mesh):
-            flops = count_flops(program.fast, *arguments_of(program))
+        flops = step_flops(program)
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
-    return Arm(name, experiment, seeds, program.parameters, flops)
+    return Arm(name, experiment, seeds, program.parameters, flops, origin)
 
 
 def _check_metrics(name: str, experiment: Experiment, metrics: tuple[Metric, ...]) -> None:

@@ -108,6 +108,7 @@ def proof(study: Study, records: list[dict[str, Any]]) -> list[str]:
     versions = sorted({f"{name} {v}" for r in records for name, v in r["versions"].items()})
     return [
         f"Recipe: {study.base}. Seeds: {', '.join(map(str, sorted({r['seed'] for r in records})))}.",
+        *(f"Every cell starts from the run {text}." for text in results.told(records, "origin") if text),
         f"Commit: {', '.join(results.told(records, 'commit'))}.",
         f"Device: {', '.join(results.told(records, 'device'))}. {', '.join(versions)}.",
     ]

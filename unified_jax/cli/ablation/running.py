@@ -89,7 +89,8 @@ def _train_group(study: Study, cells: list[Cell], watch: Stopwatch, bar: Bar) ->
 
 
 def _start(cell: Cell, bar: Bar) -> Start:
-    return Start(cell.run_dir, quiet=True, report=lambda step: bar.reach(cell.run_dir, step))
+    source = cell.arm.origin.run_dir if cell.arm.origin else None
+    return Start(cell.run_dir, init_from=source, quiet=True, report=lambda step: bar.reach(cell.run_dir, step))
 
 
 def _finish_cell(study: Study, cell: Cell, bar: Bar) -> dict[str, Any]:
@@ -117,6 +118,7 @@ def _finish_cell(study: Study, cell: Cell, bar: Bar) -> dict[str, Any]:
         "values": values,
         "failed": failed,
         "trained": cell.run_dir.name,
+        "origin": cell.origin,
     }
     record |= provenance(cell.experiment)
     cell.folder.mkdir(parents=True, exist_ok=True)
@@ -149,7 +151,8 @@ def _score(study: Study, cell: Cell) -> dict[str, float]:
 def _rows(study: Study, cell: Cell) -> list[dict[str, Any]]:
     """The rows of evaluation.json, drawn now unless they are there."""
     splits = tuple(sorted({m.split for m in study.metrics if m.evaluated}))
-    asked = {"config_hash": config_hash(cell.experiment), "samples": study.samples, "splits": list(splits)}
+    asked = {"trained": cell.run_dir.name, "config_hash": config_hash(cell.experiment), "samples": study.samples}
+    asked |= {"splits": list(splits)}
     marker = cell.folder / "evaluated.json"
     if read_json(marker) != asked:
         shutil.rmtree(cell.folder, ignore_errors=True)

@@ -102,6 +102,8 @@ class Study:
     """Samples of a cell and split, where a metric needs them."""
     together: Literal["auto", "never", "always"] = "auto"
     """Seeds of an arm in one program: where that is measured to be faster, never, or always."""
+    init_from: str = ""
+    """A run that every cell starts from, as with --init-from; "" none."""
     power_law: bool = False
     """Fit every metric's means over the arms as a power of the training FLOPs."""
     about: str = ""
@@ -130,6 +132,10 @@ class Study:
                 raise UserError(
                     f"{v.name!r} has {len(v.seeds)} seeds of its own, expected {len(self.seed_list)}, each once."
                 )
+        if self.init_from and self.budget.adjust:
+            raise UserError(
+                f"A study that starts from a run has its sizes; leave out init_from or adjust={self.budget.adjust!r}."
+            )
         if self.samples < 2:
             raise UserError(f"samples must be at least 2, found {self.samples}.")
 

@@ -14,9 +14,8 @@ from unified_jax.cli.ablation.cells import read_json
 from unified_jax.config import config_hash
 from unified_jax.sharding import make_mesh
 from unified_jax.training.experiment import Experiment
-from unified_jax.training.flops import count_flops
 from unified_jax.training.loop import Run, prepare
-from unified_jax.training.planning import arguments_of
+from unified_jax.training.planning import step_flops
 from unified_jax.training.program import assemble
 from unified_jax.training.run_dir import write_json
 from unified_jax.training.seeds import stack_trees, vmapped_step
@@ -46,8 +45,7 @@ class Stopwatch:
     def guess(self, experiment: Experiment) -> float:
         """Seconds of a step: measured before, or its FLOPs at half the rate of a matrix product here."""
         program = assemble(experiment, make_mesh(experiment.mesh))
-        with experiment.rules.active(program.mesh):
-            return self.estimate(experiment, count_flops(program.fast, *arguments_of(program)))
+        return self.estimate(experiment, step_flops(program))
 
     def estimate(self, experiment: Experiment, flops: float) -> float:
         """The same where the FLOPs of a step are known."""
@@ -81,10 +79,11 @@ def _measure(experiment: Experiment, seeds: int) -> float:
     program = run.program
     with experiment.rules.active(program.mesh):
         state, rows, key, step = _arguments(run, seeds)
+        frozen = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype, device=x.sharding), program.abstract_frozen())
         times = []
         for _ in range(ROUNDS + 2):  # the first two compile and warm up
             start = time.perf_counter()
-            state, metrics = step(state, {}, rows, key)
+            state, metrics = step(state, frozen, rows, key)
             jax.block_until_ready((state, metrics))
             times.append(time.perf_counter() - start)
     return statistics.median(times[2:])
