@@ -63,7 +63,7 @@ def action(runs: Path) -> dict[str, Any]:
     """The matrix before, and after each way of tuning."""
     base = runs / "transfusion_world"
     before = evaluated(base, runs / "finetuning" / "action_before", SAMPLES, ("test",))
-    old = {key(row): row["value"] for row in before if row["value"] is not None}
+    old = {key(row): row["value"] for row in before if row["value"] is not None and row["given"]}
     found = []
     for name, flags in ACTION.items():
         run = runs / "finetuning" / f"action_{name.split()[0].strip(',').lower()}"
