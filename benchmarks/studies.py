@@ -33,15 +33,15 @@ def planned(name: str, runs: Path) -> dict[str, Any]:
     if study.init_from:
         study = dataclasses.replace(study, init_from=str(runs.parent / Path(study.init_from).name))
     arms = plan_arms(study, SETS.get(name, {}), Stopwatch(Path("nowhere")).guess)
-    runs = {cell.run_dir: cell.arm.flops for cell in cells_of(arms, Path("nowhere"))}
+    cells = {cell.run_dir: cell.arm.flops for cell in cells_of(arms, Path("nowhere"))}
     return {
         "study": name,
         "base": study.base,
         "arms": len(arms),
         "seeds": len(study.seed_list),
-        "runs": len(runs),
+        "runs": len(cells),
         "budget": study.budget.by,
-        "flops": sum(runs.values()),
+        "flops": sum(cells.values()),
     }
 
 

@@ -1,6 +1,8 @@
 """`--replay STEP`: does one step again, from the last checkpoint before it, and looks at each of its examples."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -41,16 +43,27 @@ def replay(experiment: Experiment, start: Start, step: int) -> str:
 
 
 def _from_the_start(run: Run, start: Start, step: int) -> tuple[State, Params]:
-    origin = start.run_dir / ORIGIN
-    if origin.is_file() and start.init_from is None:
+    origin = _read_origin(start.run_dir / ORIGIN)
+    if origin and start.init_from is None:
         raise UserError(
-            f"--replay {step}: no checkpoint lies before it, and the run began from "
-            f"{json.loads(origin.read_text())['run']!r}; say where that is, with --init-from RUN."
+            f"--replay {step}: no checkpoint lies before it, and the run began from {origin.get('run')!r}; say where "
+            "that is, with --init-from RUN."
         )
     state, frozen, found = first_state(run.experiment, run.program, run.key, start.init_from)
-    if found != (json.loads(origin.read_text()) if origin.is_file() else {}):
+    if found != origin:
         raise UserError(f"--replay {step}: the run did not begin from {str(start.init_from)!r} as it is now.")
     return state, frozen
+
+
+def _read_origin(path: Path) -> dict[str, Any]:
+    """What the run began from; {} nothing. Raises UserError for a damaged file."""
+    try:
+        found = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}), so it is not known what the run began from.") from error
+    return found if isinstance(found, dict) else {}
 
 
 def _report(run: Run, state: object, step: int) -> str:

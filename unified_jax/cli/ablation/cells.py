@@ -1,6 +1,7 @@
 """The cells of a study: its arms after the budget, one run a seed, and what of them is there already.
 
-    OUT/trained/HASH-seed_N/     a run like any other; arms that differ in sampling alone share it
+    OUT/trained/HASH-seed_N/     a run like any other; arms that differ in sampling alone share it; named
+                                 HASH-from_START-seed_N where it starts from another run
     OUT/cells/ARM/seed_N/        cell.json (values, provenance, or why it failed), evaluation.json and sheets
 
 HASH is of the configuration that training depends on: a changed study trains what changed and keeps the rest.
