@@ -108,7 +108,7 @@ def speed() -> list[str]:
             ratios = {side["name"]: side["ratio_paired"] for side in one[part]}
             kept = f"{ratios['torch eager'] / ratios['ours, heap kept']:.2f}"
             others = [ratios.get(other) for other in ("torch eager", "torch.compile", "torch eager, bfloat16")]
-            cells = ["no instructions" if r is None else f"{r:.2f}" for r in others]
+            cells = ["not measured" if r is None else f"{r:.2f}" for r in others]
             goal = goals.get(one["tokens"], "")
             rows.append(f"{what} | {one['tokens']} | {cells[0]} | {kept} | {cells[1]} | {cells[2]} | {goal}")
     eager = "torch eager | torch eager, our heap kept"
