@@ -4,9 +4,11 @@ import os
 import sys
 
 from unified_jax.cli.entry import run_command
+from unified_jax.cli.heap import keep_heap
 from unified_jax.cli.train import main
 
 if __name__ == "__main__":
+    keep_heap()
     code = run_command(main, sys.argv[1:])
     if code == 1:  # the writers of a failed run would only complain again on their way out
         sys.stdout.flush()

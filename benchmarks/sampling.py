@@ -22,7 +22,7 @@ from turns import alternate, table, write
 def measure(tokens: int, rounds: int, compiled: bool, steps: int) -> dict[str, Any]:
     """The rows for one sequence length."""
     with tempfile.TemporaryDirectory() as folder:
-        contestants = enter(tokens, folder, compiled, steps, full=False)  # remat is nothing to a sampler
+        contestants = enter(tokens, folder, compiled, steps, trains=False)
         apart = differences(contestants, "sample")
         rows = alternate(contestants, "sample", rounds, warm=0)  # the comparison has warmed everyone up
         for contestant in contestants:

@@ -19,8 +19,6 @@ MATMUL = (2048, 384, 1536)
 """(m, k, n) of the matrix product whose rate is taken for the machine's: the MLP's first at 256 tokens."""
 CPU = {"remat": "none", "unroll": 12}
 """Fields of DiT as the CPU recipes set them: blocks one after the other and nothing computed twice, as PyTorch does."""
-HEAP = {"GLIBC_TUNABLES": f"glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold={2**40}:glibc.malloc.arena_max=1"}
-"""Environment in which glibc keeps what it has: XLA asks for its workspace anew at each call."""
 TOLERANCE = 1e-4
 """Largest difference between a twin's output and ours, as a share of the largest entry."""
 
@@ -36,8 +34,11 @@ def inputs(tokens: int) -> dict[str, np.ndarray]:
     }
 
 
-def our_tasks(tokens: int, network: dict[str, Any], steps: int, folder: str) -> dict[str, Task]:
-    """Our step, forward and sample. `network` holds fields of DiT (remat, unroll)."""
+def our_tasks(tokens: int, network: dict[str, Any], steps: int, folder: str, kept: bool) -> dict[str, Task]:
+    """Our step, forward and sample. `network` holds fields of DiT (remat, unroll); `kept`: as train.py begins."""
+    from unified_jax.cli.heap import keep_heap
+
+    assert not kept or keep_heap(), "the heap cannot be kept here: see unified_jax/cli/heap.py"
     import jax
     import ours
 
@@ -55,8 +56,11 @@ def our_tasks(tokens: int, network: dict[str, Any], steps: int, folder: str) -> 
     }
 
 
-def torch_tasks(tokens: int, compiled: bool, bfloat16: bool, steps: int, folder: str) -> dict[str, Task]:
-    """The twin's."""
+def torch_tasks(tokens: int, compiled: bool, bfloat16: bool, steps: int, folder: str, kept: bool) -> dict[str, Task]:
+    """The twin's; `kept`: the allocator set as ours has it."""
+    from unified_jax.cli.heap import keep_heap
+
+    assert not kept or keep_heap(), "the heap cannot be kept here: see unified_jax/cli/heap.py"
     import torch
     import twin
 
@@ -78,24 +82,26 @@ def torch_tasks(tokens: int, compiled: bool, bfloat16: bool, steps: int, folder:
     }
 
 
-def enter(tokens: int, folder: str, compiled: bool, steps: int = 50, full: bool = True) -> list[Contestant]:
-    """Ours as the CPU recipes have it, with the heap kept, as the library's defaults have it if asked for, the twins.
+def enter(tokens: int, folder: str, compiled: bool, steps: int = 50, trains: bool = True) -> list[Contestant]:
+    """Ours with the settings of the CPU recipes, our other rows, and the twins.
 
-    The bfloat16 twins are left out where the processor has no instructions for it: a step then takes 20 times as long.
+    train.py keeps the heap (`unified_jax/cli/heap.py`) and sample.py does not; the other row of ours, and one of the
+    twin's, show what that does. Training has a row of the library's defaults too. The bfloat16 twins are left out where
+    the processor has no instructions for it: a step then takes 20 times as long.
     """
-    found = [Contestant("ours", our_tasks, tokens, CPU, steps, folder)]
-    found += [Contestant("ours, heap kept", our_tasks, tokens, CPU, steps, folder, environment=HEAP)]
-    if full:
-        found += [Contestant("ours, defaults", our_tasks, tokens, {}, steps, folder)]
+    other = "ours, heap given back" if trains else "ours, heap kept"
+    found = [Contestant("ours", our_tasks, tokens, CPU, steps, folder, trains)]
+    found += [Contestant(other, our_tasks, tokens, CPU, steps, folder, not trains)]
+    if trains:
+        found += [Contestant("ours, defaults", our_tasks, tokens, {}, steps, folder, True)]
     for bfloat16, suffix in ((False, ""), (True, ", bfloat16")):
         if bfloat16 and not has_bfloat16():
             print("bfloat16 is left out: this processor has no instructions for it.", flush=True)
             continue
-        found += [Contestant(f"torch eager{suffix}", torch_tasks, tokens, False, bfloat16, steps, folder)]
+        found += [Contestant(f"torch eager{suffix}", torch_tasks, tokens, False, bfloat16, steps, folder, False)]
         if compiled:
-            found += [Contestant(f"torch.compile{suffix}", torch_tasks, tokens, True, bfloat16, steps, folder)]
-    kept = Contestant("torch eager, heap kept", torch_tasks, tokens, False, False, steps, folder, environment=HEAP)
-    return [*found, kept]
+            found += [Contestant(f"torch.compile{suffix}", torch_tasks, tokens, True, bfloat16, steps, folder, False)]
+    return [*found, Contestant("torch eager, heap kept", torch_tasks, tokens, False, False, steps, folder, True)]
 
 
 def has_bfloat16() -> bool:

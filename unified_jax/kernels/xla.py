@@ -122,13 +122,14 @@ def _attend(
     """All scores at once."""
     b, n, h, e = q.shape
     groups = k.shape[2]
-    q = jnp.moveaxis((q * (e**-0.5)).reshape(b, n, groups, h // groups, e), 1, 3)
+    # The heads of a group as further rows of one matmul: an axis of one head would cost XLA's CPU compiler copies.
+    q = jnp.moveaxis((q * (e**-0.5)).reshape(b, n, groups, h // groups, e), 1, 3).reshape(b, groups, -1, e)
     k, v = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
-    scores = jnp.einsum("bgrne,bgme->bgrnm", q, k, preferred_element_type=jnp.float32)
+    scores = jnp.einsum("bgne,bgme->bgnm", q, k, preferred_element_type=jnp.float32)
     if bias is not None:
-        scores = scores + bias.reshape(bias.shape[0], groups, h // groups, *bias.shape[2:])
+        scores = scores + jnp.broadcast_to(bias, (b, h, n, k.shape[2])).reshape(scores.shape)
     if visible is not None:
-        mask = reference.dense_mask(visible, k.shape[2])[:, None, None]
+        mask = jnp.tile(reference.dense_mask(visible, k.shape[2])[:, None], (1, 1, h // groups, 1))
         scores = jnp.where(mask, scores, -1e30)
     top = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
     weights = jnp.exp(scores - top)
@@ -136,11 +137,11 @@ def _attend(
         weights = jnp.where(mask, weights, 0.0)
     total = jnp.sum(weights, axis=-1)
     empty = total == 0
-    out = jnp.einsum("bgrnm,bgme->bgrne", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    out = jnp.einsum("bgnm,bgme->bgne", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
     out = out / jnp.where(empty, 1.0, total)[..., None]
     log_sum = jnp.where(empty, -jnp.inf, top[..., 0] + jnp.log(jnp.where(empty, 1.0, total)))
-    out = jnp.moveaxis(out, 3, 1).reshape(b, n, h, e).astype(v.dtype)
-    return out, jnp.moveaxis(log_sum, 3, 1).reshape(b, n, h)
+    out = jnp.moveaxis(out.reshape(b, groups, -1, n, e), 3, 1).reshape(b, n, h, e).astype(v.dtype)
+    return out, jnp.moveaxis(log_sum.reshape(b, h, n), 2, 1)
 
 
 def gated_out(

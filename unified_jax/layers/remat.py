@@ -5,12 +5,18 @@ dots      the results of products without a batch axis (the projections); the re
 offload   the same results, kept in the host's memory and brought back: for accelerators, where links to the host
           are fast enough to hide behind the blocks
 full      a block's input alone: least memory, about a third more products
+
+Blocks that are unrolled give XLA's CPU compiler a choice of its own, which `computed_once` takes from it.
 """
 
 from typing import Any, Literal
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from unified_jax.kernels.choice import device
 
 Remat = Literal["none", "dots", "offload", "full"]
 
@@ -26,3 +32,25 @@ def rematerialised(block: Any, remat: Remat, static: tuple[int, ...] = ()) -> An
         "full": None,
     }[remat]
     return nn.remat(block, prevent_cse=False, policy=policy, static_argnums=static)
+
+
+def computed_once(x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+    """The residual stream x, unchanged; on a CPU its gradient is computed once.
+
+    In unrolled blocks XLA's CPU compiler would compute the gradient of the stream again in each loop that reads it, as
+    the sum of what all later blocks add to it: work that grows with the square of the depth. (It drops optimization
+    barriers before it fuses loops; a matrix product it does not fuse.)
+    """
+    return _read_by_a_product(x) if device()[0] == "cpu" else x
+
+
+@jax.custom_jvp
+def _read_by_a_product(x: Array) -> Array:
+    return x
+
+
+@_read_by_a_product.defjvp
+def _read_by_a_product_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (tangent,) = tangents
+    nothing = 0.0 * (tangent @ jnp.ones((tangent.shape[-1], 1), tangent.dtype))
+    return primals[0], tangent + nothing

@@ -31,7 +31,7 @@ from unified_jax.layers.embeddings import LabelEmbedding, TimeEmbedding, sincos_
 from unified_jax.layers.init import zeros
 from unified_jax.layers.mlp import Dense, Mlp
 from unified_jax.layers.modulation import AffineNorm, ModulationRows, modulated_norm
-from unified_jax.layers.remat import Remat, rematerialised
+from unified_jax.layers.remat import Remat, computed_once, rematerialised
 from unified_jax.sharding import constrain
 
 Conditioning = Literal["adaln_zero", "adaln", "cross", "in_context"]
@@ -67,13 +67,14 @@ class Block(nn.Module):
             name="attention",
         )  # fmt: skip
         x, captured = half(x, first, visible, None, capture)
+        x = computed_once(x)
         if self.conditioning == "cross":
             x = CrossAttentionHalf(self.heads, dtype=self.dtype, attention=self.attention, name="cross")(x, c)
         h = AffineNorm(name="norm")(x) if second is None else modulated_norm(x, second.shift, second.scale)
         h = Mlp(int(d * self.mlp_ratio), self.dtype, name="mlp")(h)
         if second is not None and second.gate is not None:
             h = pick_rows(second.gate, None) * h
-        return constrain(x + h.astype(x.dtype), "batch", "length", "embed"), captured
+        return computed_once(constrain(x + h.astype(x.dtype), "batch", "length", "embed")), captured
 
     def _rows(self, c: Array, d: int) -> tuple[Modulation | None, Modulation | None]:
         """Modulation of the attention and of the MLP half."""

@@ -33,7 +33,7 @@ from unified_jax.layers.form import Form
 from unified_jax.layers.init import declare, normal, ones
 from unified_jax.layers.mlp import Dense, SwiGlu
 from unified_jax.layers.modulation import ModulationRows
-from unified_jax.layers.remat import Remat, rematerialised
+from unified_jax.layers.remat import Remat, computed_once, rematerialised
 from unified_jax.sharding import constrain
 
 SIZES: dict[str, tuple[int, int, int]] = {
@@ -106,13 +106,14 @@ class Block(nn.Module):
             attention=self.attention, name="attention",
         )  # fmt: skip
         x, out = half(x, first, visible, rotary, capture, cache)
+        x = computed_once(x)
         h = RmsNorm(self.eps, name="norm")(x)
         if second is not None:
             h = modulate(h, second.shift, second.scale, index)
         h = SwiGlu(self.hidden, self.dtype, name="mlp")(h)
         if second is not None and second.gate is not None:
             h = pick_rows(second.gate, index) * h
-        x = constrain(x + h.astype(x.dtype), "batch", "length", "embed")
+        x = computed_once(constrain(x + h.astype(x.dtype), "batch", "length", "embed"))
         return x, Captured(out["attention"], x) if capture else out.get("cache")
 
 

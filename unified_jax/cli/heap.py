@@ -1,0 +1,36 @@
+"""The C library's allocator, for training on a CPU.
+
+XLA's CPU client asks for a program's whole workspace at each call and gives it back after it. glibc returns blocks of
+that size to the system at once, so that every page is fetched and cleared again at every step.
+"""
+
+import ctypes
+import os
+import platform
+from collections.abc import Callable
+from pathlib import Path
+
+ARENA_MAX, MMAP_MAX, TRIM_THRESHOLD = -8, -4, -1
+"""Parameters of mallopt(3)."""
+ACCELERATORS = ("nvidiactl", "kfd", "accel*", "vfio/*")
+"""Device files of NVIDIA and AMD GPUs and of TPUs."""
+OWN = ("GLIBC_TUNABLES", "MALLOC_ARENA_MAX", "MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_")
+"""Variables by which users set the allocator themselves."""
+
+
+def keep_heap(devices: Path = Path("/dev"), mallopt: Callable[[int, int], int] | None = None) -> bool:
+    """Makes glibc keep what the process gives back, and says whether it did.
+
+    To be called before JAX opens its devices, whose threads would otherwise have heaps of their own. The process then
+    holds the most that it ever needed. Left alone: other C libraries, machines or choices of platform (JAX_PLATFORMS)
+    with an accelerator, where the workspace is not the host's, and users who set the allocator by its own variables.
+    """
+    if platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in OWN):
+        return False
+    if os.environ.get("JAX_PLATFORMS", "cpu") not in ("", "cpu"):
+        return False
+    if os.environ.get("JAX_PLATFORMS") != "cpu" and any(next(devices.glob(name), None) for name in ACCELERATORS):
+        return False
+    set_option = mallopt or ctypes.CDLL(None).mallopt
+    # A block of its own pages is never asked for, and the one heap that all threads share is never cut back.
+    return all([set_option(ARENA_MAX, 1), set_option(MMAP_MAX, 0), set_option(TRIM_THRESHOLD, -1)])
