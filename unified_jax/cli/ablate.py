@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import tyro
 
 from unified_jax.cli.entry import run_command, use_compilation_cache
+from unified_jax.cli.heap import keep_heap
 from unified_jax.errors import RunError, UserError
 
 
@@ -113,4 +114,5 @@ def _duration(seconds: float) -> str:
 
 
 if __name__ == "__main__":
+    keep_heap()
     sys.exit(run_command(main, sys.argv[1:]))
