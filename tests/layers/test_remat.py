@@ -35,24 +35,25 @@ def gradient_of(once: bool) -> jax.stages.Wrapped:
 
 
 def most_read(depth: int) -> int:
-    """Arrays that the loop which reads most of them reads, in the compiled gradient of an unrolled DiT."""
+    """Most arrays that a loop over the stream `[2, 24, 32]` reads, in the compiled gradient of an unrolled DiT."""
     network = DiT(depth=depth, width=32, heads=2, remat="none", unroll=depth)
-    given = (jnp.ones((2, 16, 12)), jnp.zeros((16, 2), jnp.int32), jnp.ones(2), jnp.zeros((2, 1), jnp.int32))
+    given = (jnp.ones((2, 24, 12)), jnp.zeros((24, 2), jnp.int32), jnp.ones(2), jnp.zeros((2, 1), jnp.int32))
 
     def loss(params: Any) -> Array:
         return jnp.sum(network.apply(params, *given, label_rows=(3,), out_features=12)[0] ** 2)
 
     params = jax.eval_shape(partial(network.init, label_rows=(3,), out_features=12), jax.random.key(0), *given)
     program = jax.jit(jax.grad(loss)).lower(params).compile().as_text()
-    loops = re.findall(r"^%fused_computation\S* \((.*?)\) ->", program, re.M)
+    loops = re.findall(r"^%fused_computation\S* \((.*?)\) -> f32\[(?:2,24|48),32\]", program, re.M)
     return max(loop.count(": ") for loop in loops)
 
 
 def test_no_loop_reads_what_all_later_blocks_add(monkeypatch: pytest.MonkeyPatch) -> None:
     few = most_read(depth=6)
+    assert few < 20
     monkeypatch.setattr(remat, "device", lambda: ("other", "other"))
     # Where this fails, XLA no longer needs our help: drop `computed_once`.
-    assert most_read(depth=6) > 4 * few
+    assert most_read(depth=6) > 3 * few
 
 
 def test_values_and_both_kinds_of_derivative_stay() -> None:
