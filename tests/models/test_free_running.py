@@ -108,7 +108,7 @@ def test_documents_of_everything_come_at_their_rate():
 
 def test_free_running_is_forced_order_that_the_model_chose(params):
     """Each sample equals the same items made in the order that it chose, and does not depend on its batch."""
-    count, plan = 6, Plan(steps=2, guidance=Guidance(1.5), temperature=1.0)
+    count, plan = 3, Plan(steps=2, guidance=Guidance(1.5), temperature=1.0)
     keys = jax.random.split(jax.random.key(4), count)
     given = {"shape": jnp.asarray([r["shape"] for r in records(count)])}
     draw = jax.jit(MODEL.generate, static_argnames=("wanted", "plan"))
