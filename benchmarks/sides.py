@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from turns import Contestant, Task
 
+from unified_jax.cli.heap import keep_heap
+
 ROWS, CLASSES, CHANNELS, PATCH = 8, 1000, 4, 2
 SIDES = {64: 16, 256: 32}
 """Side of the image that has so many tokens: 256 are the 32 x 32 latents of the paper's DiT-S/2."""
@@ -34,11 +36,14 @@ def inputs(tokens: int) -> dict[str, np.ndarray]:
     }
 
 
+def begin(kept: bool) -> None:
+    """Sets the allocator as train.py does, before a framework is imported. AssertionError where that cannot be done."""
+    assert not kept or keep_heap(), "the heap cannot be kept here: see unified_jax/cli/heap.py"
+
+
 def our_tasks(tokens: int, network: dict[str, Any], steps: int, folder: str, kept: bool) -> dict[str, Task]:
     """Our step, forward and sample. `network` holds fields of DiT (remat, unroll); `kept`: as train.py begins."""
-    from unified_jax.cli.heap import keep_heap
-
-    assert not kept or keep_heap(), "the heap cannot be kept here: see unified_jax/cli/heap.py"
+    begin(kept)
     import jax
     import ours
 
@@ -58,9 +63,7 @@ def our_tasks(tokens: int, network: dict[str, Any], steps: int, folder: str, kep
 
 def torch_tasks(tokens: int, compiled: bool, bfloat16: bool, steps: int, folder: str, kept: bool) -> dict[str, Task]:
     """The twin's; `kept`: the allocator set as ours has it."""
-    from unified_jax.cli.heap import keep_heap
-
-    assert not kept or keep_heap(), "the heap cannot be kept here: see unified_jax/cli/heap.py"
+    begin(kept)
     import torch
     import twin
 

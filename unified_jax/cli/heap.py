@@ -27,9 +27,8 @@ def keep_heap(devices: Path = Path("/dev"), mallopt: Callable[[int, int], int] |
     """
     if platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in OWN):
         return False
-    if os.environ.get("JAX_PLATFORMS", "cpu") not in ("", "cpu"):
-        return False
-    if os.environ.get("JAX_PLATFORMS") != "cpu" and any(next(devices.glob(name), None) for name in ACCELERATORS):
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    if platforms != "cpu" and (platforms or any(next(devices.glob(name), None) for name in ACCELERATORS)):
         return False
     set_option = mallopt or ctypes.CDLL(None).mallopt
     # A block of its own pages is never asked for, and the one heap that all threads share is never cut back.
