@@ -17,6 +17,7 @@ import jax
 import pages
 from turns import write
 
+from unified_jax.cli.entry import use_fake_devices
 from unified_jax.cli.recipe import load_recipe
 from unified_jax.data.pipeline import Pipeline
 from unified_jax.hosts import lay_rows, local_rows, make_key
@@ -55,7 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=15)
     rounds = parser.parse_args().rounds
-    jax.config.update("jax_num_cpu_devices", 8)
+    use_fake_devices(8)
     found = []
     for devices, mesh in ((1, MeshShape(1)), (2, MeshShape(2)), (4, MeshShape(4)), (8, MeshShape(8)),
                           (8, MeshShape(1, 8))):  # fmt: skip

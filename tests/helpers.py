@@ -107,13 +107,19 @@ def write_recipe(folder: Path) -> Path:
     return path
 
 
+def environment(devices: int, cache: str = "") -> dict[str, str]:
+    """Of a process with so many fake devices; `cache` is where it keeps compiled programs."""
+    return os.environ | {
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}",
+        "PJRT_NPROC": str(16 * devices if devices > 1 else os.cpu_count()),
+        "JAX_COMPILATION_CACHE_DIR": cache,
+    }
+
+
 def command(*arguments: object, devices: int = 1, **options) -> "subprocess.Popen[str]":
     """A script of the repository in its own process, its output caught."""
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
-    environment = os.environ | {"XLA_FLAGS": flags}
-    environment |= {"JAX_COMPILATION_CACHE_DIR": options.pop("cache", "")}
     return subprocess.Popen(
-        [sys.executable, *map(str, arguments)], cwd=ROOT, env=environment, text=True,
+        [sys.executable, *map(str, arguments)], cwd=ROOT, env=environment(devices, options.pop("cache", "")), text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
     )  # fmt: skip
 

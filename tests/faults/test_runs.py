@@ -15,7 +15,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image as Pillow
 
-from tests.helpers import EXPERIMENT, ROOT, command, run
+from tests.helpers import EXPERIMENT, ROOT, command, environment, run
 from unified_jax.cli import sample, train
 from unified_jax.cli.entry import run_command, use_compilation_cache
 from unified_jax.config import to_plain
@@ -34,11 +34,9 @@ from unified_jax.training.same_run import FREE, check_same_run, differences
 @pytest.mark.slow
 def test_a_disk_that_is_full_to_the_end_is_exit_code_1_without_a_traceback(tmp_path, recipe, cache):
     limited = ["bash", "-c", 'ulimit -S -f 58; exec "$@"', "_"]  # KiB a file; forking a process with devices open warns
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1"
-    environment = {"JAX_COMPILATION_CACHE_DIR": "", "XLA_FLAGS": flags}
     done = subprocess.run(
         [*limited, sys.executable, "train.py", str(recipe), "--run-dir", str(tmp_path)],
-        cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=600,
+        cwd=ROOT, env=environment(devices=1), capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr

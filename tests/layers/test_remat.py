@@ -60,7 +60,7 @@ def test_values_and_both_kinds_of_derivative_stay() -> None:
     weights, x = inputs(3)
     np.testing.assert_array_equal(blocks(weights, x, True), blocks(weights, x, False))
     for got, wanted in zip(gradient_of(True)(weights, x), gradient_of(False)(weights, x), strict=True):
-        np.testing.assert_allclose(got, wanted, atol=1e-5)
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
     forward = [jax.jvp(lambda x, once=once: blocks(weights, x, once), (x,), (x,))[1] for once in (True, False)]
     np.testing.assert_allclose(*forward, atol=1e-6)
 

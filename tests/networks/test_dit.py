@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,10 +31,15 @@ def small(**fields):
 
 def random_parameters(network, seed=1):
     """Parameters with nothing at zero, so that every part of the network matters."""
-    params = unbox(network.init(jax.random.key(seed), *inputs(), **STATIC)["params"])
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    return tree.unflatten([p + 0.1 * jax.random.normal(k, p.shape) for k, p in zip(keys, leaves, strict=True)])
+    fresh = jax.jit(lambda key: unbox(network.init(key, *inputs(), **STATIC)["params"]))(jax.random.key(seed))
+    noise = np.random.default_rng(seed)
+    return jax.tree.map(lambda p: p + noise.normal(0, 0.1, p.shape).astype(np.float32), fresh)
+
+
+def outputs(network, params, *given, capture=False):
+    """Of one compiled call."""
+    call = functools.partial(network.apply, **STATIC, capture=capture)
+    return jax.jit(call)({"params": params}, *(given or inputs()))
 
 
 @pytest.mark.parametrize(
@@ -83,8 +90,8 @@ def test_how_it_is_computed_does_not_change_what(fields):
     def loss(network, params):
         return jnp.sum(network.apply({"params": params}, *inputs(), **STATIC)[0] ** 2)
 
-    a = jax.value_and_grad(lambda p: loss(small(), p))(params)
-    b = jax.value_and_grad(lambda p: loss(small(**fields), p))(params)
+    a = jax.jit(jax.value_and_grad(lambda p: loss(small(), p)))(params)
+    b = jax.jit(jax.value_and_grad(lambda p: loss(small(**fields), p)))(params)
     for left, right in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         np.testing.assert_allclose(left, right, rtol=2e-3, atol=2e-3)
 
@@ -95,12 +102,12 @@ def test_every_conditioning_hears_time_and_labels(conditioning):
     network = small(conditioning=conditioning)
     params = random_parameters(network)
     tokens, positions, t, labels = inputs()
-    out, _ = network.apply({"params": params}, tokens, positions, t, labels, **STATIC)
+    out, _ = outputs(network, params)
     assert out.shape == (3, 24, 24)
     for other in ((t + 50, labels), (t, labels.at[:, 0].set(5)), (t, labels.at[:, 1].set(1))):
-        moved, _ = network.apply({"params": params}, tokens, positions, *other, **STATIC)
-        assert float(jnp.abs(moved - out).max()) > 1e-3
-    same, captured = network.apply({"params": params}, tokens, positions, t, labels, **STATIC, capture=True)
+        moved, _ = outputs(network, params, tokens, positions, *other)
+        assert np.abs(moved - out).max() > 1e-3
+    same, captured = outputs(network, params, capture=True)
     np.testing.assert_allclose(same, out, atol=1e-4)
     length = 24 + (3 if conditioning == "in_context" else 0)
     assert captured["attention"].shape == (3, 3, 4, length, length)
@@ -130,8 +137,8 @@ def test_in_context_refuses_runs():
 
 def test_capturing_attention_changes_nothing_and_sums_to_one():
     params = random_parameters(small())
-    plain, nothing = small().apply({"params": params}, *inputs(), **STATIC)
-    out, captured = small().apply({"params": params}, *inputs(), **STATIC, capture=True)
+    plain, nothing = outputs(small(), params)
+    out, captured = outputs(small(), params, capture=True)
     np.testing.assert_allclose(out, plain, atol=1e-4)
     assert nothing == {}
     assert captured["attention"].shape == (3, 3, 4, 24, 24)
@@ -142,9 +149,9 @@ def test_tokens_outside_the_run_do_not_matter():
     params = random_parameters(small())
     tokens, positions, t, labels = inputs()
     visible = jnp.broadcast_to(jnp.asarray([0, 10]), (3, 24, 2))
-    a, _ = small().apply({"params": params}, tokens, positions, t, labels, visible, **STATIC)
+    a, _ = outputs(small(), params, tokens, positions, t, labels, visible)
     changed = tokens.at[:, 10:].set(7.0)
-    b, _ = small().apply({"params": params}, changed, positions, t, labels, visible, **STATIC)
+    b, _ = outputs(small(), params, changed, positions, t, labels, visible)
     np.testing.assert_allclose(a[:, :10], b[:, :10], atol=1e-5)
 
 
@@ -152,8 +159,8 @@ def test_bfloat16_keeps_float32_parameters_and_output():
     network = small(dtype="bfloat16")
     params = random_parameters(network)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
-    rough, _ = network.apply({"params": params}, *inputs(), **STATIC)
-    exact, _ = small().apply({"params": params}, *inputs(), **STATIC)
+    rough, _ = outputs(network, params)
+    exact, _ = outputs(small(), params)
     assert rough.dtype == jnp.float32
     assert float(jnp.abs(rough - exact).mean()) < 0.05 * float(jnp.abs(exact).mean())
 

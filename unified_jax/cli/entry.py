@@ -104,6 +104,22 @@ def start_process(hosts: "Hosts", run_dir: Path | None = None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
+def use_fake_devices(count: int) -> None:
+    """Splits the CPU into `count` devices; 0 leaves what there is. To be called before JAX opens its devices.
+
+    A collective holds a thread of XLA's CPU client until all its devices have come to it, and XLA gives a device one
+    thread. Collectives that do not wait for each other may begin in another order on each device; then all threads
+    are held, none goes on, and XLA aborts the process after 40 s. Hence sixteen threads a device, unless PJRT_NPROC
+    says otherwise.
+    """
+    if not count:
+        return
+    os.environ.setdefault("PJRT_NPROC", str(16 * count))
+    import jax
+
+    jax.config.update("jax_num_cpu_devices", count)
+
+
 def use_compilation_cache() -> None:
     """Keeps compiled programs between runs, a folder a jaxlib version.
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import tyro
 
-from unified_jax.cli.entry import start_process, use_compilation_cache
+from unified_jax.cli.entry import start_process, use_compilation_cache, use_fake_devices
 from unified_jax.cli.given import parse_given, read_given, split_arguments
 from unified_jax.cli.outputs import FORMATS, make_folder, write_samples
 from unified_jax.cli.sampling import parse_sampler
@@ -84,10 +84,7 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"--formats {','.join(unknown)} is unknown; expected some of {', '.join(FORMATS)}.")
     if command.count < 1 or command.batch < 1:
         raise UserError(f"--count and --batch must be at least 1, found {command.count} and {command.batch}.")
-    import jax
-
-    if command.devices:
-        jax.config.update("jax_num_cpu_devices", command.devices)
+    use_fake_devices(command.devices)
     use_compilation_cache()
     start_process(command.hosts)
     from tqdm import tqdm

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from unified_jax.cli.entry import start_process, use_compilation_cache
+from unified_jax.cli.entry import start_process, use_compilation_cache, use_fake_devices
 from unified_jax.cli.recipe import load_recipe, recipe_label, recipe_names
 from unified_jax.errors import UserError
 from unified_jax.hosts import Hosts, writes
@@ -60,12 +60,9 @@ def parse(arguments: list[str]) -> tuple[str, TrainCommand]:
 def main(arguments: list[str]) -> None:
     """The command."""
     recipe, command = parse(arguments)
-    import jax
-
     if command.xla == "recommended":
         recommend(strict=command.experiment.reduction == "strict")
-    if command.devices:
-        jax.config.update("jax_num_cpu_devices", command.devices)
+    use_fake_devices(command.devices)
     use_compilation_cache()
     run_dir = Path(command.run_dir or Path("runs") / recipe_label(recipe))
     start_process(command.hosts, run_dir)
