@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from unified_jax.cli import opened
 from unified_jax.data.pipeline import Pipeline
@@ -66,6 +67,12 @@ def on_one_device(patch):
         patch.setattr(module, "make_mesh", lambda shape: make_mesh(shape, jax.devices()[:1]))
 
 
+def stirred(init, by=0.1):
+    """The parameters that `init(key)` makes, with noise on each: nothing is zero, every part of a network matters."""
+    fresh, noise = jax.jit(init)(jax.random.key(0)), np.random.default_rng(0)
+    return jax.tree.map(lambda p: jnp.asarray(p + noise.normal(0, by, p.shape), p.dtype), jax.device_get(fresh))
+
+
 RECIPE = """
 import sys
 sys.path.insert(0, {tests!r})
@@ -107,10 +114,10 @@ def write_recipe(folder: Path) -> Path:
     return path
 
 
-def environment(devices: int, cache: str = "") -> dict[str, str]:
-    """Of a process with so many fake devices; `cache` is where it keeps compiled programs."""
+def environment(devices: int, cache: str = "", flags: str = "") -> dict[str, str]:
+    """Of a process with so many fake devices; `cache` is where it keeps compiled programs, `flags` are XLA's."""
     return os.environ | {
-        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {flags} --xla_force_host_platform_device_count={devices}",
         "PJRT_NPROC": str(16 * devices if devices > 1 else os.cpu_count()),
         "JAX_COMPILATION_CACHE_DIR": cache,
     }
@@ -118,8 +125,9 @@ def environment(devices: int, cache: str = "") -> dict[str, str]:
 
 def command(*arguments: object, devices: int = 1, **options) -> "subprocess.Popen[str]":
     """A script of the repository in its own process, its output caught."""
+    variables = environment(devices, options.pop("cache", ""), options.pop("flags", ""))
     return subprocess.Popen(
-        [sys.executable, *map(str, arguments)], cwd=ROOT, env=environment(devices, options.pop("cache", "")), text=True,
+        [sys.executable, *map(str, arguments)], cwd=ROOT, env=variables, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
     )  # fmt: skip
 

@@ -5,8 +5,10 @@ import pytest
 
 from tests.helpers import EXPERIMENT
 from unified_jax.cli.recipe import load_recipe, recipe_names
-from unified_jax.config import config_hash, from_plain, to_plain
+from unified_jax.config import check_kinds, config_hash, from_plain, to_plain
 from unified_jax.errors import UserError
+from unified_jax.samplers.choice import Euler, Heun
+from unified_jax.training.loop import prepare
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -35,6 +37,30 @@ def test_hash_sees_every_field():
 def test_foreign_configurations_are_refused(plain, words):
     with pytest.raises(UserError, match=words):
         from_plain(plain)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mine:
+    """A sampler that nobody added to the known ones."""
+
+    kind = "either"
+    needs_noise = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Holder:
+    sampler: Euler | Heun
+    inner: tuple["Holder", ...] = ()
+
+
+def test_what_could_not_be_read_back_is_refused_before_it_trains():
+    check_kinds(Holder(Heun(), (Holder(Euler()),)))
+    with pytest.raises(UserError, match=r"^Holder\.sampler is 'Mine\(\)', expected Euler \| Heun\. \(A class"):
+        check_kinds(Holder(Heun(), (Holder(Mine()),)))
+    e = dataclasses.replace(EXPERIMENT)
+    object.__setattr__(e, "steps", "many")
+    with pytest.raises(UserError, match=r"Experiment\.steps is 'many', expected int"):
+        prepare(e)
 
 
 def test_callables_have_no_place_in_a_configuration():

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from tests.samplers.test_solvers import order_of
 from unified_jax.cli import sample, train
 from unified_jax.cli.entry import run_command
 from unified_jax.processes.interpolant import RectifiedFlow
@@ -32,6 +33,9 @@ def test_the_example_of_a_new_sampler():
     x, keys = jnp.ones((2, 3)), jax.random.split(jax.random.key(0), 2)
     found = room["halves"](denoise, RectifiedFlow(), x, uniform_grid(5), keys)
     np.testing.assert_allclose(found, ddim(denoise, RectifiedFlow(), x, uniform_grid(5), keys), rtol=1e-5)
+    asked = re.search(r"`order_of\((\w+), (\w+)\) > ([\d.]+)`", page)
+    assert asked and asked.group(1, 2) == ("halves", "process")
+    assert order_of(room["halves"], RectifiedFlow()) > float(asked.group(3))
 
 
 RECIPE = """

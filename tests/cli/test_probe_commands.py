@@ -22,6 +22,8 @@ from unified_jax.training.checkpoint import Checkpointing
 from unified_jax.training.experiment import Previews, Validation
 from unified_jax.training.loop import Start, train
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 SMALL = experiment(
     model=Transfusion(
         Trunk(depth=2, width=32, heads=2, remat="none"), Text(112),

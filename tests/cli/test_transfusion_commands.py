@@ -10,6 +10,8 @@ from tests.helpers import ROOT
 from unified_jax.cli import evaluate, sample, train
 from unified_jax.cli.entry import run_command
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 RECIPE = """
 from unified_jax.data.packing import Documents
 from unified_jax.data.world import World

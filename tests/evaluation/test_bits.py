@@ -18,7 +18,7 @@ DATA = World(resolution=16, max_objects=1)
 
 def scored(process, **options):
     model = dataclasses.replace(MODEL, process=process)
-    params = model.init(jax.random.key(0))  # adaLN-Zero: the output is 0
+    params = jax.jit(model.init)(jax.random.key(0))  # adaLN-Zero: the output is 0
     return bits_per_dim(model, params, DATA, "test", 10, 0, batch=4, **options)
 
 

@@ -64,13 +64,13 @@ def test_the_best_denoiser_reaches_the_floor_and_no_other_does():
     times = [0.2, 0.5, 0.8]
     for one in loss_over_time(best, {"scenes": scenes}, times, jax.random.key(0), 512):
         assert abs(one.loss - one.floor) < 4 * np.hypot(one.loss_error, one.floor_error) + 1e-6
-    for one in loss_over_time(model, model.init(jax.random.key(1)), times, jax.random.key(0), 256):
+    for one in loss_over_time(model, jax.jit(model.init)(jax.random.key(1)), times, jax.random.key(0), 256):
         assert one.loss > one.floor + 4 * one.loss_error
 
 
 def test_attention_is_captured_step_by_step():
     model, plan = EXPERIMENT.model, EXPERIMENT.preview.plan
-    params = model.init(jax.random.key(0))
+    params = jax.jit(model.init)(jax.random.key(0))
     trace = trace_attention(model, params, {"shape": jnp.asarray([2])}, plan, jax.random.key(1))
     assert trace.weights.shape == (2, 2, 4, 4, 4)
     np.testing.assert_allclose(trace.weights.sum(-1), 1.0, rtol=1e-5)

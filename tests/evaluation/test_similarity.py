@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers import stirred
 from unified_jax.data.packing import Documents
 from unified_jax.data.pipeline import Pipeline
 from unified_jax.data.world import World
@@ -92,8 +93,7 @@ def test_features_are_means_over_content_and_do_not_depend_on_the_batch():
         Trunk(depth=2, width=32, heads=2, remat="none"), Text(112), (Stream(Image(16, 16, 3, 8)),
         Stream(Points(64, 6, 16))), 200, Documents(),
     )  # fmt: skip
-    params = jax.jit(model.init)(jax.random.key(0))
-    params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape), params)
+    params = stirred(model.init)
     arrays = Pipeline(World(resolution=16, max_objects=1, points=64), "test", model.modalities, 5, 0).batch(0).arrays
     values = {name: arrays[name] for name in ("caption", "image", "points")}
     done = []

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.helpers import keys_of
+from tests.helpers import keys_of, stirred
 from unified_jax.data.base import prepare_example
 from unified_jax.data.packing import Documents
 from unified_jax.data.world import World
@@ -37,8 +37,7 @@ MODEL = Transfusion(
 
 def moved(model):
     """Parameters away from their start, where modulation does nothing."""
-    fresh = jax.jit(model.init)(jax.random.key(0))
-    return jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape), fresh)
+    return stirred(model.init)
 
 
 @pytest.fixture(scope="module")

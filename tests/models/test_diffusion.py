@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.helpers import EXPERIMENT, MODEL
+from tests.helpers import EXPERIMENT, MODEL, stirred
 from unified_jax.data.pipeline import Pipeline
 from unified_jax.errors import UserError
 from unified_jax.models.base import Model
@@ -21,10 +21,7 @@ from unified_jax.sharding import Rules
 
 @pytest.fixture(scope="module")
 def params():
-    fresh = MODEL.init(jax.random.key(0))
-    leaves, tree = jax.tree.flatten(fresh)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    return tree.unflatten([p + 0.05 * jax.random.normal(k, p.shape) for k, p in zip(keys, leaves, strict=True)])
+    return stirred(MODEL.init, 0.05)
 
 
 def batch():
@@ -34,7 +31,7 @@ def batch():
 def test_it_is_a_model():
     assert isinstance(MODEL, Model)
     assert hash(MODEL) == hash(dataclasses.replace(MODEL))
-    axes, params = MODEL.axes(), MODEL.init(jax.random.key(0))
+    axes, params = MODEL.axes(), jax.jit(MODEL.init)(jax.random.key(0))
     names = jax.tree.leaves(axes, is_leaf=lambda x: isinstance(x, tuple))
     assert [len(n) for n in names] == [p.ndim for p in jax.tree.leaves(params)]
 
@@ -82,8 +79,7 @@ def test_labels_are_dropped_at_their_rates():
 )
 def test_a_sample_depends_on_seed_index_and_condition_alone(process, plan):
     model = dataclasses.replace(MODEL, process=process)
-    fresh = model.init(jax.random.key(0))
-    params = jax.tree.map(lambda p: p + 0.02 * jnp.sin(jnp.arange(p.size)).reshape(p.shape), fresh)
+    params = stirred(model.init, 0.02)
     given = {"shape": np.arange(32, dtype=np.int32) % 7, "colour": np.arange(32, dtype=np.int32) % 9}
 
     def draw(batch):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers import stirred
 from unified_jax.data.base import prepare_example
 from unified_jax.data.packing import Documents, Item, Packer, choose_items
 from unified_jax.data.vocabulary import vocabulary_of
@@ -40,8 +41,7 @@ def records(count):
 
 @pytest.fixture(scope="module")
 def params():
-    fresh = MODEL.init(jax.random.key(0))
-    return jax.tree.map(lambda p: p + 0.15 * jax.random.normal(jax.random.key(p.size), p.shape), fresh)
+    return stirred(MODEL.init, 0.15)
 
 
 def test_labels_and_texts_have_their_own_ids():
@@ -131,7 +131,8 @@ def test_free_running_is_forced_order_that_the_model_chose(params):
 
 
 def test_a_document_of_nothing_given_holds_something(params):
-    made = MODEL.generate(params, {}, (), jax.random.split(jax.random.key(1), 4), Plan(steps=2))
+    draw = jax.jit(MODEL.generate, static_argnames=("wanted", "plan"))
+    made = draw(params, {}, wanted=(), keys=jax.random.split(jax.random.key(1), 4), plan=Plan(steps=2))
     assert (np.asarray(made["order"])[:, 0] >= 0).all()
     everything = {m.name: jnp.zeros((1, *np.shape(records(1)[0][m.name])), jnp.int32) for m in MODEL.modalities}
     with pytest.raises(UserError, match="not all given"):
@@ -144,8 +145,7 @@ def test_skips_go_around_the_trunk_while_sampling_too(params, embedder):
     del params
     image = Stream(Image(16, 16, 3, 8), embedder=embedder, features=4)
     model = dataclasses.replace(MODEL, streams=(image, Stream(Action())))
-    fresh = jax.jit(model.init)(jax.random.key(0))
-    moved = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape), fresh)
+    moved = stirred(model.init)
     draw = jax.jit(model.generate, static_argnames=("wanted", "plan"))
     made = draw(moved, {}, wanted=("image",), keys=jax.random.split(jax.random.key(0), 2), plan=Plan(steps=2))["image"]
     assert made.shape == (2, 16, 16, 3)

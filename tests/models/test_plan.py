@@ -85,13 +85,15 @@ def test_the_command_line_names_samplers():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("rk4", "unknown; expected one of"),
+        ("rk4", r"'rk4' is unknown\. Expected one of ddim, "),
+        ("huen", r"is unknown; did you mean heun\?"),
+        ("ddim:eta=0.5,eta=0.7", "eta is given twice"),
         ("ddim:beta=1", "options: eta"),
         ("ddim:eta=much", "is a number"),
         ("ddim:eta=-1", "not be negative"),
         ("dpm_solver:sde=maybe", "true or false"),
         ("dpm_solver:form=simpson", "one of midpoint, heun"),
-        ("heun:x", "no option=value"),
+        ("heun:x", "expected option=value, found 'x'; its options: "),
     ],
 )
 def test_bad_samplers_are_a_sentence(text, words):

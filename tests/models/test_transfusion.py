@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers import stirred
 from unified_jax.data.base import prepare_example
 from unified_jax.data.packing import Documents, Item, Packer, choose_items
 from unified_jax.data.world import World
@@ -45,8 +46,7 @@ def batch_of(model, found, step=3):
 
 @pytest.fixture(scope="module")
 def params():
-    fresh = MODEL.init(jax.random.key(0))
-    return jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape), fresh)
+    return stirred(MODEL.init)
 
 
 def outputs(model, params, batch, images=None):

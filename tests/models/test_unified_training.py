@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers import stirred
 from unified_jax.data.base import prepare_example
 from unified_jax.data.packing import Documents, Item
 from unified_jax.data.world import World
@@ -36,8 +37,7 @@ def records(count):
 
 @pytest.fixture(scope="module")
 def params():
-    fresh = MODEL.init(jax.random.key(0))
-    return jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape), fresh)
+    return stirred(MODEL.init)
 
 
 def rows_of(model, found, items):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers import stirred
 from unified_jax.layers.embeddings import sincos_positions, sinusoid
 from unified_jax.modalities.image import Image
 from unified_jax.networks.dit import DiT, preset
@@ -29,11 +30,9 @@ def small(**fields):
     return DiT(depth=3, width=32, heads=4, **fields)
 
 
-def random_parameters(network, seed=1):
+def random_parameters(network):
     """Parameters with nothing at zero, so that every part of the network matters."""
-    fresh = jax.jit(lambda key: unbox(network.init(key, *inputs(), **STATIC)["params"]))(jax.random.key(seed))
-    noise = np.random.default_rng(seed)
-    return jax.tree.map(lambda p: p + noise.normal(0, 0.1, p.shape).astype(np.float32), fresh)
+    return stirred(lambda key: unbox(network.init(key, *inputs(), **STATIC)["params"]))
 
 
 def outputs(network, params, *given, capture=False):
@@ -66,8 +65,8 @@ def test_published_parameter_counts(size, millions):
 
 def test_at_the_start_the_blocks_are_the_identity_and_the_output_is_zero():
     network = small()
-    params = unbox(network.init(jax.random.key(0), *inputs(), **STATIC)["params"])
-    out, _ = network.apply({"params": params}, *inputs(), **STATIC)
+    params = jax.jit(lambda key: unbox(network.init(key, *inputs(), **STATIC)["params"]))(jax.random.key(0))
+    out, _ = outputs(network, params)
     np.testing.assert_array_equal(out, jnp.zeros_like(out))
     assert not np.any(params["blocks"]["modulation"]["linear"]["kernel"])
 

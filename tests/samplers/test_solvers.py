@@ -75,7 +75,7 @@ def test_order_of_convergence(sampler, options, order, process):
 
 def order_of(sampler, process, **options):
     """Mean order over two doublings. The first steps, of low order, lie where the prediction hardly changes."""
-    extra = {} if sampler is dpm_fast else {"lower_final": False}
+    extra = {"lower_final": False} if sampler in (dpm_solver, unipc) else {}
     few, many = (
         error(sampler, process, even_in_log_snr(process, steps, high=1000.0), **options, **extra) for steps in (48, 192)
     )

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers import stirred
 from unified_jax.errors import UserError
 from unified_jax.modalities.action import Action
 from unified_jax.modalities.image import Image
@@ -29,8 +30,7 @@ EDITS = Transfusion(
 
 @pytest.fixture(scope="module")
 def old():
-    fresh = OLD.init(jax.random.key(0))
-    return jax.tree.map(lambda p: p + 0.15 * jax.random.normal(jax.random.key(p.size), p.shape), fresh)
+    return stirred(OLD.init, 0.15)
 
 
 def test_samples_are_the_same_with_further_modalities(old):
@@ -39,7 +39,7 @@ def test_samples_are_the_same_with_further_modalities(old):
     assert graft.fresh == ("action_in/bias", "action_in/kernel", "action_out/bias", "action_out/kernel")
     assert graft.left == ()
     assert "the rows that were there" in graft.tell()
-    new = graft.apply(old, more.init(jax.random.key(1)))
+    new = graft.apply(old, jax.jit(more.init)(jax.random.key(1)))
     given = {"caption": jnp.asarray([[*b"a red star", -1, -1]], jnp.int32)}
     key = jax.random.split(jax.random.key(2), 1)
     made = [
@@ -54,7 +54,7 @@ def test_samples_are_the_same_with_further_modalities(old):
 
 
 def test_ids_are_matched_by_what_they_mean(old):
-    fresh = MORE.init(jax.random.key(1))
+    fresh = jax.jit(MORE.init)(jax.random.key(1))
     new = plan_graft(OLD, MORE, Tuning()).apply(old, fresh)
     words, was = MORE.vocabulary, OLD.vocabulary
     assert words.bos != was.bos
@@ -69,7 +69,7 @@ def test_a_modality_may_start_as_another_one(old):
     tuning = Tuning(like=(("instruction", "caption"), ("edited", "image")))
     graft = plan_graft(OLD, EDITS, tuning)
     assert graft.fresh == ()
-    new = graft.apply(old, EDITS.init(jax.random.key(1)))
+    new = graft.apply(old, jax.jit(EDITS.init)(jax.random.key(1)))
     words, was = EDITS.vocabulary, OLD.vocabulary
     for name in ("image", "edited"):
         np.testing.assert_array_equal(new[f"{name}_in"]["kernel"], old["image_in"]["kernel"])

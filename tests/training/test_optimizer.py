@@ -22,7 +22,7 @@ RULES = [
 
 @pytest.fixture(scope="module")
 def params():
-    return MODEL.init(jax.random.key(0))
+    return jax.jit(MODEL.init)(jax.random.key(0))
 
 
 @pytest.mark.parametrize(("rule", "rate"), RULES, ids=lambda rule: type(rule).__name__)
@@ -84,7 +84,7 @@ def test_groups_scale_and_freeze(params):
     ("make", "words"),
     [
         (
-            lambda: Optimization(groups=(Group("no such"),)).transform(1).init(MODEL.init(jax.random.key(0))),
+            lambda: Optimization(groups=(Group("no such"),)).transform(1).init(jax.jit(MODEL.init)(jax.random.key(0))),
             "there are",
         ),
         (lambda: Group("("), "regular expression"),

@@ -94,7 +94,7 @@ def test_several_terms_are_weighed_and_divided_once():
 
 
 def test_decay_acts_on_kernels_alone():
-    mask = jax.tree_util.tree_leaves_with_path(decay_mask(MODEL.init(jax.random.key(0))))
+    mask = jax.tree_util.tree_leaves_with_path(decay_mask(jax.jit(MODEL.init)(jax.random.key(0))))
     for path, decays in mask:
         assert decays == ("kernel" in path[-1].key)
 

@@ -1,43 +1,62 @@
 """Strict reduction: equal to the bit on any number of devices, and close to the fast one."""
 
+import pickle
+
 import jax
 import numpy as np
 import pytest
 
-from tests.helpers import experiment, first_steps
+from tests.helpers import command, experiment, first_steps
 from unified_jax.errors import UserError
 from unified_jax.sharding import MeshShape, make_mesh
 from unified_jax.training.program import assemble
 
+CASES = {
+    "alone": (1, MeshShape(1), {"reduction": "strict"}),
+    "fast": (1, MeshShape(1), {"reduction": "fast"}),
+    "accumulated": (1, MeshShape(1), {"reduction": "strict", "accumulate": 2}),
+    "data": (2, MeshShape(2), {"reduction": "strict"}),
+    "fsdp_accumulated": (4, MeshShape(1, 4), {"reduction": "strict", "accumulate": 2}),
+    "data_fsdp": (8, MeshShape(2, 4), {"reduction": "strict"}),
+}
 
-def train(devices, mesh, steps=3, **fields):
-    """(losses, every array of the state) after some steps on the first `devices` devices."""
+
+def train(case, steps=3):
+    """Losses and every array of the state after some steps of a case on the first of eight devices."""
+    devices, mesh, fields = CASES[case]
     losses, state = first_steps(experiment(batch_size=16, mesh=mesh, **fields), devices, steps)
-    return losses, {jax.tree_util.keystr(p): np.asarray(x) for p, x in jax.tree_util.tree_leaves_with_path(state)}
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return {"losses": np.asarray(losses)} | {jax.tree_util.keystr(p): np.asarray(x) for p, x in leaves}
+
+
+CHILD = """
+import pickle, sys
+from tests.training.test_strict import CASES, train
+pickle.dump({case: train(case) for case in CASES}, open(sys.argv[1], "wb"))
+"""
 
 
 @pytest.fixture(scope="module")
-def alone():
-    return train(1, MeshShape(1), reduction="strict")
+def trained(tmp_path_factory):
+    """{case: arrays} from a process with the emitters that users have: the older ones round loops by their shapes."""
+    path = tmp_path_factory.mktemp("strict") / "trained.pickle"
+    process = command("-c", CHILD, path, devices=8, flags="--xla_cpu_use_fusion_emitters=true")
+    _, err = process.communicate(timeout=600)
+    assert process.returncode == 0, err
+    return pickle.loads(path.read_bytes())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("devices", "mesh", "accumulate"), [(1, MeshShape(1), 2), (2, MeshShape(2), 1), (4, MeshShape(1, 4), 2),
-                                        (8, MeshShape(2, 4), 1)]
-)  # fmt: skip
-def test_any_number_of_devices_is_bitwise_one(alone, devices, mesh, accumulate):
-    losses, state = train(devices, mesh, reduction="strict", accumulate=accumulate)
-    np.testing.assert_array_equal(losses, alone[0])
-    for name, value in state.items():
-        np.testing.assert_array_equal(value, alone[1][name], err_msg=name)
+@pytest.mark.parametrize("case", ["accumulated", "data", "fsdp_accumulated", "data_fsdp"])
+def test_any_number_of_devices_is_bitwise_one(trained, case):
+    for name, value in trained[case].items():
+        np.testing.assert_array_equal(value, trained["alone"][name], err_msg=name)
 
 
-def test_strict_is_close_to_fast(alone):
-    losses, state = train(1, MeshShape(1), reduction="fast")
-    np.testing.assert_allclose(losses, alone[0], rtol=1e-5)
-    for name, value in state.items():
-        np.testing.assert_allclose(value, alone[1][name], atol=2e-5, err_msg=name)
+def test_strict_is_close_to_fast(trained):
+    np.testing.assert_allclose(trained["fast"]["losses"], trained["alone"]["losses"], rtol=1e-5)
+    for name, value in trained["fast"].items():
+        np.testing.assert_allclose(value, trained["alone"][name], atol=2e-5, err_msg=name)
 
 
 @pytest.mark.parametrize(

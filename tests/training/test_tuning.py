@@ -57,7 +57,7 @@ def leaves(run, ema="none"):
 def test_training_starts_at_the_other_run(base):
     whole = open_run(base)[1]
     model = Tuned(BASE.model, LORA)
-    params = {**model.init(jax.random.key(5)), **model.frozen(whole), "own": model.own(whole)}
+    params = {**jax.jit(model.init)(jax.random.key(5)), **model.frozen(whole), "own": model.own(whole)}
     jax.tree.map(np.testing.assert_array_equal, model.compose(params), whole)
 
 
@@ -94,7 +94,7 @@ def test_what_is_frozen_has_no_moments_and_no_average(base, adapted):
 def test_a_compose_is_written_out(base):
     """Against A and B multiplied by hand as matrices."""
     model, whole = Tuned(BASE.model, LORA), open_run(base)[1]
-    fresh = model.init(jax.random.key(0))
+    fresh = jax.jit(model.init)(jax.random.key(0))
     fresh["lora"] = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(x.size), x.shape), fresh["lora"])
     found = flatten(model.compose({**fresh, **model.frozen(whole), "own": model.own(whole)}))
     lora, flat = flatten(fresh["lora"]), flatten(whole)

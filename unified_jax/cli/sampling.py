@@ -1,6 +1,7 @@
 """Sampling options of the command line: `--sampler NAME[:FIELD=VALUE,...]` and what replaces fields of a run's plan."""
 
 import dataclasses
+import difflib
 import math
 from typing import Any, get_args
 
@@ -20,17 +21,22 @@ def parse_sampler(text: str) -> Any:
     name, _, options = text.partition(":")
     known = sampler_names()
     if name not in known:
-        raise UserError(f"--sampler {name!r} is unknown; expected one of {', '.join(sorted(known))}.")
+        meant = "".join(f"; did you mean {close}?" for close in difflib.get_close_matches(name, known, 1))
+        raise UserError(f"--sampler {name!r} is unknown{meant or '.'} Expected one of {', '.join(sorted(known))}.")
     values: dict[str, Any] = {}
+    seen: set[str] = set()
     for part in filter(None, options.split(",")):
         key, equals, value = part.partition("=")
+        if key in seen:
+            raise UserError(f"--sampler {name}: {key} is given twice.")
+        seen.add(key)
         fields = {f.name: f for f in dataclasses.fields(known[name])}
         # churn is a group of four numbers, of which one has the group's name; each is an option of its own
         churn = {f.name: f for f in dataclasses.fields(Churn)} if fields.pop("churn", None) else {}
         if not equals or (key not in fields and key not in churn):
             options_known = sorted((set(fields) | set(churn)) if churn else fields) or ["none"]
             raise UserError(
-                f"--sampler {name}: {part!r} is no option=value of it; options: {', '.join(options_known)}."
+                f"--sampler {name}: expected option=value, found {part!r}; its options: {', '.join(options_known)}."
             )
         if key in churn:
             values["churn"] = dataclasses.replace(values.get("churn", Churn()), **{key: _number(value, key)})

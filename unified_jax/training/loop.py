@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from unified_jax.config import check_kinds
 from unified_jax.data.pipeline import HostBatch, Pipeline
 from unified_jax.data.prefetch import Prefetcher
 from unified_jax.errors import RunError, UserError
@@ -55,6 +56,7 @@ class Run:
 
 def prepare(experiment: Experiment) -> Run:
     """Everything up to (not including) the first compile: mesh, data, shapes, shardings. Raises UserError early."""
+    check_kinds(experiment)
     program = assemble(experiment, make_mesh(experiment.mesh))
     held = local_rows(program.batch_sharding, program.rows)
     pipeline = Pipeline(
