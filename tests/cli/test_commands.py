@@ -1,6 +1,9 @@
 """What a person types: good requests, and mistakes that get one sentence and exit code 2."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -186,3 +189,21 @@ def test_a_full_disk_is_a_failed_run_not_a_traceback(capsys):
 
     assert run_command(full, []) == 1
     assert "runs/x/metrics.jsonl cannot be written: No space left" in capsys.readouterr().err
+
+
+def test_fake_devices_have_threads_enough_for_their_collectives():
+    """One thread a device would be too few; PJRT_NPROC, where it is set, is left alone."""
+    code = """
+import os, sys
+from unified_jax.cli.entry import use_fake_devices
+use_fake_devices(int(sys.argv[1]))
+import jax
+print(len(jax.devices()), os.environ.get("PJRT_NPROC"), len(os.listdir("/proc/self/task")) >= 64)
+"""
+    bare = {name: value for name, value in os.environ.items() if name not in ("PJRT_NPROC", "XLA_FLAGS")}
+    cases = ((bare, 4, "4 64 True"), (bare, 0, "1 None False"), (bare | {"PJRT_NPROC": "3"}, 4, "4 3 "))
+    for given, count, told in cases:
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(count)], cwd=ROOT, env=given, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.startswith(told)
