@@ -96,15 +96,10 @@ def update(
 
 
 def _updated(optimizer: Optimizer, state: State, gradient: Params, aux: Any, weights: Any) -> State:
-    """The state after this gradient, but for the step count.
-
-    The barriers keep the compiler from computing the moments again for the parameters, and those again for the
-    averages: on a CPU it would, and the update would take four times as long.
-    """
-    barrier = jax.lax.optimization_barrier
+    """The state after this gradient, but for the step count."""
     updates: Any
-    updates, opt_state = barrier(optimizer.transform.update(gradient, state.opt_state, state.params))
-    params: Any = barrier(optax.apply_updates(state.params, updates))
+    updates, opt_state = optimizer.transform.update(gradient, state.opt_state, state.params)
+    params: Any = optax.apply_updates(state.params, updates)
     ema = tuple(e.update(average, params, state.step) for e, average in zip(optimizer.ema, state.ema, strict=True))
     return State(state.step, params, ema, opt_state, aux, weights)
 
