@@ -7,7 +7,7 @@ CONSTRAINTS ?= constraints.txt
 comma := ,
 NEWEST = $(shell for p in python3.13 python3.12 python3; do $$p -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: install quickstart test test-fast test-latest aot aot-gpu lint types figures clean
+.PHONY: install quickstart test test-fast test-latest aot aot-gpu gpu lint types figures clean
 
 install: $(VENV)/.installed
 
@@ -45,6 +45,12 @@ aot-gpu:  ## The same through the real Hopper compilers, and the simulator of a 
 	@if [ -z "$(NEWEST)" ]; then echo "not verified: no Python 3.12 or later was found"; else \
 	  $(NEWEST) -m venv .venv-aot-gpu && \
 	  $(call AOT,.venv-aot-gpu,"jax[cuda13]>=0.11$(comma)<0.12" --editable ".[dev]",tests/aot/test_gpu.py tests/kernels/test_hopper.py); fi
+
+gpu:  ## On a machine with a Hopper GPU: what our kernels, train step and samples compute there; Python 3.12.
+	@if [ -z "$(NEWEST)" ]; then echo "not verified: no Python 3.12 or later was found"; else \
+	  $(NEWEST) -m venv .venv-gpu && .venv-gpu/bin/python -m pip install --quiet --upgrade pip && \
+	  .venv-gpu/bin/python -m pip install --quiet "jax[cuda13]>=0.11$(comma)<0.12" --editable ".[dev]" && \
+	  TEST_PLATFORMS=cuda,cpu XLA_PYTHON_CLIENT_PREALLOCATE=false .venv-gpu/bin/python -m pytest -q tests/gpu; fi
 
 lint: install
 	$(RUN) -m ruff check .

@@ -4,8 +4,8 @@
 
 Contestants: our Pallas kernels, plain XLA, XLA with cuDNN's attention, tokamax' attention where it is installed, and
 PyTorch (torch.compile around scaled_dot_product_attention, or flex_attention where tokens see runs). Same shapes,
-bfloat16; each in a process of its own (why: `turns.py`). Tasks: the half forward and with gradients of everything, and
-attention alone, forward and with gradients. TFLOP/s count the products of visible pairs only; the peak is the best rate
+bfloat16; each in a process of its own (why: `turns.py`). Tasks: the half, attention alone, or both; forward and with
+gradients of everything. TFLOP/s count the products of visible pairs only; the peak is the best rate
 of a plain matrix product in the same run. Ratios are other / ours: above 1 ours is faster.
 
 Without a GPU every row says "not measured". Writes benchmarks/results/modulated_attention.json, from which
@@ -17,7 +17,7 @@ import importlib.util
 from typing import Any, NamedTuple
 
 import numpy as np
-from turns import Contestant, alternate, table, write
+from turns import Contestant, alternate, table, warm, write
 
 CALLS = 10
 """Calls of one measurement, so that starting them costs little."""
@@ -45,7 +45,8 @@ GOALS = {
     "n_4096_24x128": "attention forward >= 0.55 of the measured peak",
     "transfusion_4096": ">= 2 x cuDNN with bias, >= 1.0 x torch flex_attention",
 }
-TASKS = ("forward", "gradient", "attend", "attend_gradient")
+HALF, ALONE = ("forward", "gradient"), ("attend", "attend_gradient")
+TASKS = {"dit_xl_256": HALF, "dit_xl_1024": HALF, "n_4096_24x128": ALONE, "transfusion_4096": HALF + ALONE}
 
 
 def packing(n: int) -> np.ndarray:
@@ -194,7 +195,7 @@ def build_torch(name: str) -> dict[str, Any]:
 
 
 def measure(name: str, rounds: int) -> dict[str, Any]:
-    """All tasks of one shape."""
+    """The tasks of one shape."""
     quiet = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     kinds = ["pallas", "xla", "cudnn"]
     if importlib.util.find_spec("tokamax") and not SHAPES[name].runs:
@@ -203,9 +204,10 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
     if importlib.util.find_spec("torch"):
         contestants.append(Contestant("torch", build_torch, name))
     found: dict[str, Any] = {"shape": SHAPES[name]._asdict(), "goal": GOALS[name]}
+    warm(contestants, TASKS[name])
     peak = alternate(contestants[:1], "matmul", rounds)[0]["minimum_ms"] / CALLS
     found["peak_tflops"] = round(2 * 8192**3 / peak / 1e9, 1)
-    for task in TASKS:
+    for task in TASKS[name]:
         rows = alternate(contestants, task, rounds)
         for row in rows:
             row["tflops"] = round(flops(SHAPES[name], task) / (row["median_ms"] / CALLS) / 1e9, 1)
@@ -233,9 +235,12 @@ def main() -> None:
             for name in options.shapes
         }
         print("not measured: no GPU here")
+        write("modulated_attention", {"device": device.device_kind, "rounds": options.rounds, "shapes": found})
     else:
-        found = {name: measure(name, options.rounds) for name in options.shapes}
-    write("modulated_attention", {"device": device.device_kind, "rounds": options.rounds, "shapes": found})
+        found = {}
+        for name in options.shapes:
+            found[name] = measure(name, options.rounds)
+            write("modulated_attention", {"device": device.device_kind, "rounds": options.rounds, "shapes": found})
 
 
 if __name__ == "__main__":

@@ -67,6 +67,7 @@ def torch_tasks(tokens: int, compiled: bool, bfloat16: bool, steps: int, folder:
     import torch
     import twin
 
+    torch.set_default_device("cuda" if torch.cuda.is_available() else "cpu")
     given = {name: torch.tensor(value) for name, value in inputs(tokens).items()}
     shared = pickle.loads(Path(folder, f"{tokens}.pickle").read_bytes())
     net = twin.load(twin.Shape(12, 384, 6, SIDES[tokens], CHANNELS, PATCH, CLASSES), shared["params"])
@@ -74,14 +75,14 @@ def torch_tasks(tokens: int, compiled: bool, bfloat16: bool, steps: int, folder:
     call, noise = torch.compile(net) if compiled else net, torch.tensor(shared["noise"])
 
     def forward() -> np.ndarray:
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            return call(given["x"], given["t"], given["labels"]).numpy()
+        with torch.no_grad(), torch.autocast(noise.device.type, torch.bfloat16, enabled=bfloat16):
+            return call(given["x"], given["t"], given["labels"]).cpu().numpy()
 
     return {
         "matmul": twin.matmul(MATMUL),
         "step": lambda: trainer.step(given["images"], given["labels"]),
         "forward": forward,
-        "sample": lambda: twin.sample(call, noise, given["labels"], CLASSES, steps, SCALE, bfloat16).numpy(),
+        "sample": lambda: twin.sample(call, noise, given["labels"], CLASSES, steps, SCALE, bfloat16).cpu().numpy(),
     }
 
 
@@ -94,6 +95,7 @@ def enter(tokens: int, folder: str, compiled: bool, steps: int = 50, trains: boo
     """
     other = "ours, heap given back" if trains else "ours, heap kept"
     found = [Contestant("ours", our_tasks, tokens, CPU, steps, folder, trains)]
+    assert found[0].tasks  # the others start from its weights
     found += [Contestant(other, our_tasks, tokens, CPU, steps, folder, not trains)]
     if trains:
         found += [Contestant("ours, defaults", our_tasks, tokens, {}, steps, folder, True)]

@@ -1,6 +1,6 @@
 """Times whole training steps on one accelerator, from batches that lie on the device, and the same network in PyTorch.
 
-    python benchmarks/train_throughput.py [--models dit_xl dit_b transfusion_0.76b] [--rounds 20] [--tiny]
+    python benchmarks/train_throughput.py [--models dit_xl dit_b transfusion_0.76b] [--others] [--rounds 20] [--tiny]
 
 Ours is the library's train step: bfloat16 compute, float32 parameters, AdamW, average of the parameters, metrics. The
 twin (`twin.py`) is compiled, with scaled_dot_product_attention and bfloat16 autocast, AdamW fused. They take turns,
@@ -27,7 +27,7 @@ STEPS = 5
 
 
 class Case(NamedTuple):
-    """A network and its batch."""
+    """A network and its batch, which fits into 80 GB together with the twin's."""
 
     size: str
     batch: int
@@ -36,13 +36,24 @@ class Case(NamedTuple):
 
 
 CASES = {
-    "dit_xl": Case("XL", 256, ">= 627 images/s on one H200, and >= 1.2 x the twin"),
-    "dit_b": Case("B", 512, ">= 1.2 x the twin"),
+    "dit_xl": Case("XL", 64, ">= 627 images/s on one H200, and >= 1.2 x the twin"),
+    "dit_b": Case("B", 128, ">= 1.2 x the twin"),
     "transfusion_0.76b": Case("0.76B", 8, "none stated", transfusion=True),
 }
 
 
-def experiment(name: str, tiny: bool) -> Any:
+VARIANTS: dict[str, dict[str, Any]] = {
+    "ours": {"remat": "none"},
+    "ours, unrolled": {"remat": "none", "unroll": True},
+    "ours, products kept": {"remat": "dots"},
+    "ours, xla": {"remat": "none", "attention": "xla"},
+    "ours, cudnn": {"remat": "none", "attention": "cudnn"},
+    "ours, pallas": {"remat": "none", "attention": "pallas"},
+}
+"""Fields of the network; the first is compared with the twin, `--others` times the rest."""
+
+
+def experiment(name: str, tiny: bool, variant: str = "ours") -> Any:
     """(model, examples a step) of a case."""
     from unified_jax.data.packing import Documents
     from unified_jax.modalities.image import Image
@@ -54,8 +65,10 @@ def experiment(name: str, tiny: bool) -> Any:
 
     case = CASES[name]
     if not case.transfusion:
-        network = dit.preset(case.size, "bfloat16").clone(remat="dots")  # type: ignore[arg-type]
+        network = dit.preset(case.size, "bfloat16")  # type: ignore[arg-type]
         network = network.clone(depth=2, width=64, heads=2) if tiny else network
+        fields = VARIANTS[variant]
+        network = network.clone(**fields | ({"unroll": network.depth} if "unroll" in fields else {}))
         return Diffusion(
             network, modality=Image(32, 32, 4, 2), conditions=(Label("label", 1000),)
         ), 2 if tiny else case.batch
@@ -81,7 +94,7 @@ def batch_of(model: Any, count: int) -> dict[str, np.ndarray]:
     return stacked | {"slot": slots}
 
 
-def build_ours(name: str, tiny: bool) -> dict[str, Any]:
+def build_ours(name: str, variant: str, tiny: bool) -> dict[str, Any]:
     """Our step, a plain product, and what the device and the start-up took."""
     begun = time.perf_counter()
     import functools
@@ -95,7 +108,7 @@ def build_ours(name: str, tiny: bool) -> dict[str, Any]:
     from unified_jax.training.optimizer import Optimization
     from unified_jax.training.step import Optimizer, init_state, train_step
 
-    model, count = experiment(name, tiny)
+    model, count = experiment(name, tiny, variant)
     optimizer, balance = Optimizer(Optimization(), (Ema(),), 1000), FixedBalance()
     state = jax.jit(functools.partial(init_state, model, optimizer, balance))(jax.random.key(0))
     batch, key = jax.device_put(batch_of(model, count)), jax.random.key(0)
@@ -151,7 +164,6 @@ def build_twin(name: str, tiny: bool) -> dict[str, Any]:
     torch.set_default_device(device)
     net = twin.Twin(twin.Shape(depth, width, heads, 32, 4, 2, 1000))
     trainer = twin.Trainer(net, compiled=not tiny, bfloat16=True)
-    trainer.generator = torch.Generator(device).manual_seed(0)
     count = 2 if tiny else CASES[name].batch
     images = torch.randint(0, 255, (count, 32, 32, 4), dtype=torch.uint8)
     labels = torch.randint(0, 1000, (count,))
@@ -166,11 +178,22 @@ def build_twin(name: str, tiny: bool) -> dict[str, Any]:
     return {"step": run, "memory": memory}
 
 
-def measure(name: str, rounds: int, tiny: bool) -> dict[str, Any]:
+def measure(name: str, others: bool, rounds: int, tiny: bool) -> dict[str, Any]:
     """One network."""
-    contestants = [Contestant("ours", build_ours, name, tiny, environment={"XLA_PYTHON_CLIENT_PREALLOCATE": "false"})]
+    shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    variants = list(VARIANTS) if others and not CASES[name].transfusion else ["ours"]
+    variants = [v for v in variants if not tiny or "attention" not in VARIANTS[v]]
+    twins = []
     if importlib.util.find_spec("torch") and not CASES[name].transfusion:
-        contestants.append(Contestant("torch.compile", build_twin, name, tiny))
+        twins = [Contestant("torch.compile", build_twin, name, tiny)]
+        twins[0].begin("step")  # its compiler is slow, times nothing, and works beside ours
+    contestants = []
+    for variant in variants:
+        contestants.append(Contestant(variant, build_ours, name, variant, tiny, environment=shared))
+        assert contestants[-1].tasks  # one after the other: XLA chooses kernels by timing them
+    for twin in twins:
+        twin.finish()
+    contestants += twins
     rows, facts = alternate(contestants, "step", rounds), contestants[0].result("facts")
     product = alternate(contestants[:1], "matmul", rounds)[0]["minimum_ms"] / STEPS
     peak = facts["product_flops"] / product / 1e9
@@ -181,9 +204,9 @@ def measure(name: str, rounds: int, tiny: bool) -> dict[str, Any]:
         row["share_of_measured_peak"] = round(row["tflops"] / peak, 3)
     found = {"goal": CASES[name].goal, "step": rows, "measured_peak_tflops": round(peak, 2)} | facts
     if "pause" in contestants[0].tasks:
-        found["checkpoint_pause_seconds"] = round(min(contestants[0].result("pause") for _ in range(3)), 3)
-    if len(contestants) > 1:
-        found["twin_memory"] = contestants[1].result("memory")
+        found["checkpoint_pause_seconds"] = round(contestants[0].result("pause"), 3)
+    for twin in twins:
+        found["twin_memory"] = twin.result("memory")
     for contestant in contestants:
         contestant.close()
     print(f"\n{name}: {facts}\n{table(rows)}", flush=True)
@@ -194,6 +217,7 @@ def main() -> None:
     """Measures and writes."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--models", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--others", action="store_true", help="time the other variants of ours too")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--tiny", action="store_true", help="small shapes on any device; nothing is written")
     options = parser.parse_args()
@@ -202,14 +226,17 @@ def main() -> None:
     device = jax.devices()[0]
     if options.tiny:
         for name in options.models:
-            measure(name, 2, tiny=True)
+            measure(name, options.others, 2, tiny=True)
         return
     if device.platform == "cpu":
         found: dict[str, Any] = {name: {"goal": CASES[name].goal, "result": "not measured"} for name in options.models}
         print("not measured: no GPU or TPU here")
+        write("train_throughput", {"device": device.device_kind, "rounds": options.rounds, "models": found})
     else:
-        found = {name: measure(name, options.rounds, tiny=False) for name in options.models}
-    write("train_throughput", {"device": device.device_kind, "rounds": options.rounds, "models": found})
+        found = {}
+        for name in options.models:
+            found[name] = measure(name, options.others, options.rounds, tiny=False)
+            write("train_throughput", {"device": device.device_kind, "rounds": options.rounds, "models": found})
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ and the report gives, beside medians and minima of all rounds, the ratio in the 
 On a busy machine the fairest figure is processor time on one core (`--core 0`): one thread neither waits nor spins.
 """
 
+import functools
 import importlib.metadata
 import json
 import multiprocessing
@@ -62,7 +63,10 @@ def _serve(pipe: Connection, build: Build, arguments: tuple[Any, ...]) -> None:
 
 
 class Contestant:
-    """A worker process with named tasks. `build` is a top-level function that imports its framework itself."""
+    """A worker process with named tasks. `build` is a top-level function that imports its framework itself.
+
+    The worker builds while others are started; who asks for `tasks` waits for it.
+    """
 
     def __init__(self, name: str, build: Build, *arguments: Any, environment: dict[str, str] | None = None) -> None:
         self.name = name
@@ -75,22 +79,50 @@ class Contestant:
         os.environ.clear()
         os.environ.update(before)
         theirs.close()
-        self.tasks: list[str] = self.pipe.recv()
+
+    @functools.cached_property
+    def tasks(self) -> list[str]:
+        """Their names, once they are built."""
+        return self.pipe.recv()
 
     def result(self, task: str) -> Any:
         """What a task returns."""
-        self.pipe.send((task, False))
-        return self.pipe.recv()
+        return self._ask(task, False)
 
     def time(self, task: str) -> dict[str, float]:
         """One timed call."""
-        self.pipe.send((task, True))
+        return self._ask(task, True)
+
+    def begin(self, task: str) -> None:
+        """Asks for a task without waiting for it, or for the worker to be built: `finish` does."""
+        self.pipe.send((task, False))
+
+    def finish(self) -> Any:
+        """What the task that was begun first returns."""
+        assert self.tasks
+        return self.pipe.recv()
+
+    def _ask(self, task: str, clocked: bool) -> Any:
+        assert task in self.tasks, (self.name, task)
+        self.pipe.send((task, clocked))
         return self.pipe.recv()
 
     def close(self) -> None:
         """Ends the process."""
         self.pipe.send(None)
         self.process.join()
+
+
+def warm(contestants: list[Contestant], tasks: tuple[str, ...]) -> None:
+    """First calls, which compile: PyTorch's all at once, as its compiler is slow and times nothing; ours one by one,
+    as XLA chooses kernels by timing them."""
+    beside = [c for c in contestants if "torch" in c.name]
+    for contestant in beside:
+        for task in tasks:
+            contestant.begin(task)
+    for contestant in contestants:
+        for task in tasks:
+            contestant.finish() if contestant in beside else contestant.result(task)
 
 
 def alternate(contestants: list[Contestant], task: str, rounds: int, warm: int = 2) -> list[dict[str, Any]]:

@@ -143,7 +143,7 @@ class Trainer:
         self.params = list(net.parameters())
         self.average = [p.detach().clone() for p in self.params]
         self.optimizer = torch.optim.AdamW(self.params, 1e-4, weight_decay=0.0, fused=True)
-        self.generator = torch.Generator().manual_seed(0)
+        self.generator = torch.Generator(self.params[0].device).manual_seed(0)
         self.steps = 0
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -182,7 +182,7 @@ def sample(
     x, both = noise, torch.cat([labels, torch.full_like(labels, null)])
     grid = torch.linspace(1.0, 0.0, steps + 1)
     for t, s in pairwise(grid):
-        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=bfloat16):
             given, free = net(torch.cat([x, x]), t.expand(len(both)), both).chunk(2)
         x = x + (s - t) * (free + scale * (given - free))
     return x

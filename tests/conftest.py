@@ -1,28 +1,30 @@
-"""Eight fake CPU devices for the whole suite; float32 matmuls in full precision; shared sets where present."""
+"""Eight fake CPU devices for the whole suite, unless `make gpu` asks for the GPU; shared sets where present."""
 
 import os
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
-os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_PLATFORMS"] = os.environ.get("TEST_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")
 os.environ["PJRT_NPROC"] = "128"  # threads enough for all collectives at once (`cli.entry.use_fake_devices`)
 # Most of the suite's time is spent in compilers; small programs need no optimised machine code, and XLA's older
-# emitters of loops compile in half the time.
+# emitters of loops compile in half the time (jax 0.11 has them no more, and refuses the flag).
 os.environ["XLA_FLAGS"] = " ".join(
     (
         os.environ.get("XLA_FLAGS", ""),
         "--xla_backend_optimization_level=0",
         "--xla_llvm_disable_expensive_passes=true",
-        "--xla_cpu_use_fusion_emitters=false",
+        "--xla_cpu_use_fusion_emitters=false" if version("jax").startswith("0.10.") else "",
     )
+    if os.environ["JAX_PLATFORMS"] == "cpu"
+    else ()
 )
 
 import jax
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
-jax.config.update("jax_default_matmul_precision", "highest")
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"

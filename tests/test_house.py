@@ -10,7 +10,7 @@ ROOMS = [
     *("cli", "training", "evaluation", "models", "networks", "layers", "interop", "data", "samplers", "processes"),
     *("modalities", "kernels"),
 ]
-FREE = {"sharding", "config", "typing", "errors", "hosts"}
+FREE = {"sharding", "config", "typing", "errors", "hosts", "precision"}
 FLAX = ("layers/", "networks/", "sharding.py", "training/state.py", "models/")
 
 

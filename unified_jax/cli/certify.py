@@ -192,8 +192,6 @@ def _distance(got: np.ndarray, want: np.ndarray) -> float:
 
 def certify(folder: Path, only: str = "") -> list[Row]:
     """The rows of every file of a folder. Raises UserError where there is none."""
-    import jax
-
     paths = [path for path in sorted(folder.glob("*.safetensors")) if path.name.startswith(only)]
     if not paths:
         raise UserError(f"{str(folder)!r} holds no .safetensors file{f' that starts with {only!r}' if only else ''}.")
@@ -202,8 +200,7 @@ def certify(folder: Path, only: str = "") -> list[Row]:
         manifest = json.loads(listing.read_bytes()) if listing.is_file() else {}
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{listing} is not valid JSON ({error}).") from error
-    with jax.default_matmul_precision("highest"):
-        return [row for path in paths for row in certify_file(path, manifest)]
+    return [row for path in paths for row in certify_file(path, manifest)]
 
 
 def main(arguments: list[str]) -> None:

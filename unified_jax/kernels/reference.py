@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from unified_jax.kernels.inputs import Index, Modulation, NormKind, OutWeights, QkvWeights, Rotary, Rows, Visible
+from unified_jax.precision import EXACT
 
 
 def normalise(x: Array, kind: NormKind, eps: float) -> Array:
@@ -54,7 +55,7 @@ def modulated_qkv(
         h = h + weights.norm_bias
     if modulation is not None:
         h = h * (1 + pick_rows(modulation.scale, modulation.index)) + pick_rows(modulation.shift, modulation.index)
-    fused = jnp.einsum("bnd,dgre->bngre", h, weights.kernel.astype(jnp.float32))
+    fused = jnp.einsum("bnd,dgre->bngre", h, weights.kernel.astype(jnp.float32), precision=EXACT)
     if weights.bias is not None:
         fused = fused + weights.bias
     b, n, _, _, e = fused.shape
@@ -82,7 +83,7 @@ def attention_weights(
     """Softmax probabilities and the log-sum-exp of the scores; both of an empty run are 0 and -inf."""
     repeats = q.shape[2] // k.shape[2]
     k = jnp.repeat(k, repeats, axis=2).astype(jnp.float32)
-    scores = jnp.einsum("bnhe,bmhe->bhnm", q.astype(jnp.float32), k) / jnp.sqrt(1.0 * q.shape[-1])
+    scores = jnp.einsum("bnhe,bmhe->bhnm", q.astype(jnp.float32), k, precision=EXACT) / jnp.sqrt(1.0 * q.shape[-1])
     if bias is not None:
         scores = scores + bias
     mask = jnp.ones((1, 1, 1, k.shape[1]), bool) if visible is None else dense_mask(visible, k.shape[1])[:, None]
@@ -108,7 +109,7 @@ def attend(
     weights, log_sum = attention_weights(q, k, visible, bias)
     repeats = q.shape[2] // v.shape[2]
     v = jnp.repeat(v, repeats, axis=2).astype(jnp.float32)
-    return jnp.einsum("bhnm,bmhe->bnhe", weights, v), log_sum
+    return jnp.einsum("bhnm,bmhe->bnhe", weights, v, precision=EXACT), log_sum
 
 
 def merge_runs(
@@ -130,7 +131,8 @@ def gated_out(
     index: Index | None = None,
 ) -> Float[Array, "b n d"]:
     """x + gate * (W a + b), float32; without a gate x + W a + b."""
-    out = jnp.einsum("bnhe,hed->bnd", a.astype(jnp.float32), weights.kernel.astype(jnp.float32))
+    kernel = weights.kernel.astype(jnp.float32)
+    out = jnp.einsum("bnhe,hed->bnd", a.astype(jnp.float32), kernel, precision=EXACT)
     if weights.bias is not None:
         out = out + weights.bias
     return x + (out if gate is None else pick_rows(gate, index) * out)

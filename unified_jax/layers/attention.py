@@ -1,5 +1,6 @@
 """The attention half of a transformer block as a layer: it owns the weights, `kernels/` does the work."""
 
+import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -11,6 +12,7 @@ from unified_jax.kernels import choice, reference
 from unified_jax.kernels.inputs import Modulation, NormKind, OutWeights, QkvWeights, Rotary, Visible
 from unified_jax.layers.init import declare, ones, xavier, zeros
 from unified_jax.layers.modulation import AffineNorm
+from unified_jax.precision import precision
 from unified_jax.sharding import constrain
 
 
@@ -130,8 +132,9 @@ class CrossAttentionHalf(nn.Module):
         shape = (d, self.heads, 2, e)
         kv_kernel = declare(self, "kv_kernel", xavier(d, 2 * d), shape, ("embed", "heads", None, "head_dim"))
         kv_bias = declare(self, "kv_bias", zeros, shape[1:], ("heads", None, "head_dim"))
-        q = jnp.einsum("bnd,dhe->bnhe", h, q_kernel.astype(self.dtype)) + q_bias.astype(self.dtype)
-        kv = jnp.einsum("bmd,dhte->bmhte", memory.astype(self.dtype), kv_kernel.astype(self.dtype))
+        product = functools.partial(jnp.einsum, precision=precision(self.dtype))
+        q = product("bnd,dhe->bnhe", h, q_kernel.astype(self.dtype)) + q_bias.astype(self.dtype)
+        kv = product("bmd,dhte->bmhte", memory.astype(self.dtype), kv_kernel.astype(self.dtype))
         kv = kv + kv_bias.astype(self.dtype)
         a, _ = choice.attend(q, kv[..., 0, :], kv[..., 1, :], attention=self.attention)
         out_shape = (self.heads, e, d)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from unified_jax.layers.init import declare, ones, xavier, zeros
+from unified_jax.precision import precision
 
 
 class Conv(nn.Module):
@@ -39,7 +40,9 @@ def convolve(x: Float[Array, "n ..."], kernel: Float[Array, "..."], stride: tupl
     if axes <= 2:
         letters = "HW"[-axes:]
         layout = (f"N{letters}C", f"{letters}IO", f"N{letters}C")
-        return jax.lax.conv_general_dilated(x, kernel, stride, pads, dimension_numbers=layout)
+        return jax.lax.conv_general_dilated(
+            x, kernel, stride, pads, dimension_numbers=layout, precision=precision(x.dtype)
+        )
     x = jnp.pad(x, [(0, 0), pads[0], *[(0, 0)] * axes])
     slices = (x.shape[1] - kernel.shape[0]) // stride[0] + 1
     total = jnp.zeros(())

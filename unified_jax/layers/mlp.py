@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 
 from unified_jax.kernels.xla import rows_of
 from unified_jax.layers.init import Init, declare, xavier, zeros
+from unified_jax.precision import precision
 from unified_jax.sharding import constrain
 
 
@@ -24,7 +25,7 @@ class Dense(nn.Module):
         """Computes in `dtype`."""
         shape = (x.shape[-1], self.features)
         kernel = declare(self, "kernel", self.kernel_init or xavier(*shape), shape, self.axes)
-        y = rows_of(x.astype(self.dtype)) @ kernel.astype(self.dtype)
+        y = jnp.matmul(rows_of(x.astype(self.dtype)), kernel.astype(self.dtype), precision=precision(self.dtype))
         if self.bias:
             y = y + declare(self, "bias", zeros, (self.features,), self.axes[1:]).astype(self.dtype)
         return y.reshape(x.shape[:-1] + (self.features,))

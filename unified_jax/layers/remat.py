@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from unified_jax.kernels.choice import device
+from unified_jax.precision import precision
 
 Remat = Literal["none", "dots", "offload", "full"]
 
@@ -52,5 +53,6 @@ def _read_by_a_product(x: Array) -> Array:
 @_read_by_a_product.defjvp
 def _read_by_a_product_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     (tangent,) = tangents
-    nothing = 0.0 * (tangent @ jnp.ones((tangent.shape[-1], 1), tangent.dtype))
+    ones = jnp.ones((tangent.shape[-1], 1), tangent.dtype)
+    nothing = 0.0 * jnp.matmul(tangent, ones, precision=precision(tangent.dtype))
     return primals[0], tangent + nothing

@@ -21,6 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float
 
+from unified_jax.precision import EXACT
+
 
 @dataclass(frozen=True)
 class Mel:
@@ -87,7 +89,8 @@ class Mel:
 
     def __call__(self, x: Float[Array, "b s"]) -> Float[Array, "b f m"]:
         """The mel spectrum."""
-        return jnp.abs(self.spectrum(x)) ** self.power @ jnp.asarray(self.bank(), x.dtype)
+        power = jnp.abs(self.spectrum(x)) ** self.power
+        return jnp.matmul(power, jnp.asarray(self.bank(), x.dtype), precision=EXACT)
 
     def waveform(self, spectrum: Complex[Array, "b f k"], samples: int) -> Float[Array, "b s"]:
         """The waveform whose spectrum is closest in least squares: overlap-add over the sum of squared windows."""
@@ -106,7 +109,7 @@ class Mel:
     def magnitude(self, mel: Float[Array, "b f m"]) -> Float[Array, "b f k"]:
         """Magnitudes of least norm that give this mel spectrum, cut off at zero."""
         inverse = jnp.asarray(np.linalg.pinv(self.bank()), jnp.float32)
-        return jnp.maximum(mel @ inverse, 0) ** (1 / self.power)
+        return jnp.maximum(jnp.matmul(mel, inverse, precision=EXACT), 0) ** (1 / self.power)
 
 
 @partial(jax.jit, static_argnames=("analysis", "samples", "iterations", "momentum"))

@@ -23,6 +23,7 @@ from unified_jax.modalities.label import Label
 from unified_jax.models.base import Terms
 from unified_jax.models.plan import Plan
 from unified_jax.networks.dit import DiT
+from unified_jax.precision import EXACT
 from unified_jax.processes.edm import Edm
 from unified_jax.processes.gaussian import DiscreteGaussian
 from unified_jax.processes.interpolant import Interpolant, RectifiedFlow
@@ -162,7 +163,7 @@ class Diffusion:
         total = sum(terms.values())
         bins = jnp.clip((self.process.unit_time(t) * self.time_bins).astype(jnp.int32), 0, self.time_bins - 1)
         one_hot = jax.nn.one_hot(bins, self.time_bins)
-        metrics = {"loss_by_time": (total @ one_hot, one_hot.sum(0))}
+        metrics = {"loss_by_time": (jnp.matmul(total, one_hot, precision=EXACT), one_hot.sum(0))}
         return {name: (value, ones) for name, value in terms.items()}, aux, metrics
 
     def pack_labels(self, given: dict[str, Any], count: int) -> Int[Array, "b l"]:

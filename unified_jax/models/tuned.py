@@ -25,6 +25,7 @@ from unified_jax.errors import UserError
 from unified_jax.interop.names import flatten, unflatten
 from unified_jax.models.base import Model, Terms
 from unified_jax.models.plan import Plan
+from unified_jax.precision import EXACT
 from unified_jax.typing import Batch, Keys, Params
 
 EVERYTHING = ".*"
@@ -158,7 +159,7 @@ class Tuned:
         scale = self.tuning.alpha / self.tuning.rank
         for path in {name.rpartition("/")[0] for name in lora}:
             kernel = _Kernel.of(path, base[path].ndim)
-            update = jnp.einsum(kernel.product, lora[f"{path}/a"], lora[f"{path}/b"])
+            update = jnp.einsum(kernel.product, lora[f"{path}/a"], lora[f"{path}/b"], precision=EXACT)
             base[path] = base[path] + scale * update.astype(base[path].dtype)
         return unflatten(base | own)
 

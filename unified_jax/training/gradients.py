@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from unified_jax.models.base import Model
+from unified_jax.precision import EXACT
 from unified_jax.training.balancing import Balance
 from unified_jax.training.state import State
 from unified_jax.typing import Batch, Params
@@ -34,7 +35,7 @@ def term_gradients(
     one_each = {name: jnp.eye(len(names))[i] for i, name in enumerate(names)}
     gradients = jax.lax.map(lambda chosen: pull(chosen)[0], one_each)
     flat = [leaf.reshape(len(names), -1) for leaf in jax.tree.leaves(gradients)]
-    products = jnp.sum(jnp.stack([leaf @ leaf.T for leaf in flat]), axis=0)
+    products = jnp.sum(jnp.stack([jnp.matmul(leaf, leaf.T, precision=EXACT) for leaf in flat]), axis=0)
     norms = jnp.sqrt(jnp.diag(products))
     cosines = products / jnp.maximum(norms[:, None] * norms[None], 1e-30)
     found = {f"grad_norm/{name}": norms[i] for i, name in enumerate(names)}

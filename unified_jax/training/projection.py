@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from unified_jax.precision import EXACT
 from unified_jax.typing import Params
 
 
@@ -24,10 +25,14 @@ def project(each: Params, order: Int[Array, "n n"]) -> Params:
     leaves, form = jax.tree.flatten(each)
     flat = [leaf.reshape(leaf.shape[0], -1) for leaf in leaves]
     shared = [jnp.sum(jnp.any(rows != 0, axis=1)) > 1 for rows in flat]
-    gram = sum(jnp.where(is_shared, rows @ rows.T, 0.0) for rows, is_shared in zip(flat, shared, strict=True))
+    gram = sum(
+        jnp.where(is_shared, jnp.matmul(rows, rows.T, precision=EXACT), 0.0)
+        for rows, is_shared in zip(flat, shared, strict=True)
+    )
     total = jnp.sum(coefficients(jnp.asarray(gram), order), axis=0)
     merged = [
-        jnp.tensordot(jnp.where(is_shared, total, 1.0), leaf, 1) for leaf, is_shared in zip(leaves, shared, strict=True)
+        jnp.tensordot(jnp.where(is_shared, total, 1.0), leaf, 1, precision=EXACT)
+        for leaf, is_shared in zip(leaves, shared, strict=True)
     ]
     return form.unflatten(merged)
 
@@ -38,7 +43,7 @@ def coefficients(gram: Float[Array, "n n"], order: Int[Array, "n n"]) -> Float[A
 
     def one(i: Array, meets: Array) -> Array:
         def meet(c: Array, j: Array) -> tuple[Array, None]:
-            along = c @ gram[:, j]
+            along = jnp.matmul(c, gram[:, j], precision=EXACT)
             part = jnp.where((along < 0) & (j != i), along / jnp.where(gram[j, j] > 0, gram[j, j], 1.0), 0.0)
             return c.at[j].add(-part), None
 

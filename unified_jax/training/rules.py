@@ -130,7 +130,7 @@ class Muon:
     def transform(self, rate: Rate, decay: float) -> optax.GradientTransformation:
         """`decay` is a factor on the weight decay."""
         axes: Any = matrices  # a function of the parameters, which the annotation does not say
-        return optax.contrib.muon(
+        muon = optax.contrib.muon(
             rate,
             ns_steps=self.iterations,
             beta=self.beta,
@@ -142,6 +142,12 @@ class Muon:
             muon_weight_dimension_numbers=axes,
             consistent_rms=self.rms,
         )
+
+        def update(*given: Any) -> Any:
+            with jax.default_matmul_precision("highest"):  # as in `precision.py`: optax leaves it to the device
+                return muon.update(*given)
+
+        return optax.GradientTransformation(muon.init, update)
 
 
 def matrices(params: Any) -> Any:

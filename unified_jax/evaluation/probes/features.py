@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from unified_jax.evaluation.probes.documents import clean_inputs, lay_out
 from unified_jax.models.transfusion import Transfusion
+from unified_jax.precision import EXACT
 from unified_jax.typing import Batch, Params
 
 
@@ -49,5 +50,5 @@ def _pooled(model: Transfusion, params: Params, batch: Batch) -> Float[Array, "d
     _, _, captured = model.forward(params, batch, tuple(clean_inputs(model, batch)), capture=True)
     assert captured is not None
     content = (batch["item"] > 0).astype(jnp.float32)
-    total = jnp.einsum("lbnd,bn->lbd", captured.hidden.astype(jnp.float32), content)
+    total = jnp.einsum("lbnd,bn->lbd", captured.hidden.astype(jnp.float32), content, precision=EXACT)
     return total / jnp.sum(content, axis=1)[:, None]

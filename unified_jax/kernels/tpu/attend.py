@@ -24,6 +24,7 @@ from jaxtyping import Array, Float
 
 from unified_jax.kernels.blocks import Blocks, blocks_of, whole_runs
 from unified_jax.kernels.inputs import Visible
+from unified_jax.precision import precision
 
 MASKED, LOWEST = -1e30, -1e29
 
@@ -38,9 +39,8 @@ def product(a: Array, b: Array, over: tuple[int, int]) -> Array:
 
     float32 matrices are multiplied as such, not in bfloat16 passes.
     """
-    exact = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else jax.lax.Precision.DEFAULT
     dims = (((over[0],), (over[1],)), ((), ()))
-    return jax.lax.dot_general(a, b, dims, precision=exact, preferred_element_type=jnp.float32)
+    return jax.lax.dot_general(a, b, dims, precision=precision(a.dtype), preferred_element_type=jnp.float32)
 
 
 def sees(runs: Any, first: Any, shape: tuple[int, int]) -> Array:

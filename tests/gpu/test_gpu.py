@@ -1,0 +1,182 @@
+"""What a Hopper GPU computes is what the specification says, and what a CPU computes. `make gpu` runs this.
+
+Anywhere else every test says "not verified".
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.kernels.oracle import dense
+from tests.kernels.test_pallas import assert_close, problem, projections
+from unified_jax.kernels import choice, pallas, reference
+from unified_jax.kernels.hopper import compat
+from unified_jax.kernels.inputs import Modulation, OutWeights, QkvWeights
+from unified_jax.modalities.image import Image
+from unified_jax.modalities.label import Label
+from unified_jax.models.diffusion import Diffusion
+from unified_jax.models.plan import Plan
+from unified_jax.networks.dit import DiT
+from unified_jax.samplers.choice import Euler
+from unified_jax.samplers.guidance import Guidance
+from unified_jax.training.balancing import FixedBalance
+from unified_jax.training.ema import Ema
+from unified_jax.training.optimizer import Optimization
+from unified_jax.training.step import Optimizer, init_state, train_step
+
+HOPPER = pallas.Target("hopper")
+THERE = any(name in jax.devices()[0].device_kind for name in choice.HOPPER)
+pytestmark = pytest.mark.skipif(not THERE or compat.missing() is not None, reason="not verified: no Hopper GPU here")
+
+CASES = [
+    ("full", 1, 1, 1, 2, 2, 64),
+    ("full", 4, 256, 256, 16, 16, 72),
+    ("random", 2, 17, 17, 2, 1, 72),
+    ("causal", 1, 1030, 1030, 2, 2, 128),
+    ("packed", 2, 1000, 1000, 4, 2, 128),
+    ("window", 1, 600, 600, 2, 2, 64),
+    ("random", 1, 130, 700, 2, 1, 96),
+]
+
+
+def halved(given):
+    """q, k, v and the cotangent of the output rounded to bfloat16, and all of it in float32."""
+    q, k, v, visible, do, dlse = given
+    q, k, v, do = (np.asarray(jnp.asarray(x, jnp.bfloat16), np.float32) for x in (q, k, v, do))
+    return q, k, v, visible, do, dlse
+
+
+@functools.partial(jax.jit, static_argnames="attention")
+def forward_and_gradient(q, k, v, visible, do, dlse, attention):
+    """(out, lse, dq, dk, dv) of bfloat16 inputs."""
+    short = [x.astype(jnp.bfloat16) for x in (q, k, v)]
+    (out, lse), back = jax.vjp(lambda *x: choice.attend(*x, visible, attention=attention), *short)
+    return out, lse, *back((do.astype(jnp.bfloat16), jnp.where(jnp.isneginf(lse), 0.0, dlse)))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c[0]}_{c[2]}x{c[3]}_{c[6]}")
+@pytest.mark.parametrize("attention", ["pallas", "xla"])
+def test_attention_equals_float64(attention, case):
+    given = halved(problem(*case))
+    found = forward_and_gradient(*given, attention=attention)
+    assert_close([np.asarray(x, np.float32) for x in found], dense(*given), 2e-2)
+
+
+@pytest.mark.parametrize("case", [CASES[1], CASES[4]], ids=["full", "packed"])
+def test_cudnn_equals_float64(case):
+    given = halved(problem(*case[:4], case[4], case[4], case[6]))
+    given = (*given[:5], 0 * given[5])
+    found = forward_and_gradient(*given, attention="cudnn")
+    assert_close([np.asarray(x, np.float32) for x in found], dense(*given), 2e-2)
+
+
+def test_no_block_outside_every_run_is_read():
+    """Keys and values there are NaN."""
+    q, k, v, _, do, dlse = halved(problem("full", 1, 256, 2048, 2, 2, 64))
+    visible = np.zeros((1, 256, 2), np.int32)
+    visible[:, ::2], visible[:, 1::2] = (0, 10), (1600, 1900)
+    k[:, 512:1536], v[:, 512:1536] = np.nan, np.nan
+    found = forward_and_gradient(q, k, v, visible, do, dlse, attention="pallas")
+    k[:, 512:1536], v[:, 512:1536] = 0.0, 0.0
+    assert_close([np.asarray(x, np.float32) for x in found], dense(q, k, v, visible, do, dlse), 2e-2)
+
+
+@pytest.mark.parametrize("case", [("full", 16, 1024, 1024, 16, 16, 72), ("packed", 4, 2048, 2048, 16, 4, 128)])
+def test_kernels_give_the_same_bits_every_time(case):
+    """A race would show as a moving error."""
+    given = jax.device_put(halved(problem(*case)))
+    first = forward_and_gradient(*given, attention="pallas")
+    for _ in range(30):
+        again = forward_and_gradient(*given, attention="pallas")
+        assert all(bool(jnp.array_equal(a, b, equal_nan=True)) for a, b in zip(first, again, strict=True))
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_projections_equal_the_specification(rows):
+    x, m, qkv, out, rotary = projections(2, 270, 1152, 16, 1, 72, rows)
+    x = x.astype(jnp.bfloat16)
+    qkv = qkv._replace(kernel=(qkv.kernel / 8).astype(jnp.bfloat16))
+    out = out._replace(kernel=(out.kernel / 8).astype(jnp.bfloat16))
+    found = jax.jit(lambda: pallas.modulated_qkv(x, m, qkv, rotary, "layer", 1e-6, HOPPER))()
+    expected = reference.modulated_qkv(x, m, qkv, norm="layer", rotary=rotary)
+    for a, b in zip(found, expected, strict=True):
+        assert float(jnp.abs(a - b).max()) <= 1e-2 * float(jnp.abs(b).max())
+    y = jax.jit(lambda: pallas.gated_out(x, found[0], out, m.gate, m.index, HOPPER))()
+    b = reference.gated_out(x, found[0], out, m.gate, m.index)
+    assert float(jnp.abs(y - b).max()) <= 1e-2 * float(jnp.abs(b).max())
+
+
+@pytest.mark.parametrize("attention", ["pallas", "cudnn", "xla"])
+def test_the_half_of_dit_xl_and_its_gradients_equal_the_specification(attention):
+    keys = iter(jax.random.split(jax.random.key(0), 8))
+    b, n, d, h = 4, 256, 1152, 16
+
+    def draw(*size, dtype=jnp.bfloat16):
+        return (0.05 * jax.random.normal(next(keys), size)).astype(dtype)
+
+    rows = Modulation(*(draw(b, 1, d, dtype=jnp.float32) for _ in range(3)))
+    given = (draw(b, n, d), rows, QkvWeights(draw(d, h, 3, d // h)), OutWeights(draw(h, d // h, d)))
+
+    def total(given, attention):
+        y = choice.attention_half(*given, attention=attention)
+        return jnp.sum(jnp.sin(100.0 * y.astype(jnp.float32)))
+
+    found = jax.jit(jax.grad(total), static_argnames="attention")(given, attention=attention)
+    exact = jax.tree.map(lambda x: x.astype(jnp.float32), given)
+    expected = jax.jit(jax.grad(total), static_argnames="attention")(exact, attention="reference")
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        assert np.linalg.norm(a - b) <= 3e-2 * np.linalg.norm(b)
+
+
+MODEL = Diffusion(DiT(depth=4, width=192, heads=3), modality=Image(16, 16, 3, 2), conditions=(Label("label", 10),))
+BATCH = {
+    "image": np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), np.uint8),
+    "label": np.arange(8, dtype=np.int32),
+    "slot": np.arange(8, dtype=np.int32),
+}
+
+
+def trained(model, device, steps=20):
+    """(losses, parameters) of the first steps on a device."""
+    optimizer, balance = Optimizer(Optimization(learning_rate=1e-3), (Ema(),), 1000), FixedBalance()
+    with jax.default_device(device):
+        state = jax.jit(functools.partial(init_state, model, optimizer, balance))(jax.random.key(0))
+        step = jax.jit(functools.partial(train_step, model, optimizer, balance), donate_argnums=0)
+        losses = []
+        for _ in range(steps):
+            state, metrics = step(state, {}, BATCH, jax.random.key(0))
+            losses.append(float(metrics["loss"]))
+        return losses, jax.device_get(state.params)
+
+
+def test_a_float32_run_has_the_losses_of_a_cpu_s():
+    gpu, cpu = (trained(MODEL, jax.devices(kind)[0])[0] for kind in ("gpu", "cpu"))
+    np.testing.assert_allclose(gpu, cpu, rtol=2e-5)
+    assert gpu[-1] < gpu[0]
+
+
+def test_samples_are_a_cpu_s():
+    plan, made = Plan(Euler(), steps=20, guidance=Guidance(2.0)), []
+    for kind in ("gpu", "cpu"):
+        with jax.default_device(jax.devices(kind)[0]):
+            params = jax.tree.map(
+                lambda p: p + 0.02 * jnp.cos(jnp.arange(p.size).reshape(p.shape)), MODEL.init(jax.random.key(0))
+            )
+            generate = jax.jit(lambda p, k: MODEL.generate(p, {}, wanted=("image",), keys=k, plan=plan))
+            made.append(np.asarray(generate(params, jax.random.split(jax.random.key(1), 4))["image"]))
+    assert np.abs(made[0] - made[1]).max() <= 1e-4 * np.abs(made[1]).max()
+
+
+@pytest.mark.parametrize("attention", ["pallas", "xla", "cudnn"])
+def test_two_runs_in_bfloat16_learn_and_their_bits_are_equal(attention):
+    model = dataclasses.replace(MODEL, network=MODEL.network.clone(dtype="bfloat16", attention=attention))
+    (first, params), (second, others) = (trained(model, jax.devices("gpu")[0]) for _ in range(2))
+    exact, _ = trained(MODEL, jax.devices("gpu")[0])
+    np.testing.assert_allclose(first, exact, rtol=2e-2)
+    assert first == second
+    jax.tree.map(np.testing.assert_array_equal, params, others)
