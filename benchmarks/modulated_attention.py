@@ -4,7 +4,7 @@
 
 Contestants: our Pallas kernels, plain XLA, XLA with cuDNN's attention, tokamax' attention where it is installed, and
 PyTorch (torch.compile around scaled_dot_product_attention, or flex_attention where tokens see runs). Same shapes,
-bfloat16; each in a process of its own (why: `turns.py`). Tasks: the half, attention alone, or both; forward and with
+bfloat16; each in a process of its own (why: `turns.py`). Tasks: the half, or attention alone; forward and with
 gradients of everything. TFLOP/s count the products of visible pairs only; the peak is the best rate
 of a plain matrix product in the same run. Ratios are other / ours: above 1 ours is faster.
 
@@ -46,7 +46,7 @@ GOALS = {
     "transfusion_4096": ">= 2 x cuDNN with bias, >= 1.0 x torch flex_attention",
 }
 HALF, ALONE = ("forward", "gradient"), ("attend", "attend_gradient")
-TASKS = {"dit_xl_256": HALF, "dit_xl_1024": HALF, "n_4096_24x128": ALONE, "transfusion_4096": HALF + ALONE}
+TASKS = {"dit_xl_256": HALF, "dit_xl_1024": HALF, "n_4096_24x128": ALONE, "transfusion_4096": ALONE}
 
 
 def packing(n: int) -> np.ndarray:

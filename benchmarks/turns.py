@@ -120,9 +120,11 @@ def warm(contestants: list[Contestant], tasks: tuple[str, ...]) -> None:
     for contestant in beside:
         for task in tasks:
             contestant.begin(task)
+    begun = time.perf_counter()
     for contestant in contestants:
         for task in tasks:
             contestant.finish() if contestant in beside else contestant.result(task)
+            print(f"{time.perf_counter() - begun:6.1f} s: {contestant.name} is ready for {task}", flush=True)
 
 
 def alternate(contestants: list[Contestant], task: str, rounds: int, warm: int = 2) -> list[dict[str, Any]]:

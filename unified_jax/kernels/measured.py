@@ -1,8 +1,6 @@
 """What `attention="auto"` takes where it was measured to be fastest; anywhere else it takes XLA.
 
-Each row names the result file that it was read from. The table is empty until a device has been measured:
-`benchmarks/modulated_attention.py` writes `benchmarks/results/modulated_attention.json`, whose rows say "not measured"
-where no device was at hand.
+Each row names the result file that it was read from, which `benchmarks/modulated_attention.py` writes.
 """
 
 from typing import Literal, NamedTuple
@@ -24,7 +22,12 @@ class Fastest(NamedTuple):
     """The result file."""
 
 
-TABLE: tuple[Fastest, ...] = ()
+_SOURCE = "benchmarks/results/modulated_attention.json"
+
+TABLE: tuple[Fastest, ...] = (
+    Fastest("H100", "bfloat16", 72, 256, 1024, False, "cudnn", _SOURCE),
+    Fastest("H100", "bfloat16", 128, 4096, 4096, False, "cudnn", _SOURCE),
+)
 
 
 def fastest(device_kind: str, dtype: str, head_dim: int, tokens: int, runs: bool) -> Literal["xla", "cudnn", "pallas"]:
