@@ -50,7 +50,7 @@ gpu:  ## On a machine with a Hopper GPU: what our kernels, train step and sample
 	@if [ -z "$(NEWEST)" ]; then echo "not verified: no Python 3.12 or later was found"; else \
 	  $(NEWEST) -m venv .venv-gpu && .venv-gpu/bin/python -m pip install --quiet --upgrade pip && \
 	  .venv-gpu/bin/python -m pip install --quiet "jax[cuda13]>=0.11$(comma)<0.12" --editable ".[dev]" && \
-	  TEST_PLATFORMS=cuda,cpu XLA_PYTHON_CLIENT_PREALLOCATE=false .venv-gpu/bin/python -m pytest -q tests/gpu; fi
+	  TEST_PLATFORMS=cuda,cpu XLA_FLAGS=--xla_gpu_enable_triton_gemm=false XLA_PYTHON_CLIENT_PREALLOCATE=false .venv-gpu/bin/python -m pytest -q tests/gpu; fi
 
 lint: install
 	$(RUN) -m ruff check .

@@ -19,6 +19,8 @@ from typing import Any
 from sides import CPU, ROWS, SCALE, differences, our_tasks, torch_tasks
 from turns import Contestant, alternate, table, warm, write
 
+from unified_jax.training.xla_flags import use_cublas
+
 TASKS = ("step", "forward", "sample")
 TOLERANCE = 1e-3
 """Of `differences`: PyTorch's attention in float32 has a kernel of its own on a GPU."""
@@ -70,6 +72,7 @@ def main() -> None:
     options = parser.parse_args()
     import jax
 
+    use_cublas()
     device, found = jax.devices()[0], []
     if device.platform != "gpu":
         print("not measured: no GPU here")

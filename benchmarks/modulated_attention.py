@@ -8,16 +8,17 @@ bfloat16; each in a process of its own (why: `turns.py`). Tasks: the half, or at
 gradients of everything. TFLOP/s count the products of visible pairs only; the peak is the best rate
 of a plain matrix product in the same run. Ratios are other / ours: above 1 ours is faster.
 
-Without a GPU every row says "not measured". Writes benchmarks/results/modulated_attention.json, from which
-`unified_jax/kernels/measured.py` is filled by hand.
+Without a GPU every row says "not measured". Writes benchmarks/results/modulated_attention.json, which keeps the shapes
+measured before on the same device, and from which `unified_jax/kernels/measured.py` is filled by hand.
 """
 
 import argparse
 import importlib.util
+import json
 from typing import Any, NamedTuple
 
 import numpy as np
-from turns import Contestant, alternate, table, warm, write
+from turns import RESULTS, Contestant, alternate, provenance, table, warm, write
 
 CALLS = 10
 """Calls of one measurement, so that starting them costs little."""
@@ -220,6 +221,13 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
     return found
 
 
+def earlier(device: str) -> dict[str, Any]:
+    """Shapes that the file holds already, of this device."""
+    path = RESULTS / "modulated_attention.json"
+    held = json.loads(path.read_text()) if path.exists() else {}
+    return held["shapes"] if held.get("device") == device else {}
+
+
 def main() -> None:
     """Measures and writes."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -235,12 +243,12 @@ def main() -> None:
             for name in options.shapes
         }
         print("not measured: no GPU here")
-        write("modulated_attention", {"device": device.device_kind, "rounds": options.rounds, "shapes": found})
+        write("modulated_attention", {"device": device.device_kind, "shapes": found})
     else:
-        found = {}
+        found = earlier(device.device_kind)
         for name in options.shapes:
-            found[name] = measure(name, options.rounds)
-            write("modulated_attention", {"device": device.device_kind, "rounds": options.rounds, "shapes": found})
+            found[name] = provenance() | {"rounds": options.rounds} | measure(name, options.rounds)
+            write("modulated_attention", {"device": device.device_kind, "shapes": found})
 
 
 if __name__ == "__main__":

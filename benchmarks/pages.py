@@ -114,6 +114,22 @@ def speed() -> list[str]:
     return table(f"DiT-S | tokens | {' | '.join(columns)} | goal (eager)", rows)
 
 
+def hopper() -> list[str]:
+    """The attention half on a GPU: TFLOP/s, and time / time of ours."""
+    shapes = {
+        "dit_xl_256": "half of DiT-XL, 64 x 256 tokens",
+        "dit_xl_1024": "half of DiT-XL, 64 x 1,024 tokens",
+        "n_4096_24x128": "attention, 4 x 4,096 tokens, 24 heads of 128",
+        "transfusion_4096": "attention of packed documents, 4,096 tokens, 32 heads of 128",
+    }
+    rows = []
+    for name, found in whole("modulated_attention")["shapes"].items():
+        for task in [t for t in ("forward", "gradient", "attend", "attend_gradient") if t in found]:
+            cells = [f"{side['tflops']:.0f} ({side['ratio_paired']:.2f})" for side in found[task]]
+            rows.append(f"{shapes[name]}{', gradients' if 'gradient' in task else ''} | {' | '.join(cells)}")
+    return table("TFLOP/s (time / ours) | ours | XLA | cuDNN, the rest XLA | PyTorch, compiled", rows)
+
+
 def edits() -> list[str]:
     """Edits before and after fine-tuning."""
     rows = []
@@ -187,6 +203,7 @@ def span(mean: dict[str, Any] | None, sign: str = "") -> str:
 
 TABLES = {
     "README.md": (speed,),
+    "docs/kernels.md": (hopper,),
     "docs/launch.md": (strict,),
     "docs/scaling.md": (scaling, beyond),
     "docs/studies.md": (studies, findings),

@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from turns import Contestant, alternate, table, write
 
+from unified_jax.training.xla_flags import use_cublas
+
 STEPS = 5
 """Steps of one measurement."""
 
@@ -224,6 +226,7 @@ def main() -> None:
     options = parser.parse_args()
     import jax
 
+    use_cublas()
     device = jax.devices()[0]
     if options.tiny:
         for name in options.models:

@@ -18,7 +18,7 @@ os.environ["XLA_FLAGS"] = " ".join(
         "--xla_cpu_use_fusion_emitters=false" if version("jax").startswith("0.10.") else "",
     )
     if os.environ["JAX_PLATFORMS"] == "cpu"
-    else ()
+    else (os.environ.get("XLA_FLAGS", ""),)
 )
 
 import jax

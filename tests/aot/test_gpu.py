@@ -3,13 +3,23 @@
 `make aot-gpu` runs this in an environment with the plugin; anywhere else it says "not verified".
 """
 
+import functools
 import importlib.util
 
+import jax
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from tests.aot.problems import PROBLEMS, compile_half
 from unified_jax.kernels.hopper import compat
-from unified_jax.sharding import MeshShape
+from unified_jax.modalities.image import Image
+from unified_jax.models.diffusion import Diffusion
+from unified_jax.networks.dit import DiT
+from unified_jax.sharding import MeshShape, make_mesh
+from unified_jax.training.balancing import FixedBalance
+from unified_jax.training.ema import Ema
+from unified_jax.training.optimizer import Optimization
+from unified_jax.training.step import Optimizer, init_state, train_step
 from unified_jax.training.targets import open_target
 
 if importlib.util.find_spec("jax_cuda13_plugin") is None:
@@ -31,3 +41,20 @@ def test_they_compile_each_device_s_part():
     text = compile_half(problem, open_target("h200:8").devices, MeshShape(data=4, tensor=2), gradient=True).as_text()
     assert text.count("mosaic_gpu") >= 3
     assert "all-reduce" in text
+
+
+def test_products_in_full_float32_are_left_to_cublas():
+    """As commands ask it: XLA's own choice is among Triton kernels that take minutes to compile (docs/kernels.md)."""
+    model = Diffusion(DiT(depth=2, width=64, heads=2), modality=Image(16, 16, 3, 2))
+    optimizer, balance = Optimizer(Optimization(), (Ema(),), 1000), FixedBalance()
+    here = NamedSharding(make_mesh(MeshShape(), open_target("h200:1").devices), PartitionSpec())
+    state = jax.eval_shape(functools.partial(init_state, model, optimizer, balance), jax.random.key(0))
+    batch = {"image": jax.ShapeDtypeStruct((4, 16, 16, 3), "uint8"), "slot": jax.ShapeDtypeStruct((4,), "int32")}
+    given = (state, {}, batch, jax.eval_shape(lambda: jax.random.key(0)))
+    given = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), given)
+    lowered = jax.jit(functools.partial(train_step, model, optimizer, balance)).lower(*given)
+    text = {}
+    for name in ("true", "false"):
+        text[name] = lowered.compile(compiler_options={"xla_gpu_enable_triton_gemm": name}).as_text()
+    assert "__triton_gemm" in text["true"]
+    assert "__triton_gemm" not in text["false"] and "__cublas$gemm" in text["false"]

@@ -17,9 +17,14 @@ def on(monkeypatch, platform, kind):
 def test_auto_is_xla_where_nothing_was_measured_and_what_was_fastest_elsewhere(monkeypatch):
     on(monkeypatch, "gpu", "NVIDIA H200")
     assert choice.resolve("auto", jnp.bfloat16, 64, 256, runs=False) == "xla"
-    row = measured.Fastest("H200", "bfloat16", 64, 128, 512, False, "cudnn", "a result file")
+    row = measured.Fastest("H200", "bfloat16", 64, 128, 512, False, "cudnn", False, "a result file")
     monkeypatch.setattr(measured, "TABLE", (row,))
     assert choice.resolve("auto", jnp.bfloat16, 64, 256, runs=False) == "cudnn"
+    assert choice.resolve("auto", jnp.bfloat16, 64, 256, runs=False, projection=True) == "xla"
+    monkeypatch.setattr(measured, "TABLE", (row._replace(choice="pallas", whole=True),))
+    monkeypatch.setattr(choice, "kernels", lambda: (None, None, None))
+    assert choice.resolve("auto", jnp.bfloat16, 64, 256, runs=False, projection=True) == "pallas"
+    monkeypatch.setattr(measured, "TABLE", (row,))
     assert choice.resolve("auto", jnp.bfloat16, 64, 256, runs=False, bias=True) == "xla"
     for other in ((jnp.float32, 64, 256, False), (jnp.bfloat16, 72, 256, False), (jnp.bfloat16, 64, 513, False)):
         assert choice.resolve("auto", other[0], other[1], other[2], runs=other[3]) == "xla"

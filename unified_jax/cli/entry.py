@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from unified_jax.cli.supervise import begin_child, is_child, name_log, supervise
 from unified_jax.errors import RunError, UserError
+from unified_jax.training.xla_flags import use_cublas
 
 if TYPE_CHECKING:
     from unified_jax.hosts import Hosts
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 def run_command(command: Callable[[list[str]], None], arguments: list[str]) -> int:
     """Runs a command and returns its exit code; UNIFIED_JAX_TRACEBACK=1 shows tracebacks of expected errors too."""
+    use_cublas()
     for library in ("absl", "asyncio"):  # Orbax and TFDS speak of their own defaults, and of what we say below
         logging.getLogger(library).setLevel(logging.CRITICAL)
     if os.environ.get("UNIFIED_JAX_TRACEBACK"):

@@ -45,12 +45,24 @@ def device() -> tuple[str, str]:
     return jax.devices()[0].platform, jax.devices()[0].device_kind
 
 
-def resolve(attention: Attention, dtype: Any, head_dim: int, tokens: int, runs: bool, bias: bool = False) -> Attention:
-    """The implementation that is meant, never auto. Raises UserError where it is forced and cannot work."""
+def resolve(
+    attention: Attention,
+    dtype: Any,
+    head_dim: int,
+    tokens: int,
+    runs: bool,
+    *,
+    bias: bool = False,
+    projection: bool = False,
+) -> Attention:
+    """The implementation that is meant, never auto; of attention proper, or of a `projection` around it.
+
+    Raises UserError where it is forced and cannot work.
+    """
     name, odd = jnp.dtype(dtype).name, runs and tokens % 2 == 1
     if attention == "auto":
-        attention = "xla" if bias else measured.fastest(device()[1], name, head_dim, tokens, runs)
-        if why_not(attention, name, head_dim, bias, odd):
+        attention = "xla" if bias else measured.fastest(device()[1], name, head_dim, tokens, runs, projection)
+        if why_not(attention, name, head_dim, bias, odd) or (attention == "pallas" and kernels()[2]):
             return "xla"
     elif reason := why_not(attention, name, head_dim, bias, odd):
         raise UserError(f"attention={attention!r} cannot work here: {reason} Choose 'auto' or 'xla'.")
@@ -121,7 +133,7 @@ def modulated_qkv(
 ) -> tuple[Array, Array, Array]:
     """Part one: queries, keys and values. See `reference.modulated_qkv`. `runs`: whether attention will have a mask."""
     kernel = weights.kernel
-    chosen = resolve(attention, kernel.dtype, kernel.shape[-1], x.shape[1], runs)
+    chosen = resolve(attention, kernel.dtype, kernel.shape[-1], x.shape[1], runs, projection=True)
     if chosen != "pallas":
         part = reference.modulated_qkv if chosen == "reference" else xla.modulated_qkv
         return part(x, modulation, weights, norm=norm, eps=eps, rotary=rotary)
@@ -149,7 +161,7 @@ def attend(
     attention: Attention = "auto",
 ) -> tuple[Float[Array, "b n h e"], Float[Array, "b n h"]]:
     """Part two: attention over runs, with its log-sum-exp. See `reference.attend`."""
-    match resolve(attention, q.dtype, q.shape[-1], q.shape[1], visible is not None, bias is not None):
+    match resolve(attention, q.dtype, q.shape[-1], q.shape[1], visible is not None, bias=bias is not None):
         case "reference":
             return reference.attend(q, k, v, visible, bias)
         case "cudnn":
@@ -200,7 +212,8 @@ def gated_out(
 
     Where heads are cut over devices the sum over them comes before the gate: that is left to XLA.
     """
-    chosen = resolve(attention, weights.kernel.dtype, weights.kernel.shape[1], x.shape[1], runs)
+    kernel = weights.kernel
+    chosen = resolve(attention, kernel.dtype, kernel.shape[1], x.shape[1], runs, projection=True)
     if chosen != "pallas" or parts_of("heads") > 1:
         part = reference.gated_out if chosen == "reference" else xla.gated_out
         return part(x, a, weights, gate, index).astype(x.dtype)

@@ -152,7 +152,7 @@ def _attend(
 def _product(form: str, a: Array, b: Array) -> Array:
     """An einsum accumulated in float32, with gradients that are products in the operands' dtype.
 
-    JAX's own rule would multiply the float32 gradient of the result by bfloat16 operands: half the speed on a GPU.
+    JAX's own rule multiplies the float32 gradient of the result by bfloat16 operands: on a GPU at half the rate.
     """
     return jnp.einsum(form, a, b, precision=precision(a.dtype), preferred_element_type=jnp.float32)
 

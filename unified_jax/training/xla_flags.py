@@ -1,6 +1,7 @@
-"""The compiler flags that we recommend, with what each is for. `train.py --xla recommended` sets them.
+"""The compiler flags that our commands set (`CUDA`), and those that we recommend (`train.py --xla recommended`), each
+with what it is for.
 
-They let collectives run beside computation: FSDP gathers a layer's parameters while the layer before it computes.
+The latter let collectives run beside computation: FSDP gathers a layer's parameters while the layer before it computes.
 Nothing here changes a number, but a flag changes which kernels the compiler picks, and with them the last bits. The
 CPU needs none (none helped: `benchmarks/profile.md`). What was set is recorded in environment.json.
 
@@ -8,7 +9,14 @@ Flags must be in the environment before a device is opened: XLA_FLAGS is read by
 TPUs alone. A flag that the user set is left as it is.
 """
 
+import importlib.util
 import os
+
+CUDA = {
+    "--xla_gpu_enable_triton_gemm=false": "products by cuBLAS: else XLA compiles dozens of Triton kernels for each "
+    "product, to time them, and one that multiplies in full float32 takes seconds",
+}
+"""In XLA_FLAGS of every command, where JAX's CUDA plugin is installed (`use_cublas`)."""
 
 GPU = {
     "--xla_gpu_enable_latency_hiding_scheduler=true": "order operations so that transfers run beside products",
@@ -36,6 +44,12 @@ TPU = {
     "--xla_tpu_data_parallel_opt_different_sized_ops=true": "also where their sizes differ",
 }
 """In LIBTPU_INIT_ARGS."""
+
+
+def use_cublas() -> None:
+    """Adds `CUDA` to this process' environment where there may be an NVIDIA GPU; before any device is opened."""
+    if any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)):
+        _add("XLA_FLAGS", list(CUDA))
 
 
 def recommend(strict: bool = False) -> None:
