@@ -53,8 +53,6 @@ def test_products_in_full_float32_are_left_to_cublas():
     given = (state, {}, batch, jax.eval_shape(lambda: jax.random.key(0)))
     given = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), given)
     lowered = jax.jit(functools.partial(train_step, model, optimizer, balance)).lower(*given)
-    text = {}
-    for name in ("true", "false"):
-        text[name] = lowered.compile(compiler_options={"xla_gpu_enable_triton_gemm": name}).as_text()
-    assert "__triton_gemm" in text["true"]
-    assert "__triton_gemm" not in text["false"] and "__cublas$gemm" in text["false"]
+    text = {on: lowered.compile(compiler_options={"xla_gpu_enable_triton_gemm": on}).as_text() for on in (True, False)}
+    assert "%gemm_fusion_dot" in text[True]
+    assert "%gemm_fusion_dot" not in text[False] and "__cublas" in text[False]
