@@ -5,11 +5,11 @@
 Contestants: our Pallas kernels, plain XLA, XLA with cuDNN's attention, tokamax' attention where it is installed, and
 PyTorch (torch.compile around scaled_dot_product_attention, or flex_attention where tokens see runs). Same shapes,
 bfloat16; each in a process of its own (why: `turns.py`). Tasks: the half, or attention alone; forward and with
-gradients of everything. TFLOP/s count the products of visible pairs only; the peak is the best rate
-of a plain matrix product in the same run. Ratios are other / ours: above 1 ours is faster.
+gradients of everything. TFLOP/s count the products of visible pairs only; the peak is the best rate of a plain matrix
+product in the same run. Ratios are other / ours: above 1 ours is faster.
 
-Without a GPU every row says "not measured". Writes benchmarks/results/modulated_attention.json, which keeps the shapes
-measured before on the same device, and from which `unified_jax/kernels/measured.py` is filled by hand.
+Without a GPU it says "not measured" and writes nothing. Writes benchmarks/results/modulated_attention.json, which keeps
+the shapes measured before on the same device, and from which `unified_jax/kernels/measured.py` is filled by hand.
 """
 
 import argparse
@@ -238,17 +238,12 @@ def main() -> None:
 
     device = jax.devices()[0]
     if device.platform != "gpu":
-        found: dict[str, Any] = {
-            name: {"shape": SHAPES[name]._asdict(), "goal": GOALS[name], "result": "not measured"}
-            for name in options.shapes
-        }
         print("not measured: no GPU here")
+        return
+    found = earlier(device.device_kind)
+    for name in options.shapes:
+        found[name] = provenance() | {"rounds": options.rounds} | measure(name, options.rounds)
         write("modulated_attention", {"device": device.device_kind, "shapes": found})
-    else:
-        found = earlier(device.device_kind)
-        for name in options.shapes:
-            found[name] = provenance() | {"rounds": options.rounds} | measure(name, options.rounds)
-            write("modulated_attention", {"device": device.device_kind, "shapes": found})
 
 
 if __name__ == "__main__":

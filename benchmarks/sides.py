@@ -3,6 +3,7 @@
 Ours goes first and leaves its parameters and the samples' starting noise in a folder, from which the twins load them.
 """
 
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -91,8 +92,9 @@ def enter(tokens: int, folder: str, compiled: bool, steps: int = 50, trains: boo
 
     train.py keeps the heap (`unified_jax/cli/heap.py`) and sample.py does not; the other row of ours, and one of the
     twin's, show what that does. Training has a row of the library's defaults too. The bfloat16 twins are left out where
-    the processor has no instructions for it: a step then takes 20 times as long.
+    the processor has no instructions for it: a step then takes 20 times as long. GPUs are hidden from all of them.
     """
+    os.environ |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     other = "ours, heap given back" if trains else "ours, heap kept"
     found = [Contestant("ours", our_tasks, tokens, CPU, steps, folder, trains)]
     assert found[0].tasks  # the others start from its weights

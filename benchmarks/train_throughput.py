@@ -8,8 +8,9 @@ each in a process of its own. TFLOP/s count the products of forward and backward
 and are put beside the data sheet's peak and the best rate of a plain product in the same run. Also: seconds until the
 first step is done, and with `--pause` by how much a checkpoint's start holds up the steps.
 
-Without a GPU or TPU every row says "not measured"; `--tiny` runs small shapes on whatever is there, to try the script,
-and writes nothing. Writes benchmarks/results/train_throughput.json.
+Without a GPU or TPU it says "not measured" and writes nothing, nor does `--tiny`, which runs small shapes on whatever
+is there, to try the script. Writes benchmarks/results/train_throughput.json. Nobody has run it to its end on an
+accelerator yet: see docs/kernels.md.
 """
 
 import argparse
@@ -233,14 +234,12 @@ def main() -> None:
             measure(name, options.others, options.pause, 2, tiny=True)
         return
     if device.platform == "cpu":
-        found: dict[str, Any] = {name: {"goal": CASES[name].goal, "result": "not measured"} for name in options.models}
         print("not measured: no GPU or TPU here")
+        return
+    found: dict[str, Any] = {}
+    for name in options.models:
+        found[name] = measure(name, options.others, options.pause, options.rounds, tiny=False)
         write("train_throughput", {"device": device.device_kind, "rounds": options.rounds, "models": found})
-    else:
-        found = {}
-        for name in options.models:
-            found[name] = measure(name, options.others, options.pause, options.rounds, tiny=False)
-            write("train_throughput", {"device": device.device_kind, "rounds": options.rounds, "models": found})
 
 
 if __name__ == "__main__":
