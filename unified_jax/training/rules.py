@@ -143,9 +143,9 @@ class Muon:
             consistent_rms=self.rms,
         )
 
-        def update(*given: Any) -> Any:
+        def update(updates: Any, state: Any, params: Any = None) -> Any:
             with jax.default_matmul_precision("highest"):  # as in `precision.py`: optax leaves it to the device
-                return muon.update(*given)
+                return muon.update(updates, state, params)
 
         return optax.GradientTransformation(muon.init, update)
 
