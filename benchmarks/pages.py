@@ -103,7 +103,7 @@ def speed() -> list[str]:
     """Against PyTorch on two CPU cores; the goals are the project's own."""
     rows = []
     step, sample = ("training step, batch 8", "train_step", "step"), ("guided sampling, 50 steps", "sampling", "sample")
-    for (what, name, part), goals in ((step, {64: "1.2", 256: "1.0"}), (sample, {64: "1.7"})):
+    for (what, name, part), goals in ((step, {64: "1.2", 256: "1.0"}), (sample, {64: "1.7", 256: "1.7"})):
         for one in whole(name)["lengths"]:
             ratios = {side["name"]: side["ratio_paired"] for side in one[part]}
             columns = ("torch eager", "torch eager, heap kept", "torch.compile", "torch eager, bfloat16")
