@@ -14,7 +14,6 @@ Nobody has run it to its end yet: see docs/kernels.md.
 """
 
 import argparse
-import os
 import tempfile
 from typing import Any
 
@@ -74,7 +73,6 @@ def main() -> None:
     import jax
 
     use_cublas()
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # all contestants live on one GPU
     device, found = jax.devices()[0], []
     if device.platform != "gpu":
         print("not measured: no GPU here")

@@ -197,11 +197,10 @@ def build_torch(name: str) -> dict[str, Any]:
 
 def measure(name: str, rounds: int) -> dict[str, Any]:
     """The tasks of one shape."""
-    quiet = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     kinds = ["pallas", "xla", "cudnn"]
     if importlib.util.find_spec("tokamax") and not SHAPES[name].runs:
         kinds.append("tokamax")
-    contestants = [Contestant(kind, build_jax, kind, name, environment=quiet) for kind in kinds]
+    contestants = [Contestant(kind, build_jax, kind, name) for kind in kinds]
     if importlib.util.find_spec("torch"):
         contestants.append(Contestant("torch", build_torch, name))
     found: dict[str, Any] = {"shape": SHAPES[name]._asdict(), "goal": GOALS[name]}

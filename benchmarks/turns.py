@@ -25,6 +25,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # contestants may share a GPU
 RESULTS = Path(__file__).resolve().parent / "results"
 Task = Callable[[], Any]
 Build = Callable[..., dict[str, Task]]
@@ -68,16 +69,12 @@ class Contestant:
     The worker builds while others are started; who asks for `tasks` waits for it.
     """
 
-    def __init__(self, name: str, build: Build, *arguments: Any, environment: dict[str, str] | None = None) -> None:
+    def __init__(self, name: str, build: Build, *arguments: Any) -> None:
         self.name = name
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, build, arguments), daemon=True)
-        before = dict(os.environ)
-        os.environ.update(environment or {})
         self.process.start()
-        os.environ.clear()
-        os.environ.update(before)
         theirs.close()
 
     @functools.cached_property

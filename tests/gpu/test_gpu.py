@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from tests.kernels.oracle import dense
-from tests.kernels.test_pallas import assert_close, problem, projections
-from unified_jax.kernels import choice, pallas, reference
+from tests.kernels.test_hopper import assert_projections
+from tests.kernels.test_pallas import assert_close, assert_unread, forward_and_gradient, halved, problem
+from unified_jax.kernels import choice, pallas
 from unified_jax.kernels.hopper import compat
 from unified_jax.kernels.inputs import Modulation, OutWeights, QkvWeights
 from unified_jax.modalities.image import Image
@@ -28,7 +29,6 @@ from unified_jax.training.ema import Ema
 from unified_jax.training.optimizer import Optimization
 from unified_jax.training.step import Optimizer, init_state, train_step
 
-HOPPER = pallas.Target("hopper")
 THERE = any(name in jax.devices()[0].device_kind for name in choice.HOPPER)
 pytestmark = pytest.mark.skipif(not THERE or compat.missing() is not None, reason="not verified: no Hopper GPU here")
 
@@ -43,19 +43,17 @@ CASES = [
 ]
 
 
-def halved(given):
-    """q, k, v and the cotangent of the output rounded to bfloat16, and all of it in float32."""
-    q, k, v, visible, do, dlse = given
-    q, k, v, do = (np.asarray(jnp.asarray(x, jnp.bfloat16), np.float32) for x in (q, k, v, do))
-    return q, k, v, visible, do, dlse
+PATHS = {
+    name: lambda q, k, v, visible, name=name: choice.attend(q, k, v, visible, attention=name)
+    for name in ("pallas", "xla", "cudnn")
+}
 
 
-@functools.partial(jax.jit, static_argnames="attention")
-def forward_and_gradient(q, k, v, visible, do, dlse, attention):
-    """(out, lse, dq, dk, dv) of bfloat16 inputs."""
-    short = [x.astype(jnp.bfloat16) for x in (q, k, v)]
-    (out, lse), back = jax.vjp(lambda *x: choice.attend(*x, visible, attention=attention), *short)
-    return out, lse, *back((do.astype(jnp.bfloat16), jnp.where(jnp.isneginf(lse), 0.0, dlse)))
+def assert_attention(case, attention):
+    """Forward and gradient in bfloat16, beside float64."""
+    given = halved(problem(*case))
+    found = forward_and_gradient(*given, path=PATHS[attention], dtype=jnp.bfloat16)
+    assert_close(found, dense(*given), 2e-2)
 
 
 def named(case):
@@ -64,61 +62,37 @@ def named(case):
 
 @pytest.mark.parametrize("case", CASES, ids=named)
 def test_attention_by_the_kernels_equals_float64(case):
-    given = halved(problem(*case))
-    found = forward_and_gradient(*given, attention="pallas")
-    assert_close([np.asarray(x, np.float32) for x in found], dense(*given), 2e-2)
+    assert_attention(case, "pallas")
 
 
 @pytest.mark.parametrize("case", CASES[1:], ids=named)
 def test_attention_by_xla_equals_float64(case):
     """Not of one key: its gradient is a difference of equal numbers, one of which goes through bfloat16 there."""
-    given = halved(problem(*case))
-    found = forward_and_gradient(*given, attention="xla")
-    assert_close([np.asarray(x, np.float32) for x in found], dense(*given), 2e-2)
+    assert_attention(case, "xla")
 
 
-@pytest.mark.parametrize("case", [CASES[1], CASES[4]], ids=["full", "packed"])
-def test_cudnn_equals_float64(case):
-    given = halved(problem(*case[:4], case[4], case[4], case[6]))
-    given = (*given[:5], 0 * given[5])
-    found = forward_and_gradient(*given, attention="cudnn")
-    assert_close([np.asarray(x, np.float32) for x in found], dense(*given), 2e-2)
+@pytest.mark.parametrize("case", [CASES[1], ("packed", 2, 1000, 1000, 4, 4, 128)], ids=named)
+def test_attention_by_cudnn_equals_float64(case):
+    assert_attention(case, "cudnn")
 
 
 def test_no_block_outside_every_run_is_read():
-    """Keys and values there are NaN."""
-    q, k, v, _, do, dlse = halved(problem("full", 1, 256, 2048, 2, 2, 64))
-    visible = np.zeros((1, 256, 2), np.int32)
-    visible[:, ::2], visible[:, 1::2] = (0, 10), (1600, 1900)
-    k[:, 512:1536], v[:, 512:1536] = np.nan, np.nan
-    found = forward_and_gradient(q, k, v, visible, do, dlse, attention="pallas")
-    k[:, 512:1536], v[:, 512:1536] = 0.0, 0.0
-    assert_close([np.asarray(x, np.float32) for x in found], dense(q, k, v, visible, do, dlse), 2e-2)
+    assert_unread(halved(problem("full", 1, 256, 2048, 2, 2, 64)), PATHS["pallas"], jnp.bfloat16, 2e-2)
 
 
 @pytest.mark.parametrize("case", [("full", 16, 1024, 1024, 16, 16, 72), ("packed", 4, 2048, 2048, 16, 4, 128)])
 def test_kernels_give_the_same_bits_every_time(case):
     """A race would show as a moving error."""
     given = jax.device_put(halved(problem(*case)))
-    first = forward_and_gradient(*given, attention="pallas")
+    again = functools.partial(forward_and_gradient, *given, path=PATHS["pallas"], dtype=jnp.bfloat16)
+    first = again()
     for _ in range(30):
-        again = forward_and_gradient(*given, attention="pallas")
-        assert all(bool(jnp.array_equal(a, b, equal_nan=True)) for a, b in zip(first, again, strict=True))
+        assert all(bool(jnp.array_equal(a, b, equal_nan=True)) for a, b in zip(first, again(), strict=True))
 
 
 @pytest.mark.parametrize("rows", [1, 3])
 def test_projections_equal_the_specification(rows):
-    x, m, qkv, out, rotary = projections(2, 270, 1152, 16, 1, 72, rows)
-    x = x.astype(jnp.bfloat16)
-    qkv = qkv._replace(kernel=(qkv.kernel / 8).astype(jnp.bfloat16))
-    out = out._replace(kernel=(out.kernel / 8).astype(jnp.bfloat16))
-    found = jax.jit(lambda: pallas.modulated_qkv(x, m, qkv, rotary, "layer", 1e-6, HOPPER))()
-    expected = reference.modulated_qkv(x, m, qkv, norm="layer", rotary=rotary)
-    for a, b in zip(found, expected, strict=True):
-        assert float(jnp.abs(a - b).max()) <= 1e-2 * float(jnp.abs(b).max())
-    y = jax.jit(lambda: pallas.gated_out(x, found[0], out, m.gate, m.index, HOPPER))()
-    b = reference.gated_out(x, found[0], out, m.gate, m.index)
-    assert float(jnp.abs(y - b).max()) <= 1e-2 * float(jnp.abs(b).max())
+    assert_projections((2, 270, 1152, 16, 1, 72, rows), pallas.Target("hopper"))
 
 
 @pytest.mark.parametrize("attention", ["pallas", "cudnn", "xla"])

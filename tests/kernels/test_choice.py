@@ -1,5 +1,7 @@
 """Which implementation runs where, and what is said when a forced one cannot."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,6 +32,22 @@ def test_auto_is_xla_where_nothing_was_measured_and_what_was_fastest_elsewhere(m
         assert choice.resolve("auto", other[0], other[1], other[2], runs=other[3]) == "xla"
     on(monkeypatch, "cpu", "cpu")
     assert choice.resolve("auto", jnp.bfloat16, 64, 256, runs=False) == "xla"
+
+
+@pytest.mark.parametrize("row", measured.TABLE)
+def test_what_is_called_fastest_is_so_in_the_file_it_names(root, row):
+    found = json.loads((root / row.source).read_text())
+    assert row.device_kind in found["device"]
+    near = []
+    for one in found["shapes"].values():
+        _, tokens, width, heads, runs = one["shape"].values()
+        if (width // heads, runs) == (row.head_dim, row.runs) and row.least_tokens <= tokens <= row.most_tokens:
+            near.append(one)
+    assert near
+    for one in near:
+        for task in {"forward", "gradient", "attend", "attend_gradient"} & set(one):
+            ours = [side for side in one[task] if side["name"] in ("pallas", "xla", "cudnn")]
+            assert min(ours, key=lambda side: side["median_ms"])["name"] == row.choice
 
 
 @pytest.mark.parametrize(

@@ -46,16 +46,21 @@ def test_attention_equals_float64_without_races(case, capfd):
     assert "RACE DETECTED" not in printed.out + printed.err
 
 
-@pytest.mark.parametrize("rows", [1, 3])
-def test_projections_equal_the_specification(rows):
-    x, m, qkv, out, rotary = projections(1, 70, 128, 2, 1, 64, rows)
+def assert_projections(sizes, target):
+    """Parts one and three in bfloat16, beside the specification."""
+    x, m, qkv, out, rotary = projections(*sizes)
     x = x.astype(jnp.bfloat16)
     qkv = qkv._replace(kernel=qkv.kernel.astype(jnp.bfloat16))
     out = out._replace(kernel=out.kernel.astype(jnp.bfloat16))
-    found = pallas.modulated_qkv(x, m, qkv, rotary, "layer", 1e-6, HOPPER)
+    found = pallas.modulated_qkv(x, m, qkv, rotary, "layer", 1e-6, target)
     expected = reference.modulated_qkv(x, m, qkv, norm="layer", rotary=rotary)
     for a, b in zip(found, expected, strict=True):
         assert float(jnp.abs(a - b).max()) <= 1e-2 * float(jnp.abs(b).max())
-    y = pallas.gated_out(x, found[0], out, m.gate, m.index, HOPPER)
+    y = pallas.gated_out(x, found[0], out, m.gate, m.index, target)
     b = reference.gated_out(x, found[0], out, m.gate, m.index)
     assert float(jnp.abs(y - b).max()) <= 1e-2 * float(jnp.abs(b).max())
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_projections_equal_the_specification(rows):
+    assert_projections((1, 70, 128, 2, 1, 64, rows), HOPPER)
