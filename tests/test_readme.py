@@ -1,35 +1,86 @@
-"""The README's commands exist and its links lead somewhere."""
+"""The README's commands exist and do what they say, and its links lead somewhere."""
 
 import re
 import shlex
+from functools import reduce
+
+import pytest
 
 from unified_jax.cli import sample, train
 from unified_jax.cli.given import split_arguments
 from unified_jax.cli.recipe import load_recipe, recipe_names
+from unified_jax.cli.sampling import parse_sampler
+from unified_jax.config import to_plain
 
 
-def commands(root):
-    return re.findall(r"^python (\S.*)$", (root / "README.md").read_text(), re.MULTILINE)
+def commands(root, script):
+    """Words of each of the README's commands of a script."""
+    found = re.findall(rf"^python {script} (\S.*)$", (root / "README.md").read_text(), re.MULTILINE)
+    return [shlex.split(line.replace("DIR", "some"), comments=True) for line in found]
 
 
-def test_every_train_and_sample_command_parses(root):
+def flags(words):
+    """{path of names: the words after it} of the flags among words."""
+    found, path = {}, ()
+    for word in words:
+        if word.startswith("--"):
+            path = tuple(word[2:].replace("-", "_").split("."))
+            found[path] = []
+        else:
+            found[path].append(word)
+    return found
+
+
+def leaves(plain, path=()):
+    """{path of names: value} of a configuration."""
+    if not isinstance(plain, dict):
+        return {path: plain}
+    return {place: value for name, one in plain.items() for place, value in leaves(one, (*path, name)).items()}
+
+
+def check_train(words):
+    """The flags of a command are in its experiment, and all else is the recipe's."""
+    recipe, command = train.parse(words)
+    said = flags(words[1:])
+    for path, texts in said.items():
+        top = command if hasattr(command, path[0]) else command.experiment
+        value = reduce(getattr, path, top)
+        assert [str(one) for one in (value if isinstance(value, tuple) else [value])] == texts, path
+    before, after = leaves(to_plain(load_recipe(recipe))), leaves(to_plain(command.experiment))
+    assert {path for path in before | after if before.get(path) != after.get(path)} <= set(said)
+    return recipe
+
+
+def test_every_train_command_trains_what_it_says(root):
+    found = [check_train(words) for words in commands(root, "train.py")]
+    assert set(found) <= set(recipe_names())
+    assert len(found) >= 5
+
+
+def test_a_train_command_that_says_something_else_is_found(monkeypatch):
+    parse = train.parse
+    monkeypatch.setattr(train, "parse", lambda words: parse([words[0], "--steps", "7"]))
+    with pytest.raises(AssertionError):
+        check_train(["quickstart"])
+    with pytest.raises(AssertionError):
+        check_train(["quickstart", "--steps", "8"])
+
+
+def test_every_sample_command_fits_its_run(root):
     import tyro
 
-    seen = 0
-    for line in commands(root):
-        words = shlex.split(line, comments=True)
-        if words[0] == "train.py":
-            recipe, command = train.parse([w.replace("DIR", "some") for w in words[1:]])
-            assert recipe in recipe_names()
-            assert command.experiment.model == command.experiment.model
-            seen += 1
-        elif words[0] == "sample.py":
-            given, rest = split_arguments(words[1:])
-            assert tyro.cli(sample.SampleCommand, args=rest).run.startswith("runs/")
-            known = {c.name for c in load_recipe(rest[rest.index("--run") + 1].split("/")[-1]).model.conditions}
-            assert set(given) <= known | {"caption"}
-            seen += 1
-    assert seen >= 5
+    for words in (found := commands(root, "sample.py")):
+        given, rest = split_arguments(words)
+        command = tyro.cli(sample.SampleCommand, args=rest)
+        folder, recipe = command.run.split("/")
+        assert folder == "runs"
+        assert f"python train.py {recipe}" in (root / "README.md").read_text()
+        model = load_recipe(recipe).model
+        known = {c.name for c in model.conditions} | {"caption"}
+        assert set(given) <= known
+        assert set(filter(None, command.generate.split(","))) <= {m.name for m in model.modalities} - set(given)
+        assert not command.sampler or parse_sampler(command.sampler)
+    assert len(found) >= 5
 
 
 def test_recipes_and_files_that_are_named_exist(root):
