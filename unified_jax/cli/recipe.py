@@ -4,6 +4,7 @@ import runpy
 from pathlib import Path
 from typing import Any, TypeVar
 
+from unified_jax.cli.meant import meant
 from unified_jax.errors import UserError
 from unified_jax.training.experiment import Experiment
 
@@ -30,9 +31,11 @@ def load_built(name: str, folder: Path, words: tuple[str, str], function: str, k
     one, several = words
     path = Path(name) if name.endswith(".py") else folder / f"{name}.py"
     if not path.is_file():
-        what = f"The {one} file {name!r} does not exist" if name.endswith(".py") else f"Unknown {one} {name!r}"
-        known = ", ".join(sorted(other.stem for other in folder.glob("*.py")))
-        raise UserError(f"{what}; {several}: {known}, or a path to a .py file.")
+        known = sorted(other.stem for other in folder.glob("*.py"))
+        what = f"Unknown {one} {name!r}{meant(name, known)}"
+        if name.endswith(".py"):
+            what = f"The {one} file {name!r} {'is a folder' if path.is_dir() else 'does not exist'}."
+        raise UserError(f"{what} {several.capitalize()}: {', '.join(known)}, or a path to a .py file.")
     try:
         build: Any = runpy.run_path(str(path)).get(function)
         built = build() if callable(build) else None

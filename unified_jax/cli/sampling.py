@@ -1,10 +1,10 @@
 """Sampling options of the command line: `--sampler NAME[:FIELD=VALUE,...]` and what replaces fields of a run's plan."""
 
 import dataclasses
-import difflib
 import math
 from typing import Any, get_args
 
+from unified_jax.cli.meant import meant
 from unified_jax.config import fits
 from unified_jax.errors import UserError
 from unified_jax.samplers.choice import AnySampler
@@ -21,8 +21,8 @@ def parse_sampler(text: str) -> Any:
     name, _, options = text.partition(":")
     known = sampler_names()
     if name not in known:
-        meant = "".join(f"; did you mean {close}?" for close in difflib.get_close_matches(name, known, 1))
-        raise UserError(f"--sampler {name!r} is unknown{meant or '.'} Expected one of {', '.join(sorted(known))}.")
+        there = ", ".join(sorted(known))
+        raise UserError(f"--sampler {name!r} is unknown{meant(name, known)} Expected one of {there}.")
     values: dict[str, Any] = {}
     seen: set[str] = set()
     for part in filter(None, options.split(",")):
@@ -36,7 +36,8 @@ def parse_sampler(text: str) -> Any:
         if not equals or (key not in fields and key not in churn):
             options_known = sorted((set(fields) | set(churn)) if churn else fields) or ["none"]
             raise UserError(
-                f"--sampler {name}: expected option=value, found {part!r}; its options: {', '.join(options_known)}."
+                f"--sampler {name}: expected option=value, found {part!r}; its options: "
+                f"{', '.join(options_known)}{meant(key, options_known)}"
             )
         if key in churn:
             values["churn"] = dataclasses.replace(values.get("churn", Churn()), **{key: _number(value, key)})

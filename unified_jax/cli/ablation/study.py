@@ -11,11 +11,11 @@ A field is named as on the command line, with `_` or `-`; a part of a tuple by i
 
 import ast
 import dataclasses
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from unified_jax.cli.meant import meant
 from unified_jax.cli.recipe import CONFIGS, load_built, load_recipe
 from unified_jax.config import fields_of, fits, hints_of
 from unified_jax.errors import UserError
@@ -232,9 +232,9 @@ def _check_fields(whole: Any, parts: dict[str, dict[tuple[str, ...], Any]], wher
     fields, kind = [f.name for f in fields_of(whole)] if holds else [], type(whole)
     for name, below in parts.items():
         if name not in fields:
-            near = difflib.get_close_matches(name, fields, 1)
-            there = f"did you mean {where}{near[0]}?" if near else f"its fields: {', '.join(fields) or 'none'}."
-            raise UserError(f"{where}{name}: {kind.__name__} has no field {name!r}; {there}")
+            near = meant(name, fields, where)
+            there = near if near != "." else f"; its fields: {', '.join(fields) or 'none'}."
+            raise UserError(f"{where}{name}: {kind.__name__} has no field {name!r}{there}")
         hint = hints_of(kind).get(name, Any)
         if () in below and not fits(below[()], hint):
             expected = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
