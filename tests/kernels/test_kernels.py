@@ -129,6 +129,19 @@ def test_cross_attention_and_bias():
     np.testing.assert_allclose(a[1], b[1], atol=1e-5)
 
 
+def test_chunks_of_queries_read_any_number_of_keys(monkeypatch):
+    """Cross-attention of a long sequence to more keys, with and without runs; the last chunk is not full."""
+    keys = 13
+    monkeypatch.setattr(xla, "CHUNK", 4)
+    monkeypatch.setattr(xla, "WHOLE", 8)
+    q = jax.random.normal(jax.random.key(7), (B, 10, 4, E))
+    k, v = (jax.random.normal(key, (B, keys, 2, E)) for key in jax.random.split(jax.random.key(8), 2))
+    start = jax.random.randint(jax.random.key(9), (B, 10), 0, keys)
+    for visible in (None, jnp.stack([start, jnp.minimum(start + 3, keys)], axis=-1)):
+        for got, wanted in zip(xla.attend(q, k, v, visible), reference.attend(q, k, v, visible), strict=True):
+            np.testing.assert_allclose(got, wanted, atol=1e-5)
+
+
 def test_xla_attention_has_second_derivatives_and_jvp():
     q, k, v = (jax.random.normal(key, (1, 4, 1, E)) for key in jax.random.split(jax.random.key(4), 3))
     f = lambda q: xla.attend(q, k, v)[0].sum()  # noqa: E731

@@ -63,6 +63,41 @@ def test_muon_orthogonalises_the_matrices_of_the_blocks(params):
         assert np.sqrt((matrix**2).mean()) == pytest.approx(0.2, rel=0.2)
 
 
+STACKS = {  # shape, how many axes are a matrix' rows, and which axis counts separate matrices
+    "qkv_kernel": ((2, 24, 2, 4, 3), 1, 3),  # [layers, d, g, r + 2, e]
+    "out_kernel": ((2, 4, 3, 24), 2, None),  # [layers, h, e, d]
+    "q_kernel": ((2, 24, 4, 3), 1, None),  # [layers, d, h, e]
+    "kv_kernel": ((2, 24, 4, 2, 3), 1, 3),  # [layers, d, h, 2, e]
+    "kernel": ((2, 24, 12), 1, None),
+}
+
+
+def test_muon_takes_the_polar_factor_of_each_matrix():
+    """Of U S V^T the step is -U V^T times a size: a matrix a layer, and one each for queries, keys and values."""
+    rng, polars, gradients = np.random.default_rng(0), {}, {}
+
+    def matrices_of(name, array):
+        """[layers, matrices, rows, columns]."""
+        _, rows, apart = STACKS[name]
+        array = array[:, None] if apart is None else np.moveaxis(array, apart, 1)
+        return array.reshape(*array.shape[:2], int(np.prod(array.shape[2 : 2 + rows])), -1)
+
+    for name, (shape, _, apart) in STACKS.items():
+        u, _, v = np.linalg.svd(rng.standard_normal(matrices_of(name, np.empty(shape)).shape), full_matrices=False)
+        polars[name], scaled = u @ v, (u * rng.uniform(0.5, 2.0, v.shape[-2])) @ v
+        kept = [size for axis, size in enumerate(shape) if axis != apart]
+        whole = scaled.reshape(shape if apart is None else (kept[0], shape[apart], *kept[1:]))
+        gradients[name] = jnp.asarray(whole if apart is None else np.moveaxis(whole, 1, apart), jnp.float32)
+    params = {"blocks": {"half": jax.tree.map(jnp.zeros_like, gradients)}}
+    transform = Optimization(Muon(rms=0.2), learning_rate=1.0).transform(10)
+    found, _ = transform.update({"blocks": {"half": gradients}}, transform.init(params), params)
+    for name, update in found["blocks"]["half"].items():
+        step, polar = matrices_of(name, np.asarray(update)), polars[name]
+        lengths = np.linalg.norm(step, axis=(2, 3)) * np.linalg.norm(polar, axis=(2, 3))
+        assert (-np.sum(step * polar, axis=(2, 3)) / lengths > 0.97).all(), name  # singular values are near 1, not at 1
+        np.testing.assert_allclose(np.sqrt(np.mean(step**2, axis=(2, 3))), 0.2, rtol=0.2, err_msg=name)
+
+
 def test_groups_scale_and_freeze(params):
     groups = (Group("label_", rate=0.0), Group("blocks/mlp", rate=0.1))
     plain, grouped = Optimization(learning_rate=1e-2), Optimization(learning_rate=1e-2, groups=groups)

@@ -8,6 +8,7 @@ import optax
 import pytest
 
 from tests.helpers import EXPERIMENT, MODEL, experiment
+from unified_jax.models.diffusion import Diffusion
 from unified_jax.processes.gaussian import DiscreteGaussian
 from unified_jax.sharding import MeshShape
 from unified_jax.training.balancing import FixedBalance
@@ -91,6 +92,46 @@ def test_several_terms_are_weighed_and_divided_once():
     assert float(metrics["loss"]) == pytest.approx(float(metrics["loss/mse"] + 0.5 * metrics["loss/vb"]), rel=1e-5)
     with pytest.raises(ValueError, match="loss terms"):
         one_step(model, FixedBalance((("velocity", 1.0),)))[2](state, {}, rows, jax.random.key(1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Line(Diffusion):
+    """A model that is differentiated by hand: terms of (w x - y)^2 and w x, each over the rows that have it."""
+
+    terms = ("fit", "size", "absent")
+
+    def init(self, key):
+        return {"w": jnp.asarray(2.0)}
+
+    def losses(self, params, aux, batch, key):
+        said = params["w"] * batch["x"]
+        here = batch["weight"]
+        terms = {"fit": ((said - batch["y"]) ** 2, jnp.ones_like(said)), "size": (here * said, here)}
+        terms["absent"] = (jnp.zeros_like(said), jnp.zeros_like(said))
+        return terms, aux, {"mean_x": (jnp.sum(batch["x"] * here), jnp.sum(here))}
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+def test_sums_are_added_up_and_divided_once(parts):
+    """Rows of unequal weight: a mean of the microbatches' means would be another number."""
+    x, y = np.asarray([1.0, -2, 0.5, 3, 1.5, -1, 2, 4]), np.asarray([0.5, 1, -1, 2, 0, 3, 1, -2])
+    weight = np.asarray([1.0, 0, 0, 0, 2, 0, 1, 3])
+    optimizer = Optimizer(Optimization(AdamW(), learning_rate=1e-2, clip_norm=0.5), (Ema(0.9, "constant"),), 10, parts)
+    balance = FixedBalance((("fit", 0.7), ("size", 3.0)))
+    state = init_state(Line(), optimizer, balance, jax.random.key(0))
+    rows = {name: jnp.asarray(value, jnp.float32) for name, value in (("x", x), ("y", y), ("weight", weight))}
+    step = jax.jit(functools.partial(train_step, Line(), optimizer, balance))
+    after, metrics = step(state, {}, rows, jax.random.key(1))
+    fit, size = np.mean((2 * x - y) ** 2), np.sum(weight * 2 * x) / weight.sum()
+    gradient = 0.7 * np.mean(2 * (2 * x - y) * x) + 3 * np.sum(weight * x) / weight.sum()
+    wanted = {"loss/fit": fit, "loss/size": size, "loss/absent": 0.0, "loss": 0.7 * fit + 3 * size}
+    wanted |= {"grad_norm": abs(gradient), "mean_x": np.sum(weight * x) / weight.sum(), "lr": 1e-2}
+    for name, value in wanted.items():
+        assert float(metrics[name]) == pytest.approx(value, rel=1e-5), name
+    assert float(after.params["w"]) == pytest.approx(2 - 1e-2 * np.sign(gradient), rel=1e-5)  # Adam's first step
+    assert float(after.ema[0]["w"]) == pytest.approx(0.9 * 2 + 0.1 * float(after.params["w"]), rel=1e-6)
+    losses = example_losses(Line(), state, {}, rows, jax.random.key(1))
+    np.testing.assert_allclose(losses["fit"], (2 * x - y) ** 2, rtol=1e-5)
 
 
 def test_decay_acts_on_kernels_alone():

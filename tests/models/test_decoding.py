@@ -1,0 +1,89 @@
+"""Decoding against the training forward: what a span sees with and without its condition; which tokens are drawn."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.helpers import keys_of, stirred
+from unified_jax.data.packing import Documents, Item
+from unified_jax.modalities.image import Image
+from unified_jax.modalities.text import Text
+from unified_jax.models.decoding import choose_token
+from unified_jax.models.plan import Plan
+from unified_jax.models.transfusion import Stream, Transfusion
+from unified_jax.networks.transfusion import Trunk
+from unified_jax.samplers.choice import Euler
+from unified_jax.samplers.guidance import Guidance
+
+TEXT = (5, 200, 17, 3)
+X, TIME = np.random.default_rng(0).normal(size=(1, 4, 4, 3)).astype(np.float32), 0.6
+
+
+@dataclass(frozen=True)
+class Once(Euler):
+    """A sampler that answers with x0 as it is predicted at X and TIME."""
+
+    def __call__(self, denoise, process, x, grid, keys):
+        return denoise(jnp.asarray(X), jnp.full(1, TIME)).x0
+
+
+@pytest.mark.parametrize(("scale", "causal"), [(0.0, False), (1.0, True)], ids=["unconditional", "causal"])
+def test_a_span_is_denoised_as_it_was_trained(scale, causal):
+    """With guidance 0 as a span that sees nothing before its begin token; and after a text, seeing what it may."""
+    alone = scale == 0
+    network, streams = Trunk(depth=1, width=32, heads=2, remat="none"), (Stream(Image(4, 4, 3, 2)),)
+    model = Transfusion(network, Text(6), streams, 16, Documents(causal=causal))
+    params = stirred(model.init, 0.3)
+    arrays = model.packer.empty(1)
+    model.packer.place(arrays, 0, 0, [Item(0, TEXT), Item(1, alone=alone)], 0)
+    batch = jax.tree.map(jnp.asarray, arrays)
+    shown = ((jnp.asarray(X), jnp.full(1, 1000 * TIME)),)
+    velocity = jax.jit(model.forward)(params, batch, shown)[1]["image"][:, 0]
+    given = {"caption": jnp.asarray([[*TEXT, -1, -1]])}
+    draw = jax.jit(model.generate, static_argnames=("wanted", "plan"))
+    plan = Plan(Once(), 1, Guidance(scale))
+    found = draw(params, given, wanted=("image",), keys=keys_of(1), plan=plan)["image"]
+    np.testing.assert_allclose(found, X - TIME * velocity, atol=1e-5)
+
+
+def nucleus(probabilities, share):
+    """The fewest tokens, likeliest first, that hold this share."""
+    kept, held = [], 0.0
+    for token in np.argsort(-probabilities):
+        if held >= share:
+            break
+        kept.append(int(token))
+        held += probabilities[token]
+    return set(kept)
+
+
+def drawn(probabilities, temperature, top_p, count=400):
+    """The tokens that are drawn."""
+    logits = jnp.broadcast_to(jnp.log(jnp.asarray(probabilities)), (count, len(probabilities)))
+    return np.asarray(jax.jit(choose_token, static_argnums=(2, 3))(logits, keys_of(count), temperature, top_p))
+
+
+@pytest.mark.parametrize("top_p", [0.3, 0.6, 0.9, 1.0])
+def test_text_is_drawn_among_the_fewest_tokens_that_hold_the_share(top_p):
+    probabilities = np.asarray([0.1, 0.25, 0.05, 0.4, 0.2])
+    assert set(drawn(probabilities, 1.0, top_p)) == nucleus(probabilities, top_p)
+
+
+def test_a_share_that_is_held_exactly_needs_no_further_token():
+    logits = jnp.log(jnp.asarray([0.25, 0.5, 0.25]))
+    exact = np.asarray(jax.nn.softmax(logits)).tolist() == [0.25, 0.5, 0.25]
+    assert exact
+    assert set(drawn([0.25, 0.5, 0.25], 1.0, 0.5)) == {1}
+
+
+def test_the_temperature_sharpens_before_the_share_is_taken():
+    probabilities = np.asarray([0.5, 0.3, 0.2])
+    sharp = probabilities**2 / (probabilities**2).sum()  # at temperature 1/2
+    found = drawn(probabilities, 0.5, 1.0, 4000)
+    np.testing.assert_allclose(np.bincount(found, minlength=3) / 4000, sharp, atol=0.03)
+    assert nucleus(sharp, 0.85) == {0, 1} != nucleus(probabilities, 0.85)
+    assert set(drawn(probabilities, 0.5, 0.85)) == {0, 1}
+    assert set(drawn(probabilities, 0.0, 0.85)) == {0}
