@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import importlib
 import json
+import math
 import types
 import typing
 from collections.abc import Iterator
@@ -77,7 +78,23 @@ def check_kinds(value: Any) -> None:
             check_kinds(item)
 
 
+def check_finite(value: Any) -> None:
+    """Raises ValueError where a number of a dataclass is not finite, unless that is its field's default."""
+    for problem in _not_finite(type(value), {f.name: getattr(value, f.name) for f in fields_of(value)}):
+        raise ValueError(f"{type(value).__name__}.{problem}.")
+
+
+def _not_finite(cls: type, values: dict[str, Any]) -> Iterator[str]:
+    defaults = {field.name: field.default for field in dataclasses.fields(cls)}
+    for name, value in values.items():
+        numbers = value if isinstance(value, tuple) else (value,)
+        bad = [v for v in numbers if isinstance(v, float) and not math.isfinite(v)]
+        if bad and value != defaults.get(name):
+            yield f"{name} is {bad[0]}, expected a finite number"
+
+
 def _misfits(cls: type, values: dict[str, Any]) -> Iterator[str]:
+    yield from _not_finite(cls, values)
     hints = hints_of(cls)
     for name, value in values.items():
         if name in hints and not fits(value, hints[name]):

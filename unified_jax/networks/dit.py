@@ -122,8 +122,8 @@ class DiT(nn.Module):
             raise ValueError(f"DiT.width {self.width} must be divisible by 4 (sin-cos positions of two axes).")
         if self.depth < 1:
             raise ValueError(f"DiT.depth must be at least 1, found {self.depth}.")
-        if not 1 <= self.unroll <= self.depth:
-            raise ValueError(f"DiT.unroll must lie in 1 .. depth = {self.depth}, found {self.unroll}.")
+        if self.unroll < 1:
+            raise ValueError(f"DiT.unroll must be at least 1, found {self.unroll}.")
         check_attention(self.attention)
         super().__post_init__()
 
@@ -183,7 +183,7 @@ class DiT(nn.Module):
             split_rngs={"params": True},
             in_axes=broadcast,
             length=self.depth,
-            unroll=self.unroll,
+            unroll=min(self.unroll, self.depth),
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
         dtype = jnp.dtype(self.dtype)

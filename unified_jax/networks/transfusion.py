@@ -163,8 +163,8 @@ class Trunk(nn.Module):
                 f"Trunk needs a width divisible into {self.heads} heads of even size, and heads divisible by "
                 f"{kv} kv_heads; found width {self.width}."
             )
-        if self.depth < 1 or not 1 <= self.unroll <= self.depth:
-            raise ValueError(f"Trunk needs depth >= 1 and unroll in 1 .. depth, found {self.depth}, {self.unroll}.")
+        if self.depth < 1 or self.unroll < 1:
+            raise ValueError(f"Trunk needs depth and unroll of at least 1, found {self.depth} and {self.unroll}.")
         check_attention(self.attention)
         super().__post_init__()
 
@@ -224,7 +224,7 @@ class Trunk(nn.Module):
             split_rngs={"params": True},
             in_axes=(0, *(nn.broadcast,) * 5),  # type: ignore[arg-type]
             length=self.depth,
-            unroll=self.unroll,
+            unroll=min(self.unroll, self.depth),
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
         blocks = stack(

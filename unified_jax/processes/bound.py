@@ -9,18 +9,16 @@ so that the numbers agree with published ones: Phi(z) ~ (1 + tanh(sqrt(2 / pi) (
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from unified_jax.processes.chain import Chain
 from unified_jax.processes.targets import Prediction, diffuse, mean_per_example
 from unified_jax.typing import Keys
-
-if TYPE_CHECKING:
-    from unified_jax.processes.gaussian import DiscreteGaussian
 
 
 class Bound(NamedTuple):
@@ -54,9 +52,7 @@ def discretized_log_likelihood(x: Array, mean: Array, log_scale: Array) -> Array
     return jnp.where(x < -0.999, log_upper, jnp.where(x > 0.999, log_tail, log_bin))
 
 
-def bound_term(
-    process: "DiscreteGaussian", prediction: Prediction, x0: Array, x_t: Array, t: Array
-) -> Float[Array, "b"]:
+def bound_term(process: Chain, prediction: Prediction, x0: Array, x_t: Array, t: Array) -> Float[Array, "b"]:
     """One term of the bound an example, bits/dim: the KL for t > 0, the decoder's negative log-likelihood at t = 0."""
     true_mean, true_log_variance = process.posterior(x0, x_t, t)
     mean, log_variance = process.reverse(prediction, x_t, t)
@@ -65,7 +61,7 @@ def bound_term(
     return jnp.where(t == 0, decoder, kl) / np.log(2.0)
 
 
-def prior_term(process: "DiscreteGaussian", x0: Array) -> Float[Array, "b"]:
+def prior_term(process: Chain, x0: Array) -> Float[Array, "b"]:
     """L_T, bits/dim: KL between q(x_T | x0) and N(0, I)."""
     abar = process.alphas_cumprod[-1]
     log_variance = jnp.full_like(x0, np.log(max(1.0 - abar, 1e-300)))
@@ -74,7 +70,7 @@ def prior_term(process: "DiscreteGaussian", x0: Array) -> Float[Array, "b"]:
 
 
 def variational_bound(
-    denoise: Callable[[Array, Array], Prediction], process: "DiscreteGaussian", x0: Float[Array, "b *s"], keys: Keys
+    denoise: Callable[[Array, Array], Prediction], process: Chain, x0: Float[Array, "b *s"], keys: Keys
 ) -> Bound:
     """Every term of the bound for each example, one draw of noise a term, from one key an example.
 

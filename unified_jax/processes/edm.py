@@ -14,9 +14,13 @@ lambda = 1 / c_out^2 cancels c_out. Training levels are lognormal, sampling uses
 from dataclasses import dataclass
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from unified_jax.processes.targets import Prediction, expand, mean_per_example, solve
+from unified_jax.config import check_finite
+from unified_jax.errors import UserError
+from unified_jax.processes.grids import GridRequest, level_grid
+from unified_jax.processes.targets import Prediction, Process, expand, mean_per_example, solve
 from unified_jax.processes.times import LogNormalLevels
 from unified_jax.typing import Keys
 
@@ -35,6 +39,7 @@ class Edm:
     """Density of the training levels."""
 
     def __post_init__(self) -> None:
+        check_finite(self)
         if self.sigma_data <= 0 or not 0 < self.sigma_min < self.sigma_max:
             raise ValueError(
                 f"Edm needs sigma_data > 0 and 0 < sigma_min < sigma_max, found {self.sigma_data}, {self.sigma_min} "
@@ -92,3 +97,13 @@ class Edm:
         """{"mse": mean square error of F}."""
         p, q = (expand(v, x0) for v in self.target_coefficients(t))
         return {"mse": mean_per_example((p * x0 + q * eps - output) ** 2)}
+
+    def grid(self, request: GridRequest) -> tuple[Process, np.ndarray]:
+        """Karras' levels, or others by name, and then 0."""
+        if request.needs.over == "chain":
+            raise UserError(f"The sampler {request.sampler} needs a discrete process; choose another for this model.")
+        if request.needs.over == "path":
+            raise UserError(
+                f"The sampler {request.sampler} needs a path between data and noise; use Karras with churn for Edm."
+            )
+        return self, level_grid(request, self.sigma_min, self.sigma_max, "karras")

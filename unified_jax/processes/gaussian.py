@@ -27,9 +27,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from unified_jax.config import check_finite
 from unified_jax.processes.bound import bound_term
+from unified_jax.processes.grids import GridRequest
+from unified_jax.processes.levels import chain_grid
 from unified_jax.processes.schedules import Schedule, make_betas, zero_terminal_snr
-from unified_jax.processes.targets import Prediction, Target, coefficients, expand, mean_per_example, solve
+from unified_jax.processes.targets import Prediction, Process, Target, coefficients, expand, mean_per_example, solve
 from unified_jax.processes.weights import loss_weight
 from unified_jax.typing import Keys
 
@@ -78,6 +81,7 @@ class DiscreteGaussian:
                 "DiscreteGaussian has integer times and no d x_t / d t; choose target 'eps', 'x0' or 'v', "
                 "or a process in continuous time such as RectifiedFlow."
             )
+        check_finite(self)
         if self.snr_gamma <= 0:
             raise ValueError(f"DiscreteGaussian.snr_gamma must be positive, found {self.snr_gamma}.")
         if self.zero_snr and self.target == "eps":
@@ -88,6 +92,7 @@ class DiscreteGaussian:
         kept = self.timesteps
         if kept and (list(kept) != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= self.steps):
             raise ValueError(f"DiscreteGaussian.timesteps must rise strictly within 0 .. {self.steps - 1}.")
+        _ = self.betas  # refuses a schedule that does not fit
 
     # ---- tables, float64 ------------------------------------------------------------------------------------------
 
@@ -178,9 +183,9 @@ class DiscreteGaussian:
         return eps
 
     def network_time(self, t: Array) -> Array:
-        """The index in the full chain, as float."""
+        """The index in the full chain, as float; the data (-1), from which an inversion starts, counts as the first."""
         kept = np.asarray(self.timesteps or range(self.steps), np.float64)
-        return _take(kept, t)
+        return _take(kept, jnp.maximum(t, 0))
 
     def unit_time(self, t: Array) -> Array:
         """(index in the full chain + 1) / T, in (0, 1]."""
@@ -230,6 +235,10 @@ class DiscreteGaussian:
             scale = len(self) / 1000.0 if self.objective == "rescaled_mse" else 1.0
             terms["vb"] = scale * bound_term(self, self.predict(frozen, x_t, t), x0, x_t, t)
         return terms
+
+    def grid(self, request: GridRequest) -> tuple[Process, np.ndarray]:
+        """The chain respaced for samplers of chains, or its noise levels: see `levels.chain_grid`."""
+        return chain_grid(self, request)
 
 
 def _take(table: np.ndarray, t: Array) -> Array:

@@ -19,11 +19,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
+from unified_jax.config import check_finite
+from unified_jax.processes.grids import GridRequest, time_grid
 from unified_jax.processes.paths import Gvp, InterpolatedVp, Linear, Vp
 from unified_jax.processes.targets import (
     Prediction,
+    Process,
     Target,
     coefficients,
     expand,
@@ -64,6 +68,7 @@ class Interpolant:
     velocity of it points towards the data."""
 
     def __post_init__(self) -> None:
+        check_finite(self)
         if not 0.0 <= self.data_end < self.noise_end <= 1.0:
             raise ValueError(
                 f"Interpolant needs 0 <= data_end < noise_end <= 1, found {self.data_end} and {self.noise_end}."
@@ -142,6 +147,10 @@ class Interpolant:
             said = velocity(self, solve(self, output, x_t, t), t)
             terms["direction"] = self.direction_weight * direction_loss(said, velocity(self, Prediction(x0, eps), t))
         return terms
+
+    def grid(self, request: GridRequest) -> tuple[Process, np.ndarray]:
+        """Times from `noise_end` down to `data_end`."""
+        return self, time_grid(self, request, self.noise_end, self.data_end)
 
     def _read(self, output: Array, t: Array) -> Array:
         if self.target == "score":

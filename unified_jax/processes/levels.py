@@ -12,13 +12,17 @@ taken as 2^-24 (as in diffusers), which is s = 4096.
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from unified_jax.processes.gaussian import DiscreteGaussian
-from unified_jax.processes.targets import Prediction, coefficients, expand, solve_pair
+from unified_jax.errors import UserError
+from unified_jax.processes.chain import Chain
+from unified_jax.processes.grids import GridRequest, adaptive_grid, discrete_grid, level_grid, spaced_steps
+from unified_jax.processes.schedules import space_timesteps
+from unified_jax.processes.targets import Prediction, Process, coefficients, expand, solve_pair
 from unified_jax.typing import Keys
 
 LEAST_ABAR = 2.0**-24
@@ -28,8 +32,8 @@ LEAST_ABAR = 2.0**-24
 class NoiseLevels:
     """The whole chain `chain` over its noise levels; for sampling."""
 
-    chain: DiscreteGaussian = DiscreteGaussian()
-    """What the network was trained on."""
+    chain: Chain
+    """What the network was trained on: a `DiscreteGaussian`."""
 
     @functools.cached_property
     def table(self) -> Float[np.ndarray, "t"]:
@@ -103,5 +107,39 @@ class NoiseLevels:
         """Not for training: raises TypeError."""
         raise TypeError("NoiseLevels is for sampling; train on its chain, a DiscreteGaussian.")
 
+    def grid(self, request: GridRequest) -> tuple[Process, np.ndarray]:
+        """As the chain's."""
+        return chain_grid(self.chain, request)
+
     def _scale(self, t: Array) -> Array:
         return 1.0 / jnp.sqrt(1.0 + t**2)
+
+
+def chain_grid(chain: Chain, request: GridRequest) -> tuple[Any, np.ndarray]:
+    """The chain respaced, for samplers of its steps, or seen through its levels (`NoiseLevels`), for all others."""
+    chain, needs, name = chain.respaced(()), request.needs, request.sampler
+    if needs.over == "path":
+        raise UserError(f"The sampler {name} needs continuous time; use Karras with churn, or Ddpm, with this model.")
+    levels = NoiseLevels(chain)
+    if needs.adaptive:
+        return levels, adaptive_grid(request, levels.sigma_max, levels.sigma_min, 0.0)
+    if request.steps > chain.steps:
+        raise UserError(f"The process has {chain.steps} steps; found steps = {request.steps}.")
+    if needs.over == "chain" and request.by_level:
+        raise UserError(f"The sampler {name} visits whole steps; spacing {request.spacing!r} has none.")
+    request.refuse(shift="it moves even grids of continuous time, and this process has steps")
+    if needs.over in ("chain", "either") and not request.by_level:
+        return chain.respaced(_visited(chain, request)), discrete_grid(request.steps)
+    if request.by_level or (needs.even_log_levels and request.spacing == "default"):
+        return levels, level_grid(request, levels.sigma_min, levels.sigma_max, "exponential")
+    spacing = "linspace" if request.spacing == "default" else request.spacing
+    table = levels.at_steps(spaced_steps(chain.steps, request.steps, spacing))  # type: ignore[arg-type]
+    return levels, np.append(table, 0.5 * levels.sigma_min if needs.above_data else 0.0)
+
+
+def _visited(chain: Chain, request: GridRequest) -> tuple[int, ...]:
+    """Indices of the whole chain, rising; by default even ones as improved DDPM rounds them, and of one the last."""
+    if request.spacing == "default" and request.steps > 1:
+        return space_timesteps(chain.steps, str(request.steps))
+    spacing = "linspace" if request.spacing == "default" else request.spacing
+    return tuple(int(t) for t in spaced_steps(chain.steps, request.steps, spacing)[::-1])  # type: ignore[arg-type]

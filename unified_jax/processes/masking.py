@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from unified_jax.config import check_finite
 from unified_jax.typing import Keys
 
 Tokens = Int[Array, "b n"]
@@ -37,6 +38,7 @@ class Masking:
     """Training times are drawn from [least_time, 1): the weight has no bound at 0."""
 
     def __post_init__(self) -> None:
+        check_finite(self)
         if self.vocabulary < 1 or not 0 < self.least_time < 1:
             raise ValueError(
                 f"Masking needs a vocabulary of at least 1 and least_time in (0, 1), found {self.vocabulary} and "

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from unified_jax.config import check_finite
 from unified_jax.processes.schedules import Schedule, make_betas
 
 
@@ -86,6 +87,7 @@ class Vp:
     """beta at the noise."""
 
     def __post_init__(self) -> None:
+        check_finite(self)
         if not 0 < self.beta_min <= self.beta_max:
             raise ValueError(f"Vp needs 0 < beta_min <= beta_max, found {self.beta_min} and {self.beta_max}.")
 
@@ -118,6 +120,14 @@ class InterpolatedVp:
     beta_end: float = 0.02
     """Last beta."""
 
+    def __post_init__(self) -> None:
+        check_finite(self)
+        if self.steps < 2 or not np.isfinite(self.log_alphas).all():
+            raise ValueError(
+                f"InterpolatedVp needs at least 2 steps with betas in (0, 1), found {self.schedule} with {self.steps} "
+                f"steps from {self.beta_start:g} to {self.beta_end:g}."
+            )
+
     @property
     def reaches_noise(self) -> bool:
         """False."""
@@ -126,7 +136,9 @@ class InterpolatedVp:
     @functools.cached_property
     def log_alphas(self) -> np.ndarray:
         """log sqrt(abar) at every step, float64."""
-        return 0.5 * np.cumsum(np.log1p(-make_betas(self.schedule, self.steps, self.beta_start, self.beta_end)))
+        betas = make_betas(self.schedule, self.steps, self.beta_start, self.beta_end)
+        inside = (betas > 0) & (betas < 1)
+        return 0.5 * np.cumsum(np.log1p(-np.where(inside, betas, np.nan)))
 
     def alpha_sigma(self, t: Array) -> tuple[Array, Array]:
         """Piecewise linear log alpha; the first segment reaches back to the data (0 at about t = 0)."""

@@ -23,8 +23,10 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
+from unified_jax.processes.grids import GridRequest
 from unified_jax.typing import Keys, Times
 
 Target = Literal["eps", "x0", "v", "velocity"]
@@ -84,6 +86,13 @@ class Process(Protocol):
 
     def losses(self, output: Array, x0: Array, eps: Array, x_t: Array, t: Array) -> dict[str, Float[Array, "b"]]:
         """Named loss terms, one number an example, already weighted against each other."""
+        ...
+
+    def grid(self, request: GridRequest) -> tuple["Process", np.ndarray]:
+        """The process to sample with, which may be another view of this one, and its falling times `[k + 1]`.
+
+        Raises UserError for what a sampler needs, a spacing, a shift or a number of steps that does not suit it.
+        """
         ...
 
 

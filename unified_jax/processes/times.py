@@ -14,13 +14,14 @@ where n needed none, or exp(mu) with mu linear in the number of tokens ("dynamic
 
 import math
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from unified_jax.config import check_finite
 from unified_jax.typing import Keys
 
 T = TypeVar("T", Array, np.ndarray, float)
@@ -44,9 +45,10 @@ def dynamic_shift(
     return math.exp(base + slope * (tokens - base_tokens))
 
 
-def _check_shift(shift: float, name: str) -> None:
-    if shift <= 0:
-        raise ValueError(f"{name}.shift must be positive, found {shift}.")
+def _check_shift(times: Any) -> None:
+    check_finite(times)
+    if times.shift <= 0:
+        raise ValueError(f"{type(times).__name__}.shift must be positive, found {times.shift}.")
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class UniformTimes:
     """Resolution shift; above 1 leans towards noise."""
 
     def __post_init__(self) -> None:
-        _check_shift(self.shift, "UniformTimes")
+        _check_shift(self)
 
     def draw(self, keys: Keys) -> Float[Array, "b"]:
         """One time an example."""
@@ -78,7 +80,7 @@ class LogitNormalTimes:
     def __post_init__(self) -> None:
         if self.std <= 0:
             raise ValueError(f"LogitNormalTimes.std must be positive, found {self.std}.")
-        _check_shift(self.shift, "LogitNormalTimes")
+        _check_shift(self)
 
     def draw(self, keys: Keys) -> Float[Array, "b"]:
         """One time an example."""
@@ -107,7 +109,7 @@ class ModeTimes:
     def __post_init__(self) -> None:
         if not -1.0 <= self.scale <= 2.0 / (math.pi - 2.0):
             raise ValueError(f"ModeTimes.scale must lie in [-1, {2 / (math.pi - 2):.3f}], found {self.scale}.")
-        _check_shift(self.shift, "ModeTimes")
+        _check_shift(self)
 
     def draw(self, keys: Keys) -> Float[Array, "b"]:
         """One time an example."""
@@ -126,7 +128,7 @@ class CosMapTimes:
     """Resolution shift."""
 
     def __post_init__(self) -> None:
-        _check_shift(self.shift, "CosMapTimes")
+        _check_shift(self)
 
     def draw(self, keys: Keys) -> Float[Array, "b"]:
         """One time an example."""
@@ -148,6 +150,7 @@ class LogNormalLevels:
     """P_std."""
 
     def __post_init__(self) -> None:
+        check_finite(self)
         if self.std <= 0:
             raise ValueError(f"LogNormalLevels.std must be positive, found {self.std}.")
 

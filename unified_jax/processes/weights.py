@@ -17,7 +17,9 @@ target that is trained. With SNR = alpha^2 / sigma^2:
                         terminal SNR trains its last step
     max_snr             max(SNR, 1) in x0 space ("truncated SNR", Salimans & Ho 2022, section 4)
 
-Weights that grow without bound towards the data are bounded where D vanishes: |D| is taken as at least 0.05.
+A factor that has no bound where D vanishes (sigma / alpha towards the noise, alpha / sigma towards the data, a rate
+over either) counts as at most 20; every other one is exact, also where it is a quotient of two small numbers. With
+min_snr nothing is unbounded and nothing is cut.
 """
 
 from typing import Literal
@@ -27,7 +29,8 @@ from jaxtyping import Array
 
 Weighting = Literal["target", "eps", "velocity", "likelihood", "inverse_variance", "min_snr", "max_snr"]
 
-LEAST_DETERMINANT = 0.05
+MOST = 20.0
+"""Largest factor on an error, where it would grow without bound."""
 
 
 def loss_weight(
@@ -38,19 +41,28 @@ def loss_weight(
     if kind == "target":
         return jnp.ones_like(alpha)
     d_alpha, d_sigma = rates
-    determinant = jnp.maximum(jnp.abs(alpha * q - sigma * p), LEAST_DETERMINANT)
+    determinant = alpha * q - sigma * p
     safe_sigma, safe_alpha = jnp.maximum(sigma, 1e-6), jnp.maximum(alpha, 1e-6)
     match kind:
         case "eps":
-            return (alpha / determinant) ** 2
+            return _factor(alpha, determinant) ** 2
         case "velocity":
-            return ((alpha * d_sigma - sigma * d_alpha) / determinant) ** 2
+            return _factor(alpha * d_sigma - sigma * d_alpha, determinant) ** 2
         case "likelihood":
             rate = sigma * d_sigma - sigma**2 * d_alpha / safe_alpha
-            return rate / safe_sigma**2 * (alpha / determinant) ** 2
+            return rate / safe_sigma**2 * _factor(alpha, determinant) ** 2
         case "inverse_variance":
             return 1.0 / safe_sigma**2
-        case _:
-            snr = (alpha / safe_sigma) ** 2
-            wanted = jnp.minimum(snr, gamma) if kind == "min_snr" else jnp.maximum(snr, 1.0)
-            return jnp.where(snr == 0, 1.0, wanted * (sigma / determinant) ** 2)
+        case "min_snr":  # min(SNR, gamma) (sigma / D)^2, in factors that are finite wherever their minimum is
+            of_x0, of_eps = _factor(sigma, determinant, jnp.inf), _factor(alpha, determinant, jnp.inf)
+            return jnp.where(alpha == 0, 1.0, jnp.minimum(of_eps, gamma**0.5 * of_x0) ** 2)
+        case "max_snr":  # max(SNR, 1) (sigma / D)^2
+            weight = jnp.maximum(_factor(alpha, determinant), _factor(sigma, determinant)) ** 2
+            return jnp.where(alpha == 0, 1.0, weight)
+
+
+def _factor(numerator: Array, determinant: Array, most: float = MOST) -> Array:
+    """|numerator / D|, at most `most`; 1 where both vanish, which is their limit (of sigma / sigma, of alpha / alpha)."""
+    singular = determinant == 0
+    ratio = jnp.abs(numerator) / jnp.abs(jnp.where(singular, 1.0, determinant))
+    return jnp.minimum(jnp.where(singular, jnp.where(numerator == 0, 1.0, most), ratio), most)

@@ -1,12 +1,13 @@
 """The samplers a plan may name, as frozen dataclasses of their own options: each calls its function of this folder.
 
-`kind` says over what a sampler runs: "chain" the indices of a discrete process (ddpm), "either" a chain or continuous
-time (ddim), "continuous" times or noise levels. `needs_noise` ends the grid above sigma = 0.
+`needs` says what a sampler steps over and which ends of a path it cannot reach; `Process.grid` answers it.
 """
 
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
+from unified_jax.config import check_finite
+from unified_jax.processes.grids import Needs
 from unified_jax.samplers.ddim import ddim
 from unified_jax.samplers.ddpm import ddpm
 from unified_jax.samplers.dopri5 import dopri5
@@ -19,15 +20,15 @@ from unified_jax.samplers.sde import Form, Last, sde
 from unified_jax.samplers.unipc import B, unipc
 from unified_jax.typing import Keys
 
-Runs = Literal["chain", "either", "continuous"]
-
 
 @runtime_checkable
 class Sampler(Protocol):
     """What a plan calls."""
 
-    kind: ClassVar[Runs]
-    needs_noise: ClassVar[bool]
+    @property
+    def needs(self) -> Needs:
+        """What it steps over, and the ends it cannot reach; a class variable serves where no option changes it."""
+        ...
 
     def __call__(self, denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys) -> Any:
         """x at the grid's first time to a sample at its last."""
@@ -38,8 +39,7 @@ class Sampler(Protocol):
 class Euler:
     """First order, deterministic."""
 
-    kind: ClassVar[Runs] = "continuous"
-    needs_noise: ClassVar[bool] = False
+    needs: ClassVar[Needs] = Needs()
 
     def __call__(self, denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys) -> Any:
         """`ode.euler`."""
@@ -50,8 +50,7 @@ class Euler:
 class Heun:
     """Second order, deterministic, two evaluations a step."""
 
-    kind: ClassVar[Runs] = "continuous"
-    needs_noise: ClassVar[bool] = False
+    needs: ClassVar[Needs] = Needs()
 
     def __call__(self, denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys) -> Any:
         """`ode.heun`."""
@@ -66,10 +65,10 @@ class Dopri5:
     """Relative tolerance."""
     atol: float = 1e-6
     """Absolute tolerance."""
-    kind: ClassVar[Runs] = "continuous"
-    needs_noise: ClassVar[bool] = False
+    needs: ClassVar[Needs] = Needs(adaptive=True)
 
     def __post_init__(self) -> None:
+        check_finite(self)
         if self.rtol <= 0 or self.atol <= 0:
             raise ValueError(f"Dopri5 needs positive tolerances, found rtol = {self.rtol}, atol = {self.atol}.")
 
@@ -84,10 +83,10 @@ class Ddim:
 
     eta: float = 0.0
     """Share of the ancestral noise."""
-    kind: ClassVar[Runs] = "either"
-    needs_noise: ClassVar[bool] = False
+    needs: ClassVar[Needs] = Needs(over="either")
 
     def __post_init__(self) -> None:
+        check_finite(self)
         if self.eta < 0:
             raise ValueError(f"Ddim.eta must not be negative, found {self.eta}.")
 
@@ -105,10 +104,10 @@ class EulerAncestral:
 
     eta: float = 1.0
     """Factor on sigma_up."""
-    kind: ClassVar[Runs] = "continuous"
-    needs_noise: ClassVar[bool] = False
+    needs: ClassVar[Needs] = Needs()
 
     def __post_init__(self) -> None:
+        check_finite(self)
         if not 0 <= self.eta <= 1:
             raise ValueError(f"EulerAncestral.eta must lie in [0, 1], found {self.eta}.")
 
@@ -121,8 +120,7 @@ class EulerAncestral:
 class Ddpm:
     """Ancestral sampling of a discrete chain, with its own variances."""
 
-    kind: ClassVar[Runs] = "chain"
-    needs_noise: ClassVar[bool] = False
+    needs: ClassVar[Needs] = Needs(over="chain")
 
     def __call__(self, denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys) -> Any:
         """`ddpm.ddpm`."""
@@ -141,16 +139,15 @@ class DpmSolver:
     """Add noise."""
     of_eps: bool = False
     """Fit eps instead of x0 (order 3 only without noise); ends above sigma = 0."""
-    kind: ClassVar[Runs] = "continuous"
 
     def __post_init__(self) -> None:
         if self.order not in (1, 2, 3) or (self.sde and self.of_eps and self.order == 3):
             raise ValueError(f"DpmSolver.order is 1, 2 or 3 (1 or 2 with sde of eps), found {self.order}.")
 
     @property
-    def needs_noise(self) -> bool:
-        """True of eps."""
-        return self.of_eps
+    def needs(self) -> Needs:
+        """Of eps: a finite log-SNR at both ends."""
+        return Needs(above_data=self.of_eps, below_noise=self.of_eps)
 
     def __call__(self, denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys) -> Any:
         """`dpm_solver.dpm_solver`."""
@@ -163,8 +160,7 @@ class DpmFast:
 
     of_eps: bool = True
     """Fit eps (DPM-Solver) or x0 (DPM-Solver++)."""
-    kind: ClassVar[Runs] = "continuous"
-    needs_noise: ClassVar[bool] = True
+    needs: ClassVar[Needs] = Needs(above_data=True, below_noise=True, even_log_levels=True)
 
     def __call__(self, denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys) -> Any:
         """`dpm_fast.dpm_fast`."""
@@ -179,8 +175,7 @@ class UniPc:
     """1, 2 or 3."""
     form: B = "bh2"
     """B(h)."""
-    kind: ClassVar[Runs] = "continuous"
-    needs_noise: ClassVar[bool] = False
+    needs: ClassVar[Needs] = Needs()
 
     def __post_init__(self) -> None:
         if self.order not in (1, 2, 3):
@@ -205,12 +200,16 @@ class Sde:
     """What the last step does."""
     last_size: float = 0.04
     """Length of the last step."""
-    kind: ClassVar[Runs] = "continuous"
-    needs_noise: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        check_finite(self)
         if self.norm < 0 or not 0 < self.last_size < 1:
             raise ValueError(f"Sde needs norm >= 0 and last_size in (0, 1), found {self.norm} and {self.last_size}.")
+
+    @property
+    def needs(self) -> Needs:
+        """A path, and a last step of its own; the form sbdm has no bound where alpha = 0."""
+        return Needs(over="path", below_noise=self.form == "sbdm", last_size=self.last_size)
 
     def __call__(self, denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys) -> Any:
         """`sde.sde`."""
@@ -225,8 +224,7 @@ class Karras:
     """Noise added before each step."""
     order: Literal[1, 2] = 2
     """2 is Heun's, 1 leaves the correction out."""
-    kind: ClassVar[Runs] = "continuous"
-    needs_noise: ClassVar[bool] = False
+    needs: ClassVar[Needs] = Needs(over="levels")
 
     def __call__(self, denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys) -> Any:
         """`karras.karras`."""

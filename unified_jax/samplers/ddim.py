@@ -4,13 +4,17 @@ r"""DDIM (Song et al. 2020, eq. 12), for any Gaussian path and any pair of times
     std = eta (sigma_s / sigma_t) sqrt(sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2)
 
 For variance-preserving paths this is the paper's eta sqrt((1 - b) / (1 - a)) sqrt(1 - a / b). eta = 0 is
-deterministic, eta = 1 has the posterior variance beta~. Run with s > t it is the inversion (section 4.3): the same
-update upwards.
+deterministic, eta = 1 has the posterior variance beta~.
+
+Run over a rising grid it is the inversion (section 4.3): the same update upwards, from a sample to its noise. It asks
+the network for eps at the data itself, which a network that predicts x0 cannot answer there (sigma = 0) and answers
+badly just beside (its error of x0 is divided by sigma): start at about t = 0.02 with such a model.
 """
 
 import functools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
@@ -33,9 +37,30 @@ def ddim_step(
     return alpha_s * prediction.x0 + direction * prediction.eps + std * noise
 
 
+def check_direction(process: Process, grid: Any, eta: float = 0.0) -> None:
+    """Raises ValueError for a rising grid (an inversion) that cannot be right; times known only to a trace pass."""
+    if isinstance(grid, jax.core.Tracer) or grid[0] >= grid[-1]:
+        return
+    if eta:
+        raise ValueError(f"DDIM inverts without noise only, found eta = {eta} on a rising grid.")
+    with jax.ensure_compile_time_eval():
+        t = jnp.asarray(grid[:1])
+        (alpha, sigma), (p, q) = process.alpha_sigma(t), process.target_coefficients(t)
+        silent = bool((alpha * q - sigma * p == 0)[0])
+    if silent:
+        raise ValueError(
+            f"DDIM cannot start an inversion at t = {float(grid[0]):g}: {type(process).__name__}'s prediction of x0 says "
+            "nothing of eps where sigma = 0. Start the grid later, at about 0.02 of the way to the noise."
+        )
+
+
 def ddim(
     denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys, eta: float = 0.0, draw: Draw = normal_like
 ) -> Any:
-    """x `[b, ...]` at the grid's first time to a sample at its last. eta >= 0; 0 draws no noise."""
+    """x `[b, ...]` at the grid's first time to a sample at its last. eta >= 0; 0 draws no noise.
+
+    Raises ValueError for an inversion with noise, or from a time at which the target says nothing of eps.
+    """
+    jax.tree.map(functools.partial(check_direction, eta=eta), process, grid)
     step = functools.partial(ddim_step, eta=eta)
     return scan_steps(step, denoise, process, x, grid, keys, None if eta == 0 else draw)

@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from unified_jax.config import check_finite
 from unified_jax.processes.targets import Prediction, Process, expand
 from unified_jax.samplers.loop import Denoiser
 
@@ -46,6 +47,7 @@ class Guidance:
     """Guide only the first so many channels (3 of 4 latent ones in DiT's and SiT's published samples); 0 guides all."""
 
     def __post_init__(self) -> None:
+        check_finite(self)
         if self.channels < 0:
             raise ValueError(f"Guidance.channels must not be negative, found {self.channels}.")
         if self.scale < 0 or self.power < 0 or not 0 <= self.rescale <= 1 or not 0 <= self.low <= self.high <= 1:

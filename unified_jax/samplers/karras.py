@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from unified_jax.config import check_finite
 from unified_jax.samplers.loop import Denoiser, Draw, at_time, normal_like, step_pairs
 from unified_jax.typing import Keys
 
@@ -33,6 +34,14 @@ class Churn:
     """S_max: none above."""
     noise: float = 1.0
     """S_noise: factor on the standard deviation of what is added."""
+
+    def __post_init__(self) -> None:
+        check_finite(self)
+        if self.churn < 0 or self.noise < 0 or not 0 <= self.low <= self.high:
+            raise ValueError(
+                f"Churn needs churn >= 0, noise >= 0 and 0 <= low <= high, found {self.churn}, {self.noise}, {self.low} "
+                f"and {self.high}."
+            )
 
     def gamma(self, sigma: Array, steps: int) -> Array:
         """Growth of a level."""

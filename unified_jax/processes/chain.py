@@ -1,0 +1,63 @@
+"""What a discrete chain is to those who walk it: the variational bound (`bound`) and its noise levels (`levels`)."""
+
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Array, Float
+
+from unified_jax.processes.targets import Prediction, Target
+from unified_jax.typing import Keys
+
+
+@runtime_checkable
+class Chain(Protocol):
+    """T Gaussian noising steps, t = 0 .. T-1; index -1 is the data."""
+
+    @property
+    def steps(self) -> int:
+        """T of the whole chain."""
+        ...
+
+    @property
+    def target(self) -> Target:
+        """What the network predicts."""
+        ...
+
+    @property
+    def zero_snr(self) -> bool:
+        """Whether abar_T = 0."""
+        ...
+
+    @property
+    def channels_per_output(self) -> int:
+        """2 where the variance is learned."""
+        ...
+
+    @property
+    def alphas_cumprod(self) -> Float[np.ndarray, "t"]:
+        """abar of every step."""
+        ...
+
+    def __len__(self) -> int:
+        """Number of steps of the (respaced) chain."""
+        ...
+
+    def respaced(self, timesteps: tuple[int, ...]) -> "Chain":
+        """The shorter chain over these indices of the whole one; all of it for ()."""
+        ...
+
+    def draw_times(self, keys: Keys) -> Array:
+        """Uniform steps."""
+        ...
+
+    def alpha_sigma(self, t: Array) -> tuple[Array, Array]:
+        """(sqrt(abar_t), sqrt(1 - abar_t))."""
+        ...
+
+    def posterior(self, x0: Array, x_t: Array, t: Array) -> tuple[Array, Array]:
+        """Mean and log-variance of q(x_{t-1} | x_t, x0)."""
+        ...
+
+    def reverse(self, prediction: Prediction, x_t: Array, t: Array) -> tuple[Array, Array]:
+        """Mean and log-variance of p(x_{t-1} | x_t)."""
+        ...

@@ -1,0 +1,226 @@
+r"""Grids of times: falling arrays `[k + 1]`, the first entry noise, the last data. A sampler takes one as an argument.
+
+A sampler says in `Needs` what it steps over and which ends it cannot reach; a plan adds the number of steps, spacing
+and shift (`GridRequest`); `Process.grid` answers with the process to sample with and its grid.
+
+Continuous time: uniform from 1 to 0, with the resolution shift t' = s t / (1 + (s - 1) t) (Esser et al. 2024, section
+5.3.2; s > 1 spends more steps near noise). The shift moves the times between the ends, never the ends. Noise levels
+s = sigma / alpha, k of them from `high` down to `low`, and then 0:
+
+    Karras          (high^(1/rho) + i / (k - 1) (low^(1/rho) - high^(1/rho)))^rho, rho = 7 (Karras et al. 2022, eq. 5)
+    exponential     even in log s
+    beta            even in the quantiles of Beta(0.6, 0.6) (Lee et al. 2024, "Beta Sampling is All You Need")
+
+Discrete time: indices of the chain and then -1, the data. The steps of a chain of T that a sampler of k visits, falling
+(Lin et al. 2023, table 2): "linspace" 0 ... T - 1 even, both ends; "leading" multiples of T // k, which leave out the
+end of the chain; "trailing" T - 1 and down by T / k, which is right for chains of zero terminal SNR.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from unified_jax.errors import UserError
+from unified_jax.processes.times import shift_times
+
+Spacing = Literal["default", "leading", "trailing", "karras", "exponential", "beta"]
+LevelSpacing = Literal["karras", "exponential", "beta"]
+StepSpacing = Literal["linspace", "leading", "trailing"]
+
+SHORT = 1e-3
+"""How far from t = 0 (or 1) a grid stops that must not reach the data (or the noise)."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a sampler asks of a process and its grid."""
+
+    over: Literal["chain", "either", "continuous", "levels", "path"] = "continuous"
+    """What it steps over: the indices of a chain; these or continuous time; any continuous time; noise levels
+    (alpha = 1); a path between data and noise."""
+    above_data: bool = False
+    """The grid must end above sigma = 0."""
+    below_noise: bool = False
+    """The grid must start where alpha > 0."""
+    adaptive: bool = False
+    """It chooses its own steps between the ends."""
+    last_size: float = 0.0
+    """Length of a last step of its own kind; 0 where all steps are alike."""
+    even_log_levels: bool = False
+    """Over a chain's noise levels, its default spacing is even in log s."""
+
+
+@dataclass(frozen=True)
+class GridRequest:
+    """What a plan asks of a process."""
+
+    steps: int = 50
+    """Steps of the sampler."""
+    spacing: Spacing = "default"
+    """The process's own, or one by name."""
+    shift: float = 1.0
+    """Resolution shift of an even grid in continuous time."""
+    needs: Needs = Needs()
+    """Of the sampler."""
+    sampler: str = "of this plan"
+    """The sampler as messages name it."""
+
+    @property
+    def by_level(self) -> bool:
+        """Whether the spacing is one of noise levels."""
+        return self.spacing in get_args(LevelSpacing)
+
+    def refuse(self, **reasons: str) -> None:
+        """Raises UserError for the first of these options that is not at its default: field=reason."""
+        for option, reason in reasons.items():
+            found, default = getattr(self, option), getattr(GridRequest, option)
+            if found != default:
+                raise UserError(f"{option} {found!r} has no effect here: {reason}. Leave it at {default!r}.")
+
+    def levels(self, low: float, high: float, count: int, default: str = "") -> Float[np.ndarray, "k"]:
+        """`count` levels from high to low. Raises UserError for a spacing of whole steps."""
+        match default if self.spacing == "default" else self.spacing:
+            case "karras":
+                return karras_levels(low, high, count)
+            case "exponential":
+                return exponential_levels(low, high, count)
+            case "beta":
+                return beta_levels(low, high, count)
+            case other:
+                raise UserError(f"spacing {other!r} is for discrete processes; choose karras, exponential or beta.")
+
+
+def level_grid(request: GridRequest, low: float, high: float, default: LevelSpacing) -> Float[np.ndarray, "k"]:
+    """Noise levels from high to low, then 0; a sampler that must not reach 0 ends at low / 2 instead."""
+    if request.needs.adaptive:
+        return adaptive_grid(request, high, low, 0.0)
+    request.refuse(shift="it moves even grids of continuous time, and these are noise levels")
+    levels = request.levels(low, high, request.steps, default)
+    return np.append(levels, 0.5 * low if request.needs.above_data else 0.0)
+
+
+def adaptive_grid(request: GridRequest, start: float, near: float, end: float) -> Float[np.ndarray, "k"]:
+    """Ends of a solver that places its own times: from start to `near` the data, and one last step from there."""
+    why = f"the sampler {request.sampler} chooses its own times"
+    request.refuse(spacing=why, shift=why)
+    return np.asarray([start, near, end] if end < near else [start, end])
+
+
+def time_grid(process: Any, request: GridRequest, start: float = 1.0, end: float = 0.0) -> Float[np.ndarray, "k"]:
+    """Times from start to end, 1 >= start > end >= 0, of a process with `alpha_sigma` (and, for spacings by level,
+    `time_of_level`). Raises UserError for what does not suit continuous time."""
+    needs, middle = request.needs, 0.5 * (start + end)
+    if needs.over == "chain":
+        raise UserError(f"The sampler {request.sampler} needs a discrete process; choose another for this model.")
+    if needs.over == "levels":
+        raise UserError(f"The sampler {request.sampler} steps in noise levels: it needs Edm or a discrete process.")
+    near_data, near_noise = max(end, min(SHORT, middle)), min(start, max(1.0 - SHORT, middle))
+    if needs.adaptive:
+        return adaptive_grid(request, start, near_data, end)
+    with jax.ensure_compile_time_eval():
+        alpha, sigma = (np.asarray(v) for v in process.alpha_sigma(jnp.asarray([start, end])))
+    start = near_noise if needs.below_noise and alpha[0] == 0 else start
+    end = near_data if needs.above_data and sigma[1] == 0 else end
+    if needs.last_size:
+        return _grid_with_last(request, start, end)
+    if not request.by_level:
+        if request.spacing != "default":
+            request.levels(1.0, 1.0, 1)  # refuses a spacing of whole steps
+        return uniform_grid(request.steps, request.shift, start, end)
+    request.refuse(shift=f"spacing {request.spacing!r} places the times itself")
+    with jax.ensure_compile_time_eval():
+        alpha, sigma = process.alpha_sigma(jnp.asarray([near_noise, max(near_data, end)]))
+        high, low = (float(v) for v in sigma / alpha)
+        levels = request.levels(low, high, request.steps + (end >= near_data))
+        times = np.asarray(process.time_of_level(jnp.asarray(levels)), np.float64)
+    times[0] = start
+    if end < near_data:
+        return np.append(times, end)
+    times[-1] = end
+    return times
+
+
+def _grid_with_last(request: GridRequest, start: float, end: float) -> Float[np.ndarray, "k"]:
+    """An even grid, and then one step of the sampler's own length."""
+    size, name = request.needs.last_size, request.sampler
+    request.refuse(spacing=f"the sampler {name} has even steps and a last one of its own")
+    if request.steps < 2:
+        raise UserError(f"The sampler {name} needs at least two steps: its last one is of its own kind.")
+    if end + size >= start:
+        raise UserError(
+            f"The sampler {name} has a last step of length {size:g}, which leaves nothing of the times {end:g} to "
+            f"{start:g}; choose a shorter one."
+        )
+    return np.append(uniform_grid(request.steps - 1, request.shift, start, end + size), end)
+
+
+def uniform_grid(steps: int, shift: float = 1.0, start: float = 1.0, end: float = 0.0) -> Float[np.ndarray, "k"]:
+    """`steps` + 1 times from start to end, shifted in between. Raises ValueError unless steps >= 1 and 1 >= start > end
+    >= 0."""
+    if steps < 1:
+        raise ValueError(f"A grid needs at least one step, found {steps}.")
+    if not 1.0 >= start > end >= 0.0:
+        raise ValueError(f"A grid falls from start to end within [0, 1], found start {start}, end {end}.")
+    if not 0 < shift < float("inf"):
+        raise ValueError(f"The shift of a grid must be positive, found {shift}.")
+    if shift == 1:
+        return np.linspace(start, end, steps + 1)
+    before = [t / (shift - (shift - 1.0) * t) for t in (start, end)]  # the shift's inverse; keeps 0 and 1
+    times = shift_times(np.linspace(*before, steps + 1), shift)
+    times[0], times[-1] = start, end
+    return times
+
+
+def check_falls(grid: np.ndarray, request: GridRequest) -> None:
+    """Raises UserError where two times of a grid are one number in float32, or are not finite."""
+    times = np.asarray(grid, np.float32)
+    if not np.isfinite(times).all() or not (np.diff(times) < 0).all():
+        raise UserError(
+            f"{request.steps} steps with spacing {request.spacing!r} and shift {request.shift:g} give times that "
+            "float32 cannot tell apart; use fewer steps, or another spacing."
+        )
+
+
+def discrete_grid(length: int) -> Int[np.ndarray, "k"]:
+    """length - 1, ..., 0, -1: a whole chain, every index once."""
+    return np.arange(length - 1, -2, -1, dtype=np.int32)
+
+
+def spaced_steps(total: int, steps: int, spacing: StepSpacing, offset: int = 0) -> Float[np.ndarray, "k"]:
+    """`steps` steps of a chain of `total`, falling; "linspace" has fractions. Raises ValueError for more than there
+    are.
+
+    `offset` is added to "leading" (Stable Diffusion was sampled with 1). One step of "linspace" is the last of the
+    chain, where sampling begins.
+    """
+    if not 1 <= steps <= total:
+        raise ValueError(f"A sampler visits 1 to {total} of {total} steps, found {steps}.")
+    match spacing:
+        case "linspace":
+            return np.linspace(0, total - 1, steps)[::-1] if steps > 1 else np.asarray([total - 1.0])
+        case "leading":
+            return np.arange(steps)[::-1] * float(total // steps) + offset
+        case "trailing":
+            return np.round(total - np.arange(steps) * (total / steps)) - 1.0
+
+
+def karras_levels(low: float, high: float, steps: int, rho: float = 7.0) -> Float[np.ndarray, "k"]:
+    """`steps` levels from high to low, without the 0 at the end."""
+    ramp = np.linspace(0.0, 1.0, steps)
+    return (high ** (1 / rho) + ramp * (low ** (1 / rho) - high ** (1 / rho))) ** rho
+
+
+def exponential_levels(low: float, high: float, steps: int) -> Float[np.ndarray, "k"]:
+    """`steps` levels from high to low, even in their logarithm."""
+    return np.exp(np.linspace(np.log(high), np.log(low), steps))
+
+
+def beta_levels(low: float, high: float, steps: int, a: float = 0.6, b: float = 0.6) -> Float[np.ndarray, "k"]:
+    """`steps` levels from high to low, at even quantiles of a beta distribution."""
+    from scipy.stats import beta  # slow to import, and only needed here
+
+    return low + beta.ppf(1.0 - np.linspace(0.0, 1.0, steps), a, b) * (high - low)

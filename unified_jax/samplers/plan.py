@@ -1,0 +1,65 @@
+"""The plan of a sampling run: sampler, number and spacing of steps, guidance; and the grid that follows from it."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from unified_jax.config import check_finite
+from unified_jax.errors import UserError
+from unified_jax.processes.grids import GridRequest, Spacing, check_falls
+from unified_jax.processes.targets import Process
+from unified_jax.samplers.choice import AnySampler, Euler
+from unified_jax.samplers.guidance import Guidance
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How samples are drawn."""
+
+    sampler: AnySampler = Euler()
+    """The solver, with its own options."""
+    steps: int = 50
+    """Steps of the sampler."""
+    guidance: Guidance = Guidance()
+    """Classifier-free guidance."""
+    spacing: Spacing = "default"
+    """Default: even in time (chains: even steps, both ends); Karras' levels for EDM, even log-levels for DpmFast."""
+    shift: float = 1.0
+    """Resolution shift of an even grid in continuous time."""
+    clip: bool = False
+    """Clip the predicted x0 to [-1, 1] at every step."""
+    temperature: float = 0.0
+    """Of text: 0 takes the likeliest token."""
+    top_p: float = 1.0
+    """Text is drawn among the fewest tokens that hold this share of the probability."""
+
+    def __post_init__(self) -> None:
+        check_finite(self)
+        if self.steps < 1:
+            raise UserError(f"The sampler needs at least one step, found steps = {self.steps}.")
+        if self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise UserError(
+                f"Text needs temperature >= 0 and top_p in (0, 1], found {self.temperature} and {self.top_p}."
+            )
+        if self.shift <= 0:
+            raise UserError(f"shift must be positive, found {self.shift}.")
+
+    def prepare(self, process: Process) -> tuple[Process, np.ndarray]:
+        """The process to sample with and its falling grid (`Process.grid`).
+
+        Raises UserError for a sampler, spacing, shift or number of steps that does not suit the process.
+        """
+        request = GridRequest(self.steps, self.spacing, self.shift, self.sampler.needs, type(self.sampler).__name__)
+        process, grid = process.grid(request)
+        check_falls(grid, request)
+        return process, grid
+
+    def with_steps(self, steps: int | None, guidance: float | None) -> "Plan":
+        """The plan with what is not None replaced."""
+        plan = self if steps is None else replace(self, steps=steps)
+        return plan if guidance is None else replace(plan, guidance=replace(plan.guidance, scale=guidance))
+
+    def run(self, denoise: Any, process: Any, x: Any, grid: Any, keys: Any) -> Any:
+        """x at the grid's first time to a sample."""
+        return self.sampler(denoise, process, x, grid, keys)
