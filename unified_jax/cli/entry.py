@@ -5,6 +5,7 @@ Exit codes: 0 done, 2 the user's mistake (one sentence, no traceback), 1 the run
 
 import errno
 import inspect
+import io
 import logging
 import os
 import signal
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 def run_command(command: Callable[[list[str]], None], arguments: list[str]) -> int:
     """Runs a command and returns its exit code; UNIFIED_JAX_TRACEBACK=1 shows tracebacks of expected errors too."""
     use_cublas()
+    for stream in (sys.stdout, sys.stderr):  # a name that the locale cannot write must not end the command
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     for library in ("absl", "asyncio"):  # Orbax and TFDS speak of their own defaults, and of what we say below
         logging.getLogger(library).setLevel(logging.CRITICAL)
     if os.environ.get("UNIFIED_JAX_TRACEBACK"):
@@ -43,24 +47,42 @@ def run_command(command: Callable[[list[str]], None], arguments: list[str]) -> i
 def _run(command: Callable[[list[str]], None], arguments: list[str]) -> int:
     try:
         command(arguments)
+        sys.stdout.flush()
     except UserError as error:
         return _complain(str(error), 2)
     except RunError as error:
         return _complain(str(error), 1)
+    except BrokenPipeError:  # whoever read our lines has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
+        if (said := _of_system(error)) is None:
             raise
-        what = error.filename or "A file of the run"
-        return _complain(f"{what} cannot be written: {error.strerror}; what was saved before is intact.", 1)
+        return _complain(said, 1)
+    except MemoryError as error:
+        return _complain(f"The memory of this machine does not suffice: {str(error) or 'it ran out'}.", 1)
     except KeyboardInterrupt:
         return _complain("Interrupted.", 1)
     except Exception as error:
+        if "RESOURCE_EXHAUSTED" in str(error):
+            why = str(error).split("\n")[0][:300]
+            return _complain(f"The device's memory does not suffice; try a smaller batch or model ({why}).", 1)
         if not is_child():
             raise
         traceback.print_exc()
         lost = type(error).__name__ == "JaxRuntimeError"
         return _complain("Most likely another process of the run has ended: see its log." if lost else str(error), 1)
     return 0
+
+
+def _of_system(error: OSError) -> str | None:
+    """What the system refused, in a sentence; None where it is not about a file or the disk."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        what = error.filename or "A file of the run"
+        return f"{what} cannot be written: {error.strerror}; what was saved before is intact."
+    if error.errno in (errno.EACCES, errno.EPERM) or error.filename is not None:
+        return f"{error.filename or 'A file'} cannot be used: {error.strerror}; what was saved before is intact."
+    return None
 
 
 def _unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
@@ -133,13 +155,17 @@ def use_compilation_cache() -> None:
     chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if chosen == "":
         return
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = Path(chosen) if chosen else base / "unified_jax" / f"jaxlib-{jaxlib.version.__version__}"
+    try:
+        base = "" if chosen else os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:  # a container's user without a name and without HOME
+        return
+    folder = Path(chosen) if chosen else Path(base) / "unified_jax" / f"jaxlib-{jaxlib.version.__version__}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
+        jax.config.update("jax_compilation_cache_dir", None)  # JAX reads the variable too, and would warn ever again
         if chosen:
             print(f"Compiled programs are not kept: {folder}: {error.strerror or error}.", file=sys.stderr)
         return

@@ -5,11 +5,13 @@ Values repeat over the samples: with `--given.label 1,2` samples 0, 2, ... are o
 attributes of the world in words; what it does not name is left free. `@PATH` reads one value a line from a file.
 """
 
+import codecs
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from unified_jax.cli.meant import meant
 from unified_jax.data.world.caption import read_caption
 from unified_jax.errors import UserError
 from unified_jax.modalities.label import Label
@@ -18,9 +20,18 @@ from unified_jax.modalities.text import Text
 LARGEST = 1 << 24
 """Bytes that are read of a file of conditions; /dev/zero has no end."""
 
+MARKS = {  # the longer ones first: the mark of UTF-32 begins with that of UTF-16
+    codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF32_LE: "utf-32-le", codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be",
+}  # fmt: skip
+"""Byte order marks, and what follows them."""
+
 
 def split_arguments(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
-    """({name: text} of the --given flags, all other arguments). Raises UserError for a flag without a value."""
+    """({name: text} of the --given flags, all other arguments).
+
+    Raises UserError for a flag without a value, or one that is given twice.
+    """
     given: dict[str, str] = {}
     rest: list[str] = []
     queue = list(arguments)
@@ -34,6 +45,10 @@ def split_arguments(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
             if not queue:
                 raise UserError(f"{word} needs a value.")
             value = queue.pop(0)
+        if name in given:
+            raise UserError(
+                f"--given.{name} is given twice; several values stand in one flag with commas, or in @FILE, one a line."
+            )
         given[name] = value
     return given, rest
 
@@ -51,7 +66,7 @@ def parse_given(given: dict[str, str], conditions: tuple[Label, ...], count: int
             columns[name] = np.resize(np.asarray(values, np.int32), count)
         else:
             known = ", ".join(labels) or "nothing"
-            raise UserError(f"--given.{name}: this model is conditioned on {known}.")
+            raise UserError(f"--given.{name}: this model is conditioned on {known}{meant(name, labels, '--given.')}")
     return columns
 
 
@@ -65,7 +80,7 @@ def read_given(given: dict[str, str], modalities: tuple[Any, ...], count: int) -
     rows = {}
     for name, text in given.items():
         if name not in by_name:
-            raise UserError(f"--given.{name}: this model has {', '.join(by_name)}.")
+            raise UserError(f"--given.{name}: this model has {', '.join(by_name)}{meant(name, by_name, '--given.')}")
         modality: Any = by_name[name]
         if isinstance(modality, Text):
             values: list[Any] = _values(name, text, commas=False)
@@ -80,7 +95,9 @@ def read_given(given: dict[str, str], modalities: tuple[Any, ...], count: int) -
             try:
                 prepared.append(modality.prepare(_loaded(modality, value)))
             except ValueError as error:
-                raise UserError(f"--given.{name} {str(value)!r}: {error}.") from None
+                raise UserError(f"--given.{name} {str(value)!r}: {str(error).rstrip('.')}.") from None
+            except OSError as error:
+                raise UserError(f"--given.{name}: {str(value)!r} cannot be read ({error.strerror or error}).") from None
         rows[name] = np.stack([prepared[i % len(prepared)] for i in range(count)])
     return rows
 
@@ -91,20 +108,33 @@ def _loaded(modality: Any, value: Any) -> Any:
 
 def _values(name: str, text: str, commas: bool) -> list[str]:
     if text.startswith("@"):
-        try:
-            with Path(text[1:]).open("rb") as file:
-                content = file.read(LARGEST + 1)
-            if len(content) > LARGEST:
-                raise ValueError(f"it is longer than {LARGEST} bytes")
-            lines = [line.strip() for line in content.decode().splitlines()]
-        except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a NUL in the name
-            raise UserError(f"--given.{name}: the file {text[1:]!r} cannot be read ({error}).") from error
-        values = [line for line in lines if line]
-    else:
-        values = [part.strip() for part in text.split(",")] if commas else [text]
-    if not values or not all(values):
+        values = [line for line in _lines(name, text[1:]) if line]
+        if not values:
+            raise UserError(f"--given.{name}: the file {text[1:]!r} holds no value; expected one a line.")
+        return values
+    values = [part.strip() for part in text.split(",")] if commas else [text]
+    if not all(values):
         raise UserError(f"--given.{name} {text!r} holds no value.")
     return values
+
+
+def _lines(name: str, path: str) -> list[str]:
+    """The lines of a text file without the blanks around them; of any system, so with any marks and line ends."""
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise ValueError(f"it is longer than {LARGEST} bytes")
+        mark = next((mark for mark in MARKS if content.startswith(mark)), b"")
+        written = content.removeprefix(mark).decode(MARKS.get(mark, "utf-8"))
+    except UnicodeDecodeError:
+        raise UserError(f"--given.{name}: the file {path!r} is no UTF-8 text; save it as UTF-8.") from None
+    except (OSError, ValueError) as error:  # ValueError: too long, or a NUL in the name
+        why = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise UserError(f"--given.{name}: the file {path!r} cannot be read ({why}).") from error
+    if "\0" in written:
+        raise UserError(f"--given.{name}: the file {path!r} holds zero bytes, so it is no text; save it as UTF-8.")
+    return [line.strip() for line in written.replace("\r\n", "\n").replace("\r", "\n").split("\n")]
 
 
 def _captions(texts: list[str], labels: dict[str, Label], count: int) -> dict[str, Any]:
