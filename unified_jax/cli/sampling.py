@@ -5,6 +5,7 @@ import math
 from typing import Any, get_args
 
 from unified_jax.cli.meant import meant
+from unified_jax.cli.parsing import real, whole
 from unified_jax.config import fits
 from unified_jax.errors import UserError
 from unified_jax.samplers.choice import AnySampler
@@ -24,6 +25,7 @@ def parse_sampler(text: str) -> Any:
         there = ", ".join(sorted(known))
         raise UserError(f"--sampler {name!r} is unknown{meant(name, known)} Expected one of {there}.")
     values: dict[str, Any] = {}
+    churned: dict[str, float] = {}
     seen: set[str] = set()
     for part in filter(None, options.split(",")):
         key, equals, value = part.partition("=")
@@ -40,11 +42,11 @@ def parse_sampler(text: str) -> Any:
                 f"{', '.join(options_known)}{meant(key, options_known)}"
             )
         if key in churn:
-            values["churn"] = dataclasses.replace(values.get("churn", Churn()), **{key: _number(value, key)})
+            churned[key] = _number(value, churn[key], name)
         else:
             values[key] = _value(value, fields[key], name)
     try:
-        return known[name](**values)
+        return known[name](**values, **({"churn": Churn(**churned)} if churned else {}))
     except ValueError as error:
         raise UserError(f"--sampler {text}: {error}") from error
 
@@ -57,24 +59,19 @@ def _value(text: str, field: Any, name: str) -> Any:
         return text.lower() == "true"
     value: Any = text
     if kind is not str:
-        number = _number(text, field.name)
-        if kind is int and not number.is_integer():
-            raise UserError(f"--sampler {name}: {field.name} is a whole number, found {text!r}.")
-        value = int(number) if kind is int else number
+        value = _number(text, field, name)
     if not fits(value, field.type):
         allowed = ", ".join(map(str, get_args(field.type)))
         raise UserError(f"--sampler {name}: {field.name} is one of {allowed}, found {text!r}.")
     return value
 
 
-def _number(text: str, name: str) -> float:
+def _number(text: str, field: Any, name: str) -> float:
+    """A number of the kind of a field's default; infinite only where that is."""
     try:
-        number = float(text)
+        return whole(text) if type(field.default) is int else real(text, math.isinf(field.default))
     except ValueError as error:
-        raise UserError(f"The sampler's {name} is a number, found {text!r}.") from error
-    if math.isnan(number):
-        raise UserError(f"The sampler's {name} is a number, found {text!r}.")
-    return number
+        raise UserError(f"--sampler {name}: {field.name}: {error}.") from error
 
 
 def _snake(name: str) -> str:
