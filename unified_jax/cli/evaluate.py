@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tyro
 
 from unified_jax.cli.entry import run_command, start_process, use_compilation_cache
-from unified_jax.config import to_plain
+from unified_jax.cli.finite import check_figures
+from unified_jax.cli.folders import make_folder
+from unified_jax.cli.parsing import check_room, check_seed, check_steps, parse
 from unified_jax.errors import UserError
-from unified_jax.hosts import Hosts, writes
+from unified_jax.hosts import Hosts, together, writes
 
 if TYPE_CHECKING:
+    from unified_jax.cli.bench import Bench
     from unified_jax.models.plan import Plan
 
 
@@ -48,53 +50,68 @@ def evaluate_run(command: EvaluateCommand, plan: "Plan | None" = None, bars: boo
 
     `plan` takes the place of the run's own; without `bars` nothing is shown.
     """
-    count, batch, seed, bits = command.count, command.batch, command.seed, command.bits
+    _check(command)
+    from unified_jax.cli.bench import Bench
+    from unified_jax.cli.edits import edits_images, evaluate_edits
+    from unified_jax.cli.matrix import evaluate_matrix
+    from unified_jax.cli.opened import open_run
+    from unified_jax.evaluation.evaluate import splits_for
+    from unified_jax.models.transfusion import Transfusion
+
+    out = Path(command.out or command.run)
+    experiment, params, step = open_run(Path(command.run), ema="0")
+    check_room("--count", max(command.count, command.bits), experiment.model.modalities)
+    together(lambda: make_folder(out), by="first")
+    plan = (plan or experiment.preview.plan).with_steps(command.steps, command.guidance)
+    bench = Bench(experiment, params, command.count, command.batch, command.seed, plan, bars)
+    splits = splits_for(experiment.data, command.splits)
+    if not isinstance(experiment.model, Transfusion):
+        rows = _evaluate_images(bench, splits, command.bits)
+    else:
+        rows = (evaluate_edits if edits_images(experiment.model) else evaluate_matrix)(bench, splits)
+    check_figures(rows)
+    if writes():
+        bench.write(out, rows, step)
+    return rows
+
+
+def _check(command: EvaluateCommand) -> None:
+    count, batch, bits = command.count, command.batch, command.bits
     if count < 2 or batch < 1 or bits < 0:
         raise UserError(
             f"--count must be at least 2, --batch at least 1 and --bits not negative; found {count}, {batch}, {bits}."
         )
-    from tqdm import tqdm
+    check_seed(command.seed)
+    check_steps(command.steps)
 
-    from unified_jax.cli.edits import edits_images, evaluate_edits
-    from unified_jax.cli.matrix import Bench, evaluate_matrix
-    from unified_jax.cli.opened import open_run
+
+def _evaluate_images(bench: "Bench", splits: tuple[str, ...], bits: int) -> list[dict[str, Any]]:
+    """The part that a class-conditional model takes: the rows, and a sheet a split in the bench's pictures."""
     from unified_jax.evaluation import evaluate as ev
     from unified_jax.evaluation.bits import bits_per_dim
     from unified_jax.modalities.image import sheet
-    from unified_jax.models.transfusion import Transfusion
-    from unified_jax.training.run_dir import provenance, write_json
 
-    run_dir = Path(command.run)
-    out = Path(command.out) if command.out else run_dir
-    experiment, params, step = open_run(run_dir, ema="0")
-    out.mkdir(parents=True, exist_ok=True)
-    model, data = experiment.model, experiment.data
-    plan = (plan or experiment.preview.plan).with_steps(command.steps, command.guidance)
-    splits, show = ev.splits_for(data, command.splits), bars and writes()
-    if isinstance(model, Transfusion):
-        bench = Bench(out, experiment, params, count, batch, seed, plan, show)
-        return (evaluate_edits if edits_images(model) else evaluate_matrix)(bench, step, splits)
+    model, data, count = bench.experiment.model, bench.experiment.data, bench.count
     world = ev.is_world(data, model)
     rows: list[dict[str, Any]] = []
     for split in splits:
-        with tqdm(total=count, unit="sample", desc=split, dynamic_ncols=True, disable=not show) as bar:
-            samples = ev.draw(model, params, data, split, count, seed, plan, batch, experiment.rules, bar.update)
+        examples = bench.examples(split).arrays
+        given, name = {c.name: examples[c.name] for c in model.conditions}, model.modality.name
+        with bench.bar(split, count) as bar:
+            made = bench.draw(given, (name,), bar.update)[name]
+        samples = ev.Samples(split, given, examples[name], model.modality.from_model(made))
         rows += ev.rows_of(samples, model, world)
         if bits:
-            with tqdm(
-                total=bits, unit="example", desc=f"{split} bits/dim", dynamic_ncols=True, disable=not show
-            ) as bar:
-                found = bits_per_dim(model, params, data, split, bits, seed, batch=batch, report=bar.update)
+            with bench.bar(f"{split} bits/dim", bits, "example") as bar:
+                found = bits_per_dim(
+                    model, bench.params, data, split, bits, bench.seed, batch=bench.batch, report=bar.update
+                )
             rows.append(ev.bits_row(found, model, split))
         shown = min(16, count)
         pairs = [image for i in range(shown) for image in (samples.truth[i], samples.made[i])]
         titles = [text for i in range(shown) for text in (samples.titles(model)[i], "sampled")]
-        if writes():
-            sheet(np.stack(pairs), columns=8, titles=titles).save(out / f"evaluation_{split}.png")
-    result = {"rows": rows, "step": step, "plan": to_plain(plan), "sampling_seed": seed} | provenance(experiment)
-    if writes():
-        write_json(out / "evaluation.json", result)
-    if show:
+        bench.pictures[f"evaluation_{split}.png"] = sheet(np.stack(pairs), columns=8, titles=titles)
+    if bench.show and writes():
         _print_rows(rows)
     return rows
 
@@ -109,7 +126,7 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
 
 def main(arguments: list[str]) -> None:
     """The command."""
-    command = tyro.cli(EvaluateCommand, prog="evaluate", args=arguments)
+    command = parse(EvaluateCommand, "evaluate", arguments)
     use_compilation_cache()
     start_process(command.hosts)
     evaluate_run(command)

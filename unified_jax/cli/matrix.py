@@ -1,15 +1,12 @@
 """The part of `evaluate` that a Transfusion model takes: the any-to-any matrix, its table, sheet and heat map."""
 
 import dataclasses
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
-from unified_jax.config import to_plain
-from unified_jax.data.pipeline import PART_BITS, Pipeline
+from unified_jax.cli.bench import Bench
+from unified_jax.data.pipeline import PART_BITS
 from unified_jax.data.world import World
 from unified_jax.data.world.scene import ATTRIBUTES
 from unified_jax.errors import UserError
@@ -17,42 +14,18 @@ from unified_jax.evaluation import matrix
 from unified_jax.hosts import writes
 from unified_jax.modalities.sheets import show_samples
 from unified_jax.models.plan import Plan
-from unified_jax.models.sampling import generate_many
-from unified_jax.training.experiment import Experiment
-from unified_jax.training.run_dir import provenance, write_json
-from unified_jax.typing import Params
 
 
-@dataclass(frozen=True)
-class Bench:
-    """What all splits share."""
-
-    out: Path
-    experiment: Experiment
-    params: Params
-    count: int
-    batch: int
-    seed: int
-    plan: Plan
-    show: bool = True
-    """Bars and tables on the terminal."""
-
-
-def evaluate_matrix(bench: Bench, step: int, splits: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Evaluates, writes evaluation.json and sheets and a heat map a split, prints the table, returns the rows."""
-    experiment, names = bench.experiment, tuple(m.name for m in bench.experiment.model.modalities)
+def evaluate_matrix(bench: Bench, splits: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Evaluates, prints the table, returns the rows; sheets and a heat map a split are in the bench's pictures."""
+    names = tuple(m.name for m in bench.experiment.model.modalities)
     rows: list[dict[str, Any]] = []
     for split in splits:
         found = _split_rows(bench, split)
         rows += found
-        if not writes():
-            continue
-        matrix.heat_map(found, names).save(bench.out / f"matrix_{split}.png")
-        if bench.show:
+        bench.pictures[f"matrix_{split}.png"] = matrix.heat_map(found, names)
+        if bench.show and writes():
             _print_split(found, names, split)
-    result = {"rows": rows, "step": step, "plan": to_plain(bench.plan), "sampling_seed": bench.seed}
-    if writes():
-        write_json(bench.out / "evaluation.json", result | provenance(experiment))
     return rows
 
 
@@ -81,28 +54,21 @@ def _split_rows(bench: Bench, split: str) -> list[dict[str, Any]]:
         raise UserError("The any-to-any matrix needs the world with max_objects=1, whose readers score the samples.")
     by_name: dict[str, Any] = {m.name: m for m in model.modalities}
     names = tuple(by_name)
-    examples = Pipeline(data, split, model.modalities, bench.count, bench.seed).batch(0)
+    examples = bench.examples(split)
     source, index = data.source(split, ()), examples.ids & ((1 << PART_BITS) - 1)
     scenes = [source.scene(int(i)) for i in index]
     truth = {name: np.asarray([getattr(s.objects[0], name) for s in scenes]) for name, _ in ATTRIBUTES}
     raw = {name: examples.arrays[name] for name in names}
     total = len(matrix.requests(names)) * bench.count
-    with tqdm(
-        total=total, unit="sample", desc=split, dynamic_ncols=True, disable=not bench.show or not writes()
-    ) as bar:
+    with bench.bar(split, total) as bar:
 
         def generate(given: tuple[str, ...], wanted: tuple[str, ...]) -> dict[str, np.ndarray]:
             chosen = {name: raw[name] for name in given}
-            plan = bench.plan if given else _drawn(bench.plan)
-            made = generate_many(
-                model, bench.params, chosen, wanted, bench.count, bench.seed, plan, bench.batch,
-                bench.experiment.rules, bar.update,
-            )  # fmt: skip
+            made = bench.draw(chosen, wanted, bar.update, bench.plan if given else _drawn(bench.plan))
             drawn = {name: by_name[name].from_model(value) for name, value in made.items()}
-            if writes() and (not given or (given == names[:1] and len(wanted) == 1)):
+            if not given or (given == names[:1] and len(wanted) == 1):
                 label = "joint" if not given else f"{given[0]}_to_{wanted[0]}"
-                sheet = show_samples(model.modalities, chosen, drawn, 16)
-                sheet.save(bench.out / f"evaluation_{split}_{label}.png")
+                bench.pictures[f"evaluation_{split}_{label}.png"] = show_samples(model.modalities, chosen, drawn, 16)
             return drawn
 
         return matrix.evaluate_split(model.modalities, truth, raw, split, generate, model.documents.apart)

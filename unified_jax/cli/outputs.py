@@ -6,32 +6,30 @@ from typing import Any
 
 import numpy as np
 
-from unified_jax.errors import UserError
+from unified_jax.cli.folders import REQUEST, new_folder
 from unified_jax.modalities.image import Image
 from unified_jax.modalities.sheets import show_samples
 
 FORMATS = ("sheet", "files", "png", "npz")
 
 
-def make_folder(out: Path) -> None:
-    """Creates it. Raises UserError if it cannot be written."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / ".writable").write_text("")
-        (out / ".writable").unlink()
-    except OSError as error:
-        raise UserError(f"The output directory {str(out)!r} cannot be written: {error.strerror or error}.") from error
-
-
 def write_samples(
     out: Path, modalities: tuple[Any, ...], given: dict[str, np.ndarray], made: dict[str, np.ndarray],
     formats: tuple[str, ...], request: Any,
 ) -> None:  # fmt: skip
-    """sheet.png, NAMEs/NNNNNN.*, samples.npz (as asked) and request.json.
+    """`out` with sheet.png, NAMEs/NNNNNN.*, samples.npz (as asked) and request.json, and nothing else.
 
     `given` is what `prepare` gives, `made` what `from_model` gives. "png" writes pictures alone, "files" everything.
     Where the request says what each sample made (free running), nothing else is written of it.
     """
+    with new_folder(out) as folder:
+        _write(folder, modalities, given, made, formats, request)
+
+
+def _write(
+    out: Path, modalities: tuple[Any, ...], given: dict[str, np.ndarray], made: dict[str, np.ndarray],
+    formats: tuple[str, ...], request: Any,
+) -> None:  # fmt: skip
     from unified_jax.training.run_dir import write_json
 
     by_name = {m.name: m for m in modalities}
@@ -50,4 +48,5 @@ def write_samples(
         count = len(next(iter(made.values())))
         arrays = made | {"index": np.arange(count)} | {f"given/{name}": value for name, value in given.items()}
         np.savez(out / "samples.npz", **arrays)  # type: ignore[arg-type]
-    write_json(out / "request.json", json.loads(json.dumps(request)))
+    folders = sorted(path.name for path in out.iterdir() if path.is_dir())
+    write_json(out / REQUEST, json.loads(json.dumps(request | {"folders": folders})))

@@ -1,14 +1,17 @@
 """`python sample.py --run DIR ...`: draw samples from a run directory alone."""
 
+import sys
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import tyro
-
-from unified_jax.cli.entry import start_process, use_compilation_cache, use_fake_devices
+from unified_jax.cli.entry import run_command, start_process, use_compilation_cache, use_fake_devices
+from unified_jax.cli.finite import check_samples
+from unified_jax.cli.folders import check_folder
 from unified_jax.cli.given import parse_given, read_given, split_arguments
-from unified_jax.cli.outputs import FORMATS, make_folder, write_samples
+from unified_jax.cli.meant import meant
+from unified_jax.cli.outputs import FORMATS, write_samples
+from unified_jax.cli.parsing import check_devices, check_room, check_seed, check_steps, parse
 from unified_jax.cli.sampling import parse_sampler
 from unified_jax.config import to_plain
 from unified_jax.errors import UserError
@@ -78,12 +81,8 @@ class SampleCommand:
 def main(arguments: list[str]) -> None:
     """The command."""
     given_text, rest = split_arguments(arguments)
-    command = tyro.cli(SampleCommand, prog="sample.py", args=rest)
-    formats = tuple(part.strip() for part in command.formats.split(",")) if command.formats else ()
-    if unknown := sorted(set(formats) - set(FORMATS)):
-        raise UserError(f"--formats {','.join(unknown)} is unknown; expected some of {', '.join(FORMATS)}.")
-    if command.count < 1 or command.batch < 1:
-        raise UserError(f"--count and --batch must be at least 1, found {command.count} and {command.batch}.")
+    command = parse(SampleCommand, "sample.py", rest)
+    formats = _check(command)
     use_fake_devices(command.devices)
     use_compilation_cache()
     start_process(command.hosts)
@@ -97,6 +96,7 @@ def main(arguments: list[str]) -> None:
 
     out = Path(command.out or Path(command.run) / "samples")
     model = load_experiment(Path(command.run), command.trust).model
+    check_room("--count", command.count, model.modalities)
     if isinstance(model, Transfusion):
         given = read_given(given_text, model.modalities, command.count)
         wanted = _wanted(command.generate, given, model)
@@ -106,7 +106,7 @@ def main(arguments: list[str]) -> None:
         if command.generate not in ("", *wanted):
             raise UserError(f"--generate {command.generate}: this model makes {wanted[0]} alone.")
         formats = formats or ("sheet",)
-    together(lambda: make_folder(out), by="first")
+    together(lambda: check_folder(out), by="first")
     experiment, params, step = open_run(Path(command.run), command.ema, command.best, command.trust)
     plan = _plan(experiment.preview.plan, command)
     for process in model.processes:
@@ -115,6 +115,7 @@ def main(arguments: list[str]) -> None:
         made = generate_many(
             model, params, given, wanted, command.count, command.seed, plan, command.batch, experiment.rules, bar.update
         )
+    check_samples(made)
     if not writes():
         return
     by_name: dict[str, Any] = {m.name: m for m in model.modalities}
@@ -130,6 +131,21 @@ def main(arguments: list[str]) -> None:
     print(f"{command.count} samples in {out}")
 
 
+def _check(command: SampleCommand) -> tuple[str, ...]:
+    """The formats. Raises UserError for what no run can answer."""
+    formats = tuple(part.strip() for part in command.formats.split(",")) if command.formats else ()
+    for name in formats:
+        if name not in FORMATS:
+            near = meant(name, FORMATS)
+            raise UserError(f"--formats {name} is unknown{near} Expected some of {', '.join(FORMATS)}.")
+    if command.count < 1 or command.batch < 1:
+        raise UserError(f"--count and --batch must be at least 1, found {command.count} and {command.batch}.")
+    check_seed(command.seed)
+    check_steps(command.steps)
+    check_devices(command.devices)
+    return formats
+
+
 def _wanted(text: str, given: dict[str, Any], model: Any) -> tuple[str, ...]:
     """What --generate names, or everything that is not given; nothing: the model chooses."""
     names = [m.name for m in model.modalities]
@@ -138,7 +154,8 @@ def _wanted(text: str, given: dict[str, Any], model: Any) -> tuple[str, ...]:
     wanted = tuple(part.strip() for part in text.split(",")) if text else tuple(n for n in names if n not in given)
     unknown = [name for name in wanted if name not in names]
     if unknown:
-        raise UserError(f"--generate {unknown[0]!r} is unknown; this model has {', '.join(names)}.")
+        near = meant(unknown[0], names)
+        raise UserError(f"--generate {unknown[0]!r} is unknown{near} This model has {', '.join(names)}.")
     if both := [name for name in wanted if name in given]:
         raise UserError(f"{both[0]} is both given and to be generated; choose one.")
     if not wanted or len(set(wanted)) != len(wanted):
@@ -164,3 +181,7 @@ def _plan(plan: Plan, command: SampleCommand) -> Plan:
         name: given[name] for name in ("steps", "spacing", "shift", "clip", "temperature", "top_p") if name in given
     }
     return replace(plan, sampler=sampler, guidance=guidance, **changed)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, sys.argv[1:]))
