@@ -13,7 +13,9 @@ from typing import Annotated, Any
 import tyro
 
 from unified_jax.cli.entry import run_command, use_compilation_cache
+from unified_jax.cli.folders import make_folder
 from unified_jax.cli.heap import keep_heap
+from unified_jax.cli.parsing import parse
 from unified_jax.errors import RunError, UserError
 
 
@@ -39,7 +41,7 @@ def main(arguments: list[str]) -> None:
 
     if not arguments:
         raise UserError(f"Usage: ablate STUDY [--dry-run]; studies: {', '.join(study_names())}, or a path.")
-    command = tyro.cli(AblateCommand, prog="ablate", args=arguments)
+    command = parse(AblateCommand, "ablate", arguments)
     study, settings = load_study(command.study), parse_settings(command.set)
     if command.init_from:
         study = dataclasses.replace(study, init_from=command.init_from)
@@ -60,10 +62,7 @@ def main(arguments: list[str]) -> None:
     if command.dry_run:
         print(cost(study, plan_arms(study, settings, watch.guess), watch, out))
         return
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"The folder {str(out)!r} cannot be made: {error.strerror or error}.") from error
+    make_folder(out)
     with RunLock(out):
         arms = plan_arms(study, settings, watch.seconds)
         try:
@@ -72,7 +71,7 @@ def main(arguments: list[str]) -> None:
             print("Stopped and saved; the same command goes on from there.", file=sys.stderr)
             return
         write_report(name, study, arms, records, out)
-    print((out / "table.md").read_text())
+    print((out / "table.md").read_text(encoding="utf-8"))
     print(f"{out / 'index.html'}")
     if all(record["failed"] for record in records):
         raise RunError(f"All {len(records)} cells failed; the first: {records[0]['failed']}")
@@ -100,7 +99,8 @@ def cost(study: Any, arms: Any, watch: Any, out: Path) -> str:
         )
     lines += [f"{'all':32s} {'':14s} {flops:11.3g} {_duration(left):>10s}", "", *_columns([MATCH_HEAD, *match(arms)])]
     how = "steps measured before" if all(watch.known(arm.experiment) for arm in arms) else watch.how
-    return "\n".join([*lines, "", f"Times of training alone, one cell after the other, from {how}."])
+    told = f"Times of training alone, one cell after the other, from {how}; compiling, once an arm, comes on top."
+    return "\n".join([*lines, "", told])
 
 
 def _columns(rows: list[tuple[str, ...]]) -> list[str]:

@@ -8,6 +8,8 @@ from typing import Literal
 import tyro
 
 from unified_jax.cli.entry import run_command
+from unified_jax.cli.folders import make_folder
+from unified_jax.cli.parsing import parse
 from unified_jax.errors import UserError
 
 
@@ -43,7 +45,7 @@ class DataCommand:
 
 def main(arguments: list[str]) -> None:
     """The command."""
-    command = tyro.cli(DataCommand, prog="data", args=arguments)
+    command = parse(DataCommand, "data", arguments)
     from tqdm import tqdm
 
     from unified_jax.data.world import World
@@ -60,8 +62,13 @@ def main(arguments: list[str]) -> None:
             f"--train, --test and --held-out must be at least 1 and at most {world.examples}, 10000 and 10000; found "
             f"{', '.join(str(count) for count in counts.values())}."
         )
+    try:
+        folder = Path(command.data_dir).expanduser()
+    except RuntimeError as error:  # ~ of a user who is not known, or has no home
+        raise UserError(f"--data-dir {command.data_dir!r} cannot be found: {error}") from None
+    make_folder(folder)
     with tqdm(total=sum(counts.values()), unit="scene", dynamic_ncols=True) as bar:
-        target = build(world, Path(command.data_dir).expanduser(), counts, bar.update)
+        target = build(world, folder, counts, bar.update)
     size = sum(path.stat().st_size for path in target.iterdir())
     print(
         f"{sum(counts.values())} scenes, {size / 1e6:.0f} MB in {target}; use them with --data.cache {command.data_dir}"

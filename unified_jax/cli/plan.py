@@ -15,6 +15,7 @@ import jax
 import tyro
 
 from unified_jax.cli.entry import run_command
+from unified_jax.cli.parsing import first_word, parse
 from unified_jax.cli.recipe import load_recipe, recipe_names
 from unified_jax.errors import RunError, UserError
 from unified_jax.training.experiment import Experiment
@@ -37,16 +38,13 @@ class PlanCommand:
 
 def main(arguments: list[str]) -> None:
     """The command."""
-    if not arguments or arguments[0].startswith("-"):
-        raise UserError(f"Usage: plan RECIPE --target KIND:SHAPE; recipes: {', '.join(recipe_names())}.")
+    more = "plan RECIPE --help lists the flags of a recipe with their defaults."
+    recipe = first_word(arguments, "plan RECIPE --target KIND:SHAPE", "recipes", recipe_names(), more)
     jax.config.update("jax_platforms", "cpu")  # targets are compiled for, not opened
-    command = tyro.cli(
-        PlanCommand,
-        prog=f"plan {arguments[0]}",
-        args=arguments[1:],
-        default=PlanCommand(load_recipe(arguments[0])),
-        config=(tyro.conf.AvoidSubcommands,),
-    )
+    default = PlanCommand(load_recipe(recipe))
+    command = parse(PlanCommand, f"plan {recipe}", arguments[1:], default, infinite=True)
+    if command.most < 1:
+        raise UserError(f"--most must be at least 1, found {command.most}.")
     from unified_jax.training.planning import forecast
     from unified_jax.training.run_dir import provenance
     from unified_jax.training.search import search

@@ -13,10 +13,10 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import tyro
-
 from unified_jax.cli.entry import run_command, use_compilation_cache
 from unified_jax.cli.given import split_arguments
+from unified_jax.cli.meant import meant
+from unified_jax.cli.parsing import check_seed, check_steps, first_word, parse
 from unified_jax.cli.probing.attention import AttentionCommand, attention
 from unified_jax.cli.probing.loss import LossCommand, loss
 from unified_jax.cli.probing.noise import NoiseCommand, noise
@@ -32,19 +32,24 @@ def main(arguments: list[str]) -> None:
         "noise": (NoiseCommand, noise),
     }
     known = ("attention", *kinds)
-    if not arguments or arguments[0] not in known:
-        raise UserError(f"Usage: probe KIND --run DIR; kinds: {', '.join(known)}.")
-    name = arguments[0]
+    more = "probe KIND --help lists the flags of a kind."
+    name = first_word(arguments, "probe KIND --run DIR", "kinds", known, more)
+    if name not in known:
+        near = meant(name, known)
+        raise UserError(f"Unknown probe {name!r}{near} Usage: probe KIND --run DIR; kinds: {', '.join(known)}.")
     given, rest = split_arguments(arguments[1:])
     if name == "attention":
-        command = tyro.cli(AttentionCommand, prog="probe attention", args=rest)
+        command = parse(AttentionCommand, "probe attention", rest)
+        check_seed(command.seed)
+        check_steps(command.steps)
         use_compilation_cache()
         attention(command, given)
         return
     if given:
         raise UserError("--given belongs to the probe of attention.")
     kind, act = kinds[name]
-    command = tyro.cli(kind, prog=f"probe {name}", args=rest)
+    command = parse(kind, f"probe {name}", rest)
+    check_seed(command.seed)
     use_compilation_cache()
     act(command)
 

@@ -1,5 +1,6 @@
 """`python train.py RECIPE ...`: parse, train, evaluate."""
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,10 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from unified_jax.cli.entry import start_process, use_compilation_cache, use_fake_devices
+from unified_jax.cli.entry import run_command, start_process, use_compilation_cache, use_fake_devices
+from unified_jax.cli.heap import keep_heap
+from unified_jax.cli.parsing import check_devices, first_word
+from unified_jax.cli.parsing import parse as parse_flags
 from unified_jax.cli.recipe import load_recipe, recipe_label, recipe_names
 from unified_jax.errors import UserError
 from unified_jax.hosts import Hosts, writes
@@ -40,21 +44,16 @@ class TrainCommand:
 
 def parse(arguments: list[str]) -> tuple[str, TrainCommand]:
     """(recipe name, command). Raises UserError without a recipe; SystemExit 2 with a suggestion for a bad flag."""
-    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
-        raise UserError(f"Usage: python train.py RECIPE [--flags]; recipes: {', '.join(recipe_names())}.")
-    if arguments[0] in ("-h", "--help"):
-        print(f"usage: python train.py RECIPE [--flags]\n\nrecipes: {', '.join(recipe_names())}\n")
-        print("python train.py RECIPE --help lists the flags of a recipe with their defaults.")
-        raise SystemExit(0)
-    default = TrainCommand(load_recipe(arguments[0]))
-    command = tyro.cli(
-        TrainCommand,
-        prog=f"train.py {arguments[0]}",
-        args=arguments[1:],
-        default=default,
-        config=(tyro.conf.AvoidSubcommands,),
-    )
-    return arguments[0], command
+    more = "python train.py RECIPE --help lists the flags of a recipe with their defaults."
+    recipe = first_word(arguments, "python train.py RECIPE [--flags]", "recipes", recipe_names(), more)
+    default = TrainCommand(load_recipe(recipe))
+    command = parse_flags(TrainCommand, f"train.py {recipe}", arguments[1:], default, infinite=True)
+    if command.replay < -1 or command.stall < 0:
+        raise UserError(
+            f"--replay must be a step from 0 on, and --stall not negative, found {command.replay} and {command.stall}."
+        )
+    check_devices(command.devices)
+    return recipe, command
 
 
 def main(arguments: list[str]) -> None:
@@ -92,3 +91,18 @@ def _tell(summary: dict[str, Any], run_dir: Path) -> None:
         return
     loss = "not finite" if summary["loss"] is None else f"{summary['loss']:.5f}"
     print(f"Trained {summary['step']} steps, loss {loss}; run directory: {run_dir}")
+
+
+def run() -> int:
+    """The command from its first breath to its exit code."""
+    keep_heap()
+    code = run_command(main, sys.argv[1:])
+    if code == 1:  # the writers of a failed run would only complain again on their way out
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(run())

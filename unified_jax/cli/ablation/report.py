@@ -34,10 +34,10 @@ def write_report(
     rows = results.summarize(study, arms, records)
     draw_curves(arms, out, out / "curves.png")
     draw_forest(rows, out / "forest.png")
-    (out / "table.md").write_text(markdown(name, study, rows, arms, records))
-    (out / "table.csv").write_text(results.as_csv(rows, arms, records))
+    (out / "table.md").write_text(markdown(name, study, rows, arms, records), encoding="utf-8")
+    (out / "table.csv").write_text(results.as_csv(rows, arms, records), encoding="utf-8")
     write_json(out / "results.json", {"study": name, "base": study.base, "rows": plain_rows(rows), "cells": records})
-    (out / "index.html").write_text(page(name, study, rows, arms, records, out))
+    (out / "index.html").write_text(page(name, study, rows, arms, records, out), encoding="utf-8")
     return rows
 
 

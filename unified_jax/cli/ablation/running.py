@@ -11,6 +11,7 @@ from unified_jax.cli.ablation.cells import Arm, Cell, cells_of, read_json, sampl
 from unified_jax.cli.ablation.study import Metric, Study
 from unified_jax.cli.ablation.timing import Stopwatch
 from unified_jax.cli.evaluate import EvaluateCommand, evaluate_run
+from unified_jax.cli.meant import meant
 from unified_jax.config import config_hash
 from unified_jax.errors import RunError
 from unified_jax.training.loop import Interrupt, train
@@ -143,7 +144,9 @@ def _score(study: Study, cell: Cell) -> dict[str, float]:
         value = _of_rows(metric, rows) if metric.evaluated else _of_run(metric, cell)
         if value is None:
             have = sorted({row["metric"] for row in rows}) if metric.evaluated else ["loss"]
-            raise RunError(f"The metric {metric.title!r} has no value here; there are: {', '.join(have) or 'none'}.")
+            near = meant(metric.name, have)
+            there = ", ".join(have) or "none"
+            raise RunError(f"The metric {metric.title!r} has no value here{near} There are: {there}.")
         found[metric.title] = float(value)
     return found
 

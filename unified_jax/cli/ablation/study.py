@@ -11,11 +11,13 @@ A field is named as on the command line, with `_` or `-`; a part of a tuple by i
 
 import ast
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from unified_jax.cli.meant import meant
+from unified_jax.cli.parsing import check_seed
 from unified_jax.cli.recipe import CONFIGS, load_built, load_recipe
 from unified_jax.config import fields_of, fits, hints_of
 from unified_jax.errors import UserError
@@ -122,6 +124,8 @@ class Study:
             raise UserError("A study needs at least one variant and one metric.")
         if not self.seed_list or len(set(self.seed_list)) < len(self.seed_list):
             raise UserError(f"A study needs seeds, each once; found {self.seeds}.")
+        for seed in (*self.seed_list, *(seed for v in self.variants for seed in v.seeds)):
+            check_seed(seed)
         named = {arm for m in self.metrics for arm in m.arms}
         if strange := sorted(named - set(names)):
             raise UserError(f"A metric names the arm {strange[0]!r}; the arms are {', '.join(names)}.")
@@ -236,9 +240,17 @@ def _check_fields(whole: Any, parts: dict[str, dict[tuple[str, ...], Any]], wher
             there = near if near != "." else f"; its fields: {', '.join(fields) or 'none'}."
             raise UserError(f"{where}{name}: {kind.__name__} has no field {name!r}{there}")
         hint = hints_of(kind).get(name, Any)
+        if hint is int and isinstance(value := below.get(()), float) and value.is_integer():
+            below[()] = int(value)  # 1e4 where a whole number is meant
         if () in below and not fits(below[()], hint):
             expected = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
             raise UserError(f"{where}{name}: expected {expected}, found {below[()]!r}.")
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return all(_is_finite(item) for item in value)
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def parse_settings(texts: tuple[str, ...]) -> dict[str, Any]:
@@ -250,6 +262,8 @@ def parse_settings(texts: tuple[str, ...]) -> dict[str, Any]:
             raise UserError(f"--set {text!r}: expected FIELD=VALUE, such as optimizer.learning_rate=1e-3.")
         try:
             found[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
             found[name] = value
+        if not _is_finite(found[name]) or value.strip().lower().lstrip("+-") in ("nan", "inf", "infinity"):
+            raise UserError(f"--set {text!r}: expected a finite number.")
     return found

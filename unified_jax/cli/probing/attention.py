@@ -1,5 +1,6 @@
 """`probe attention`: the maps of every block and head while one sample is drawn."""
 
+import re
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from unified_jax.cli.finite import check_samples
+from unified_jax.cli.folders import new_files
 from unified_jax.cli.given import parse_given, read_given
+from unified_jax.cli.meant import meant
 from unified_jax.cli.probing.opened import need_diffusion, open_for_probe
 from unified_jax.errors import UserError
 from unified_jax.modalities.text import Text
@@ -63,6 +67,7 @@ def _of_picture(command: AttentionCommand, given: dict[str, str], experiment: An
         except ValueError as error:
             raise UserError(f"--query: {error}") from error
         name = f"attention_from_{command.query[0]}_{command.query[1]}"
+    check_samples({f"{model.modality.name} over the steps": trace.x0})
     pictures = model.modality.from_model(trace.x0)
     frames = []
     for maps, picture, t in zip(shown, pictures, trace.t, strict=True):
@@ -82,6 +87,7 @@ def _of_document(command: AttentionCommand, given: dict[str, str], experiment: A
     rows = read_given(given, model.modalities, 1)
     plan = experiment.preview.plan.with_steps(command.steps, None)
     trace = probe.trace_span(model, params, rows, wanted, plan, sample_keys(command.seed, 0, 1)[0])
+    check_samples({f"{wanted} over the steps": trace.x0})
     names = [m.name for m in model.modalities]
     items = ["marks" if m < 0 else names[m] for m in probe.items_of(trace.owner)]
     sizes = dict(zip(items, (int((trace.owner == m).sum()) for m in probe.items_of(trace.owner)), strict=True))
@@ -103,12 +109,13 @@ def _of_document(command: AttentionCommand, given: dict[str, str], experiment: A
         frames.append(_beside(modality.picture(example), grid, [f"{wanted}, t = {t:.2f}", *legend]))
     kept = _save(frames, folder, name)
     masses, even = probe.pair_masses(trace.weights, trace.owner), probe.even_masses(trace.visible, trace.owner)
-    for i in kept:
-        title = f"attention from (rows) to (columns), {wanted} at t = {trace.t[i]:.2f}"
-        draw_masses(masses[i], even, items, title, folder / f"{base}_masses_step_{i:03d}.png")
     found = {"wanted": wanted, "given": given, "items": items, "tokens": [sizes[item] for item in items]}
     found |= {"t": trace.t, "mass": masses.round(5).tolist(), "even": even.round(5).tolist()}
-    write_json(folder / f"{base}.json", found | {"sampling_seed": command.seed} | provenance(experiment))
+    with new_files(folder, frames_in(folder, f"{base}_masses"), f"{base}.json") as new:
+        for i in kept:
+            title = f"attention from (rows) to (columns), {wanted} at t = {trace.t[i]:.2f}"
+            draw_masses(masses[i], even, items, title, new / f"{base}_masses_step_{i:03d}.png")
+        write_json(new / f"{base}.json", found | {"sampling_seed": command.seed} | provenance(experiment))
     print(f"{folder / base}.json and _masses_step_*.png: what goes from one modality to another")
 
 
@@ -137,7 +144,7 @@ def _check_request(command: AttentionCommand, given: dict[str, str], model: Any)
         raise UserError(f"Nothing is left to draw: {', '.join(streams)} are all given.")
     wanted = command.wanted or free[0]
     if wanted not in names:
-        raise UserError(f"--wanted {wanted}: this model has {', '.join(names)}.")
+        raise UserError(f"--wanted {wanted}: this model has {', '.join(names)}{meant(wanted, names)}")
     if wanted not in streams:
         raise UserError(f"--wanted {wanted} is written token by token, not denoised; choose one of {', '.join(free)}.")
     if wanted in given:
@@ -158,11 +165,17 @@ def _borders(owner: np.ndarray) -> tuple[tuple[int, ...], tuple[int, ...]]:
 def _save(frames: list[Any], folder: Path, name: str) -> list[int]:
     """Writes the film and three of its frames; returns their places."""
     kept = sorted({0, len(frames) // 2, len(frames) - 1})
-    for i in kept:
-        frames[i].save(folder / f"{name}_step_{i:03d}.png")
-    frames[0].save(folder / f"{name}.gif", save_all=True, append_images=frames[1:], duration=400, loop=0)
+    with new_files(folder, frames_in(folder, name), f"{name}.gif") as new:
+        for i in kept:
+            frames[i].save(new / f"{name}_step_{i:03d}.png")
+        frames[0].save(new / f"{name}.gif", save_all=True, append_images=frames[1:], duration=400, loop=0)
     print(f"{folder / name}.gif and the first, middle and last of its {len(frames)} frames as PNG")
     return kept
+
+
+def frames_in(folder: Path, name: str) -> list[str]:
+    """The frames of a film that `folder` holds: one of other steps leaves none of them."""
+    return [path.name for path in folder.iterdir() if re.fullmatch(rf"{re.escape(name)}_step_\d{{3,}}\.png", path.name)]
 
 
 def _beside(picture: Any, grid: Any, lines: list[str]) -> Any:

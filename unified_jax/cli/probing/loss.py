@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from unified_jax.cli.parsing import check_steps
 from unified_jax.cli.probing.opened import need_diffusion, open_for_probe
-from unified_jax.errors import UserError
+from unified_jax.errors import RunError, UserError
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,9 @@ def loss(command: LossCommand) -> None:
     from unified_jax.evaluation.probes.floor import loss_over_time
     from unified_jax.training.run_dir import provenance, write_json
 
+    if not 2 <= command.samples <= 1 << 24:
+        raise UserError(f"--samples must lie in 2 .. {1 << 24}, found {command.samples}.")
+    check_steps(command.times)
     experiment, params, folder = open_for_probe(command.run)
     model, data = experiment.model, experiment.data
     need_diffusion(model)
@@ -42,6 +46,9 @@ def loss(command: LossCommand) -> None:
     times = [t for t in np.asarray(grid).tolist()[::-1] if t > 0]
     found = loss_over_time(model, params, times, jax.random.key(command.seed), command.samples)
     rows = [one._asdict() for one in found]
+    for one in found:
+        if not np.isfinite([one.loss, one.floor]).all():
+            raise RunError(f"The loss at time {one.t:.3f} is not a finite number ({one.loss}), so nothing was written.")
     write_json(folder / "loss_over_time.json", {"rows": rows} | provenance(experiment))
     _plot_loss(found, folder / "loss_over_time.png")
     print(f"{'t':>6s} {'loss':>10s} {'floor':>10s} {'above':>10s}")

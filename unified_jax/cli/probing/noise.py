@@ -1,9 +1,10 @@
 """`probe noise`: the gradient noise scale by loss term."""
 
+import math
 from dataclasses import dataclass
 
 from unified_jax.cli.probing.opened import open_for_probe
-from unified_jax.errors import UserError
+from unified_jax.errors import RunError, UserError
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,10 @@ def noise(command: NoiseCommand) -> None:
     from unified_jax.evaluation.probes.noise_scale import measure_noise_scale
     from unified_jax.training.run_dir import provenance, write_json
 
+    if command.batches < 1 or command.parts < 2:
+        raise UserError(
+            f"--batches must be at least 1 and --parts at least 2, found {command.batches} and {command.parts}."
+        )
     experiment, params, folder = open_for_probe(command.run)
     e = experiment
     pipeline = Pipeline(e.data, e.split, e.model.modalities, e.batch_size, command.seed + 1, packer=e.model.packer)
@@ -49,9 +54,20 @@ def noise(command: NoiseCommand) -> None:
             bar.update,
         )
     each = e.batch_size // rows
-    plain = {name: one._asdict() | {"examples": each * one.scale} for name, one in found.items()}
+    for name, one in found.items():
+        if not math.isfinite(one.noise):
+            raise RunError(f"The gradients of {name!r} are not finite numbers, so nothing was written.")
+    plain = {
+        name: one._asdict() | {"scale": _plain(one.scale), "examples": _plain(each * one.scale)}
+        for name, one in found.items()
+    }
     write_json(folder / "noise_scale.json", {"terms": plain, "batches": len(batches)} | provenance(e))
     print(f"{'term':12s} {'noise scale, examples':>22s} {'|G|^2':>12s} {'tr(S), a row':>14s}")
     for name, one in found.items():
         print(f"{name:12s} {each * one.scale:22.4g} {one.signal:12.4g} {one.noise:14.4g}")
     print(f"batch of this run: {e.batch_size} examples")
+
+
+def _plain(scale: float) -> float | None:
+    """None where no gradient stands out of the noise: JSON has no infinity."""
+    return scale if math.isfinite(scale) else None

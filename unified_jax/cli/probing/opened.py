@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from unified_jax.cli.folders import make_folder
 from unified_jax.errors import UserError
 
 
@@ -12,7 +13,7 @@ def open_for_probe(run: str) -> tuple[Any, Any, Path]:
 
     experiment, params, _ = open_run(Path(run))
     folder = Path(run) / "probes"
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     return experiment, params, folder
 
 
