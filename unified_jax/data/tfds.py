@@ -1,16 +1,17 @@
 """Any TFDS set on disk, read through `tfds.data_source` (no TensorFlow). Nothing is downloaded."""
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from unified_jax.errors import RunError, UserError
+from unified_jax.modalities.pictures import decode_picture, pixels
+from unified_jax.modalities.reading import first_line
 
-LARGEST = 1 << 26
-"""Pixels of the largest picture that is decoded; a broken header may claim any number."""
+SIGNS = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"GIF87a", b"GIF89a")
+"""With these a picture begins that the set does not declare as one."""
 
 
 @dataclass(frozen=True)
@@ -40,17 +41,24 @@ class Tfds:
                     f"Data set {self.set!r}: feature {feature!r} (for field {field!r}) is missing; it has "
                     f"{', '.join(features)}. Map names with --data.rename FIELD FEATURE."
                 )
-        return ((1.0, self.set, TfdsSource(self.set, split, source, tuple(wanted.items()))),)
+        kinds = _pictures(source.dataset_info.features)
+        pictures = tuple((name, kinds[name]) for name in wanted.values() if name in kinds)
+        return ((1.0, self.set, TfdsSource(self.set, split, source, tuple(wanted.items()), pictures)),)
 
 
 @dataclass(frozen=True)
 class TfdsSource:
-    """Random access to one split."""
+    """Random access to one split. Pictures are decoded to the channels and kind of number that the set declares."""
 
     name: str
     split: str
     source: Any
     wanted: tuple[tuple[str, str], ...]
+    """Pairs (field, feature)."""
+    pictures: tuple[tuple[str, tuple[int, str]], ...] = ()
+    """Features that are pictures, or sequences of them: (channels, or 0 where the set leaves them open; dtype)."""
+    light: ClassVar[bool] = True
+    """As `texts.Light`."""
 
     def __len__(self) -> int:
         return len(self.source)
@@ -59,30 +67,53 @@ class TfdsSource:
         """Record `index` under the model's field names. Raises RunError where it cannot be read."""
         try:
             record = self.source[index]
-            return {field: decoded(record[feature]) for field, feature in self.wanted}
+            kinds = dict(self.pictures)
+            return {field: _read(record[feature], kinds.get(feature)) for field, feature in self.wanted}
         except Exception as error:  # decoders and readers raise what they like; the record must be named
-            lines = str(error).strip().splitlines()
-            what = lines[0][:200] if lines else type(error).__name__
             raise RunError(
-                f"Data set {self.name!r}, split {self.split!r}: record {index} cannot be read ({what}); "
+                f"Data set {self.name!r}, split {self.split!r}: record {index} cannot be read ({first_line(error)}); "
                 "prepare the set again."
             ) from error
 
 
-def decoded(value: Any) -> Any:
-    """Encoded pictures (PNG or JPEG bytes) as arrays; everything else as it is. Raises ValueError for a broken one."""
-    if not (isinstance(value, bytes) and value.startswith((b"\x89PNG", b"\xff\xd8\xff"))):
-        return value
-    from PIL import Image as Pillow
+def _read(value: Any, kind: tuple[int, str] | None) -> Any:
+    if kind is None:
+        return decoded(value) if isinstance(value, bytes) and value.startswith(SIGNS) else value
+    if isinstance(value, bytes):
+        return decoded(value, *kind)
+    return np.stack([decoded(frame, *kind) for frame in value])
 
+
+def decoded(value: bytes, channels: int = 0, dtype: str = "uint8") -> np.ndarray:
+    """An encoded picture of any format as an array of this dtype with this many channels (0: as its colours need).
+
+    Floats lie in the bytes of four channels, as TFDS writes them. Raises ValueError for a broken one.
+    """
     try:
-        with Pillow.open(io.BytesIO(value), formats=("PNG", "JPEG")) as picture:
-            if picture.width * picture.height > LARGEST:
-                raise ValueError(f"it claims {picture.width} x {picture.height} pixels")
-            picture.load()
-            return np.asarray(picture)
-    except Exception as error:  # Pillow's decoders raise what they like
-        raise ValueError(f"a picture of {len(value)} bytes cannot be decoded: {error}") from error
+        picture = decode_picture(value)
+        if dtype == "float32":
+            if picture.mode != "RGBA":
+                raise ValueError(f"floats are stored in four channels, found the mode {picture.mode}")
+            return np.ascontiguousarray(picture).view(np.float32)
+        if dtype == "uint16":
+            if not picture.mode.startswith("I;16"):
+                raise ValueError(f"expected grey of 16 bits, found the mode {picture.mode}")
+            return np.asarray(picture).astype(np.uint16)[..., None]
+        return pixels(picture, channels)
+    except Exception as error:  # decoders raise what they like
+        raise ValueError(f"a picture of {len(value)} bytes cannot be decoded: {first_line(error)}") from error
+
+
+def _pictures(features: Any) -> dict[str, tuple[int, str]]:
+    """Features that are pictures or sequences of them, with their channels and dtype."""
+    import tensorflow_datasets as tfds
+
+    found = {}
+    for name, feature in (features or {}).items():
+        inner = feature.feature if isinstance(feature, tfds.features.Sequence) else feature
+        if isinstance(inner, tfds.features.Image):
+            found[name] = (int(inner.shape[-1] or 0), np.dtype(inner.np_dtype).name)
+    return found
 
 
 def _open(name: str, data_dir: str, split: str) -> Any:
@@ -108,8 +139,7 @@ def _open(name: str, data_dir: str, split: str) -> Any:
         raise UserError(f"Data set {name!r} has no split {split!r}; it has: {', '.join(splits) or 'none'}.")
     opened: Any = builder
     # Pictures stay encoded until a record is read: Pillow decodes them, TFDS would ask for OpenCV.
-    features: Any = builder.info.features or {}
-    images = [key for key, kind in features.items() if isinstance(kind, tfds.features.Image)]
+    images = _pictures(builder.info.features)
     try:
         return opened.as_data_source(split=split, decoders={key: tfds.decode.SkipDecoding() for key in images})
     except Exception as error:

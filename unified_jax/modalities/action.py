@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from unified_jax.modalities.base import Continuous, check_array
+from unified_jax.modalities.reading import read_table
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,7 @@ class Action(Continuous):
 
     def load(self, path: Path) -> Float[np.ndarray, "s c"]:
         """A table of numbers separated by commas, one point a line."""
-        try:
-            return self.prepare(np.loadtxt(path, delimiter=",", ndmin=2, dtype=np.float32))
-        except FileNotFoundError:
-            raise ValueError("no such file") from None
-        except UnicodeDecodeError:
-            raise ValueError("it is no table of numbers") from None
+        return self.prepare(read_table(path))
 
     def save(self, path: Path, example: Float[np.ndarray, "s c"]) -> None:
         """One path as a table."""

@@ -9,7 +9,7 @@ pseudo-inverse and phases by Griffin-Lim (`mel`).
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from unified_jax.modalities.base import Continuous, check_array
 from unified_jax.modalities.mel import Mel, griffin_lim
+from unified_jax.modalities.reading import open_file, told
 
 SPEECH_LIKE = Mel(rate=8000, n_fft=1024, hop=250, mels=64)
 """For sounds of 8 kHz: a frame every 31 ms."""
@@ -103,20 +104,18 @@ class Audio(Continuous):
         return np.clip(np.asarray(made), -1, 1)
 
     def load(self, path: Path) -> Float[np.ndarray, " s"]:
-        """A sound file of this rate with one channel."""
-        import soundfile
-
-        try:
-            wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
-        except (soundfile.SoundFileError, OSError, TypeError) as error:
-            raise ValueError(
-                "no such file" if not path.exists() else f"it is no sound that can be read ({error})"
-            ) from None
-        if wave.shape[1] != 1:
-            raise ValueError(f"expected one channel, found {wave.shape[1]}; mix it down first")
-        if rate != self.mel.rate:
-            raise ValueError(f"expected {self.mel.rate} samples a second, found {rate}; resample it first")
-        return self.prepare(wave[:, 0])
+        """A sound file of this rate with one channel. Of a long one no more is read than is asked for."""
+        with open_file(path) as content, told("sound"), _opened(content) as file:
+            if file.channels != 1:
+                raise ValueError(f"expected one channel, found {file.channels}; mix it down first")
+            if file.samplerate != self.mel.rate:
+                raise ValueError(
+                    f"expected {self.mel.rate} samples a second, found {file.samplerate}; resample it first"
+                )
+            wave = file.read(self.samples + 1, dtype="float32", always_2d=True)[:, 0]
+            if len(wave) > self.samples and not self.crop:
+                raise ValueError(f"expected at most {self.samples} samples, found {max(file.frames, len(wave))}")
+        return self.prepare(wave)
 
     def save(self, path: Path, example: Float[np.ndarray, " s"]) -> None:
         """One waveform as WAV, and its spectrogram beside it as PNG."""
@@ -134,3 +133,12 @@ class Audio(Continuous):
         colour = np.stack([grey**0.8, grey**1.8, 0.15 + 0.5 * grey * (1 - grey)], axis=-1)
         picture = Pillow.fromarray(np.round(255 * np.clip(colour, 0, 1)).astype(np.uint8))
         return picture.resize((96, 96), Pillow.Resampling.NEAREST)
+
+
+def _opened(content: BinaryIO) -> Any:
+    import soundfile
+
+    try:
+        return soundfile.SoundFile(content)
+    except soundfile.LibsndfileError as error:  # its own words name the object in memory
+        raise ValueError(f"it is no sound that can be read ({error.error_string})") from None

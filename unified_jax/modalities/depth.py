@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from unified_jax.modalities.base import Continuous, check_array
-from unified_jax.modalities.files import load_picture
+from unified_jax.modalities.files import load_levels
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Depth(Continuous):
 
     @property
     def suffix(self) -> str:
-        """PNG of the first frame, 16 bits."""
-        return ".png"
+        """PNG of 16 bits; of films TIFF, a page a frame."""
+        return ".png" if self.frames == 1 else ".tif"
 
     def prepare(self, raw: Any) -> Float[np.ndarray, "f h w 1"]:
         """A float array of this shape in [0, 1]; `[h, w]` and `[h, w, 1]` gain axes, a longer film is cut off."""
@@ -69,16 +69,19 @@ class Depth(Continuous):
         return np.clip((np.asarray(x, np.float32) + 1) / 2, 0, 1)
 
     def load(self, path: Path) -> Float[np.ndarray, "f h w 1"]:
-        """A grey picture, black near; for one frame only."""
-        if self.frames != 1:
-            raise ValueError("a depth film cannot be given as a file")
-        return load_picture(path, self.height, self.width, 1)[None].astype(np.float32) / 255
+        """A grey picture of any depth (8, 16 or 32 bits, floats), black near; of a film a TIFF of as many pages."""
+        return load_levels(path, self.frames, self.height, self.width)[..., None]
 
     def save(self, path: Path, example: Float[np.ndarray, "f h w 1"]) -> None:
-        """The first frame as a grey PNG of 16 bits."""
+        """Grey of 16 bits: one frame as PNG, a film as TIFF, a page a frame."""
         from PIL import Image as Pillow
 
-        Pillow.fromarray(np.round(example[0, ..., 0] * 65535).astype(np.uint16)).save(path)
+        levels = np.round(np.clip(example[..., 0], 0, 1) * 65535).astype(np.uint16)
+        pages = [Pillow.fromarray(level) for level in levels]
+        if len(pages) == 1:
+            pages[0].save(path)
+        else:
+            pages[0].save(path, format="TIFF", save_all=True, append_images=pages[1:])
 
     def picture(self, example: Float[np.ndarray, "f h w 1"]) -> Any:
         """The first frame in grey, near is bright."""

@@ -1,98 +1,123 @@
-"""Reading people's pictures and films, and writing films."""
+"""Reading films, writing them, and drawing words.
+
+A film is a GIF, WebP, APNG or TIFF of several pages (Pillow), or what PyAV reads. Where frames have durations, one that
+lasts k times as long as the shortest counts k times: writers of GIF merge equal frames. A film that has too few frames
+even so is told by its time, `rate` frames a second.
+"""
 
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
+
+from unified_jax.modalities.pictures import LARGEST, check_pixels, fit_levels, fit_picture, known_formats
+from unified_jax.modalities.reading import open_file, told
+
+LARGEST_FILM = 2 * LARGEST
+"""Pixels of all frames together that are decoded of a film."""
+DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,ogg,flv,asf,gif,m4v,h264,hevc,nut"
+"""What PyAV opens; playlists (which name other files) are not among it."""
 
 
-def load_picture(path: Path, height: int, width: int, channels: int) -> UInt8[np.ndarray, "h w c"]:
-    """A picture file, scaled to this size if its proportions allow it.
+def load_film(
+    path: Path, frames: int, height: int, width: int, channels: int, rate: float = 16.0
+) -> UInt8[np.ndarray, "f h w c"]:
+    """The first frames of a film, or a picture if one frame is wanted.
 
-    Raises ValueError where it is no picture, or its proportions differ by more than a hundredth.
+    Raises ValueError for a shorter one, or one that cannot be read.
     """
-    from PIL import Image as Pillow
+    return _load(path, frames, rate, lambda picture: fit_picture(picture, height, width, channels))
+
+
+def load_levels(path: Path, frames: int, height: int, width: int, rate: float = 16.0) -> Float[np.ndarray, "f h w"]:
+    """As `load_film`, in grey, in [0, 1], with all the bits that the file has."""
+    return _load(path, frames, rate, lambda picture: fit_levels(picture, height, width))
+
+
+def _load(path: Path, frames: int, rate: float, fit: Callable[[Any], np.ndarray]) -> np.ndarray:
     from PIL import UnidentifiedImageError
 
-    try:
-        with Pillow.open(path) as file:
+    with open_file(path), told("film"):
+        try:
+            found, durations = _stored_frames(path, frames, fit)
+        except UnidentifiedImageError:
+            found = _film_frames(path, frames, fit)
+            durations = [0.0] * len(found)
+    counts = frame_counts(durations, frames, rate)
+    if sum(counts) < frames:
+        raise ValueError(f"expected at least {frames} frames, found {sum(counts)}")
+    return np.stack([frame for frame, count in zip(found, counts, strict=True) for _ in range(count)][:frames])
+
+
+def _stored_frames(path: Path, frames: int, fit: Callable[[Any], np.ndarray]) -> tuple[list[np.ndarray], list[float]]:
+    """The first frames that a picture file holds, and their durations in milliseconds (0: not told)."""
+    from PIL import Image as Pillow
+    from PIL import ImageOps
+
+    found: list[np.ndarray] = []
+    durations: list[float] = []
+    with Pillow.open(path, formats=known_formats()) as file:
+        while len(found) < frames:
+            try:
+                file.seek(len(found))
+            except EOFError:  # Pillow's sign of the end
+                break
+            check_pixels(file, min(LARGEST, LARGEST_FILM // frames))
             file.load()
-            return fit_picture(file, height, width, channels)
-    except (UnidentifiedImageError, Pillow.DecompressionBombError, SyntaxError, OSError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise ValueError("no such file") from None
-        raise ValueError(f"it is no picture that can be read ({error})") from None
+            found.append(fit(ImageOps.exif_transpose(file)))
+            durations.append(float(file.info.get("duration") or 0))
+    return found, durations
 
 
-def fit_picture(picture: Any, height: int, width: int, channels: int) -> UInt8[np.ndarray, "h w c"]:
-    """A Pillow picture as an array of this size; what is transparent becomes white."""
-    from PIL import Image as Pillow
-
-    w, h = picture.size
-    if abs(w * height - h * width) > 0.01 * w * height:
-        raise ValueError(f"expected the proportions {width} : {height}, found {w} x {h} pixels; crop it first")
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        rgba = picture.convert("RGBA")
-        picture = Pillow.alpha_composite(Pillow.new("RGBA", rgba.size, "white"), rgba)
-    picture = picture.convert("L" if channels == 1 else "RGB")
-    if (w, h) != (width, height):
-        picture = picture.resize((width, height), Pillow.Resampling.LANCZOS)
-    return np.asarray(picture, np.uint8).reshape(height, width, -1)
+def frame_counts(durations: list[float], frames: int, rate: float) -> list[int]:
+    """How often each stored frame is shown, as the module's docstring says; `durations` in milliseconds."""
+    if not all(0 <= d < 1e9 for d in durations):
+        raise ValueError("expected frames that last a time, found other durations")
+    shortest = min((d for d in durations if d > 0), default=0.0)
+    counts = [min(frames, max(1, round(d / shortest))) if shortest else 1 for d in durations]
+    ends = np.rint(np.cumsum(durations) * min(rate, 1e6) / 1000).astype(np.int64)
+    if sum(counts) < frames <= (ends[-1] if len(ends) else 0):
+        counts = [min(frames, int(n)) for n in np.diff(ends, prepend=0)]
+    return counts
 
 
-def load_film(path: Path, frames: int, height: int, width: int, channels: int) -> UInt8[np.ndarray, "f h w c"]:
-    """The frames of a GIF (or a picture, if one frame is wanted), or of a film that PyAV can read.
-
-    A longer film gives its first frames. Raises ValueError for a shorter one, or one that cannot be read.
-    """
-    from PIL import Image as Pillow
-    from PIL import ImageSequence, UnidentifiedImageError
-
-    try:
-        with Pillow.open(path) as file:
-            found = []
-            for frame in ImageSequence.Iterator(file):
-                found.append(fit_picture(frame.convert("RGBA"), height, width, channels))
-                if len(found) == frames:
-                    break
-    except FileNotFoundError:
-        raise ValueError("no such file") from None
-    except UnidentifiedImageError:
-        found = _film_frames(path, frames, height, width, channels)
-    except (Pillow.DecompressionBombError, SyntaxError, OSError) as error:
-        raise ValueError(f"it is no film that can be read ({error})") from None
-    if len(found) < frames:
-        raise ValueError(f"expected at least {frames} frames, found {len(found)}")
-    return np.stack(found)
-
-
-def _film_frames(path: Path, frames: int, height: int, width: int, channels: int) -> list[np.ndarray]:
+def _film_frames(path: Path, frames: int, fit: Callable[[Any], np.ndarray]) -> list[np.ndarray]:
     try:
         import av
-        import av.error
     except ImportError:
         raise ValueError(
             "it is no GIF; other films need PyAV: install the extra 'film' (pip install 'unified_jax[film]')"
         ) from None
-    found = []
-    try:
-        with av.open(str(path)) as container:
-            for frame in container.decode(video=0):
-                found.append(fit_picture(frame.to_image(), height, width, channels))
-                if len(found) == frames:
-                    break
-    except (av.error.FFmpegError, OSError, IndexError) as error:
-        raise ValueError(f"it is no film that can be read ({error})") from None
+    found: list[np.ndarray] = []
+    with open_file(path) as file, av.open(file, options={"format_whitelist": DEMUXERS}) as container:
+        if not container.streams.video:
+            raise ValueError("it is no film that can be read (it has no pictures)")
+        for frame in container.decode(video=0):
+            if frame.width * frame.height > LARGEST_FILM // frames:
+                raise ValueError(f"it claims frames of {frame.width} x {frame.height} pixels, too many to read")
+            found.append(fit(frame.to_image()))
+            if len(found) == frames:
+                break
     return found
 
 
 def save_film(path: Path, frames: list[Any], rate: float) -> None:
-    """Pillow pictures as a GIF that repeats for ever, `rate` frames a second."""
-    frames[0].save(
-        path, save_all=True, append_images=frames[1:], duration=round(1000 / rate), loop=0, disposal=2, optimize=False
-    )
+    """Pillow pictures as a GIF that repeats for ever, `rate` frames a second; equal neighbours are not merged."""
+    from PIL import GifImagePlugin
+    from PIL import Image as Pillow
+
+    timing = {"duration": 10 * max(1, round(100 / rate)), "disposal": 2}  # GIF counts hundredths of a second
+    stored = [frame.convert("P", palette=Pillow.Palette.ADAPTIVE) for frame in frames]
+    with path.open("wb") as file:
+        for part in GifImagePlugin.getheader(stored[0], None, {"loop": 0, **timing})[0]:
+            file.write(part)
+        for i, frame in enumerate(stored):
+            for part in GifImagePlugin.getdata(frame, (0, 0), include_color_table=i > 0, **timing):
+                file.write(part)
+        file.write(b";")
 
 
 def draw_words(text: str) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from unified_jax.modalities.base import Continuous
-from unified_jax.modalities.files import load_picture
+from unified_jax.modalities.pictures import load_picture
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,10 @@ class Image(Continuous):
         return np.zeros(self.shape, np.uint8)
 
     def prepare(self, raw: Any) -> UInt8[np.ndarray, "h w c"]:
-        """A uint8 array of this shape; grey `[h, w]` gains a channel axis, a film `[f, h, w, c]` gives its first
-        frame."""
-        value = np.asarray(raw)
-        if value.ndim == 4:
+        """A uint8 array of this shape (uint16: value / 257); grey `[h, w]` gains a channel axis, a film `[f, h, w, c]`
+        gives its first frame."""
+        value = to_bytes(np.asarray(raw))
+        if value.ndim == 4 and len(value):
             value = value[0]
         if value.ndim == 2 and self.channels == 1:
             value = value[..., None]
@@ -72,7 +72,7 @@ class Image(Continuous):
         return np.asarray(np.clip(np.round((np.asarray(x, np.float32) + 1.0) * 127.5), 0, 255), np.uint8)
 
     def load(self, path: Path) -> UInt8[np.ndarray, "h w c"]:
-        """A picture file, scaled to this size if it has its proportions."""
+        """A picture file of any mode and depth, turned as it says, scaled to this size if it has its proportions."""
         return load_picture(path, *self.shape)
 
     def save(self, path: Path, example: UInt8[np.ndarray, "h w c"]) -> None:
@@ -84,12 +84,19 @@ class Image(Continuous):
         return to_pillow(example)
 
 
+def to_bytes(value: np.ndarray) -> np.ndarray:
+    """Levels of 16 bits as those of 8 bits, value / 257; anything else as it is."""
+    return np.rint(value / 257).astype(np.uint8) if value.dtype == np.uint16 else value
+
+
 def to_pillow(example: UInt8[np.ndarray, "h w c"]) -> Any:
-    """A Pillow image of 1, 3 or (first three of) more channels."""
+    """A Pillow image of 1, 2, 3 or (first three of) more channels."""
     from PIL import Image as Pillow
 
     if example.shape[-1] == 1:
         return Pillow.fromarray(np.repeat(example, 3, axis=-1))
+    if example.shape[-1] == 2:
+        example = np.pad(example, [(0, 0), (0, 0), (0, 1)])
     return Pillow.fromarray(np.ascontiguousarray(example[..., :3]))
 
 

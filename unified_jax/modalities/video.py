@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, UInt8
 
 from unified_jax.modalities.base import Continuous, check_array
 from unified_jax.modalities.files import load_film, save_film
-from unified_jax.modalities.image import to_pillow
+from unified_jax.modalities.image import to_bytes, to_pillow
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,14 @@ class Video(Continuous):
         return np.zeros(self.shape, np.uint8)
 
     def prepare(self, raw: Any) -> UInt8[np.ndarray, "f h w c"]:
-        """A uint8 array of this shape; a longer film is cut off, a picture is a film of one frame."""
+        """A uint8 array of this shape (uint16: value / 257); a longer film is cut off, a picture is a film of one
+        frame."""
         value = np.asarray(raw)
         if value.ndim == 3 and self.frames == 1:
             value = value[None]
         if value.ndim == 4 and value.shape[0] > self.frames:
             value = value[: self.frames]
-        return check_array(value, self.shape, np.uint8)
+        return check_array(to_bytes(value), self.shape, np.uint8)
 
     def to_model(self, raw: Array) -> Float[Array, "b f h w c"]:
         """uint8 0 .. 255 to [-1, 1]."""
@@ -76,11 +77,11 @@ class Video(Continuous):
         return np.asarray(np.clip(np.round((np.asarray(x, np.float32) + 1.0) * 127.5), 0, 255), np.uint8)
 
     def load(self, path: Path) -> UInt8[np.ndarray, "f h w c"]:
-        """A GIF, or a film that PyAV reads."""
-        return load_film(path, *self.shape)
+        """The first frames of a GIF, WebP or APNG, each as often as it lasts, or of a film that PyAV reads."""
+        return load_film(path, *self.shape, self.rate)
 
     def save(self, path: Path, example: UInt8[np.ndarray, "f h w c"]) -> None:
-        """One film as GIF."""
+        """One film as GIF, every frame of it."""
         save_film(path, [to_pillow(frame) for frame in example], self.rate)
 
     def picture(self, example: UInt8[np.ndarray, "f h w c"]) -> Any:

@@ -1,0 +1,148 @@
+"""Pictures as they come: every colour mode and depth that Pillow opens, turned as the file says, 8 bits in the end.
+
+    8 bits, 1 bit       as they are; a palette by its colours; CMYK, YCbCr, LAB and HSV become RGB
+    16 bits of grey     value / 257
+    32 bits of grey     0 .. 65535 as 16 bits (so PGM is written); anything else is refused
+    floats              / 1 where all lie in [0, 1], / 255 where all lie in [0, 255]; anything else is refused
+    transparency        on white
+
+A picture is turned (EXIF) before its proportions are compared.
+"""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from unified_jax.modalities.reading import first_line, read_bytes, told
+
+LARGEST = 1 << 26
+"""Pixels of the largest picture that is decoded; a broken header may claim any number."""
+FORMATS = (
+    *("PNG", "JPEG", "MPO", "GIF", "BMP", "DIB", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA", "ICO", "PCX"),
+    *("SGI", "QOI"),
+)
+"""What is opened. The others of Pillow run programs (EPS) or are no pictures."""
+
+
+def known_formats() -> list[str]:
+    """Those of `FORMATS` that this Pillow has."""
+    from PIL import Image as Pillow
+
+    Pillow.init()
+    return [name for name in FORMATS if name in Pillow.OPEN]
+
+
+def check_pixels(picture: Any, largest: int = LARGEST) -> None:
+    """Raises ValueError where a picture claims too many pixels."""
+    w, h = picture.size
+    if w * h > largest:
+        raise ValueError(f"it claims {w} x {h} pixels, more than the {largest} that are read")
+
+
+def decode_picture(content: bytes) -> Any:
+    """An encoded picture as a decoded, upright Pillow picture. Raises ValueError where it is none, or broken."""
+    from PIL import Image as Pillow
+    from PIL import ImageOps
+
+    try:
+        with Pillow.open(io.BytesIO(content), formats=known_formats()) as file:
+            check_pixels(file)
+            file.load()
+            return ImageOps.exif_transpose(file)
+    except Exception as error:  # decoders raise what they like
+        raise ValueError(f"it is no picture that can be read ({first_line(error)})") from None
+
+
+def load_picture(path: Path, height: int, width: int, channels: int) -> UInt8[np.ndarray, "h w c"]:
+    """A picture file, scaled to this size if its proportions allow it.
+
+    Raises ValueError where it is no picture, or its proportions differ by more than a hundredth.
+    """
+    with told("picture"):
+        return fit_picture(decode_picture(read_bytes(path)), height, width, channels)
+
+
+def fit_picture(picture: Any, height: int, width: int, channels: int) -> UInt8[np.ndarray, "h w c"]:
+    """A Pillow picture as an array of this size."""
+    check_proportions(picture, height, width)
+    if (levels := deep_levels(picture)) is not None:
+        grey = np.rint(255 * _scaled(levels, height, width)).astype(np.uint8)
+        return np.repeat(grey[..., None], 1 if channels == 1 else 3, axis=-1)
+    return np.asarray(_resized(shallow(picture, channels), height, width), np.uint8).reshape(height, width, -1)
+
+
+def fit_levels(picture: Any, height: int, width: int) -> Float[np.ndarray, "h w"]:
+    """A Pillow picture in grey, in [0, 1], with all the bits it has."""
+    check_proportions(picture, height, width)
+    if (levels := deep_levels(picture)) is not None:
+        return _scaled(levels, height, width)
+    return np.asarray(_resized(shallow(picture, 1), height, width), np.float32) / 255
+
+
+def pixels(picture: Any, channels: int) -> UInt8[np.ndarray, "h w c"]:
+    """A Pillow picture of any size as an array of 1, 3 or 4 channels; 0: of as many as its colours need, 1 or 3."""
+    if channels == 4:
+        return np.asarray(picture.convert("RGBA"), np.uint8)
+    grey = picture.mode in ("1", "L", "LA", "La", "I", "F") or picture.mode.startswith("I;16")
+    return fit_picture(picture, picture.height, picture.width, channels or (1 if grey else 3))
+
+
+def check_proportions(picture: Any, height: int, width: int) -> None:
+    """Raises ValueError where the proportions differ by more than a hundredth."""
+    w, h = picture.size
+    if abs(w * height - h * width) > 0.01 * w * height:
+        raise ValueError(f"expected the proportions {width} : {height}, found {w} x {h} pixels; crop it first")
+
+
+def shallow(picture: Any, channels: int) -> Any:
+    """A picture of at most 8 bits in grey (1 channel) or RGB, its transparency on white."""
+    from PIL import Image as Pillow
+    from PIL import ImageCms
+
+    if picture.mode == "La":
+        picture = picture.convert("LA")
+    if picture.mode in ("RGBA", "RGBa", "LA", "PA") or "transparency" in picture.info:
+        rgba = picture.convert("RGBA")
+        picture = Pillow.alpha_composite(Pillow.new("RGBA", rgba.size, "white"), rgba)
+    if picture.mode == "LAB":
+        lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        picture = ImageCms.profileToProfile(picture, lab, rgb, outputMode="RGB")
+    return picture.convert("L" if channels == 1 else "RGB")
+
+
+def deep_levels(picture: Any) -> Float[np.ndarray, "h w"] | None:
+    """Grey of more than 8 bits in [0, 1], float32; None where a picture has no more.
+
+    Raises ValueError where the levels are none of those that the module's docstring names.
+    """
+    if not (picture.mode in ("I", "F") or picture.mode.startswith("I;16")):
+        return None
+    value = np.asarray(picture).astype(np.float64)
+    if not np.isfinite(value).all():
+        raise ValueError(f"expected finite levels, found {int((~np.isfinite(value)).sum())} that are not")
+    low, high = float(value.min()), float(value.max())
+    top = 65535.0 if picture.mode != "F" else 1.0 if high <= 1 else 255.0
+    if low < 0 or high > top:
+        wanted = "[0, 1] or [0, 255]" if picture.mode == "F" else "0 .. 65535"
+        raise ValueError(f"expected levels in {wanted}, found {low:.6g} .. {high:.6g}")
+    clear = picture.info.get("transparency")
+    if isinstance(clear, int):
+        value = np.where(value == clear, top, value)
+    return (value / top).astype(np.float32)
+
+
+def _scaled(levels: Float[np.ndarray, "h w"], height: int, width: int) -> Float[np.ndarray, "h w"]:
+    from PIL import Image as Pillow
+
+    return np.clip(np.asarray(_resized(Pillow.fromarray(levels), height, width), np.float32), 0, 1)
+
+
+def _resized(picture: Any, height: int, width: int) -> Any:
+    from PIL import Image as Pillow
+
+    if picture.size == (width, height):
+        return picture
+    return picture.resize((width, height), Pillow.Resampling.LANCZOS)

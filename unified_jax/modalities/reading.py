@@ -1,0 +1,103 @@
+"""Reading people's files: what cannot be opened, is too long or is no text ends in a sentence, never in a default."""
+
+import codecs
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from jaxtyping import Float
+
+LARGEST = 1 << 28
+"""Bytes that are read of a file as a whole; /dev/zero has no end."""
+LARGEST_TEXT = 1 << 24
+"""Bytes of a text or a table."""
+MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),  # begins as UTF-16's does, so it is asked for first
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+"""Byte order marks and what follows them."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, in at most 200 characters of one line; its name where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
+@contextmanager
+def told(kind: str) -> Iterator[None]:
+    """Whatever a decoder raises inside, as the ValueError of a `kind` that cannot be read; a ValueError as it is."""
+    try:
+        yield
+    except ValueError:
+        raise
+    except Exception as error:  # decoders raise what they like
+        raise ValueError(f"it is no {kind} that can be read ({first_line(error)})") from None
+
+
+def open_file(path: Path) -> BinaryIO:
+    """The file, opened for reading bytes. Raises ValueError where it is missing, a folder, or not to be opened."""
+    try:
+        return path.open("rb")
+    except FileNotFoundError:
+        raise ValueError("no such file") from None
+    except IsADirectoryError:
+        raise ValueError("it is a folder, expected a file") from None
+    except PermissionError:
+        raise ValueError("it may not be read: its permissions forbid it") from None
+    except (OSError, ValueError) as error:  # a name that is too long, or holds NUL
+        raise ValueError(f"it cannot be opened ({first_line(error)})") from None
+
+
+def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
+    """The whole file. Raises ValueError as `open_file` does, and where it is longer than `largest` bytes."""
+    with open_file(path) as file:
+        try:
+            content = file.read(largest + 1)
+        except OSError as error:
+            raise ValueError(f"it cannot be read ({first_line(error)})") from None
+    if len(content) > largest:
+        raise ValueError(f"it is longer than {largest} bytes")
+    return content
+
+
+def read_text(path: Path, largest: int = LARGEST_TEXT) -> str:
+    """A text file of any system: UTF-8, or UTF-16 or UTF-32 with a byte order mark; lines end with a line feed.
+
+    Raises ValueError as `read_bytes` does, and naming file and place where it is no such text.
+    """
+    return decode_text(read_bytes(path, largest), path.name)
+
+
+def read_table(path: Path) -> Float[np.ndarray, "rows columns"]:
+    """A text file of numbers separated by commas, float32. Raises ValueError as `read_text`, and for another file."""
+    text = read_text(path)
+    if not any(line.partition("#")[0].strip() for line in text.split("\n")):
+        raise ValueError("expected a table of numbers, found none")
+    with told("table of numbers"):
+        return np.loadtxt(io.StringIO(text), delimiter=",", ndmin=2, dtype=np.float32)
+
+
+def decode_text(content: bytes, name: str) -> str:
+    """As `read_text`; `name` is what the message calls the file."""
+    mark, codec = next(((m, c) for m, c in MARKS if content.startswith(m)), (b"", "utf-8"))
+    try:
+        text = content[len(mark) :].decode(codec)
+    except UnicodeDecodeError as error:
+        at = error.start + len(mark)
+        raise ValueError(
+            f"{name!r} is not {codec.upper()}: byte 0x{content[at]:02x} at offset {at} ({error.reason}); "
+            "save it as UTF-8"
+        ) from None
+    if "\0" in text:
+        raise ValueError(
+            f"{name!r} is no text: a NUL at character {text.index(chr(0))}; if it is UTF-16 without a byte order mark, "
+            "save it as UTF-8"
+        )
+    return text.replace("\r\n", "\n").replace("\r", "\n")
