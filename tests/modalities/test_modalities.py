@@ -60,13 +60,14 @@ def test_pictures_are_written(tmp_path):
 def test_labels():
     label = Label("shape", 3, ("circle", "square", "star"))
     assert isinstance(label, Modality)
-    assert [int(label.prepare(v)) for v in (2, np.int64(1), b"star", "circle", 3)] == [2, 1, 2, 0, 3]
+    assert [int(label.prepare(v)) for v in (2, np.int64(1), b"star", "circle")] == [2, 1, 2, 0]
+    assert int(Label("shape", 3, absent=True).prepare(3)) == label.null
     assert [label.parse(v) for v in ("1", "star")] == [1, 2]
     assert [label.title(i) for i in range(4)] == ["circle", "square", "star", "*"]
     for bad in ("7", "-1", "triangle", "1.5"):
         with pytest.raises(UserError, match=r"expected 0 .. 2 or one of circle, square, star"):
             label.parse(bad)
-    for bad in (4, -1, 1.5, b"ring"):
+    for bad in (4, 3, -1, 1.5, b"ring"):
         with pytest.raises(ValueError, match="expected"):
             label.prepare(bad)
     with pytest.raises(ValueError, match="2 names"):

@@ -4,10 +4,11 @@ There is one infinite, shuffled list of examples for a seed (Grain: each epoch s
 interleaved by weight). Step k takes its positions [k B, (k + 1) B); a process prepares the rows that its devices hold.
 An example's *slot* is its place in that global batch; it travels with the data and is all that random draws may know
 of an example's place. There is no iterator state: to resume at step k is to start reading at step k. An example's id
-is (part << 40) + index in its source.
+is (part << 40) + index in its source. Records that are left out (`data.texts`) are so before the list is shuffled.
 """
 
 import zlib
+from collections.abc import Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +16,10 @@ import grain
 import numpy as np
 from jaxtyping import Int
 
-from unified_jax.data.base import DataSet, Source, prepare_example
+from unified_jax.data.base import DataSet, prepare_example
 from unified_jax.data.packing import Packer
 from unified_jax.data.prefetch import Prefetcher
+from unified_jax.data.texts import kept_records
 from unified_jax.errors import UserError
 from unified_jax.modalities.base import Modality
 
@@ -68,15 +70,19 @@ class Pipeline:
         for _, name, source in self.parts:
             if len(source) == 0:
                 raise UserError(f"Data set {name!r}: split {split!r} is empty.")
-        self.order = _global_order(self.parts, seed)
+        self.kept = kept_records(data, split, modalities)
+        used = [source if kept is None else kept for kept, (_, _, source) in zip(self.kept, self.parts, strict=True)]
+        self.order = _global_order(
+            tuple((weight, name, list_) for (weight, name, _), list_ in zip(self.parts, used, strict=True)), seed
+        )
         self.slots = (rows[:, None] * documents + np.arange(documents, dtype=np.int32)).reshape(-1).astype(np.int32)
         for part in range(len(self.parts)):
-            self._load(part << PART_BITS)
+            self._load(self._id(part << PART_BITS))
 
     def batch(self, step: int) -> HostBatch:
         """The batch of one step."""
         first = step * self.batch_size
-        ids = np.asarray([self.order[first + slot] for slot in range(self.batch_size)], np.int64)
+        ids = np.asarray([self._id(int(self.order[first + slot])) for slot in range(self.batch_size)], np.int64)
         examples = [self._load(int(ids[slot])) for slot in self.slots]
         if self.packer:
             return HostBatch(self.packer.pack(examples, self.slots, self.seed, step), ids, first)
@@ -87,14 +93,20 @@ class Pipeline:
         """Batches from `first_step` on, prepared in the background, for ever."""
         return Prefetcher(self.batch, first_step, threads, buffer)
 
+    def _id(self, place: int) -> int:
+        """The example at a place of the lists that are shuffled: records that are left out are not in them."""
+        part, index = place >> PART_BITS, place & ((1 << PART_BITS) - 1)
+        kept = self.kept[part]
+        return place if kept is None else (part << PART_BITS) + int(kept[index])
+
     def _load(self, example_id: int) -> dict[str, np.ndarray]:
         _, name, source = self.parts[example_id >> PART_BITS]
         index = example_id & ((1 << PART_BITS) - 1)
         return prepare_example(name, index, source[index], self.modalities)
 
 
-def _global_order(parts: tuple[tuple[float, str, Source], ...], seed: int) -> Any:
-    """Position -> example id: an infinite Grain dataset that reads nothing."""
+def _global_order(parts: tuple[tuple[float, str, Sized], ...], seed: int) -> Any:
+    """Position -> (part << 40) + place in its list: an infinite Grain dataset that reads nothing."""
     shuffled = [
         grain.MapDataset.range(part << PART_BITS, (part << PART_BITS) + len(source))
         .seed(seed + part)

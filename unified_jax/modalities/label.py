@@ -13,6 +13,7 @@ from jaxtyping import Int
 
 from unified_jax.errors import UserError
 from unified_jax.modalities.files import draw_words
+from unified_jax.modalities.reading import read_text
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Label:
     """Number of classes, without the null row."""
     names: tuple[str, ...] = ()
     """Class names in order; text labels of a data set are looked up here."""
+    absent: bool = False
+    """Whether data may hold the index after the last class, which is the null row, for "nothing"."""
 
     def __post_init__(self) -> None:
         if self.classes < 1:
@@ -57,9 +60,12 @@ class Label:
         return np.zeros((), np.int32)
 
     def prepare(self, raw: Any) -> Int[np.ndarray, ""]:
-        """An int in 0 .. classes (the null included), or a class name as text or bytes."""
+        """An int in 0 .. classes - 1, or a class name as text or bytes.
+
+        The null row is refused unless `absent`: data whose labels run from 1 to `classes` would train it.
+        """
         if isinstance(raw, bytes | np.bytes_):
-            raw = raw.decode()
+            raw = raw.decode(errors="replace")
         if isinstance(raw, str | np.str_):
             if raw not in self.names:
                 raise ValueError(f"expected one of {list(self.names)}, found {str(raw)!r}")
@@ -67,8 +73,9 @@ class Label:
         value = np.asarray(raw)
         if value.shape != () or not np.issubdtype(value.dtype, np.integer):
             raise ValueError(f"expected an integer in 0 .. {self.classes - 1}, found {value.dtype} {list(value.shape)}")
-        if not 0 <= value <= self.classes:
-            raise ValueError(f"expected an integer in 0 .. {self.classes - 1}, found {int(value)}")
+        if not 0 <= value < self.classes + self.absent:
+            hint = "; labels count from 0, these may count from 1" if value == self.classes else ""
+            raise ValueError(f"expected an integer in 0 .. {self.classes - 1}, found {int(value)}{hint}")
         return value.astype(np.int32)
 
     def parse(self, text: str) -> int:
@@ -94,9 +101,20 @@ class Label:
         """Token ids `[b, 1]` as classes, -1 where there is none."""
         return np.asarray(ids, np.int32).reshape(len(ids))
 
+    def load(self, path: Path) -> int | str:
+        """A text file that holds a class name or number, as `save` writes it."""
+        text = read_text(path).strip()
+        if text in self.names:
+            return text
+        try:
+            return int(text)
+        except ValueError:
+            known = f"0 .. {self.classes - 1}" + (f" or one of {', '.join(self.names)}" if self.names else "")
+            raise ValueError(f"expected {known}, found {text[:40]!r}") from None
+
     def save(self, path: Path, example: Any) -> None:
         """Its name."""
-        path.write_text(self.title(int(example)) + "\n")
+        path.write_text(self.title(int(example)) + "\n", encoding="utf-8")
 
     def picture(self, example: Any) -> Any:
         """Its name, in black on white."""

@@ -8,12 +8,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Int
 
 from unified_jax.modalities.files import draw_words
+from unified_jax.modalities.reading import read_text
 
 
 @dataclass(frozen=True)
@@ -21,13 +22,17 @@ class Text:
     """Strings of at most `length` tokens."""
 
     length: int = 96
-    """Longest text in tokens; longer ones are refused."""
+    """Longest text in tokens."""
     bpe: str = ""
     """JSON of a trained BPE (`learn_bpe`); empty: bytes."""
     names: tuple[str, ...] = ()
     """Texts of a class label: where a data set has a number, it is the index of one of these."""
     name: str = "caption"
     """Field of the batch."""
+    too_long: Literal["refuse", "crop", "skip"] = "refuse"
+    """Of longer texts: refuse them, keep their first `length` tokens, or leave such records of a data set out."""
+    empty: Literal["refuse", "skip"] = "refuse"
+    """Of texts of nothing but blanks: refuse them, or leave such records of a data set out."""
 
     def __post_init__(self) -> None:
         if self.length < 1:
@@ -61,7 +66,31 @@ class Text:
         return np.full(self.length, -1, np.int32)
 
     def prepare(self, raw: Any) -> Int[np.ndarray, " length"]:
-        """A string (UTF-8 bytes, an index into `names`) as ids, filled up with -1."""
+        """A string (UTF-8 bytes, an index into `names`) as ids, filled up with -1.
+
+        Refuses what `skip` leaves out of a data set too: nothing else can be done with what was given by hand.
+        """
+        text, ids = self._read(raw)
+        if fault := self._fault(text, ids):
+            raise ValueError(fault)
+        return np.pad(ids, (0, self.length - len(ids)), constant_values=-1)
+
+    def left_out(self, raw: Any) -> bool:
+        """Whether a record with this text is left out of a data set. Raises ValueError where `prepare` would."""
+        text, ids = self._read(raw)
+        fault = self._fault(text, ids)
+        if fault and (self.too_long if len(ids) > self.length else self.empty) != "skip":
+            raise ValueError(fault)
+        return bool(fault)
+
+    def _fault(self, text: str, ids: Int[np.ndarray, " k"]) -> str:
+        if len(ids) > self.length:
+            hint = "; raise length, or set too_long to crop or skip" if self.too_long == "refuse" else ""
+            return f"expected at most {self.length} tokens, found {len(ids)} in {text[:40]!r}{hint}"
+        return "" if text.strip() else "expected a text, found an empty one"
+
+    def _read(self, raw: Any) -> tuple[str, Int[np.ndarray, " k"]]:
+        """A raw text and its ids, cropped if that is asked for."""
         if isinstance(raw, np.ndarray) and raw.shape == ():
             raw = raw.item()
         if self.names and isinstance(raw, int | np.integer):
@@ -72,33 +101,38 @@ class Text:
             try:
                 raw = raw.decode()
             except UnicodeDecodeError as error:
-                raise ValueError(f"expected UTF-8, found bytes that are not ({error.reason})") from None
+                raise ValueError(
+                    f"expected UTF-8, found bytes that are not ({error.reason} at byte {error.start})"
+                ) from None
         if not isinstance(raw, str):
             raise ValueError(f"expected a text, found {type(raw).__name__}")
-        ids = self.encode(raw)
-        if not raw.strip():
-            raise ValueError("expected a text, found an empty one")
-        if len(ids) > self.length:
-            raise ValueError(f"expected at most {self.length} tokens, found {len(ids)} in {raw[:40]!r}")
-        return np.pad(ids, (0, self.length - len(ids)), constant_values=-1)
+        try:
+            ids = self.encode(raw)
+        except UnicodeEncodeError as error:
+            raise ValueError(f"expected a text, found half a character at {error.start} of {raw[:40]!r}") from None
+        if self.too_long == "crop" and len(ids) > self.length:
+            ids = self._cropped(raw, ids)
+            raw = self.decode(ids)
+        return raw, ids
+
+    def _cropped(self, text: str, ids: Int[np.ndarray, " k"]) -> Int[np.ndarray, " length"]:
+        """The first tokens, at most `length`; a character of several tokens is kept whole or left out."""
+        for stop in range(self.length, max(self.length - 5, -1), -1):
+            if text.startswith(self.decode(ids[:stop])):
+                return ids[:stop]
+        return ids[: self.length]
 
     def from_model(self, ids: Any) -> np.ndarray:
         """Token ids `[b, length]` as an array of strings."""
         return np.asarray([self.decode(row) for row in np.asarray(ids)], np.str_)
 
     def load(self, path: Path) -> str:
-        """A text file without the blanks around it."""
-        try:
-            with path.open("rb") as file:
-                return file.read(1 << 20).decode().strip()
-        except FileNotFoundError:
-            raise ValueError("no such file") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"it is no text that can be read ({error})") from None
+        """A text file of any system (`read_text`) without the blanks around it; its lines end with a line feed."""
+        return read_text(path).strip()
 
     def save(self, path: Path, example: str) -> None:
         """One text."""
-        path.write_text(example + "\n")
+        path.write_text(example + "\n", encoding="utf-8", newline="\n")
 
     def picture(self, example: str) -> Any:
         """The text, wrapped, in black on white."""

@@ -1,7 +1,7 @@
 """The world as a data source: a list of examples, each a pure function of (seed, split, id).
 
 The fields of an example (those of a second object carry the suffix "_2"; where there is none they hold the number of
-values of the attribute, which is the row of an embedding table kept for "nothing"):
+values of the attribute, which a `Label(absent=True)` takes for its null row, "nothing"):
 
     id                                    int64     the index
     image                                 uint8     [r, r, 3], the film's first frame
