@@ -2,10 +2,13 @@
 compares.
 
 Rows are (file, family, output, largest error, tolerance, verdict). The tolerance of an output is 4 x the file's own
-float32-to-float64 error + 1e-5 x its largest value; where no such error is recorded, 2e-5 x the largest value. The
-verdict is pass, fail or uncovered; where the reference itself is wrong, which is shown by computing its mistake too
-(`goldens.Disputed`), "reference error" with the reason, and where it is not the function that this library has
-(`goldens.NotOurs`), "another function" with the difference. Exit code 1 if anything fails.
+float32-to-float64 error + 1e-5 x its largest value; where no such error is recorded, 2e-5 x the largest value. Of whole
+numbers it is at most 1/4; of a number that is left where larger ones cancel (`goldens.Cancelled`), at least their
+float64 rounding. Values that are not finite must be equal.
+
+The verdict is pass, fail or uncovered with what is not served; where the reference itself is wrong, which is shown by
+computing its mistake too (`goldens.Disputed`), "reference error" with the reason, and where it is not the function that
+this library has (`goldens.NotOurs`), "another function" with the difference. Exit code 1 if anything fails.
 """
 
 import json
@@ -20,7 +23,7 @@ import numpy as np
 import tyro
 
 from unified_jax.cli.entry import run_command
-from unified_jax.cli.goldens import Disputed, NotOurs
+from unified_jax.cli.goldens import Cancelled, Disputed, NotOurs, NotServed, Unserved
 from unified_jax.errors import RunError, UserError
 
 Runner = Callable[[dict[str, np.ndarray], dict[str, Any]], dict[str, Any]]
@@ -54,6 +57,9 @@ class Row:
 
 NETWORKS = ("dit", "sit")
 """Families with float32 networks; the others are computed in float64, so that only the reference's rounding is left."""
+
+ROUNDINGS = 64 * float(np.finfo(np.float64).eps)
+"""Float64's rounding of a sum, over the size of its terms."""
 
 LARGEST = 100_000
 """Whole numbers in a golden's configuration stay below this."""
@@ -131,14 +137,16 @@ def certify_file(path: Path, manifest: dict[str, Any]) -> list[Row]:
     tensors, family, config = read_golden(path)
     run = runners().get(family)
     found: dict[str, Any] = {}
-    trouble = ""
+    trouble = "" if run else f"uncovered: family {family} is not served"
     try:
         double = family not in NETWORKS
         with jax.enable_x64(double):
             inputs = {name: _doubled(value) if double else value for name, value in tensors.items()}
             found = run(inputs, config) if run else {}
-            said = (Disputed, NotOurs)
+            said = (Cancelled, Disputed, NotOurs, NotServed)
             found = {name: value if isinstance(value, said) else np.asarray(value) for name, value in found.items()}
+    except Unserved as error:
+        found, trouble = {}, f"uncovered: {error}"
     except Exception as error:  # a file that does not hold together may fail anywhere in what it asks for
         found, trouble = {}, f"fail: could not be run here: {type(error).__name__}: {str(error)[:300]}"
     recorded = _recorded(manifest, path.stem)
@@ -168,26 +176,40 @@ def _doubled(value: np.ndarray) -> np.ndarray:
 
 
 def _row(file: str, family: str, output: str, want: np.ndarray, got: Any, own: float | None) -> Row:
-    largest = float(np.abs(want).max()) if want.size else 0.0
+    finite = np.abs(want[np.isfinite(want)])
+    largest = float(finite.max()) if finite.size else 0.0
     tolerance = 2e-5 * largest if own is None else 4 * own + 1e-5 * largest
+    if not np.issubdtype(want.dtype, np.inexact):
+        tolerance = min(tolerance, 0.25)
+    if isinstance(got, Cancelled):
+        tolerance += ROUNDINGS * got.terms
     if got is None:
-        return Row(file, family, output, None, tolerance, "uncovered")
+        return Row(file, family, output, None, tolerance, "uncovered: its family computes no output of this name here")
+    if isinstance(got, NotServed):
+        return Row(file, family, output, None, tolerance, f"uncovered: {got.reason}")
     if isinstance(got, NotOurs):
         return Row(file, family, output, None, tolerance, f"another function: {got.reason}")
-    ours = got.ours if isinstance(got, Disputed) else got
+    ours = np.asarray(got.ours) if isinstance(got, Disputed | Cancelled) else got
     error = _distance(ours, want)
     if error <= tolerance:
         return Row(file, family, output, error, tolerance, "pass")
+    if np.isnan(want).any():
+        return Row(file, family, output, error, tolerance, "fail: the stored values are not all numbers")
+    if ours.shape != want.shape:
+        return Row(file, family, output, error, tolerance, f"fail: ours is {ours.shape}, the stored {want.shape}")
     if isinstance(got, Disputed) and _distance(got.theirs, want) <= tolerance:
         return Row(file, family, output, error, tolerance, f"reference error: {got.reason}")
     return Row(file, family, output, error, tolerance, "fail")
 
 
 def _distance(got: np.ndarray, want: np.ndarray) -> float:
-    """Infinite where the shapes differ; NaN, which is never within a tolerance, where either holds one."""
+    """Infinite where the shapes differ or a value is not finite in one alone; NaN, which is never within a tolerance,
+    where either holds one."""
     if got.shape != want.shape:
         return float("inf")
-    return float(np.abs(got.astype(np.float64) - want.astype(np.float64)).max()) if want.size else 0.0
+    got, want = (v.astype(np.complex128 if np.iscomplexobj(v) else np.float64) for v in (got, want))
+    with np.errstate(invalid="ignore"):
+        return float(np.abs(np.where(got == want, 0.0, got - want)).max()) if want.size else 0.0
 
 
 def certify(folder: Path, only: str = "") -> list[Row]:
@@ -208,10 +230,12 @@ def main(arguments: list[str]) -> None:
     command = tyro.cli(CertifyCommand, prog="certify", args=arguments)
     rows = certify(Path(command.folder), command.only)
     for row in rows:
-        if not (command.failures and row.verdict == "pass") and (row.verdict != "uncovered" or not command.failures):
+        if not (command.failures and row.verdict.startswith(("pass", "uncovered"))):
             error = "-" if row.error is None else f"{row.error:.3g}"
-            verdict = row.verdict.partition(":")[0]
-            print(f"{verdict:15s} {row.file:44s} {row.output:40s} {error:>10s} {row.tolerance:10.3g}")
+            verdict, _, reason = row.verdict.partition(": ")
+            print(
+                f"{verdict:15s} {row.file:44s} {row.output:40s} {error:>10s} {row.tolerance:10.3g}  {reason}".rstrip()
+            )
     verdicts = ("pass", "fail", "uncovered", "reference error", "another function")
     count = {verdict: sum(row.verdict.startswith(verdict) for row in rows) for verdict in verdicts}
     print(", ".join(f"{value} {name}" for name, value in count.items()))

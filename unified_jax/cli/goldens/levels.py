@@ -11,11 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unified_jax.processes.interpolant import RectifiedFlow
-from unified_jax.processes.levels import LEAST_ABAR, NoiseLevels
+from unified_jax.cli.goldens.schedules import Schedule
 from unified_jax.processes.targets import Prediction, Process
-from unified_jax.processes.times import shift_times
-from unified_jax.samplers import grids
 from unified_jax.samplers.ddim import ddim_step
 from unified_jax.samplers.dpm_solver import dpm_solver_table, quadratic_weights
 from unified_jax.samplers.exponential import Multistep, nodes
@@ -24,13 +21,6 @@ from unified_jax.samplers.ode import euler_step
 from unified_jax.samplers.unipc import unipc_table
 
 Config = dict[str, Any]
-
-
-class Schedule(NamedTuple):
-    """Levels (the last one is the end) and the timesteps shown to the network."""
-
-    levels: np.ndarray
-    timesteps: np.ndarray
 
 
 class Setting(NamedTuple):
@@ -48,107 +38,6 @@ def predict(s: Setting, i: int, x: Any) -> Prediction:
     level = jnp.full(x.shape[:1], s.schedule.levels[i])
     output = s.network(s.process.network_input(x, level), float(s.schedule.timesteps[i]))
     return s.process.predict(output, x, level)
-
-
-# ---- schedules -------------------------------------------------------------------------------------------------------
-
-
-def named_levels(ctor: Config, low: float, high: float, count: int) -> np.ndarray | None:
-    """The levels that an option asks for, if any."""
-    if ctor.get("use_karras_sigmas"):
-        return grids.karras_levels(low, high, count)
-    if ctor.get("use_exponential_sigmas"):
-        return grids.exponential_levels(low, high, count)
-    if ctor.get("use_beta_sigmas"):
-        return grids.beta_levels(low, high, count)
-    return None
-
-
-def single(process: NoiseLevels) -> np.ndarray:
-    """The table of levels in float32, as diffusers computes it: its rounding decides which step a tie falls to."""
-    betas = process.chain.respaced(()).betas.astype(np.float32)
-    abar = np.cumprod((1.0 - betas).astype(np.float64)).astype(np.float32)
-    if process.chain.zero_snr:
-        abar[-1] = LEAST_ABAR
-    return np.sqrt((np.float32(1.0) - abar) / abar)
-
-
-def _steps_at(process: NoiseLevels, levels: np.ndarray) -> np.ndarray:
-    """Steps of levels, linear in the logarithm."""
-    logs = np.log(single(process)).astype(np.float64)
-    return np.interp(np.log(levels), logs, np.arange(len(logs)))
-
-
-def euler_schedule(process: NoiseLevels, ctor: Config, count: int) -> Schedule:
-    """EulerDiscrete and EulerAncestral: fractional timesteps; named grids span the levels of the spaced ones."""
-    steps = spaced(ctor, count)
-    levels = process.at_steps(steps)
-    if ctor.get("interpolation_type", "linear") == "log_linear":  # of the whole chain, and one level too many
-        levels = np.geomspace(process.sigma_max, process.sigma_min, count + 1)
-    low, high = ctor.get("sigma_min") or levels[-1], ctor.get("sigma_max") or levels[0]
-    named = named_levels(ctor, low, high, count)
-    if named is not None:
-        levels, steps = named, _steps_at(process, named)
-    last = process.sigma_min if ctor.get("final_sigmas_type", "zero") == "sigma_min" else 0.0
-    return Schedule(np.append(levels, last), steps)
-
-
-def spaced(ctor: Config, count: int) -> np.ndarray:
-    """Timesteps of the Euler schedulers."""
-    spacing = ctor.get("timestep_spacing", "linspace")
-    return grids.spaced_steps(ctor.get("num_train_timesteps", 1000), count, spacing, ctor.get("steps_offset", 0))
-
-
-def multistep_schedule(process: NoiseLevels, ctor: Config, count: int) -> Schedule:
-    """DPM-Solver and UniPC on a chain: one more timestep than is kept; named grids span the whole chain."""
-    total, offset = len(process.table), ctor.get("steps_offset", 0)
-    clipped = np.searchsorted(-np.log(process.table)[::-1], ctor.get("lambda_min_clipped", -np.inf))
-    last = total - int(clipped)
-    match ctor.get("timestep_spacing", "linspace"):
-        case "linspace":
-            steps = np.linspace(0, last - 1, count + 1).round()[::-1][:-1]
-        case "leading":
-            steps = (np.arange(count + 1) * (last // (count + 1)))[::-1][:-1] + offset
-        case _:
-            steps = np.arange(last, 0, -total / count).round() - 1
-    levels = process.at_steps(steps)
-    low = ctor.get("sigma_min") or float(single(process)[0])
-    high = ctor.get("sigma_max") or float(single(process)[-1])
-    named = named_levels(ctor, low, high, count)
-    if ctor.get("use_lu_lambdas"):
-        named = np.exp(np.linspace(np.log(high), np.log(low), count))
-    if named is not None:
-        levels, steps = named, _steps_at(process, named)
-        whole = ctor.get("use_karras_sigmas") or ctor.get("use_lu_lambdas")
-        if whole and (ctor.get("beta_schedule") != "squaredcos_cap_v2" or ctor["scheduler"].startswith("UniPC")):
-            steps = steps.round()
-    end = process.sigma_min if ctor.get("final_sigmas_type", "zero") == "sigma_min" else 0.0
-    return Schedule(np.append(levels, end), steps.astype(int))
-
-
-def flow_schedule(process: NoiseLevels, ctor: Config, setting: Config, count: int) -> Schedule:
-    """DPM-Solver and UniPC with flow sigmas, which are our times; UniPC's Karras levels of a chain become times too."""
-    total, shift = ctor.get("num_train_timesteps", 1000), ctor.get("flow_shift", 1.0)
-    if "mu" in setting:
-        shift = float(np.exp(setting["mu"]))
-    if ctor["scheduler"].startswith("UniPC"):
-        times = shift_times(np.linspace(1.0, 1.0 / total, count + 1)[:-1], shift)
-        if ctor.get("shift_terminal"):
-            times = 1.0 - (1.0 - times) * (1.0 - ctor["shift_terminal"]) / (1.0 - times[-1])
-        if ctor.get("use_karras_sigmas"):
-            karras = grids.karras_levels(process.sigma_min, process.sigma_max, count)
-            times = np.asarray(RectifiedFlow().time_of_level(jnp.asarray(karras)))
-        if abs(times[0] - 1.0) < 1e-6:
-            times[0] -= 1e-6
-        end = times[-1]
-    else:
-        times = shift_times(1.0 - np.linspace(1.0, 1.0 / total, count + 1), shift)[::-1][:-1]
-        end = 0.0
-    times = np.append(times, end if ctor.get("final_sigmas_type", "zero") == "sigma_min" else 0.0)
-    return Schedule(times, (times[:-1] * total).astype(int))
-
-
-# ---- trajectories ----------------------------------------------------------------------------------------------------
 
 
 def churned_trajectory(s: Setting, churn: Config, of_eps: bool) -> tuple[list[Any], int]:
@@ -212,6 +101,9 @@ def dpm_trajectory(s: Setting, ctor: Config, table: Multistep) -> tuple[list[Any
     x, history, states = s.x, [], []
     for i in range(len(s.schedule.timesteps)):
         said = edited(predict(s, i, x), ctor)
+        if of_eps and ctor.get("thresholding"):  # read again from the edited x0
+            alpha, sigma = s.process.alpha_sigma(jnp.asarray(s.schedule.levels[i]))
+            said = said._replace(eps=(x - alpha * said.x0) / sigma)
         history = [said.eps if of_eps else said.x0, *history][: table.weights.shape[1]]
         x = table.keep[i] * x + sum(w * m for w, m in zip(table.weights[i], history, strict=False))
         x = x + table.noise[i] * s.noises[i] if sde else x
@@ -250,11 +142,6 @@ def unscaled(states: list[Any], s: Setting) -> list[Any]:
     """x / alpha as the chain's own x."""
     ends = s.schedule.levels[1:]
     return [x / jnp.sqrt(1.0 + end**2) for x, end in zip(states, ends, strict=True)]
-
-
-def flow_process() -> RectifiedFlow:
-    """The process of flow sigmas."""
-    return RectifiedFlow()
 
 
 def stack(states: list[Any]) -> jax.Array:

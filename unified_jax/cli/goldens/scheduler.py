@@ -12,10 +12,12 @@ import numpy as np
 
 from unified_jax.cli.goldens import Disputed, chains
 from unified_jax.cli.goldens import levels as lv
+from unified_jax.cli.goldens import schedules as grids
 from unified_jax.cli.goldens.chains import toy
+from unified_jax.cli.goldens.scheduler_options import check
 from unified_jax.processes.gaussian import DiscreteGaussian, Variance
 from unified_jax.processes.interpolant import RectifiedFlow
-from unified_jax.processes.levels import LEAST_ABAR
+from unified_jax.processes.levels import LEAST_ABAR, NoiseLevels
 from unified_jax.processes.schedules import Schedule
 from unified_jax.processes.targets import Target, diffuse
 from unified_jax.processes.times import shift_times
@@ -32,13 +34,13 @@ VARIANCES: dict[str, Variance] = {
     "fixed_small": "fixed_small",
     "fixed_small_log": "fixed_small",
     "fixed_large": "fixed_large",
-    "fixed_large_log": "fixed_large",
     "learned_range": "learned_range",
 }
 
 
 def run(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str, Any]:
-    """Every output of a covered file; nothing for a scheduler or an option that is not covered."""
+    """Every output of a covered file. Raises Unserved for a scheduler or an option that is not."""
+    check(config)
     ctor = config.get("ctor", {}) | {"scheduler": config["scheduler"]}
     config = config | {"ctor": ctor}
     match config["scheduler"]:
@@ -52,10 +54,8 @@ def run(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str, Any
             return _euler(tensors, config)
         case "DPMSolverMultistepScheduler" | "UniPCMultistepScheduler":
             return _multistep(tensors, config)
-        case "FlowMatchEulerDiscreteScheduler":
-            return _flow(tensors, config)
         case _:
-            return {}
+            return _flow(tensors, config)
 
 
 def _chain_tables(process: DiscreteGaussian) -> dict[str, Any]:
@@ -66,8 +66,9 @@ def _chain_tables(process: DiscreteGaussian) -> dict[str, Any]:
 
 def _euler(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str, Any]:
     ctor, chain = config["ctor"], process_of(config["ctor"])
-    process = lv.NoiseLevels(chain)
-    schedule = lv.euler_schedule(process, ctor, config["steps"])
+    process = NoiseLevels(chain)
+    schedule = grids.euler_schedule(process, ctor, config.get("set", {}), config["steps"])
+    _check_length(tensors, len(schedule.timesteps))
     top = schedule.levels.max()
     spread = ctor.get("timestep_spacing", "linspace") in ("linspace", "trailing")
     start = top if spread else np.sqrt(top**2 + 1.0)
@@ -81,25 +82,29 @@ def _euler(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str, 
     else:
         states, draws = lv.euler_trajectory(setting, config["scheduler"].startswith("EulerAncestral"))
     out = _chain_tables(chain) | {"sigmas": schedule.levels, "timesteps": schedule.timesteps}
+    if "add_t" in config and "in/x0" in tensors:
+        out["add_noise"] = _noised(tensors, process, jnp.asarray(process.table[np.asarray(config["add_t"], int)]))
     return out | {"init_noise_sigma": start, "trajectory": lv.stack(states), "draws_used": draws}
 
 
 def _multistep(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str, Any]:
     ctor, steps = config["ctor"], config["steps"]
     flow = bool(ctor.get("use_flow_sigmas"))
-    chain = process_of(ctor | ({"prediction_type": "epsilon"} if flow else {}))
-    levels = lv.NoiseLevels(chain)
-    process = lv.flow_process() if flow else levels
+    learned = config.get("learn_var", False)
+    plain = {"prediction_type": "epsilon"} if flow else {}
+    chain = process_of(ctor | plain | {"variance_type": "learned_range" if learned else "fixed_small"})
+    levels = NoiseLevels(chain)
+    process = RectifiedFlow("x0" if ctor.get("prediction_type") == "sample" else "velocity") if flow else levels
     schedule = (
-        lv.flow_schedule(levels, ctor, config.get("set", {}), steps)
+        grids.flow_schedule(levels, ctor, config.get("set", {}), steps)
         if flow
-        else lv.multistep_schedule(levels, ctor, steps)
+        else grids.multistep_schedule(levels, ctor, steps)
     )
+    _check_length(tensors, len(schedule.timesteps))
     x = jnp.moveaxis(jnp.asarray(tensors["in/x"]), 1, -1)
     x = process.start(x, jnp.full(x.shape[:1], schedule.levels[0]))
     noises = jnp.moveaxis(jnp.asarray(tensors["in/noise"]), 2, -1)
-    learned = config.get("learn_var", False)
-    network = functools.partial(toy, learned=learned and process.channels_per_output == 2)
+    network = functools.partial(toy, learned=learned)
     setting = lv.Setting(process, schedule, network, x, noises)
     finish = lambda states: lv.stack(states if flow else lv.unscaled(states, setting))  # noqa: E731
     out = _chain_tables(chain) | {"sigmas": schedule.levels, "timesteps": schedule.timesteps, "init_noise_sigma": 1.0}
@@ -151,6 +156,7 @@ def _discrete(tensors: dict[str, np.ndarray], config: dict[str, Any], trajectory
     ctor = config.get("ctor", {})
     process = process_of(ctor)
     timesteps = timesteps_of(ctor, config["steps"])
+    _check_length(tensors, len(timesteps))
     out: dict[str, Any] = {"betas": process.betas, "alphas_cumprod": process.alphas_cumprod, "init_noise_sigma": 1.0}
     out["timesteps"] = timesteps
     if "add_t" in config and "in/x0" in tensors:
@@ -159,6 +165,13 @@ def _discrete(tensors: dict[str, np.ndarray], config: dict[str, Any], trajectory
     noises = jnp.moveaxis(jnp.asarray(tensors["in/noise"]), 2, -1)
     states, draws = trajectory(process, ctor, config, timesteps, x, noises)
     return out | {"trajectory": jnp.moveaxis(jnp.stack(states), -1, -3), "draws_used": draws}
+
+
+def _check_length(tensors: dict[str, np.ndarray], steps: int) -> None:
+    """Raises ValueError where the stored trajectory has another number of steps: then there is nothing to compare."""
+    stored = tensors.get("out/trajectory")
+    if stored is not None and stored.shape[:1] != (steps,):
+        raise ValueError(f"the options give {steps} steps and the stored trajectory is {stored.shape}")
 
 
 def _noised(tensors: dict[str, np.ndarray], process: Any, at: Any) -> Any:
@@ -171,30 +184,32 @@ def _add_noise(tensors: Any, config: Any, process: Any, chain: DiscreteGaussian)
     if "add_t" not in config or "in/x0" not in tensors:
         return {}
     at = len(chain) - 1 - np.asarray(config["add_t"])
-    levels = jnp.asarray(lv.NoiseLevels(chain).table[at])
+    levels = jnp.asarray(NoiseLevels(chain).table[at])
     noised = _noised(tensors, process, levels)
-    if isinstance(process, lv.NoiseLevels):
+    if isinstance(process, NoiseLevels):
         noised = process.network_input(noised, levels)
     return {"add_noise": noised}
 
 
 def _flow(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str, Any]:
-    ctor, count = config.get("ctor", {}), config["steps"]
-    sigmas = _flow_sigmas(ctor, config.get("set", {}), count)
+    ctor = config.get("ctor", {})
+    sigmas = _flow_sigmas(ctor, config.get("set", {}), config["steps"])
+    total, count = ctor.get("num_train_timesteps", 1000), len(sigmas) - 1
+    _check_length(tensors, count)
     process = RectifiedFlow()
     x, noises = jnp.asarray(tensors["in/x"]), jnp.asarray(tensors["in/noise"])
     stochastic = ctor.get("stochastic_sampling", False)
     states = []
     for i in range(count):
         t, s = jnp.asarray(sigmas[i]), jnp.asarray(sigmas[i + 1])
-        prediction = process.predict(toy(x, sigmas[i] * 1000), x, jnp.full(x.shape[:1], t))
+        prediction = process.predict(toy(x, sigmas[i] * total), x, jnp.full(x.shape[:1], t))
         if stochastic:  # fresh noise at every step: the path's point at s with this x0 and new eps
             x = diffuse(process, prediction.x0, noises[i], jnp.full(x.shape[:1], s))
         else:
             x = euler_step(process, prediction, x, t, s, x)
         states.append(x)
     draws = count if stochastic else 0
-    out = {"sigmas": sigmas, "timesteps": sigmas[:-1] * 1000, "trajectory": jnp.stack(states), "draws_used": draws}
+    out = {"sigmas": sigmas, "timesteps": sigmas[:-1] * total, "trajectory": jnp.stack(states), "draws_used": draws}
     return out | {"init_noise_sigma": 1.0}
 
 
@@ -205,16 +220,16 @@ def _flow_sigmas(ctor: dict[str, Any], setting: dict[str, Any], count: int) -> n
     lowest = np.asarray([1.0 / total])
     if not dynamic:
         lowest = shift_times(lowest, shift)
-    sigmas = np.linspace(1.0, lowest[0], count)
+    sigmas = np.asarray(setting["sigmas"], np.float64) if "sigmas" in setting else np.linspace(1.0, lowest[0], count)
     if not dynamic:
         sigmas = shift_times(sigmas, shift)
     else:
-        mu = setting.get("mu", 1.0)
+        mu = setting["mu"]
         exponential = ctor.get("time_shift_type", "exponential") == "exponential"
         sigmas = shift_times(sigmas, float(np.exp(mu)) if exponential else mu)
     if ctor.get("shift_terminal"):
         sigmas = 1.0 - (1.0 - sigmas) * (1.0 - ctor["shift_terminal"]) / (1.0 - sigmas[-1])
-    named = lv.named_levels(ctor, sigmas[-1], sigmas[0], count)
+    named = grids.named_levels(ctor, sigmas[-1], sigmas[0], len(sigmas))
     sigmas = sigmas if named is None else named
     if ctor.get("invert_sigmas"):
         return np.append(1.0 - sigmas, 1.0)
