@@ -7,6 +7,7 @@ from tests.helpers import EXPERIMENT
 from unified_jax.cli.recipe import load_recipe, recipe_names
 from unified_jax.config import check_kinds, config_hash, from_plain, to_plain
 from unified_jax.errors import UserError
+from unified_jax.processes.grids import Needs
 from unified_jax.samplers.choice import Euler, Heun
 from unified_jax.training.loop import prepare
 
@@ -43,8 +44,7 @@ def test_foreign_configurations_are_refused(plain, words):
 class Mine:
     """A sampler that nobody added to the known ones."""
 
-    kind = "either"
-    needs_noise = False
+    needs = Needs()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Holder:
 
 def test_what_could_not_be_read_back_is_refused_before_it_trains():
     check_kinds(Holder(Heun(), (Holder(Euler()),)))
-    with pytest.raises(UserError, match=r"^Holder\.sampler is 'Mine\(\)', expected Euler \| Heun\. \(A class"):
+    with pytest.raises(UserError, match=r"^Holder\.sampler is 'Mine\(\)', expected Euler \| Heun\."):
         check_kinds(Holder(Heun(), (Holder(Mine()),)))
     e = dataclasses.replace(EXPERIMENT)
     object.__setattr__(e, "steps", "many")

@@ -1,21 +1,52 @@
 """Plain values <-> dataclasses: a run's configuration as JSON (class path and fields, no pickle).
 
 `to_plain` turns a graph of frozen dataclasses (Linen modules among them) into JSON values; `from_plain` builds it
-again. Resolving a class path is the one lookup by name in the house: classes of this package, and with `trust=True`
-those of a user's own module.
+again. Resolving a class path is the one lookup by name in the house: classes of this package, and of the modules that
+`trust` admits, a user's own.
+
+A field that takes any class of a protocol is annotated `Open[Protocol]`. Such a class is a frozen dataclass with the
+protocol's members; what it lacks is named before anything is compiled.
+
+What a run saved stays readable: a class that moved is found by its old path (`moved.MOVED`), a new field has a default
+that means the old behaviour. `config_hash` therefore leaves out fields at their defaults and hashes the paths under
+which classes were first saved.
 """
 
 import dataclasses
 import hashlib
 import importlib
+import inspect
 import json
 import math
 import types
 import typing
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Annotated, Any
 
 from unified_jax.errors import UserError
+from unified_jax.moved import MOVED, old_path, present_path
+
+__all__ = [
+    "MOVED", "Open", "Trust", "check_finite", "check_kinds", "class_path", "config_hash", "fields_of", "fits",
+    "from_plain", "hints_of", "lacking", "to_plain",
+]  # fmt: skip
+
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    _T = TypeVar("_T")
+    Open = Annotated[_T, "any class of this protocol"]
+else:
+
+    class Open:
+        """The annotation of a field that takes any class of a protocol: `process: Open[Process]`."""
+
+        def __class_getitem__(cls, protocol: type) -> Any:
+            return Annotated[Any, protocol]
+
+
+Trust = bool | Callable[[str], bool]
+"""Whether classes outside this package may be imported: of any module, of none, or of those that a function admits."""
 
 LINEN_FIELDS = ("parent", "name")
 """Fields Linen adds to a module; they are not configuration."""
@@ -30,9 +61,8 @@ def fields_of(value: Any) -> list[dataclasses.Field[Any]]:
 def to_plain(value: Any) -> Any:
     """JSON values for a graph of dataclasses, tuples and plain values. Raises TypeError for anything else."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        cls = type(value)
         plain = {f.name: to_plain(getattr(value, f.name)) for f in fields_of(value)}
-        return {"class": f"{cls.__module__}.{cls.__qualname__}", **plain}
+        return {"class": class_path(type(value)), **plain}
     if isinstance(value, tuple):
         return [to_plain(item) for item in value]
     if value is None or isinstance(value, bool | int | float | str):
@@ -40,7 +70,12 @@ def to_plain(value: Any) -> Any:
     raise TypeError(f"A configuration holds plain values, tuples and dataclasses; found {type(value).__name__}.")
 
 
-def from_plain(plain: Any, trust: bool = False) -> Any:
+def class_path(cls: type) -> str:
+    """Where a class is found: module and name."""
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def from_plain(plain: Any, trust: Trust = False) -> Any:
     """The graph that `to_plain` wrote. Raises UserError for an unknown class or field, or a value of another kind."""
     try:
         return _build(plain, trust)
@@ -48,7 +83,7 @@ def from_plain(plain: Any, trust: bool = False) -> Any:
         raise UserError("The configuration is nested too deeply to be one of ours.") from error
 
 
-def _build(plain: Any, trust: bool) -> Any:
+def _build(plain: Any, trust: Trust) -> Any:
     if isinstance(plain, list):
         return tuple(_build(item, trust) for item in plain)
     if not isinstance(plain, dict):
@@ -71,9 +106,7 @@ def check_kinds(value: Any) -> None:
     elif dataclasses.is_dataclass(value):
         cls, values = type(value), {f.name: getattr(value, f.name) for f in fields_of(value)}
         for misfit in _misfits(cls, values):
-            raise UserError(
-                f"{cls.__name__}.{misfit}. (A class of your own is added to these first: a run opens no other.)"
-            )
+            raise UserError(f"{cls.__name__}.{misfit}.")
         for item in values.values():
             check_kinds(item)
 
@@ -95,17 +128,53 @@ def _not_finite(cls: type, values: dict[str, Any]) -> Iterator[str]:
 
 def _misfits(cls: type, values: dict[str, Any]) -> Iterator[str]:
     yield from _not_finite(cls, values)
-    hints = hints_of(cls)
-    for name, value in values.items():
-        if name in hints and not fits(value, hints[name]):
-            kinds = typing.get_args(hints[name]) if isinstance(hints[name], types.UnionType) else (hints[name],)
+    for name, hint in hints_of(cls).items():
+        if name not in values or fits(values[name], hint):
+            continue
+        protocol = _protocol(hint)
+        if protocol is None:
+            kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
             expected = " | ".join(getattr(kind, "__name__", str(kind)) for kind in kinds)
-            yield f"{name} is {str(value)[:80]!r}, expected {expected}"
+            yield f"{name} is {str(values[name])[:80]!r}, expected {expected}"
+        else:
+            where = f"{protocol.__name__} ({protocol.__module__})"
+            yield f"{name} is {str(values[name])[:80]!r}, expected {where}; {lacking(type(values[name]), protocol)}"
+
+
+def _protocol(hint: Any) -> Any:
+    """P of `Open[P]`, else None."""
+    return typing.get_args(hint)[1] if typing.get_origin(hint) is Annotated else None
+
+
+def lacking(cls: type, protocol: type) -> str:
+    """What a class lacks of a protocol, in words; "" where it has everything. Looked up on the class, never called."""
+    if not dataclasses.is_dataclass(cls):
+        return f"{cls.__name__} is no dataclass: write @dataclass(frozen=True) above it"
+    if cls.__hash__ is None:
+        return f"{cls.__name__} cannot be hashed: write @dataclass(frozen=True) above it"
+    bases = [base for base in protocol.__mro__ if base.__module__ not in ("typing", "builtins", "abc")]
+    names = {n for base in bases for n in (*vars(base), *vars(base).get("__annotations__", ()))}
+    wanted = sorted(n for n in names if not n.startswith("_") or n in ("__call__", "__len__", "__getitem__"))
+    there = {f.name for f in dataclasses.fields(cls)} | {n for base in cls.__mro__[:-1] for n in vars(base)}
+    if absent := [n for n in wanted if n not in there]:
+        return f"{cls.__name__} lacks {', '.join(absent)}"
+    if "__call__" in wanted:
+        asked, taken = (inspect.signature(vars_call(c)).parameters for c in (protocol, cls))
+        if unknown := [n for n in asked if n not in taken]:
+            return f"{cls.__name__}.__call__ takes {', '.join(taken)}, without {', '.join(unknown)}"
+    return ""
+
+
+def vars_call(cls: Any) -> Any:
+    """`__call__` as instances have it (a class's own is its constructor)."""
+    return next(vars(base)["__call__"] for base in cls.__mro__ if "__call__" in vars(base))
 
 
 def fits(value: Any, hint: Any) -> bool:
     """Whether a value is of the kind that a field's annotation asks for; annotations it cannot read fit anything."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if (protocol := _protocol(hint)) is not None:
+        return not lacking(type(value), protocol)
     if origin in (typing.Union, types.UnionType):
         return any(fits(value, argument) for argument in arguments)
     if origin is typing.Literal:
@@ -130,14 +199,16 @@ def fits(value: Any, hint: Any) -> bool:
 def hints_of(cls: type) -> dict[str, Any]:
     """Field -> annotation; empty where one cannot be resolved."""
     try:
-        return typing.get_type_hints(cls)
+        return typing.get_type_hints(cls, include_extras=True)
     except (NameError, TypeError):  # an annotation that only a type checker can resolve
         return {}
 
 
-def _resolve(path: Any, trust: bool) -> Any:
-    module, _, name = path.rpartition(".") if isinstance(path, str) else ("", "", "")
-    if not (module.split(".")[0] == "unified_jax" or (trust and module)):
+def _resolve(path: Any, trust: Trust) -> Any:
+    path = present_path(path) if isinstance(path, str) else ""
+    module, _, name = path.rpartition(".")
+    ours = module.split(".")[0] == "unified_jax"
+    if not ours and not (module and (trust(module) if callable(trust) else trust)):
         raise UserError(
             f"The configuration names the class {path!r}, which is not of this package; pass --trust if you wrote it."
         )
@@ -151,5 +222,21 @@ def _resolve(path: Any, trust: bool) -> Any:
 
 
 def config_hash(value: Any) -> str:
-    """Twelve hex digits of a configuration."""
-    return hashlib.sha256(json.dumps(to_plain(value), sort_keys=True).encode()).hexdigest()[:12]
+    """Twelve hex digits of a configuration: the same for a field at its default as for a field that is not there."""
+    return hashlib.sha256(json.dumps(_hashed(value), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _hashed(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_hashed(item) for item in value]
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return to_plain(value)
+    set_to = {f.name: getattr(value, f.name) for f in fields_of(value) if not _at_default(value, f)}
+    return {"class": old_path(class_path(type(value)))} | {name: _hashed(item) for name, item in set_to.items()}
+
+
+def _at_default(value: Any, field: "dataclasses.Field[Any]") -> bool:
+    found = getattr(value, field.name)
+    if field.default_factory is not dataclasses.MISSING:
+        return found == field.default_factory()
+    return field.default is not dataclasses.MISSING and type(found) is type(field.default) and found == field.default

@@ -5,7 +5,7 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import Array
 
 from unified_jax.modalities.base import Modality
-from unified_jax.models.plan import Plan
+from unified_jax.samplers.plan import Plan
 from unified_jax.typing import Batch, Keys, Params
 
 Terms = dict[str, tuple[Array, Array]]

@@ -21,11 +21,11 @@ from jaxtyping import Array, Float, Int
 from unified_jax.data.packing import token_positions
 from unified_jax.data.vocabulary import WRITTEN
 from unified_jax.layers.attention import KvCache
-from unified_jax.models.plan import Plan
 from unified_jax.networks.transfusion import Spans, Tokens
 from unified_jax.processes.targets import Prediction, Process
 from unified_jax.samplers.guidance import classifier_free, clip_x0
 from unified_jax.samplers.loop import START, Denoiser, normal_like
+from unified_jax.samplers.plan import Plan
 from unified_jax.typing import Keys, Params
 
 

@@ -17,19 +17,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from unified_jax.config import Open
 from unified_jax.errors import UserError
 from unified_jax.modalities.image import Image
 from unified_jax.modalities.label import Label
 from unified_jax.models.base import Terms
-from unified_jax.models.plan import Plan
 from unified_jax.networks.dit import DiT
 from unified_jax.precision import EXACT
-from unified_jax.processes.edm import Edm
-from unified_jax.processes.gaussian import DiscreteGaussian
-from unified_jax.processes.interpolant import Interpolant, RectifiedFlow
+from unified_jax.processes.interpolant import RectifiedFlow
 from unified_jax.processes.targets import Prediction, Process, diffuse
 from unified_jax.samplers.guidance import classifier_free, clip_x0
 from unified_jax.samplers.loop import START, Denoiser, normal_like
+from unified_jax.samplers.plan import Plan
 from unified_jax.sharding import constrain, logical_axes, unbox
 from unified_jax.typing import Batch, Keys, Params
 
@@ -43,7 +42,7 @@ class Diffusion:
 
     network: nn.Module = field(default_factory=DiT)
     """The backbone (DiT)."""
-    process: Interpolant | DiscreteGaussian | Edm = RectifiedFlow()
+    process: Open[Process] = RectifiedFlow()
     """The noising process and what the network predicts."""
     modality: Image = Image()
     """What is generated."""

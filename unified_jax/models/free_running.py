@@ -15,7 +15,7 @@ from jaxtyping import Array
 
 from unified_jax.data.vocabulary import WRITTEN
 from unified_jax.models.decoding import Past, choose_token, make_item, read_given
-from unified_jax.models.plan import Plan
+from unified_jax.samplers.plan import Plan
 from unified_jax.typing import Keys, Params
 
 ORDER = "order"

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from unified_jax.config import Open
 from unified_jax.data.packing import Documents, Packer
 from unified_jax.data.vocabulary import Vocabulary, vocabulary_of
 from unified_jax.errors import UserError
@@ -32,12 +33,11 @@ from unified_jax.modalities.label import Label
 from unified_jax.modalities.text import Text
 from unified_jax.models import decoding, free_running
 from unified_jax.models.base import Terms
-from unified_jax.models.plan import Plan
 from unified_jax.networks.transfusion import Captured, Spans, Tokens, Trunk
 from unified_jax.processes.edm import Edm
-from unified_jax.processes.gaussian import DiscreteGaussian
-from unified_jax.processes.interpolant import Interpolant, RectifiedFlow
-from unified_jax.processes.targets import diffuse, expand
+from unified_jax.processes.interpolant import RectifiedFlow
+from unified_jax.processes.targets import Process, diffuse, expand
+from unified_jax.samplers.plan import Plan
 from unified_jax.sharding import logical_axes, unbox
 from unified_jax.typing import Batch, Keys, Params
 
@@ -48,7 +48,7 @@ class Stream:
 
     modality: Continuous = Image()
     """What it is."""
-    process: Interpolant | DiscreteGaussian | Edm = RectifiedFlow()
+    process: Open[Process] = RectifiedFlow()
     """Its noising process and what the network predicts."""
     embedder: EmbedderKind = "linear"
     """How it enters and leaves the trunk (`layers.embedders`)."""

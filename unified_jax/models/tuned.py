@@ -24,8 +24,8 @@ from jaxtyping import Array
 from unified_jax.errors import UserError
 from unified_jax.interop.names import flatten, unflatten
 from unified_jax.models.base import Model, Terms
-from unified_jax.models.plan import Plan
 from unified_jax.precision import EXACT
+from unified_jax.samplers.plan import Plan
 from unified_jax.typing import Batch, Keys, Params
 
 EVERYTHING = ".*"

@@ -49,8 +49,8 @@ def check_direction(process: Process, grid: Any, eta: float = 0.0) -> None:
         silent = bool((alpha * q - sigma * p == 0)[0])
     if silent:
         raise ValueError(
-            f"DDIM cannot start an inversion at t = {float(grid[0]):g}: {type(process).__name__}'s prediction of x0 says "
-            "nothing of eps where sigma = 0. Start the grid later, at about 0.02 of the way to the noise."
+            f"DDIM cannot start an inversion at t = {float(grid[0]):g}: {type(process).__name__}'s prediction of x0 "
+            "says nothing of eps where sigma = 0. Start the grid later, at about 0.02 of the way to the noise."
         )
 
 

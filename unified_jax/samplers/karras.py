@@ -39,8 +39,8 @@ class Churn:
         check_finite(self)
         if self.churn < 0 or self.noise < 0 or not 0 <= self.low <= self.high:
             raise ValueError(
-                f"Churn needs churn >= 0, noise >= 0 and 0 <= low <= high, found {self.churn}, {self.noise}, {self.low} "
-                f"and {self.high}."
+                f"Churn needs churn >= 0, noise >= 0 and 0 <= low <= high, found {self.churn}, {self.noise}, "
+                f"{self.low} and {self.high}."
             )
 
     def gamma(self, sigma: Array, steps: int) -> Array:

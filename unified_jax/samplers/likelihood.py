@@ -9,7 +9,7 @@ Rademacher probe, unbiased, one derivative. Bits/dim is -log p / (D log 2); data
 and dequantised with uniform noise, add log2(127.5) a dimension for the width of their bins.
 """
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 from unified_jax.processes.targets import Process, velocity
 from unified_jax.samplers.dopri5 import integrate
 from unified_jax.samplers.loop import Denoiser, step_pairs
+from unified_jax.samplers.ode import TABLEAUS, Method, explicit_step
 from unified_jax.typing import Keys
 
 
@@ -41,14 +42,19 @@ def rademacher(keys: Keys, x: Array) -> Array:
 
 def log_likelihood(
     denoise: Denoiser, process: Process, x: Array, grid: Any, probe: Array | None = None,
-    method: Literal["euler", "heun", "dopri5"] = "heun", noise_std: float = 1.0, rtol: float = 1e-5, atol: float = 1e-5,
+    method: Method | Literal["dopri5"] = "heun", noise_std: float = 1.0, rtol: float = 1e-5, atol: float = 1e-5,
     joint: bool = False,
 ) -> Likelihood:  # fmt: skip
     """log p(x) of data `[b, ...]`; the grid rises from data to noise.
 
     probe      Rademacher numbers shaped as x, or None for the exact divergence (D derivatives: for small x)
     noise_std  standard deviation of x at the grid's last time (1 for flows, sigma_max for EDM)
+
+    Raises ValueError for another method.
     """
+    if method != "dopri5" and method not in TABLEAUS:
+        known = ", ".join((*get_args(Method), "dopri5"))
+        raise ValueError(f"The likelihood has no method {method!r}; choose one of {known}.")
 
     def field(state: tuple[Array, Array], t: Array) -> tuple[Array, Array]:
         value, _ = state
@@ -67,25 +73,20 @@ def log_likelihood(
         states = integrate(field, state, jnp.stack([times[0], times[-1]]), rtol, atol, joint)
         z, change = jax.tree.map(lambda v: v[-1], states)
     else:
-        z, change = _fixed(field, state, process, grid, heun=method == "heun")
+        z, change = _fixed(field, state, process, grid, method)
     flat = z.reshape(len(z), -1) / noise_std
     prior = -0.5 * jnp.sum(flat**2, axis=1) - flat.shape[1] * (0.5 * np.log(2 * np.pi) + np.log(noise_std))
     return Likelihood(prior + change, z)
 
 
-def _fixed(field: Any, state: Any, process: Process, grid: Any, heun: bool) -> Any:
-    here, there = step_pairs(process, grid)
+def _fixed(field: Any, state: Any, process: Process, grid: Any, method: Method) -> Any:
+    def slope(state: Any, t: Any) -> Any:
+        return field(state, jnp.broadcast_to(t, state[1].shape))
 
     def body(state: Any, times: Any) -> tuple[Any, None]:
-        t, s = (jnp.broadcast_to(v, state[1].shape) for v in times)
-        first = field(state, t)
-        step = lambda d: jax.tree.map(lambda a, b: a + (times[1] - times[0]) * b, state, d)  # noqa: E731
-        if not heun:
-            return step(first), None
-        second = field(step(first), s)
-        return step(jax.tree.map(lambda a, b: 0.5 * (a + b), first, second)), None
+        return explicit_step(TABLEAUS[method], slope, state, *times), None
 
-    return jax.lax.scan(body, state, (here, there))[0]
+    return jax.lax.scan(body, state, step_pairs(process, grid))[0]
 
 
 def _exact_divergence(flow: Any, x: Array) -> Float[Array, "b"]:

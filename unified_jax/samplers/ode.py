@@ -2,10 +2,11 @@ r"""The probability-flow ODE of a process in continuous time, d x / d t = alpha'
 
 Euler is first order. Heun (Karras et al. 2022, algorithm 1) averages the slopes at both ends of a step and is second
 order; like there, the step that ends at t = 0 is an Euler step, because the slope at the data may be singular, which
-leaves the order.
+leaves the order. `explicit_step` is a whole step of any explicit Runge-Kutta method, for fields that are regular there.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,45 @@ from jaxtyping import Array
 from unified_jax.processes.targets import Prediction, Process, velocity
 from unified_jax.samplers.loop import Denoiser, at_time, scan_steps, step_pairs
 from unified_jax.typing import Keys
+
+
+class Tableau(NamedTuple):
+    """An explicit Runge-Kutta method: slope i is taken at t + nodes[i] h, from y + h sum_j stages[i][j] k_j."""
+
+    nodes: tuple[float, ...]
+    stages: tuple[tuple[float, ...], ...]
+    weights: tuple[float, ...]
+
+
+Method = Literal["euler", "midpoint", "heun", "heun3", "rk4"]
+"""Fixed-step methods, of order 1, 2, 2, 3 and 4."""
+
+TABLEAUS: dict[Method, Tableau] = {
+    "euler": Tableau((0.0,), ((),), (1.0,)),
+    "midpoint": Tableau((0.0, 1 / 2), ((), (1 / 2,)), (0.0, 1.0)),
+    "heun": Tableau((0.0, 1.0), ((), (1.0,)), (1 / 2, 1 / 2)),
+    "heun3": Tableau((0.0, 1 / 3, 2 / 3), ((), (1 / 3,), (0.0, 2 / 3)), (1 / 4, 0.0, 3 / 4)),
+    "rk4": Tableau(
+        (0.0, 1 / 3, 2 / 3, 1.0), ((), (1 / 3,), (-1 / 3, 1.0), (1.0, -1.0, 1.0)), (1 / 8, 3 / 8, 3 / 8, 1 / 8)
+    ),
+}
+"""Heun (1900) for the third order; Kutta's 3/8 rule (1901) for the fourth, as torchdiffeq has it."""
+
+
+def explicit_step(tableau: Tableau, field: Callable[[Any, Any], Any], y: Any, t: Any, s: Any) -> Any:
+    """y(s) from y(t), a tree of arrays, along d y / d t = field(y, t); t and s are scalars."""
+
+    def along(row: tuple[float, ...], slopes: list[Any]) -> Any:
+        used = [(c, k) for c, k in zip(row, slopes, strict=True) if c]
+        return jax.tree.map(
+            lambda value, *k: value + (s - t) * sum((c * v for (c, _), v in zip(used, k, strict=True)), 0.0),
+            y, *(k for _, k in used),
+        )  # fmt: skip
+
+    slopes: list[Any] = []
+    for node, row in zip(tableau.nodes, tableau.stages, strict=True):
+        slopes.append(field(along(row, slopes), s if node == 1.0 else t + node * (s - t)))
+    return along(tableau.weights, slopes)
 
 
 def euler_step(process: Process, prediction: Prediction, x_t: Array, t: Array, s: Array, noise: Array) -> Array:

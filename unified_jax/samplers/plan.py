@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from unified_jax.config import check_finite
+from unified_jax.config import Open, check_finite
 from unified_jax.errors import UserError
 from unified_jax.processes.grids import GridRequest, Spacing, check_falls
 from unified_jax.processes.targets import Process
-from unified_jax.samplers.choice import AnySampler, Euler
+from unified_jax.samplers.choice import Euler, Sampler
 from unified_jax.samplers.guidance import Guidance
 
 
@@ -17,7 +17,7 @@ from unified_jax.samplers.guidance import Guidance
 class Plan:
     """How samples are drawn."""
 
-    sampler: AnySampler = Euler()
+    sampler: Open[Sampler] = Euler()
     """The solver, with its own options."""
     steps: int = 50
     """Steps of the sampler."""
