@@ -13,7 +13,7 @@ from tests.helpers import experiment as small_experiment
 from unified_jax.cli import convert, sample
 from unified_jax.cli.entry import run_command
 from unified_jax.cli.opened import open_run
-from unified_jax.interop import files
+from unified_jax.interop import diffusers_dit, dit, files
 from unified_jax.interop.names import flatten
 from unified_jax.models.plan import Plan
 from unified_jax.processes.targets import velocity
@@ -100,10 +100,11 @@ def test_sit_samples_what_the_published_code_drew(drawn):
     assert case.error("sit.euler", found) < 1e-5
 
 
-def test_diffusers_samples_what_its_code_drew(drawn, as_dit):
+def test_diffusers_samples_what_its_code_drew(drawn, as_dit, capsys):
     """Its class computes 10000^(-i / 127) where DiT was trained with 128: both are there, as it is read."""
     folder, tensors = drawn
-    assert ends("--from", as_dit, "--layout", "diffusers_dit", "--to", folder / "d.safetensors") == 0
+    theirs = diffusers_dit.write(*dit.read(files.read(folder / "theirs.safetensors"), 2))
+    files.write(folder / "d.safetensors", theirs, {})
     flags = ("--from", folder / "d.safetensors", "--layout", "diffusers_dit", "--heads", 2, "--size", 4)
     for name, more in (("diffusers", ()), ("diffusers.published", ("--published-time",))):
         run = folder / name
@@ -113,6 +114,10 @@ def test_diffusers_samples_what_its_code_drew(drawn, as_dit):
         assert case.error(name, found) < 1e-5
     # What was read as diffusers computes it cannot be said in DiT's own layout, which has no such constant.
     assert ends("--from", folder / "diffusers", "--layout", "dit", "--to", folder / "no.safetensors") == 2
+    assert "it has no frequency_shift, found 1" in capsys.readouterr().err
+    # Nor the other way round: diffusers would compute another function.
+    assert ends("--from", as_dit, "--layout", "diffusers_dit", "--to", folder / "no.safetensors") == 2
+    assert "10000^(-i / 127), which is frequency_shift 1, found 0" in capsys.readouterr().err
 
 
 def forward_error(golden, folder, layout, *flags):
@@ -224,6 +229,9 @@ def test_mistakes_are_one_sentence(drawn, as_dit, tmp_path, capsys):
     short = load_file(flat)
     del short["final/bias"]
     save_file(short, tmp_path / "short.safetensors", files.read_metadata(flat))
+    nan = load_file(theirs)
+    nan["blocks.1.mlp.fc1.bias"][3] = np.nan
+    save_file(nan, tmp_path / "nan.safetensors")
     capsys.readouterr()
     for arguments, words in (
         (("--from", tmp_path / "no.safetensors", "--to", out), "does not exist"),
@@ -239,6 +247,9 @@ def test_mistakes_are_one_sentence(drawn, as_dit, tmp_path, capsys):
         (("--from", tmp_path, "--to", tmp_path / "y.safetensors"), "is no run directory"),
         (("--from", tmp_path / "lie.safetensors", "--to", out), "is not of this package"),
         (("--from", tmp_path / "short.safetensors", "--to", out), "missing: final/bias."),
+        (("--from", tmp_path / "nan.safetensors", "--layout", "dit", "--heads", 2, "--to", out), "are not finite"),
+        (("--from", as_dit, "--heads", 2, "--to", tmp_path / "y.safetensors"), "--heads has no meaning where"),
+        (("--from", theirs, "--layout", "dit", "--size", 4, "--to", out), "--size has no meaning where the layout dit"),
     ):
         assert ends(*arguments) == 2, arguments
         err = capsys.readouterr().err

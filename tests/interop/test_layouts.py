@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -123,6 +124,28 @@ def test_positions_are_ours(weights):
     weights["pos_embed"] = weights["pos_embed"][:, ::-1]
     with pytest.raises(UserError, match="pos_embed differs from the sin-cos table of 2 x 2 patches"):
         dit.read(weights, heads=2)
+
+
+@pytest.mark.parametrize(
+    "casts",
+    [("float16",), ("bfloat16",), ("float16", "bfloat16"), ("bfloat16", "float16"), ("float8_e4m3fn",),
+     ("bfloat16", "float8_e4m3fn"), ("float16", "float8_e5m2")],
+)  # fmt: skip
+def test_a_rounded_position_table_is_still_the_table(casts):
+    """Of a large grid; what was trained is refused, also where it is stored in half precision."""
+    table = dit.position_table(384, 16)
+    trained = table + np.random.default_rng(0).normal(0, 0.01, table.shape).astype(np.float32)
+    for dtype in casts:
+        table, trained = (x.astype(getattr(ml_dtypes, dtype, dtype)).astype(np.float32) for x in (table, trained))
+    sizes = dataclasses.replace(SIZES, width=384, hidden=4, side=16, depth=1)
+    weights = {name: np.zeros(shape, np.float32) for name, shape in sizes.official().items()}
+    params, _ = dit.read(weights | {"pos_embed": table[None]}, 6)
+    assert np.array_equal(
+        dit.write(params, dataclasses.replace(sizes, heads=6))["pos_embed"][0], dit.position_table(384, 16)
+    )
+    for other in (trained, dit.position_table(384, 16) + 3e-5, table[::-1]):
+        with pytest.raises(UserError, match="it was trained, or is of another kind"):
+            dit.read(weights | {"pos_embed": other[None]}, 6)
 
 
 def test_what_shapes_do_not_tell_is_asked_for(weights):

@@ -9,7 +9,6 @@ LAYOUT says how the file that is not ours, read or written, names its arrays. Wh
 represent is refused in a sentence; nothing is dropped or guessed in silence.
 """
 
-import dataclasses
 import json
 import sys
 from dataclasses import dataclass
@@ -17,23 +16,21 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import jax
-import numpy as np
 import tyro
 
 from unified_jax.cli.adapters import export_adapter, import_adapter, write_run
 from unified_jax.cli.entry import run_command
-from unified_jax.cli.opened import open_run
-from unified_jax.config import from_plain, to_plain
+from unified_jax.cli.exports import Whole, described_process, export_run, write_unified
+from unified_jax.config import from_plain
 from unified_jax.data.tfds import Tfds
 from unified_jax.errors import UserError
-from unified_jax.interop import diffusers_dit, dit, files, names
+from unified_jax.interop import diffusers_dit, dit, files, names, parts
 from unified_jax.interop.dit_sizes import Sizes, classes_of
 from unified_jax.modalities.image import Image
 from unified_jax.modalities.label import Label
 from unified_jax.models.base import Model
 from unified_jax.models.diffusion import Diffusion
 from unified_jax.models.plan import Plan
-from unified_jax.models.tuned import Tuning
 from unified_jax.networks.dit import DiT
 from unified_jax.processes.gaussian import DiscreteGaussian
 from unified_jax.processes.interpolant import Interpolant
@@ -42,7 +39,6 @@ from unified_jax.samplers.guidance import Guidance
 from unified_jax.training.experiment import Experiment, Previews
 from unified_jax.typing import Params
 
-Whole = Literal["dit", "sit", "diffusers_dit", "unified"]
 Layout = Literal[Whole, "adapter"]
 
 SIT = Interpolant(time_scale=1.0, reversed_time=True)
@@ -54,7 +50,7 @@ class ConvertCommand:
     """Weights in and out: a file to a run directory, or a run directory to a file."""
 
     source: Annotated[str, tyro.conf.arg(name="from")]
-    """A weights file, or a run directory."""
+    """A weights file, the index or folder of one in several parts, or a run directory."""
     to: str
     """A new run directory, or a new file that ends in .safetensors."""
     layout: Layout = "unified"
@@ -62,11 +58,12 @@ class ConvertCommand:
     base: str = ""
     """Of an adapter file: the run that it was trained on."""
     heads: int | None = None
-    """Attention heads of a model to read; known for the published widths."""
+    """Attention heads of a model to read; known for the published widths, and where the file says them."""
     classes: int | None = None
-    """Classes of a model to read; default all rows of its table but the last, the null row (of 1,000 rows: all)."""
-    size: int = 32
-    """Side of the image or latent of a diffusers model to read, which its file does not tell."""
+    """Classes of a model to read; default what the file says, else all rows of its table but the last, the null row (of
+    1,000 rows: all)."""
+    size: int | None = None
+    """Side of the image or latent of a diffusers model to read; default what the file says, else 32."""
     published_time: bool = False
     """Read a diffusers model with the time frequencies DiT was trained with, not those that diffusers computes."""
     ema: str = "0"
@@ -77,12 +74,16 @@ class ConvertCommand:
 
 def main(arguments: list[str]) -> None:
     """The command."""
+    if len(arguments) >= 2 and not any(word.startswith("-") for word in arguments[:2]):
+        arguments = ["--from", arguments[0], "--to", *arguments[1:]]
     command = tyro.cli(ConvertCommand, prog="convert", args=arguments)
     source, target = Path(command.source), Path(command.to)
     to_file = target.suffix == ".safetensors"
     if target.exists() and (to_file or not target.is_dir() or any(target.iterdir())):
         raise UserError(f"--to {command.to!r} is there already; choose another name.")
-    if source.is_dir():
+    exported = source.is_dir() and (command.layout in ("unified", "adapter") or not parts.holds_weights(source))
+    refuse_unused(command, exported)
+    if exported:
         if not to_file:
             raise UserError(f"--to {command.to!r}: a run is exported to a file that ends in .safetensors.")
         if command.layout == "adapter":
@@ -95,56 +96,66 @@ def main(arguments: list[str]) -> None:
             raise UserError("An adapter file becomes a run: --base RUN (what it was trained on) and --to RUN_DIR.")
         print(import_adapter(source, Path(command.base), target, command.trust))
         return
-    experiment, params = read_weights(source, command)
+    experiment, params, said = read_weights(source, command)
     if to_file:
         write_unified(target, experiment, params, 0)
     else:
         write_run(target, experiment, params, {"source": source.name, "layout": command.layout})
     count = sum(value.size for value in names.flatten(params).values())
-    print(f"{count:,} parameters of {source.name} ({command.layout}) in {target}")
+    print("; ".join((f"{count:,} parameters of {source.name} ({command.layout}) in {target}", *said)))
 
 
-def read_weights(path: Path, command: ConvertCommand) -> tuple[Experiment, Params]:
-    """The experiment and parameters of a weights file. Raises UserError, as everything it calls."""
-    if command.layout == "unified":
-        return read_unified(path, command.trust)
+def refuse_unused(command: ConvertCommand, exported: bool) -> None:
+    """Raises UserError for an option that would do nothing."""
+    foreign = not exported and command.layout in ("dit", "sit", "diffusers_dit")
+    diffusers = foreign and command.layout == "diffusers_dit"
+    for option, given, used in (
+        ("--heads", command.heads is not None, foreign),
+        ("--classes", command.classes is not None, foreign),
+        ("--size", command.size is not None, diffusers),
+        ("--published-time", command.published_time, diffusers),
+        ("--base", bool(command.base), not exported and command.layout == "adapter"),
+        ("--ema", command.ema != "0", exported or foreign),
+    ):
+        if given and not used:
+            what = "written" if exported else "read"
+            raise UserError(f"{option} has no meaning where the layout {command.layout} is {what}; leave it out.")
+
+
+def read_weights(path: Path, command: ConvertCommand) -> tuple[Experiment, Params, tuple[str, ...]]:
+    """The experiment and parameters of a weights file, and what to say of them. Raises UserError, as all it calls."""
+    layout = command.layout
+    if layout == "unified" or layout == "adapter":
+        return *read_unified(path, command.trust), ()
     if command.ema not in ("0", "none"):
         raise UserError(f"--ema {command.ema}: a training checkpoint has one average; expected 0 or none.")
-    tensors = files.read(path, average=command.ema == "0")
-    if command.layout == "diffusers_dit":
-        params, sizes = diffusers_dit.read(tensors, command.size, command.heads)
+    tensors, said = files.read_weights(path, average=command.ema == "0")
+    told = files.described(path)
+    diffusers = layout == "diffusers_dit"
+    heads = command.heads or _told(told, "num_attention_heads" if diffusers else "num_heads")
+    if diffusers:
+        diffusers_dit.check(told.get("config", {}))
+        size = command.size if command.size is not None else _told(told, "sample_size") or 32
+        params, sizes = diffusers_dit.read(tensors, size, heads)
     else:
-        params, sizes = dit.read(tensors, command.heads)
-    if command.layout == "sit":
+        params, sizes = dit.read(tensors, heads)
+    if layout == "sit":
         params, sizes = dit.without_variance(params, sizes)
-    classes = classes_of(sizes.rows, command.classes)
+    wanted = command.classes or _told(told, "num_embeds_ada_norm" if diffusers else "num_classes")
+    classes = classes_of(sizes.rows, wanted if command.classes is None else command.classes)
     if classes == sizes.rows:
         params = dit.with_null_row(params)
-    process = SIT if command.layout == "sit" else dit_process(sizes)
-    shift = 1.0 if command.layout == "diffusers_dit" and not command.published_time else 0.0
-    return experiment_of(sizes, process, classes, classes < sizes.rows, shift), params
+    process = described_process(told, layout, sizes, command.trust)
+    if process is None:
+        process = SIT if layout == "sit" else dit_process(sizes)
+    shift = 1.0 if diffusers and not command.published_time else 0.0
+    return experiment_of(sizes, process, classes, classes < sizes.rows, shift), params, said
 
 
-def export_run(source: Path, target: Path, layout: Whole, ema: str, trust: bool) -> str:
-    """Writes a run's parameters in a layout and returns what to say. Raises UserError where the layout has no words."""
-    experiment, params, step = open_run(source, ema, trust=trust)
-    params = jax.tree.map(np.asarray, jax.device_get(params))
-    experiment = dataclasses.replace(experiment, tuning=Tuning())  # merged: nothing of it is apart any more
-    if layout == "unified":
-        write_unified(target, experiment, params, step)
-    else:
-        sizes = sizes_of(experiment.model, layout)
-        diffusers = layout == "diffusers_dit"
-        theirs = diffusers_dit.write(params, sizes) if diffusers else dit.write(params, sizes)
-        config = diffusers_dit.constructor(sizes) if diffusers else sizes.constructor()
-        files.write(target, theirs, {"format": "pt", "config": json.dumps(config), "step": str(step)})
-    return f"step {step} of {source} ({layout}) in {target}"
-
-
-def write_unified(path: Path, experiment: Experiment, params: Params, step: int) -> None:
-    """Our layout: flat names, and the whole configuration as text."""
-    metadata = {"format": "unified_jax", "experiment": json.dumps(to_plain(experiment)), "step": str(step)}
-    files.write(path, names.flatten(params), metadata)
+def _told(said: dict[str, Any], name: str) -> int | None:
+    """A positive whole number among the arguments that a file names."""
+    value = said.get("config", {}).get(name)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
 def read_unified(path: Path, trust: bool) -> tuple[Experiment, Params]:
@@ -185,6 +196,7 @@ def experiment_of(
     side = sizes.side * sizes.patch
     sampler = Ddpm() if isinstance(process, DiscreteGaussian) else Dopri5()
     channels = 3 if frequency_shift == 0 and sizes.channels == 4 else 0  # DiT's and SiT's own code guides three of four
+    steps = min(250, process.steps) if isinstance(process, DiscreteGaussian) else 250
     return Experiment(
         model=Diffusion(
             network=DiT(
@@ -201,41 +213,8 @@ def experiment_of(
             flip=True,
         ),
         data=Tfds("unknown"),
-        preview=Previews(plan=Plan(sampler, steps=250, guidance=Guidance(4.0 if guided else 1.0, channels=channels))),
+        preview=Previews(plan=Plan(sampler, steps=steps, guidance=Guidance(4.0 if guided else 1.0, channels=channels))),
     )
-
-
-def sizes_of(model: Any, layout: Literal["dit", "sit", "diffusers_dit"]) -> Sizes:
-    """The sizes of a model that the layout's own code computes alike. Raises UserError listing why it would not."""
-    reasons = []
-    network = model.network if isinstance(model, Diffusion) else None
-    if not isinstance(network, DiT):
-        raise UserError(f"The layout {layout} is of a class-conditional DiT; --layout unified takes any model.")
-    if network.conditioning != "adaln_zero" or network.qk_norm:
-        reasons.append("its blocks are adaln_zero without qk_norm")
-    if network.frequency_shift and layout != "diffusers_dit":
-        reasons.append(f"it has no frequency_shift, found {network.frequency_shift}")
-    if len(model.conditions) != 1:
-        reasons.append(f"it has one label, found {len(model.conditions)}")
-    if model.modality.height != model.modality.width:
-        reasons.append(f"its images are square, found {model.modality.height} x {model.modality.width}")
-    process = model.process
-    if layout == "sit":
-        if not isinstance(process, Interpolant) or not process.reversed_time or process.time_scale != 1:
-            reasons.append("its network sees time from noise (0) to data (1): Interpolant(reversed_time, time_scale=1)")
-        elif process.target not in ("velocity", "eps", "score"):
-            reasons.append(f"it predicts velocity, eps or score, found {process.target}")
-    elif not isinstance(process, DiscreteGaussian) or process.target not in ("eps", "x0"):
-        reasons.append("it is a discrete Gaussian chain with target eps or x0")
-    if reasons:
-        raise UserError(
-            f"This run cannot be written as {layout}: {'; '.join(reasons)}. --layout unified takes any model."
-        )
-    image = model.modality
-    return Sizes(
-        network.depth, network.width, network.heads, int(network.width * network.mlp_ratio), image.patch,
-        image.channels, process.channels_per_output, model.conditions[0].classes + 1, image.height // image.patch,
-    )  # fmt: skip
 
 
 if __name__ == "__main__":

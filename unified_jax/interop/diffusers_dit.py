@@ -27,7 +27,7 @@ import numpy as np
 from unified_jax.errors import UserError
 from unified_jax.interop import dit
 from unified_jax.interop.dit_sizes import Sizes, depth_of, measure
-from unified_jax.interop.names import Shape, account, shapes
+from unified_jax.interop.names import Shape, account, shapes, unwrapped
 from unified_jax.typing import Params
 
 WHAT = "The diffusers state dict"
@@ -88,6 +88,7 @@ def read(tensors: Mapping[str, np.ndarray], size: int, heads: int | None = None)
     Raises UserError: unmapped, missing or wrongly shaped arrays (all of them listed), a size that the patches do not
     divide, or blocks whose embedders differ.
     """
+    tensors, _ = unwrapped(WHAT, tensors)
     found = shapes(tensors)
     sizes = measure(WHAT, found, MEASURED, depth_of(found, "transformer_blocks"), layout)
     account(WHAT, found, layout(sizes))
@@ -138,6 +139,17 @@ def constructor(sizes: Sizes) -> dict[str, Any]:
         "sample_size": sizes.side * sizes.patch, "patch_size": sizes.patch, "num_embeds_ada_norm": sizes.rows - 1,
         "norm_eps": 1e-6,
     }  # fmt: skip
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Raises UserError where the arguments that a file names make the class another function than is read here."""
+    wanted = {"activation_fn": "gelu-approximate", "norm_type": "ada_norm_zero", "norm_elementwise_affine": False}
+    other = [f"{name}={config[name]!r}" for name, value in wanted.items() if config.get(name, value) != value]
+    if other:
+        raise UserError(
+            f"{WHAT} is of a model with {', '.join(other)}; expected "
+            f"{', '.join(f'{name}={value!r}' for name, value in wanted.items())}."
+        )
 
 
 def _shared(tensors: Mapping[str, np.ndarray], depth: int) -> dict[str, np.ndarray]:

@@ -21,13 +21,16 @@ output channels where it has one.
 import dataclasses
 from collections.abc import Mapping
 
+import ml_dtypes
 import numpy as np
 from jaxtyping import Float
 
 from unified_jax.errors import UserError
 from unified_jax.interop.dit_sizes import Sizes, depth_of, heads_of, measure
-from unified_jax.interop.names import account, flatten, shapes, unflatten
+from unified_jax.interop.names import account, flatten, shapes, unflatten, unwrapped
 from unified_jax.typing import Params
+
+WHAT = "The DiT state dict"
 
 GLOBAL = {
     "t_embedder.mlp.0": "time/fc1",
@@ -37,6 +40,17 @@ GLOBAL = {
 }
 BLOCK = {"adaLN_modulation.1": "modulation/linear", "mlp.fc1": "mlp/fc1", "mlp.fc2": "mlp/fc2"}
 """Linear layers that are transposed and nothing else."""
+
+TOLERANCE = 1e-5
+"""Of a stored position table."""
+
+ROUNDED = (
+    (np.float16, TOLERANCE),
+    (ml_dtypes.bfloat16, 2.6e-4),
+    (ml_dtypes.float8_e4m3fn, 2.1e-3),
+    (ml_dtypes.float8_e5m2, 2.1e-3),
+)
+"""Precisions of files, each with what a wider one that the numbers went through before may have rounded."""
 
 MEASURED = {
     "patch": ("x_embedder.proj.weight", ("width", "channels", "patch", "patch")),
@@ -54,13 +68,14 @@ def read(tensors: Mapping[str, np.ndarray], heads: int | None = None) -> tuple[P
     Raises UserError: unmapped, missing or wrongly shaped arrays (all of them listed), or a pos_embed that is not the
     sin-cos table this library computes.
     """
+    tensors, _ = unwrapped(WHAT, tensors)
     found = shapes(tensors)
-    sizes = measure("The DiT state dict", found, MEASURED, depth_of(found, "blocks"), Sizes.official)
-    account("The DiT state dict", found, sizes.official())
+    sizes = measure(WHAT, found, MEASURED, depth_of(found, "blocks"), Sizes.official)
+    account(WHAT, found, sizes.official())
     sizes = dataclasses.replace(sizes, heads=heads_of(sizes.width, heads))
     table = position_table(sizes.width, sizes.side)
-    error = float(np.abs(tensors["pos_embed"][0] - table).max())
-    if not error <= 1e-5:
+    if not _is_table(tensors["pos_embed"][0], table):
+        error = float(np.abs(tensors["pos_embed"][0] - table).max())
         raise UserError(
             f"pos_embed differs from the sin-cos table of {sizes.side} x {sizes.side} patches by up to {error:.2g}: "
             "it was trained, or is of another kind, and cannot be represented here."
@@ -92,7 +107,7 @@ def write(params: Params, sizes: Sizes) -> dict[str, np.ndarray]:
     theirs |= {"x_embedder.proj.weight": patch.transpose(3, 2, 0, 1), "x_embedder.proj.bias": flat["patch/bias"]}
     theirs["y_embedder.embedding_table.weight"] = flat["label_0/table"]
     theirs["pos_embed"] = position_table(d, sizes.side)[None]
-    account("The DiT state dict", shapes(theirs), sizes.official())
+    account(WHAT, shapes(theirs), sizes.official())
     return {name: np.ascontiguousarray(value) for name, value in theirs.items()}
 
 
@@ -119,6 +134,20 @@ def position_table(width: int, side: int) -> Float[np.ndarray, "n d"]:
     parts = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
     columns, rows = np.tile(parts, (side, 1)), np.repeat(parts, side, axis=0)
     return np.concatenate([columns, rows], axis=1).astype(np.float32)
+
+
+def _is_table(stored: np.ndarray, table: Float[np.ndarray, "n d"]) -> bool:
+    """Whether a stored table is this one, to 1e-5, or this one rounded to the precision of a file.
+
+    Rounding keeps order: a rounded table lies between what its neighbours at `slack` become. A trained table does not.
+    """
+    if bool((np.abs(stored - table) <= TOLERANCE).all()):
+        return True
+    for dtype, slack in ROUNDED:
+        low, high = ((table + sign * slack).astype(dtype).astype(np.float32) for sign in (-1, 1))
+        if bool(((low <= stored) & (stored <= high)).all()):
+            return True
+    return False
 
 
 def _to_tree(tensors: Mapping[str, np.ndarray], sizes: Sizes) -> Params:

@@ -1,65 +1,112 @@
-"""Named arrays on disk: `.safetensors` always, `.pt`, `.pth`, `.ckpt` and `.bin` where torch is installed.
+"""Named arrays on disk, in one file or several (`parts`): `.safetensors` always, torch's files where torch is installed
+(`torch_files`). Nothing in a file is ever run: safetensors holds no code.
 
-Nothing in a file is ever run: safetensors holds no code, and torch reads with `weights_only=True`, which refuses every
-pickled object but tensors and plain containers. (argparse.Namespace is let through: it holds attributes and nothing
-else, and the training scripts of DiT and SiT store their arguments in one beside "model", "ema" and "opt".)
-
-Half precision is widened to float32, which is exact; float64 is rounded to it.
+All is float32 afterwards, exact but for float64, and finite (`floats`); names are without what training puts before
+them (`names.unwrapped`).
 """
 
-import argparse
 import contextlib
+import json
 import os
+import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from unified_jax.errors import UserError
+from unified_jax.interop import floats, parts, torch_files
+from unified_jax.interop.names import unwrapped
 
-TORCH = (".pt", ".pth", ".ckpt", ".bin")
-"""Endings that torch reads."""
+PLAIN = ("F64", "F32", "F16", "BF16")
+WHOLE = ("BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64")
+"""What NumPy reads by itself: floats, and what is then refused as no weights."""
+
+
+class Weights(NamedTuple):
+    """What a file, or a set of them, holds."""
+
+    tensors: dict[str, np.ndarray]
+    said: tuple[str, ...]
+    """Which of several sets of weights was taken."""
 
 
 def read(path: Path, average: bool = True) -> dict[str, np.ndarray]:
-    """The float32 arrays of a file by name.
+    """The float32 arrays of a file, an index of parts, or a folder of parts, by name.
 
     Of a training checkpoint {"model", "ema", ...} the average is taken, or the trained weights with `average=False`.
-    Raises UserError for a file that is not there, is damaged, or holds something other than floating-point arrays.
+    Raises UserError: not there, incomplete, damaged, or something other than finite floating-point arrays.
     """
-    if not path.is_file():
-        raise UserError(f"The weights file {str(path)!r} does not exist.")
-    if path.suffix == ".safetensors":
-        found: dict[str, Any] = _safetensors(path)[0]
-    elif path.suffix in TORCH:
-        found = _torch(path, average)
-    else:
-        raise UserError(f"{str(path)!r}: expected a file that ends in .safetensors, {', '.join(TORCH)}.")
+    return read_weights(path, average).tensors
+
+
+def read_weights(path: Path, average: bool = True) -> Weights:
+    """As `read`, with what there is to say of it."""
+    files = parts.find(path)
+    found: dict[str, np.ndarray] = {}
+    held: dict[str, str] = {}
+    said = []
+    for file in files.paths:
+        if file.suffix == parts.SAFETENSORS:
+            tensors, words = _safetensors(file), ""
+        else:
+            tensors, words = torch_files.read(file, average)
+        said += [words] if words else []
+        twice = sorted(set(tensors) & set(found))
+        if twice:
+            raise UserError(f"{held[twice[0]]} and {file.name} of {str(path)!r} both hold {', '.join(twice)}.")
+        found |= tensors
+        held |= dict.fromkeys(tensors, file.name)
+    parts.check_listed(path, files, held)
     if not found:
         raise UserError(f"The weights file {str(path)!r} holds no array.")
-    return _float32(path, found)
+    chosen, words = unwrapped(f"{str(path)!r}", floats.widened(f"{str(path)!r}", found), average)
+    return Weights(chosen, (*said, words) if words else tuple(said))
 
 
 def read_metadata(path: Path) -> dict[str, str]:
     """The text that a safetensors file carries beside its arrays. Raises UserError as `read` does."""
     if not path.is_file():
         raise UserError(f"The weights file {str(path)!r} does not exist.")
-    return _safetensors(path)[1]
+    with _opened(path) as opened:
+        return dict(opened.metadata() or {})
+
+
+def described(path: Path) -> dict[str, Any]:
+    """What a file says of its model: {"config": arguments of its class, ...}, {} where it says nothing.
+
+    A safetensors file says it in its metadata, a folder of diffusers in `config.json`.
+    """
+    texts: dict[str, str] = {}
+    folder = path if path.is_dir() else path.parent
+    if path.is_dir() or path.name.endswith(parts.INDEX):
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            texts["config"] = (folder / "config.json").read_text(encoding="utf-8-sig")
+    elif path.suffix == parts.SAFETENSORS:
+        texts = read_metadata(path)
+    said: dict[str, Any] = {}
+    for name in ("config", "process"):
+        with contextlib.suppress(ValueError, RecursionError):
+            value = json.loads(texts.get(name, "null"))
+            said |= {name: value} if isinstance(value, dict) else {}
+    return said
 
 
 def write(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
     """Writes a safetensors file in one piece or not at all.
 
-    Raises UserError where it is there already, is not called .safetensors, or cannot be written.
+    Raises UserError where it is there already, is not called .safetensors, cannot be written, or where the arrays are
+    not finite.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    if path.suffix != ".safetensors":
+    if path.suffix != parts.SAFETENSORS:
         raise UserError(f"{str(path)!r}: weights are written to a file that ends in .safetensors.")
     if path.exists():
         raise UserError(f"{str(path)!r} is there already; choose another name.")
+    floats.refuse_non_finite(f"What was to be written to {str(path)!r}", tensors)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,73 +119,43 @@ def write(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, 
         raise UserError(f"{str(path)!r} cannot be written: {error}.") from error
 
 
-def _safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    import ml_dtypes  # noqa: F401  (makes bfloat16 known to NumPy)
+@contextlib.contextmanager
+def _opened(path: Path) -> Any:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="np") as opened:
-            return {name: opened.get_tensor(name) for name in opened.keys()}, dict(opened.metadata() or {})  # noqa: SIM118
+            yield opened
     except (OSError, SafetensorError, TypeError, ValueError) as error:
-        raise _unreadable(path, error) from error
+        raise torch_files.unreadable(path, error) from error
 
 
-def _torch(path: Path, average: bool) -> dict[str, Any]:
-    try:
-        import torch  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
+def _safetensors(path: Path) -> dict[str, np.ndarray]:
+    """The arrays in the precision of the file."""
+    found = {}
+    unknown = []
+    with _opened(path) as opened:
+        for name in opened.keys():  # noqa: SIM118  (it is no mapping)
+            kind = opened.get_slice(name).get_dtype()
+            if kind in floats.FLOAT8:
+                found[name] = _float8(path, name, floats.FLOAT8[kind])
+            elif kind in (*PLAIN, *WHOLE):
+                found[name] = opened.get_tensor(name)
+            else:
+                unknown.append(f"{name} ({kind})")
+    if unknown:
         raise UserError(
-            f"{str(path)!r} is a torch file and torch is not installed; install it (pip install torch), or save the "
-            "weights as .safetensors where it is."
-        ) from error
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file ends in whatever the archive, pickle or tensor code raises
-        if "weights_only" in str(error).lower() or "Unsupported" in str(error):
-            raise UserError(
-                f"{str(path)!r} holds Python objects beside its weights, and these may run code, so it is not read. "
-                "If you trust its source, load it in torch yourself and save its state dict alone as .safetensors."
-            ) from error
-        raise _unreadable(path, error) from error
-    chosen = _state_dict(path, loaded, average)
-    strange = [str(name) for name, value in chosen.items() if not isinstance(value, torch.Tensor)]
-    if strange:
-        raise UserError(f"{str(path)!r} holds entries that are no arrays: {', '.join(sorted(strange))}.")
-    return {str(name): _numpy(value) for name, value in chosen.items()}
+            f"{str(path)!r} holds arrays of a kind that is not read here: {', '.join(sorted(unknown))}; expected F64, "
+            "F32, F16, BF16, F8_E4M3 or F8_E5M2."
+        )
+    return found
 
 
-def _state_dict(path: Path, loaded: Any, average: bool) -> Mapping[str, Any]:
-    """The part of a checkpoint that was asked for; a file without parts is its own state dict."""
-    if not isinstance(loaded, Mapping):
-        raise UserError(f"{str(path)!r} holds a {type(loaded).__name__}, expected a state dict.")
-    if not any(isinstance(loaded.get(part), Mapping) for part in ("ema", "model", "state_dict")):
-        return loaded
-    wanted = ("ema",) if average else ("model", "state_dict")
-    for part in wanted:
-        if isinstance(loaded.get(part), Mapping):
-            return loaded[part]
-    other = "--ema none takes the trained weights" if average else "without --ema none the average is taken"
-    raise UserError(
-        f"{str(path)!r} is a checkpoint of {', '.join(map(str, loaded))} and has no {wanted[0]!r}; {other}."
-    )
-
-
-def _numpy(tensor: Any) -> np.ndarray:
-    import torch  # pyright: ignore[reportMissingImports]
-
-    tensor = tensor.detach()
-    return (tensor.to(torch.float32) if tensor.dtype == torch.bfloat16 else tensor).numpy()
-
-
-def _float32(path: Path, found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    known = ("float16", "bfloat16", "float32", "float64")
-    strange = [f"{name} ({value.dtype})" for name, value in sorted(found.items()) if value.dtype.name not in known]
-    if strange:
-        raise UserError(f"{str(path)!r} holds arrays that are no weights, expected floats: {', '.join(strange)}.")
-    return {name: np.asarray(value, np.float32) for name, value in found.items()}
-
-
-def _unreadable(path: Path, error: Exception) -> UserError:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return UserError(f"The weights file {str(path)!r} cannot be read; it is damaged or of another kind: {reason[:200]}")
+def _float8(path: Path, name: str, dtype: np.dtype) -> np.ndarray:
+    """An F8 array, which the library's NumPy side cannot make; it has checked the header before."""
+    with path.open("rb") as file:
+        length = struct.unpack("<Q", file.read(8))[0]
+        entry = json.loads(file.read(length))[name]
+        start, stop = entry["data_offsets"]
+        file.seek(8 + length + start)
+        return np.frombuffer(file.read(stop - start), dtype).reshape(entry["shape"])

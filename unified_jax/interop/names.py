@@ -5,13 +5,20 @@ sides are declared in full (name -> shape) and compared before anything is moved
 because one missing block says something else than one missing bias.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from unified_jax.errors import UserError
 from unified_jax.typing import Params
 
 Shape = tuple[int, ...]
+
+INNER = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+"""What torch.compile, FSDP and activation checkpointing put into names."""
+
+AVERAGE = ("ema", "ema_model", "model_ema")
+OUTER = (*AVERAGE, "module", "model", "net", "network", "state_dict", "transformer", "diffusion_model")
+"""What training code puts before names."""
 
 Expected = Shape | str | None
 """A shape; None where it cannot be known; words for what was expected of an array that is wrong in any case."""
@@ -33,8 +40,52 @@ def account(what: str, found: Mapping[str, Shape], expected: Mapping[str, Expect
     parts = [f"{title}: {', '.join(names)}" for title, names in (("unmapped", unmapped), ("missing", missing)) if names]
     if wrong:
         parts.append(f"wrong shape: {'; '.join(wrong)}")
+    prefix = common_prefix(found)
+    if prefix and len(unmapped) == len(found):
+        raise UserError(
+            f"{what} cannot be converted: all its names begin with the prefix {prefix!r}, and none was expected; save "
+            "it without that prefix."
+        )
     if parts:
         raise UserError(f"{what} cannot be converted. {'. '.join(parts)}.")
+
+
+def unwrapped(what: str, tensors: Mapping[str, Any], average: bool | None = None) -> tuple[dict[str, Any], str]:
+    """(the arrays by names without what training puts before them, which set was taken where there are two).
+
+    Parallel and compiled modules put INNER anywhere in a name; checkpoints put OUTER, once or several times, before
+    names. Names of an average (AVERAGE) beside trained ones are two sets: `average` says which is meant. Raises
+    UserError where two arrays get one name, or there are two sets and `average` is None.
+    """
+    sets: tuple[dict[str, str], dict[str, str]] = ({}, {})
+    for name in tensors:
+        left = [part for part in name.split(".") if part not in INNER] or [name]
+        first = next((i for i, part in enumerate(left[:-1]) if part not in OUTER), len(left) - 1)
+        own, bare = sets[any(part in AVERAGE for part in left[:first])], ".".join(left[first:])
+        if bare in own:
+            raise UserError(f"{what} holds {bare} twice, as {own[bare]} and {name}.")
+        own[bare] = name
+    trained, averaged = sets
+    if not trained or not averaged:
+        return {bare: tensors[name] for bare, name in (trained or averaged).items()}, ""
+    if not set(trained) <= set(averaged):  # what is called an average is something else; it will be accounted for
+        return {bare: tensors[name] for bare, name in (*trained.items(), *((n, n) for n in averaged.values()))}, ""
+    if average is None:
+        both = f"{min(averaged.values())}, {min(trained.values())}"
+        raise UserError(f"{what} holds an average and trained weights ({both}); expected one of them.")
+    chosen, other = (averaged, trained) if average else (trained, averaged)
+    said = f"took {min(chosen.values())} and the like, not {min(other.values())}" + (" (--ema none)" if average else "")
+    return {bare: tensors[name] for bare, name in chosen.items()}, said
+
+
+def common_prefix(found: Iterable[str]) -> str:
+    """The parts that all names begin with, up to a dot; nothing for a single name."""
+    split = [name.split(".")[:-1] for name in found]
+    if len(split) < 2:
+        return ""
+    first, last = min(split), max(split)
+    count = next((i for i, part in enumerate(first) if i >= len(last) or last[i] != part), len(first))
+    return "".join(f"{part}." for part in first[:count])
 
 
 def shapes(tensors: Mapping[str, Any]) -> dict[str, Shape]:
