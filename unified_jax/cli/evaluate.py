@@ -55,16 +55,20 @@ def evaluate_run(command: EvaluateCommand, plan: "Plan | None" = None, bars: boo
     from unified_jax.cli.edits import edits_images, evaluate_edits
     from unified_jax.cli.matrix import evaluate_matrix
     from unified_jax.cli.opened import open_run
+    from unified_jax.data.pipeline import Pipeline
     from unified_jax.evaluation.evaluate import splits_for
     from unified_jax.models.transfusion import Transfusion
 
     out = Path(command.out or command.run)
     experiment, params, step = open_run(Path(command.run), ema="0")
-    check_room("--count", max(command.count, command.bits), experiment.model.modalities)
+    check_room("--count", command.count, experiment.model.modalities)
+    check_room("--bits", command.bits, experiment.model.modalities)
     together(lambda: make_folder(out), by="first")
     plan = (plan or experiment.preview.plan).with_steps(command.steps, command.guidance)
     bench = Bench(experiment, params, command.count, command.batch, command.seed, plan, bars)
     splits = splits_for(experiment.data, command.splits)
+    for split in splits:  # refuses one that is not there before any is drawn
+        Pipeline(experiment.data, split, experiment.model.modalities, 1, 0)
     if not isinstance(experiment.model, Transfusion):
         rows = _evaluate_images(bench, splits, command.bits)
     else:

@@ -17,7 +17,7 @@ def open_run(run_dir: Path, ema: str = "0", best: bool = False, trust: bool = Fa
     Raises UserError: no run, no finished checkpoint, a damaged one, no such average.
     """
     experiment = load_experiment(run_dir, trust)
-    if ema != "none" and not (ema.isdigit() and int(ema) < len(experiment.ema)):
+    if ema != "none" and not (ema.isascii() and ema.isdecimal() and int(ema) < len(experiment.ema)):
         raise UserError(f"--ema {ema}: this run keeps {len(experiment.ema)} average(s); expected 0 .. or 'none'.")
     params, step = load_params(run_dir, experiment, make_mesh(MeshShape()), experiment.rules, ema, best)
     return experiment, params, step

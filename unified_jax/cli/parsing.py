@@ -4,7 +4,8 @@ import math
 import os
 from collections.abc import Iterable
 from decimal import Decimal, InvalidOperation
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
@@ -29,11 +30,7 @@ def parse(
     registry = ConstructorRegistry()
 
     def numbers(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-        if info.type is int:
-            return _spec("INT", whole, int)
-        if info.type is float:
-            return _spec("FLOAT", lambda text: real(text, infinite), (float, int))
-        return None
+        return _numbers(info.type, infinite)
 
     registry.primitive_rule(numbers)
     named = {} if default is None else {"default": default}
@@ -47,13 +44,35 @@ def parse(
         raise UserError(f"{prog}: these flags cannot be: {error or type(error).__name__}") from error
 
 
-def _spec(metavar: str, read: Any, kinds: Any) -> PrimitiveConstructorSpec[Any]:
+def _numbers(kind: Any, infinite: bool) -> PrimitiveConstructorSpec[Any] | None:
+    """How tyro reads a number, a tuple of so many numbers, or either or None; None for any other type."""
+    kinds = [one for one in get_args(kind) if one is not type(None)]
+    optional = get_origin(kind) in (Union, UnionType) and len(kinds) == 1 < len(get_args(kind))
+    kind = kinds[0] if optional else kind
+    parts = get_args(kind) if get_origin(kind) is tuple else (kind,)
+    if not parts or not all(part is int or part is float for part in parts):
+        return None
+
+    def read(words: list[str]) -> Any:
+        if optional and words == ["None"]:
+            return None
+        if len(words) != len(parts):
+            raise ValueError(f"expected {len(parts)} numbers, found {len(words)}")
+        values = [whole(w) if part is int else real(w, infinite) for w, part in zip(words, parts, strict=True)]
+        return tuple(values) if get_origin(kind) is tuple else values[0]
+
+    def fits(value: Any) -> bool:
+        values = value if isinstance(value, tuple) else (value,)
+        pairs = zip(values, parts, strict=False)
+        same = len(values) == len(parts) and all(isinstance(v, (int, p)) and not isinstance(v, bool) for v, p in pairs)
+        return same or (optional and value is None)
+
     return PrimitiveConstructorSpec(
-        nargs=1,
-        metavar=metavar,
-        instance_from_str=lambda words: read(words[0]),
-        is_instance=lambda value: isinstance(value, kinds) and not isinstance(value, bool),
-        str_from_instance=lambda value: [str(value)],
+        nargs=(1, len(parts)) if optional and len(parts) > 1 else len(parts),
+        metavar=" ".join(part.__name__.upper() for part in parts) + (" or None" if optional else ""),
+        instance_from_str=read,
+        is_instance=fits,
+        str_from_instance=lambda value: [str(v) for v in (value if isinstance(value, tuple) else (value,))],
     )
 
 
