@@ -5,7 +5,6 @@ Values repeat over the samples: with `--given.label 1,2` samples 0, 2, ... are o
 attributes of the world in words; what it does not name is left free. `@PATH` reads one value a line from a file.
 """
 
-import codecs
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,8 @@ from unified_jax.cli.meant import meant
 from unified_jax.data.world.caption import read_caption
 from unified_jax.errors import UserError
 from unified_jax.modalities.label import Label
+from unified_jax.modalities.reading import read_text
 from unified_jax.modalities.text import Text
-
-LARGEST = 1 << 24
-"""Bytes that are read of a file of conditions; /dev/zero has no end."""
-
-MARKS = {  # the longer ones first: the mark of UTF-32 begins with that of UTF-16
-    codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF32_LE: "utf-32-le", codecs.BOM_UTF32_BE: "utf-32-be",
-    codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be",
-}  # fmt: skip
-"""Byte order marks, and what follows them."""
 
 
 def split_arguments(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
@@ -119,22 +110,11 @@ def _values(name: str, text: str, commas: bool) -> list[str]:
 
 
 def _lines(name: str, path: str) -> list[str]:
-    """The lines of a text file without the blanks around them; of any system, so with any marks and line ends."""
+    """The lines of a text file of any system, without the blanks around them."""
     try:
-        with Path(path).open("rb") as file:
-            content = file.read(LARGEST + 1)
-        if len(content) > LARGEST:
-            raise ValueError(f"it is longer than {LARGEST} bytes")
-        mark = next((mark for mark in MARKS if content.startswith(mark)), b"")
-        written = content.removeprefix(mark).decode(MARKS.get(mark, "utf-8"))
-    except UnicodeDecodeError:
-        raise UserError(f"--given.{name}: the file {path!r} is no UTF-8 text; save it as UTF-8.") from None
-    except (OSError, ValueError) as error:  # ValueError: too long, or a NUL in the name
-        why = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise UserError(f"--given.{name}: the file {path!r} cannot be read ({why}).") from error
-    if "\0" in written:
-        raise UserError(f"--given.{name}: the file {path!r} holds zero bytes, so it is no text; save it as UTF-8.")
-    return [line.strip() for line in written.replace("\r\n", "\n").replace("\r", "\n").split("\n")]
+        return [line.strip() for line in read_text(Path(path)).split("\n")]
+    except ValueError as error:
+        raise UserError(f"--given.{name}: the file {path!r} cannot be read ({error}).") from error
 
 
 def _captions(texts: list[str], labels: dict[str, Label], count: int) -> dict[str, Any]:
