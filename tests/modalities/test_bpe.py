@@ -77,7 +77,7 @@ def test_ids_with_gaps_have_rows_and_ids_without_end_are_refused(plain):
         ({"model": {"type": "WordLevel", "vocab": {"a": 0, "?": 1}, "unk_token": "?"}}, "it is a WordLevel"),
         ({"model": {"type": "BPE", "vocab": {}, "merges": []}}, "has no token in its vocabulary"),
         ({"model": {"type": "Other"}}, "is not the JSON of a tokenizer"),
-        ({"model": None}, "is JSON but no tokenizer"),
+        ({"model": None}, "is not the JSON of a tokenizer but an object"),
         ({"added_tokens": [3]}, "added_tokens that are no list of tokens"),
     ],
 )
@@ -92,8 +92,8 @@ def test_a_tokenizer_that_changes_texts_is_refused_with_the_reason(plain, fields
         ("", "is not the JSON of a tokenizer"),
         ("\ufeff", "is not the JSON of a tokenizer"),
         ("[" * 100_000, "is not the JSON of a tokenizer"),
-        ("[]", r"is JSON but no tokenizer \(list\)"),
-        ('{"a": 1, "b": 2}', r"no tokenizer \(an object of a, b\); expected the content of tokenizer\.json"),
+        ("[]", "not the JSON of a tokenizer but list"),
+        ('{"a": 1, "b": 2}', r"a tokenizer but an object of a, b; expected the content of tokenizer\.json"),
     ],
 )
 def test_what_is_no_tokenizer_is_refused(text, words):

@@ -85,7 +85,7 @@ def _content(text: str) -> dict[str, Any]:
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         held = f"an object of {', '.join(list(content)[:5])}" if isinstance(content, dict) else type(content).__name__
         raise ValueError(
-            f"Text.bpe is JSON but no tokenizer ({held}); expected the content of tokenizer.json, not of "
+            f"Text.bpe is not the JSON of a tokenizer but {held}; expected the content of tokenizer.json, not of "
             "tokenizer_config.json or vocab.json."
         )
     tokens = content.get("added_tokens") or []
