@@ -17,8 +17,9 @@ from typing import Any
 MOVED: dict[str, str] = {
     "unified_jax.models.plan": "unified_jax.samplers.plan",
     "unified_jax.samplers.grids": "unified_jax.processes.grids",
+    "unified_jax.models.transfusion.Stream": "unified_jax.models.streams.Stream",
 }
-"""Old module -> present module."""
+"""Old module (or class) -> present one."""
 
 
 def present_path(path: str) -> str:
@@ -30,7 +31,8 @@ def present_path(path: str) -> str:
 def old_path(path: str) -> str:
     """The path under which a class was first saved."""
     module, dot, name = path.rpartition(".")
-    return {new: old for old, new in MOVED.items()}.get(module, module) + dot + name
+    before = {new: old for old, new in MOVED.items()}
+    return before.get(path) or before.get(module, module) + dot + name
 
 
 class MovedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):

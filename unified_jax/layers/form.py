@@ -1,22 +1,36 @@
-"""What a network knows of a modality's spans, and what an embedder answers."""
+"""What passes between a model and its network: forms, noisy inputs, conditions; and what an embedder answers.
+
+A network is called as
+
+    network(noisy, conditions, layout=None, capture=()) -> ({name: output}, captured)
+
+`noisy` is a tuple of arrays that are denoised, each with its form and its own time: another modality at its own time is
+not a condition but a further noisy input (given: its x0 at network time 0; absent: pure noise at its noise end).
+`conditions` is a tuple of what the network reads. Forms are static: they hold shapes and names, never arrays, and are
+no leaves of a tree.
+"""
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
-from jaxtyping import Array, Float
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 
-from unified_jax.modalities.grid import grid_of
+from unified_jax.modalities.conditions import ConditionForm, Kind
+from unified_jax.modalities.grid import grid_of, grid_positions, patchify, unpatchify
 
 EmbedderKind = Literal["linear", "convolutional", "unet", "pointnet", "groups"]
 
 
+@jax.tree_util.register_static
 @dataclass(frozen=True)
 class Form:
-    """What a network knows of a modality's spans."""
+    """What a network knows of something that is denoised."""
 
     name: str
-    """Of the modality; names the layers."""
+    """Of the stream; names the layers."""
     shape: tuple[int, ...]
     """`(*sizes, c)` of one example in model space."""
     cut: tuple[int, ...]
@@ -30,8 +44,93 @@ class Form:
 
     @property
     def tokens(self) -> int:
-        """Tokens of a span."""
+        """Patches of an example."""
         return math.prod(grid_of(self.shape[:-1], self.cut))
+
+    @property
+    def out_features(self) -> int:
+        """Numbers in a patch of the output."""
+        return math.prod(self.cut) * self.out_channels
+
+    def positions(self) -> Int[np.ndarray, "n a"]:
+        """Integer positions of the patches, one to three axes."""
+        return grid_positions(self.shape[:-1], self.cut)
+
+    def patches(self, x: Float[Array, "b ..."]) -> Float[Array, "b n p"]:
+        """The array cut into patches."""
+        return patchify(x, self.cut)
+
+    def unpatch(self, tokens: Float[Array, "b n p"]) -> Float[Array, "b ..."]:
+        """The inverse of `patches`; the channels follow from the features."""
+        return unpatchify(tokens, self.shape[:-1], self.cut)
+
+
+class NoisyInput(NamedTuple):
+    """Something that is denoised."""
+
+    form: Form
+    x: Float[Array, "b ..."]
+    """`Process.network_input`, the whole array."""
+    t: Float[Array, "b"]
+    """Its own `Process.network_time`."""
+    to: Float[Array, "b"] | None = None
+    """Where the step goes (flow maps); reserved."""
+
+
+class ConditionInput(NamedTuple):
+    """A condition of a batch."""
+
+    form: ConditionForm
+    value: Array
+    present: Bool[Array, "b"] | None = None
+    """False: the network's null. None: a label's null row is in its value; anything else is there."""
+    length: Int[Array, "b"] | None = None
+    """Tokens that are there; of an absent one the length that its null has."""
+    weight: Float[Array, "b"] | None = None
+    """Share of a control condition at this time; reserved."""
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """A network that denoises: a Linen module with these, whose fields are its configuration."""
+
+    @property
+    def takes(self) -> tuple[Kind, ...]:
+        """Kinds of conditions that it reads; a class variable."""
+        ...
+
+    @property
+    def streams(self) -> Literal["one", "many"]:
+        """Whether it denoises one array, or several each at its own time; a class variable."""
+        ...
+
+    def __call__(
+        self,
+        noisy: tuple[NoisyInput, ...],
+        conditions: tuple[ConditionInput, ...] = (),
+        *,
+        layout: Any = None,
+        capture: tuple[str, ...] = (),
+    ) -> tuple[dict[str, Float[Array, "b ..."]], dict[str, Any]]:
+        """({name of a noisy input: output `[b, *sizes, out_channels]`, float32}, {name in `capture`: value}).
+
+        layout    packed rows of mixed sizes; reserved, and refused by every network until one reads them
+        capture   "attention" (forces the reference implementation), "block/8": the tokens after a block
+        """
+        ...
+
+
+def check_backbone(network: Any, streams: int, conditions: tuple[ConditionForm, ...], owner: str) -> None:
+    """Raises ValueError for conditions that the network does not read, or more streams than it denoises."""
+    name = type(network).__name__
+    if streams > 1 and network.streams != "many":
+        raise ValueError(f"{owner}: {name} denoises one array; it was given {streams} streams.")
+    for form in conditions:
+        if form.kind not in network.takes:
+            kinds = ", ".join(network.takes) or "none"
+            raise ValueError(
+                f"{owner}: {name} takes conditions of kind {kinds}; the condition {form.name!r} is a {form.kind}."
+            )
 
 
 @runtime_checkable

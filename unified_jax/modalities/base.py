@@ -16,6 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from unified_jax.modalities.conditions import ConditionForm
 from unified_jax.modalities.grid import grid_of, grid_positions, patchify, unpatchify
 
 
@@ -91,6 +92,14 @@ class Continuous(ABC):
     def open(self, prepared: np.ndarray) -> np.ndarray:
         """What `prepare` gave, as people open it."""
         return prepared
+
+    def condition_form(self) -> ConditionForm:
+        """To a network that reads it: a map of its sizes, zeros where it is not given."""
+        return ConditionForm(self.name, "map", self.shape[-1], null="zero")
+
+    def to_condition(self, raw: Array) -> Float[Array, "b ..."]:
+        """Its model space."""
+        return self.to_model(raw)
 
     @property
     def tokens(self) -> int:

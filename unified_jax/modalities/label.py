@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Array, Int
 
 from unified_jax.errors import UserError
+from unified_jax.modalities.conditions import ConditionForm
 from unified_jax.modalities.files import draw_words
 from unified_jax.modalities.reading import read_text
 
@@ -90,6 +92,14 @@ class Label:
         if not 0 <= value < self.classes:
             raise UserError(f"--given.{self.name} {value} is out of range; expected {known}.")
         return value
+
+    def condition_form(self) -> ConditionForm:
+        """One table row a class, and the null row."""
+        return ConditionForm(self.name, "label", self.classes + 1)
+
+    def to_condition(self, raw: Array) -> Int[Array, " b"]:
+        """Class numbers."""
+        return jnp.asarray(raw, jnp.int32)
 
     def title(self, value: int) -> str:
         """What a class is called on a sheet; the null row, and none, is an asterisk."""

@@ -1,29 +1,39 @@
-"""What trainer, sampler and evaluator know of a model."""
+"""What trainer, sampler and evaluator know of a model; nobody asks what class it is.
 
+`Declared` is a mixin without fields that answers what most models answer alike.
+"""
+
+import functools
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
-from jaxtyping import Array
+import jax
+import numpy as np
+from jaxtyping import Array, Float
 
+from unified_jax.errors import UserError
 from unified_jax.modalities.base import Modality
+from unified_jax.precision import seed_key
 from unified_jax.samplers.plan import Plan
 from unified_jax.typing import Batch, Keys, Params
 
 Terms = dict[str, tuple[Array, Array]]
 """Named (sum, weight) pairs; what is reported is sum / weight, divided once after everything was added up."""
 
+Statistics = dict[str, Any]
+"""Additive numbers, summed over microbatches, rows and devices, from which `settle_aux` makes the next aux."""
+
+Bits = Callable[[Params, Batch, Keys, int], Float[Array, "b"]]
+"""(parameters, prepared examples, keys, steps) -> bits/dim of each example."""
+
 
 @runtime_checkable
 class Model(Protocol):
-    """A generative model: frozen, hashable, pure."""
+    """A generative model: frozen, hashable, pure. Derive from `Declared` for what has a usual answer."""
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
-        """Everything a batch must hold for it."""
-        ...
-
-    @property
-    def conditions(self) -> tuple[Any, ...]:
-        """The modalities that may be given when sampling."""
+        """Everything a batch must hold for it, by field."""
         ...
 
     @property
@@ -32,13 +42,40 @@ class Model(Protocol):
         ...
 
     @property
-    def usual_request(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """(given, wanted) of previews."""
+    def players(self) -> tuple[Any, ...]:
+        """Parts that are trained on terms of their own, in order (`training.players`); () for one loss."""
+        ...
+
+    @property
+    def processes(self) -> tuple[Any, ...]:
+        """Of what is denoised: what a sampling plan must suit."""
+        ...
+
+    @property
+    def givable(self) -> tuple[str, ...]:
+        """Fields that may be given when sampling."""
+        ...
+
+    @property
+    def wantable(self) -> tuple[str, ...]:
+        """Fields that it generates; () for a model that generates nothing."""
+        ...
+
+    @property
+    def bits(self) -> Bits | None:
+        """How it scores examples, or None."""
         ...
 
     @property
     def terms(self) -> tuple[str, ...]:
-        """Names of the loss terms."""
+        """The names that `losses` gives."""
+        ...
+
+    def request(self, given: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """(given, wanted) with its own choice where both are empty (previews) or `wanted` is.
+
+        Raises UserError for what it cannot answer.
+        """
         ...
 
     def init(self, key: Array) -> Params:
@@ -49,12 +86,91 @@ class Model(Protocol):
         """The same tree with a tuple of logical axis names a parameter."""
         ...
 
-    def losses(self, params: Params, aux: Any, batch: Batch, key: Array) -> tuple[Terms, Any, Terms]:
-        """({name: (sum [b], weight [b])}, aux, metrics {name: (sums, weights)}); key is that of the step."""
+    def init_aux(self, params: Params) -> Any:
+        """What is neither parameter nor noise (EMA codebooks, running statistics); {} for nothing."""
+        ...
+
+    def losses(self, params: Params, aux: Any, batch: Batch, key: Array) -> tuple[Terms, Statistics, Terms]:
+        """({name: (sum [b], weight [b])}, statistics, metrics {name: (sums, weights)}); key is that of the step."""
+        ...
+
+    def settle_aux(self, aux: Any, statistics: Statistics) -> Any:
+        """The next aux, from the statistics of a whole step."""
         ...
 
     def generate(
         self, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: Plan
     ) -> dict[str, Array]:
-        """The wanted modalities in model space, one sample a key. What is not given is unconditional."""
+        """The wanted fields in model space, one sample a key. What is not given is unconditional."""
         ...
+
+
+class Declared:
+    """The usual answers; a model declares what is otherwise."""
+
+    modalities: tuple[Any, ...]
+    packer: Any = None
+    players: tuple[Any, ...] = ()
+    processes: tuple[Any, ...] = ()
+    givable: tuple[str, ...] = ()
+    wantable: tuple[str, ...] = ()
+    bits: Bits | None = None
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """By the shapes of `losses` on a batch of one row."""
+        return _terms(self)
+
+    def request(self, given: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Everything that is not given is wanted; what may be given but is not generated is a condition.
+
+        Raises UserError for a field that it does not have, or that is both.
+        """
+        if not self.wantable:
+            raise UserError(f"{type(self).__name__} generates nothing.")
+        fields = tuple(dict.fromkeys((*self.givable, *self.wantable)))
+        for name in (*given, *wanted):
+            known = self.wantable if name in wanted else self.givable
+            if name not in known:
+                what = f"generates {', '.join(known)}" if name in wanted else f"is conditioned on {', '.join(known)}"
+                raise UserError(f"This model {what or 'nothing'}; found {name!r}.")
+        if both := sorted(set(given) & set(wanted)):
+            raise UserError(f"{', '.join(both)}: both given and to be generated; choose one.")
+        if not given and not wanted:
+            given = tuple(name for name in fields if name not in self.wantable)
+        wanted = wanted or tuple(name for name in self.wantable if name not in given)
+        if not wanted:
+            raise UserError(f"Everything is given; leave out one of {', '.join(self.wantable)}.")
+        return given, wanted
+
+    def init_aux(self, params: Params) -> Any:
+        """Nothing."""
+        del params
+        return {}
+
+    def settle_aux(self, aux: Any, statistics: Statistics) -> Any:
+        """As it was."""
+        del statistics
+        return aux
+
+
+def blank_batch(model: Any, examples: int) -> dict[str, tuple[int, np.ndarray]]:
+    """(rows, one blank row) of every array of a batch of `examples` examples."""
+    if model.packer is not None:
+        rows = examples // model.packer.policy.per_row
+        return {name: (rows, array[0]) for name, array in model.packer.empty(1).items()}
+    blanks = {m.name: m.blank() for m in model.modalities}
+    return {n: (examples, one) for n, one in (blanks | {"slot": np.zeros((), np.int32)}).items()}
+
+
+@functools.lru_cache(maxsize=64)
+def _terms(model: Any) -> tuple[str, ...]:
+    rows = model.packer.policy.per_row if model.packer is not None else 1
+    batch = {
+        name: jax.ShapeDtypeStruct((count, *one.shape), one.dtype)
+        for name, (count, one) in blank_batch(model, rows).items()
+    }
+    params = jax.eval_shape(model.init, seed_key(0))
+    aux = jax.eval_shape(model.init_aux, params)
+    found = jax.eval_shape(lambda p, a, b: model.losses(p, a, b, seed_key(0))[0], params, aux, batch)
+    return tuple(found)

@@ -21,55 +21,27 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from unified_jax.config import Open
 from unified_jax.data.packing import Documents, Packer
 from unified_jax.data.vocabulary import Vocabulary, vocabulary_of
 from unified_jax.errors import UserError
-from unified_jax.layers.embedders import make_embedder
-from unified_jax.layers.form import EmbedderKind, Form
-from unified_jax.modalities.base import Continuous
-from unified_jax.modalities.image import Image
 from unified_jax.modalities.label import Label
 from unified_jax.modalities.text import Text
 from unified_jax.models import decoding, free_running
-from unified_jax.models.base import Terms
+from unified_jax.models.base import Declared, Terms
+from unified_jax.models.streams import Stream
 from unified_jax.networks.transfusion import Captured, Spans, Tokens, Trunk
 from unified_jax.processes.edm import Edm
-from unified_jax.processes.interpolant import RectifiedFlow
-from unified_jax.processes.targets import Process, diffuse, expand
+from unified_jax.processes.targets import diffuse, expand
 from unified_jax.samplers.plan import Plan
 from unified_jax.sharding import logical_axes, unbox
 from unified_jax.typing import Batch, Keys, Params
 
-
-@dataclass(frozen=True)
-class Stream:
-    """A continuous modality of the model and how it is noised."""
-
-    modality: Continuous = Image()
-    """What it is."""
-    process: Open[Process] = RectifiedFlow()
-    """Its noising process and what the network predicts."""
-    embedder: EmbedderKind = "linear"
-    """How it enters and leaves the trunk (`layers.embedders`)."""
-    features: int = 32
-    """Of the embedder's own layers, where it has any."""
-
-    def __post_init__(self) -> None:
-        if self.features < 1:
-            raise ValueError(f"Stream.features must be at least 1, found {self.features}.")
-        make_embedder(self.form)
-
-    @property
-    def form(self) -> Form:
-        """What the network knows of it."""
-        m = self.modality
-        channels = m.shape[-1] * self.process.channels_per_output
-        return Form(m.name, m.shape, m.cut, channels, self.embedder, self.features)
+FREE = "free"
+"""What is wanted where the model is to choose."""
 
 
 @dataclass(frozen=True)
-class Transfusion:
+class Transfusion(Declared):
     """A model of text and streams."""
 
     network: nn.Module = field(default_factory=Trunk)
@@ -93,6 +65,8 @@ class Transfusion:
         names = [m.name for m in self.modalities]
         if len(set(names)) != len(names) or "text" in names:
             raise ValueError(f"Transfusion needs distinct modality names, none of them 'text'; found {names}.")
+        if own := [s.label for s in self.streams if s.name or s.time or s.ends]:
+            raise ValueError(f"Transfusion's streams have their modality's name and times of their own; found {own}.")
         if self.documents.noise_limit < 1 and any(isinstance(s.process, Edm) for s in self.streams):
             raise ValueError(
                 "A noise limit is a share of the time; Edm's time is a noise level and has no greatest one."
@@ -109,24 +83,29 @@ class Transfusion:
         return self.streams[m - 1 - len(self.written)]
 
     @property
-    def conditions(self) -> tuple[Any, ...]:
-        """Anything may be given."""
-        return self.modalities
+    def givable(self) -> tuple[str, ...]:
+        """Anything."""
+        return tuple(m.name for m in self.modalities)
+
+    @property
+    def wantable(self) -> tuple[str, ...]:
+        """Anything."""
+        return self.givable
 
     @property
     def processes(self) -> tuple[Any, ...]:
         """The streams'."""
         return tuple(stream.process for stream in self.streams)
 
-    @property
-    def terms(self) -> tuple[str, ...]:
-        """'text' and the streams' names."""
-        return ("text", *(stream.modality.name for stream in self.streams))
-
-    @property
-    def usual_request(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """(given, wanted) of previews: the text, everything else."""
-        return (self.text.name,), tuple(stream.modality.name for stream in self.streams)
+    def request(self, given: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """As `Declared`; nothing asked: the streams from the text; `("free",)` wanted: (), the model chooses."""
+        if not given and not wanted:
+            return (self.text.name,), tuple(stream.modality.name for stream in self.streams)
+        if wanted == (FREE,):
+            if len(set(given)) == len(self.modalities):
+                raise UserError("Everything is given; leave something out.")
+            return given, ()
+        return super().request(given, wanted)
 
     @property
     def packer(self) -> Packer:
@@ -240,13 +219,7 @@ class Transfusion:
         With `wanted` empty the model chooses what it makes (`free_running`), and `order` says what it chose. `given`
         holds what `prepare` gives, one row a sample. Raises UserError for a modality the model does not have.
         """
-        names = [m.name for m in self.modalities]
-        unknown = sorted((set(given) | set(wanted)) - set(names))
-        if unknown or len(set(given)) == len(names) or len(set(wanted)) != len(wanted) or set(given) & set(wanted):
-            raise UserError(
-                f"This model has {', '.join(names)}; each may be given or generated once, and not all given. "
-                f"Given: {', '.join(given) or 'nothing'}; to generate: {', '.join(wanted) or 'nothing'}."
-            )
+        self.request(tuple(given), tuple(wanted) or (FREE,))
         if not wanted:
             return free_running.run_freely(self, params, given, keys, plan)
         return decoding.generate(self, params, given, wanted, keys, plan)

@@ -92,19 +92,46 @@ class Tuned:
         return self.model.modalities
 
     @property
-    def conditions(self) -> tuple[Any, ...]:
+    def processes(self) -> tuple[Any, ...]:
         """The model's."""
-        return self.model.conditions
+        return self.model.processes
+
+    @property
+    def givable(self) -> tuple[str, ...]:
+        """The model's."""
+        return self.model.givable
+
+    @property
+    def wantable(self) -> tuple[str, ...]:
+        """The model's."""
+        return self.model.wantable
+
+    @property
+    def players(self) -> tuple[Any, ...]:
+        """None: what is tuned has one loss."""
+        return ()
+
+    @property
+    def bits(self) -> Any:
+        """None: ask the whole model."""
+        return None
 
     @property
     def packer(self) -> Any:
         """The model's."""
         return self.model.packer
 
-    @property
-    def usual_request(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def request(self, given: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The model's."""
-        return self.model.usual_request
+        return self.model.request(given, wanted)
+
+    def init_aux(self, params: Params) -> Any:
+        """The model's."""
+        return self.model.init_aux(self.compose(params))
+
+    def settle_aux(self, aux: Any, statistics: Any) -> Any:
+        """The model's."""
+        return self.model.settle_aux(aux, statistics)
 
     @property
     def terms(self) -> tuple[str, ...]:

@@ -17,17 +17,18 @@ A label is one of several (the paper has one, the class); each has its own table
 blocks are one block scanned over a leading `layers` axis of its parameters, rematerialised by a named policy.
 """
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from unified_jax.kernels.choice import Attention, check_attention
 from unified_jax.kernels.inputs import Modulation, Visible
 from unified_jax.kernels.xla import pick_rows
 from unified_jax.layers.attention import AttentionHalf, CrossAttentionHalf
 from unified_jax.layers.embeddings import LabelEmbedding, TimeEmbedding, sincos_positions
+from unified_jax.layers.form import ConditionInput, Kind, NoisyInput
 from unified_jax.layers.init import zeros
 from unified_jax.layers.mlp import Dense, Mlp
 from unified_jax.layers.modulation import AffineNorm, ModulationRows, modulated_norm
@@ -57,9 +58,17 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b n d"], c: Float[Array, "b k d"], visible: Visible | None, capture: bool
+        self,
+        x: Float[Array, "b n d"],
+        c: Float[Array, "b k d"],
+        visible: Visible | None = None,
+        capture: bool = False,
+        hidden: bool = False,
     ) -> tuple[Float[Array, "b n d"], dict[str, Array]]:
-        """(x, captured); c is one row an example (adaLN) or the tokens of the condition (cross)."""
+        """(x, captured); c is one row an example (adaLN) or the tokens of the condition (cross).
+
+        captured["attention"] with `capture`, captured["hidden"], the new x, with `hidden`.
+        """
         d = x.shape[-1]
         first, second = self._rows(c, d)
         half = AttentionHalf(
@@ -74,7 +83,8 @@ class Block(nn.Module):
         h = Mlp(int(d * self.mlp_ratio), self.dtype, name="mlp")(h)
         if second is not None and second.gate is not None:
             h = pick_rows(second.gate, None) * h
-        return computed_once(constrain(x + h.astype(x.dtype), "batch", "length", "embed")), captured
+        x = computed_once(constrain(x + h.astype(x.dtype), "batch", "length", "embed"))
+        return x, captured | ({"hidden": x} if hidden else {})
 
     def _rows(self, c: Array, d: int) -> tuple[Modulation | None, Modulation | None]:
         """Modulation of the attention and of the MLP half."""
@@ -127,56 +137,53 @@ class DiT(nn.Module):
         check_attention(self.attention)
         super().__post_init__()
 
+    takes: ClassVar[tuple[Kind, ...]] = ("label",)
+    streams: ClassVar[Literal["one"]] = "one"
+
     @nn.compact
     def __call__(
         self,
-        tokens: Float[Array, "b n p"],
-        positions: Int[Array, "n a"],
-        t: Float[Array, "b"],
-        labels: Int[Array, "b l"],
-        visible: Visible | None = None,
+        noisy: tuple[NoisyInput, ...],
+        conditions: tuple[ConditionInput, ...] = (),
         *,
-        label_rows: tuple[int, ...],
-        out_features: int,
-        capture: bool = False,
-    ) -> tuple[Float[Array, "b n q"], dict[str, Array]]:
-        """Tokens to tokens.
-
-        tokens      patches of x_t
-        positions   integer positions, the same for every example (rows then columns for an image)
-        t           `Process.network_time`
-        labels      one column a label, in 0 .. label_rows[i] - 1, the last row being null
-        label_rows  rows of each label's table
-        Returns (output float32 `[b, n, out_features]`, captured): with `capture`, captured["attention"] is
-        `[layers, b, h, n, n]`.
-        """
+        layout: Any = None,
+        capture: tuple[str, ...] = (),
+    ) -> tuple[dict[str, Float[Array, "b ..."]], dict[str, Array]]:
+        """See `Backbone`. captured["attention"] is `[layers, b, h, n, n]`, captured["block/3"] `[b, n, d]`."""
+        blocks_kept = captured_blocks(capture, self.depth)
+        if layout is not None:
+            raise ValueError("DiT reads arrays of one size: layout must be None.")
         dtype = jnp.dtype(self.dtype)
-        parts = [TimeEmbedding(self.width, self.frequency_shift, name="time")(t)]
-        for i, rows in enumerate(label_rows):
-            parts.append(LabelEmbedding(rows, self.width, self.label_std, name=f"label_{i}")(labels[:, i]))
+        (one,) = noisy
+        form = one.form
+        tokens = constrain(form.patches(one.x), "batch", "length", "patch")
+        parts = [TimeEmbedding(self.width, self.frequency_shift, name="time")(one.t)]
+        for i, label in enumerate(conditions):
+            table = LabelEmbedding(label.form.features, self.width, self.label_std, name=f"label_{i}")
+            parts.append(table(label.value))
         one_row = self.conditioning in ("adaln_zero", "adaln")
         tokens_of_c = jnp.stack(parts, axis=1)
         c = jnp.sum(tokens_of_c, axis=1, keepdims=True) if one_row else tokens_of_c
         x = Dense(self.width, ("patch", "embed"), dtype=dtype, name="patch")(tokens)
-        x = x + sincos_positions(positions, self.width).astype(dtype)
+        x = x + sincos_positions(jnp.asarray(form.positions()), self.width).astype(dtype)
         if self.conditioning == "in_context":
-            if visible is not None:
-                raise ValueError("DiT with in_context conditioning has one run for all tokens: visible must be None.")
             x = jnp.concatenate([x, c.astype(dtype)], axis=1)
         x = constrain(x, "batch", "length", "embed")
-        x, captured = self._blocks(x, c, visible, capture)
+        x, found = self._blocks(x, c, "attention" in capture, bool(blocks_kept))
         x = x[:, : tokens.shape[1]]
         if one_row:
             shift, scale = ModulationRows(2, self.width, name="final_modulation")(c)
             h = modulated_norm(x, shift, scale)
         else:
             h = AffineNorm(name="final_norm")(x)
-        out = Dense(out_features, ("embed", "patch"), zeros, name="final")(h)
-        return out.astype(jnp.float32), captured
+        out = Dense(form.out_features, ("embed", "patch"), zeros, name="final")(h)
+        captured = {name: found["hidden"][i, :, : tokens.shape[1]] for name, i in blocks_kept.items()}
+        captured |= {"attention": found["attention"]} if "attention" in capture else {}
+        return {form.name: form.unpatch(out.astype(jnp.float32))}, captured
 
-    def _blocks(self, x: Array, c: Array, visible: Visible | None, capture: bool) -> tuple[Array, dict[str, Array]]:
-        block = rematerialised(Block, self.remat, static=(4,))
-        broadcast: Any = (nn.broadcast,) * 3
+    def _blocks(self, x: Array, c: Array, attention: bool, hidden: bool) -> tuple[Array, dict[str, Array]]:
+        block = rematerialised(Block, self.remat, static=(4, 5))
+        broadcast: Any = (nn.broadcast,) * 4
         stack = nn.scan(
             block,
             variable_axes={"params": 0},
@@ -190,7 +197,19 @@ class DiT(nn.Module):
         blocks = stack(
             self.conditioning, self.heads, self.mlp_ratio, self.qk_norm, dtype, self.attention, name="blocks"
         )
-        return blocks(x, c, visible, capture)
+        return blocks(x, c, None, attention, hidden)
+
+
+def captured_blocks(capture: tuple[str, ...], depth: int) -> dict[str, int]:
+    """{"block/3": 3} of the blocks that are to be captured. Raises ValueError for a name that means nothing."""
+    found = {}
+    for name in capture:
+        kind, _, index = name.partition("/")
+        if kind == "block" and index.isdigit() and int(index) < depth:
+            found[name] = int(index)
+        elif name != "attention":
+            raise ValueError(f"capture {name!r} is unknown; expected 'attention' or 'block/0' .. 'block/{depth - 1}'.")
+    return found
 
 
 def preset(size: Literal["S", "B", "L", "XL"], dtype: Literal["float32", "bfloat16"] = "float32") -> DiT:

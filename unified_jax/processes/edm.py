@@ -51,6 +51,11 @@ class Edm:
         """1: no variance is learned."""
         return 1
 
+    @property
+    def noise_time(self) -> float:
+        """The level at which sampling starts."""
+        return self.sigma_max
+
     def alpha_sigma(self, t: Array) -> tuple[Array, Array]:
         """(1, t)."""
         return jnp.ones_like(t), t

@@ -154,6 +154,11 @@ class DiscreteGaussian:
         """2 where the variance is learned."""
         return 2 if self.variance == "learned_range" else 1
 
+    @property
+    def noise_time(self) -> int:
+        """The last step."""
+        return len(self) - 1
+
     def respaced(self, timesteps: tuple[int, ...]) -> "DiscreteGaussian":
         """The shorter chain over these indices of the full one, with the same marginals."""
         return dataclasses.replace(self, timesteps=timesteps)

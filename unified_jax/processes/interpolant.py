@@ -96,6 +96,11 @@ class Interpolant:
         """1: no variance is learned."""
         return 1
 
+    @property
+    def noise_time(self) -> float:
+        """The time of pure noise."""
+        return self.noise_end
+
     def alpha_sigma(self, t: Array) -> tuple[Array, Array]:
         """Those of the path."""
         return self.path.alpha_sigma(t)

@@ -12,6 +12,13 @@ The scale may depend on time, in the common picture u in [0, 1] (0 data, 1 noise
     interval        s within (low, high], 1 outside (Kynkaanniemi et al. 2024)
     power cosine    1 + (s - 1) (1 - cos(pi (1 - u)^p)) / 2, growing as noise falls (MDTv2, Gao et al. 2023)
 
+Several axes (InstructPix2Pix, Brooks et al. 2023, eq. 3; a text and a picture, or two texts) are nested: axis k adds
+what it names to what the axes before it show, and with e_k the prediction that shows axes 1 .. k,
+
+    eps = e_0 + sum_k s_k (e_k - e_{k-1})
+
+so e_0 leaves out everything that any axis names, and scales of 1 are no guidance.
+
 `rescale` brings the guided x0 back to the standard deviation of the conditional one, by the share phi (Lin et al. 2023,
 section 3.4): large scales over-expose.
 """
@@ -25,8 +32,38 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from unified_jax.config import check_finite
+from unified_jax.errors import UserError
 from unified_jax.processes.targets import Prediction, Process, expand
 from unified_jax.samplers.loop import Denoiser
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One of several directions of guidance."""
+
+    without: tuple[str, ...]
+    """Conditions (or given streams) that this axis adds to those of the axes before it."""
+    scale: float = 1.0
+    """s_k; 1 is none."""
+    low: float = 0.0
+    """No guidance at times (0 data, 1 noise) up to this."""
+    high: float = 1.0
+    """No guidance above this time."""
+    of: tuple[str, ...] = ()
+    """Streams whose predictions it guides; empty: all."""
+
+    def __post_init__(self) -> None:
+        check_finite(self)
+        if not self.without or self.scale < 0 or not 0 <= self.low <= self.high <= 1:
+            raise ValueError(
+                "A guidance axis needs names to leave out, scale >= 0 and 0 <= low <= high <= 1; found "
+                f"{self.without}, {self.scale}, {self.low} and {self.high}."
+            )
+
+    def at(self, u: Array, stream: str) -> Array:
+        """The scale at time u in [0, 1] for a stream, shaped as u."""
+        on = (u > self.low) & (u <= self.high) & (not self.of or stream in self.of)
+        return jnp.where(on, self.scale, 1.0)
 
 
 @dataclass(frozen=True)
@@ -45,9 +82,13 @@ class Guidance:
     """Share of the conditional standard deviation that is restored (0.7 in the paper); 0 is none."""
     channels: int = 0
     """Guide only the first so many channels (3 of 4 latent ones in DiT's and SiT's published samples); 0 guides all."""
+    axes: tuple[Axis, ...] = ()
+    """Several directions, in place of one scale for all conditions."""
 
     def __post_init__(self) -> None:
         check_finite(self)
+        if self.axes and (self.scale != 1 or self.power):
+            raise ValueError("Guidance has either one scale (with power) or axes, each with its own; leave scale at 1.")
         if self.channels < 0:
             raise ValueError(f"Guidance.channels must not be negative, found {self.channels}.")
         if self.scale < 0 or self.power < 0 or not 0 <= self.rescale <= 1 or not 0 <= self.low <= self.high <= 1:
@@ -73,6 +114,58 @@ def extrapolate(conditional: Array, unconditional: Array, scale: Any, channels: 
     if channels is None:
         return guided
     return jnp.concatenate([guided[..., :channels], conditional[..., channels:]], axis=-1)
+
+
+def guided(
+    denoisers: Callable[[frozenset[str]], Denoiser], removable: tuple[str, ...], process: dict[str, Any],
+    guidance: Guidance,
+) -> Denoiser:  # fmt: skip
+    """The guided denoiser over dicts like `process`; `denoisers(names)` is the one that leaves these names out.
+
+    Raises UserError for an axis over a name that is not in `removable`.
+    """
+    if guidance.axes:
+        return nested(denoisers, removable, process, guidance)
+    conditional = denoisers(frozenset())
+    if not removable or guidance.scale == 1:
+        return conditional
+    return classifier_free(conditional, denoisers(frozenset(removable)), process, guidance)
+
+
+def nested(
+    denoisers: Callable[[frozenset[str]], Denoiser], removable: tuple[str, ...], process: dict[str, Any],
+    guidance: Guidance,
+) -> Denoiser:  # fmt: skip
+    """eps = e_0 + sum_k s_k (e_k - e_{k-1}) over the axes."""
+    for name in (name for axis in guidance.axes for name in (*axis.without, *axis.of)):
+        if name not in {*removable, *process}:
+            raise UserError(
+                f"A guidance axis names {name!r}; what may be left out is {', '.join(removable) or 'nothing'}, what is "
+                f"sampled {', '.join(process)}."
+            )
+    left_out = [frozenset(n for axis in guidance.axes[k:] for n in axis.without) for k in range(len(guidance.axes) + 1)]
+    steps = [denoisers(names) for names in left_out]
+
+    def denoise(x: dict[str, Array], t: dict[str, Array]) -> dict[str, Prediction]:
+        said = [step(x, t) for step in steps]
+        found = {}
+        for name, p in process.items():
+            u = p.unit_time(t[name])
+            x0, eps = said[0][name].x0, said[0][name].eps
+            for axis, before, after in zip(guidance.axes, said, said[1:], strict=False):
+                scale = expand(axis.at(u, name), x0)
+                x0 = x0 + scale * (after[name].x0 - before[name].x0)
+                eps = eps + scale * (after[name].eps - before[name].eps)
+            full = said[-1][name]
+            if guidance.channels:
+                x0, eps = (jnp.concatenate([g[..., : guidance.channels], c[..., guidance.channels :]], axis=-1)
+                           for g, c in ((x0, full.x0), (eps, full.eps)))  # fmt: skip
+            if guidance.rescale:
+                x0, eps = restore_deviation(p, x0, eps, full.x0, x[name], t[name], guidance.rescale)
+            found[name] = Prediction(x0, eps, full.log_variance)
+        return found
+
+    return denoise
 
 
 def classifier_free(conditional: Denoiser, unconditional: Denoiser, process: Any, guidance: Guidance) -> Denoiser:

@@ -1,0 +1,54 @@
+"""Numbers that condition a network: a vector of features, or scalars that are embedded one by one (sizes, times)."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from unified_jax.errors import UserError
+from unified_jax.modalities.base import check_array
+from unified_jax.modalities.conditions import ConditionForm
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """`count` numbers of an example."""
+
+    name: str = "numbers"
+    """Field of the batch and name on the command line: --given.NAME."""
+    count: int = 1
+    """How many."""
+    kind: Literal["vector", "scalars"] = "vector"
+    """One vector, or scalars that a network embeds one by one."""
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError(f"Numbers {self.name!r} needs a count of at least 1, found {self.count}.")
+
+    def blank(self) -> Float[np.ndarray, " v"]:
+        """Zeros."""
+        return np.zeros(self.count, np.float32)
+
+    def prepare(self, raw: Any) -> Float[np.ndarray, " v"]:
+        """Finite numbers, as many as `count`."""
+        array = np.asarray(raw)
+        if np.issubdtype(array.dtype, np.integer):
+            array = array.astype(np.float32)
+        return check_array(array.reshape(-1) if array.ndim == 0 else array, (self.count,), np.float32)
+
+    def parse(self, text: str) -> Float[np.ndarray, " v"]:
+        """What a person typed: numbers with spaces between them. Raises UserError."""
+        try:
+            return self.prepare(np.asarray([float(part) for part in text.split()]))
+        except ValueError as error:
+            raise UserError(f"--given.{self.name} {text!r}: expected {self.count} number(s) ({error}).") from None
+
+    def condition_form(self) -> ConditionForm:
+        """Zeros where they are not given."""
+        return ConditionForm(self.name, self.kind, self.count, null="zero")
+
+    def to_condition(self, raw: Array) -> Float[Array, "b v"]:
+        """As they are."""
+        return jnp.asarray(raw, jnp.float32)

@@ -1,0 +1,221 @@
+r"""The engine over streams: training draws and losses of every model that declares streams (sampling: `generation`).
+
+For the example in slot s of step k every draw is a function of fold_in(fold_in(fold_in(seed, k), s), purpose). The
+purposes of the first stream are those of a model of one (NOISE, TIME, ...); stream j > 0 has three of its own from
+`OTHERS` on. With streams m, x_m at its own time t_m,
+
+    loss = sum_m L_m(network({x_m, t_m}, conditions)_m, t_m)
+
+and a stream that is shown clean (`Stream.ends`) has no loss, as a given one has none.
+
+Conditions are dropped in three ways: all at once with probability `drop_all`, which trains the unconditional model that
+classifier-free guidance needs; with probability `drop_some` each with one probability, which is drawn for the example,
+so that as often one is dropped as two or all but one; each by itself with its own `Condition.drop`.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from unified_jax.layers.form import ConditionInput, NoisyInput
+from unified_jax.models import generation
+from unified_jax.models.base import Declared, Terms
+from unified_jax.models.streams import Condition, Stream, drop
+from unified_jax.precision import EXACT
+from unified_jax.processes.targets import Process, diffuse, expand
+from unified_jax.samplers.plan import Plan
+from unified_jax.sharding import logical_axes, unbox
+from unified_jax.typing import Batch, Keys, Params
+
+NOISE, TIME, DROP_ALL, DROP_SOME, FLIP, DROP_OWN, ENDS = range(7)
+"""Purposes of a training draw; NOISE, TIME and ENDS of the first stream."""
+OTHERS = 16
+"""First purpose of the further streams, four each."""
+
+
+class Noised(NamedTuple):
+    """A stream of a batch."""
+
+    x0: Array
+    eps: Array
+    t: Array
+    x_t: Array
+    shown: NoisyInput
+    clean: Bool[Array, "b"] | None
+
+
+class Denoising(Declared):
+    """A mixin without fields: what a model of streams does, for those that declare these."""
+
+    network: Any
+    drop_all: float
+    drop_some: float
+    time_bins: int
+    streams: tuple[Stream, ...]
+    reads: tuple[Condition, ...]
+    """The conditions, bare modalities made conditions."""
+    flip: bool = False
+    term_names: bool = True
+    """Whether loss terms carry their stream's name; a model of one stream has the process's own."""
+
+    @property
+    def modalities(self) -> tuple[Any, ...]:
+        """Every field of a batch once: the streams', then the conditions'."""
+        found = [*(s.modality for s in self.streams), *(c.source for c in self.reads)]
+        return tuple({m.name: m for m in found[::-1]}.values())[::-1]
+
+    @property
+    def processes(self) -> tuple[Any, ...]:
+        """The streams'."""
+        return tuple(stream.process for stream in self.streams)
+
+    @property
+    def wantable(self) -> tuple[str, ...]:
+        """Fields that are denoised."""
+        return tuple(dict.fromkeys(s.modality.name for s in self.streams))
+
+    @property
+    def givable(self) -> tuple[str, ...]:
+        """Fields of the conditions, and of the streams where there are several."""
+        fields = [c.source.name for c in self.reads]
+        return tuple(dict.fromkeys(fields + (list(self.wantable) if len(self.streams) > 1 else [])))
+
+    # ---- parameters -----------------------------------------------------------------------------------------------
+
+    def _boxed(self, key: Array) -> Params:
+        noisy = tuple(NoisyInput(s.form, jnp.zeros((1, *s.modality.shape)), jnp.zeros((1,))) for s in self.streams)
+        variables: Any = self.network.init(key, noisy, self.conditions_of({}, 1))
+        return variables["params"]
+
+    def init(self, key: Array) -> Params:
+        """Fresh float32 parameters."""
+        return unbox(self._boxed(key))
+
+    def axes(self) -> Params:
+        """Logical axis names of every parameter."""
+        return logical_axes(jax.eval_shape(self._boxed, jax.random.key(0)))
+
+    def conditions_of(self, given: dict[str, Any], count: int) -> tuple[ConditionInput, ...]:
+        """What the network reads for `count` examples; a field that is not given is null."""
+        return tuple(c.shown(given, count) for c in self.reads)
+
+    def call(
+        self, params: Params, noisy: tuple[NoisyInput, ...], conditions: tuple[ConditionInput, ...],
+        capture: tuple[str, ...] = (),
+    ) -> tuple[dict[str, Array], dict[str, Any]]:  # fmt: skip
+        """The network's answer, one raw output a stream, and what was captured."""
+        found: Any = self.network.apply({"params": params}, noisy, conditions, capture=capture)
+        return found
+
+    # ---- training -------------------------------------------------------------------------------------------------
+
+    def losses(self, params: Params, aux: Any, batch: Batch, key: Array) -> tuple[Terms, Any, Terms]:
+        """Loss terms an example; metrics hold the loss by bins of time (`loss_by_time`, sums and weights `[bins]`)."""
+        slots = jax.vmap(lambda slot: jax.random.fold_in(key, slot))(batch["slot"])
+        rows = len(batch["slot"])
+        turned = jax.vmap(lambda k: jax.random.bernoulli(k))(_folded(slots, FLIP)) if self.flip else None
+        conditions = self._dropped(self.conditions_of(batch, rows), slots, turned)
+        drawn = self._noised(batch, slots, turned)
+        outputs, _ = self.call(params, tuple(d.shown for d in drawn), conditions)
+        terms: Terms = {}
+        metrics: Terms = {}
+        for stream, one in zip(self.streams, drawn, strict=True):
+            found = stream.process.losses(outputs[stream.label], one.x0, one.eps, one.x_t, one.t)
+            weight = jnp.ones(rows) if one.clean is None else 1.0 - one.clean
+            found = {n: v if one.clean is None else jnp.where(one.clean, 0.0, v) for n, v in found.items()}
+            terms |= {self._term(stream, name): (value, weight) for name, value in found.items()}
+            where = "loss_by_time" + (f"/{stream.label}" if self.term_names else "")
+            metrics[where] = self._by_time(stream.process, one.t, sum(found.values()), one.clean)
+        return terms, aux, metrics
+
+    def _term(self, stream: Stream, name: str) -> str:
+        if not self.term_names:
+            return name
+        return stream.label if name == "mse" else f"{stream.label}_{name}"
+
+    def _by_time(self, process: Process, t: Array, total: Any, clean: Array | None) -> tuple[Array, Array]:
+        bins = jnp.clip((process.unit_time(t) * self.time_bins).astype(jnp.int32), 0, self.time_bins - 1)
+        one_hot = jax.nn.one_hot(bins, self.time_bins)
+        one_hot = one_hot if clean is None else jnp.where(clean[:, None], 0.0, one_hot)
+        return jnp.matmul(total, one_hot, precision=EXACT), one_hot.sum(0)
+
+    def _noised(self, batch: Batch, slots: Keys, turned: Bool[Array, "b"] | None) -> list[Noised]:
+        clocks: dict[str, tuple[Array, Any]] = {}
+        found = []
+        for j, stream in enumerate(self.streams):
+            x0 = stream.modality.to_model(jnp.asarray(batch[stream.modality.name]))
+            x0 = x0 if turned is None else _turned(x0, turned)
+            eps = jax.vmap(lambda k, x0=x0: jax.random.normal(k, x0.shape[1:]))(_folded(slots, _purpose(j, NOISE)))
+            if not stream.time:
+                t = stream.process.draw_times(_folded(slots, _purpose(j, TIME)))
+                ends = _folded(slots, _purpose(j, ENDS)) if stream.ends else None
+                clocks[stream.label] = t, None if ends is None else jax.vmap(lambda k: jax.random.uniform(k))(ends)
+            found.append(_noise(stream, x0, eps, *clocks[stream.time or stream.label]))
+        return found
+
+    def _dropped(
+        self, conditions: tuple[ConditionInput, ...], slots: Keys, turned: Bool[Array, "b"] | None
+    ) -> tuple[ConditionInput, ...]:
+        if not conditions:
+            return ()
+        every = jax.vmap(lambda k: jax.random.bernoulli(k, self.drop_all))(_folded(slots, DROP_ALL))
+        some: Bool[Array, "b l"] = jax.vmap(self._random_subset)(_folded(slots, DROP_SOME))
+        lost = every[:, None] | some
+        for i, condition in enumerate(self.reads):
+            if condition.drop:
+                keys = _folded(_folded(slots, DROP_OWN), i)
+                own = jax.vmap(lambda k, p=condition.drop: jax.random.bernoulli(k, p))(keys)
+                lost = lost.at[:, i].set(lost[:, i] | own)
+        if turned is not None:
+            conditions = tuple(
+                c._replace(value=_turned(c.value, turned)) if c.form.kind == "map" else c for c in conditions
+            )
+        return drop(conditions, lost)
+
+    def _random_subset(self, key: Array) -> Bool[Array, "l"]:
+        """Which conditions one example loses: each with the same probability u, u uniform, so that all sizes are
+        equal."""
+        chosen, share, each = jax.random.split(key, 3)
+        dropped = jax.random.uniform(each, (len(self.reads),)) < jax.random.uniform(share)
+        return jax.random.bernoulli(chosen, self.drop_some) & dropped
+
+    # ---- sampling -------------------------------------------------------------------------------------------------
+
+    def generate(
+        self, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: Plan
+    ) -> dict[str, Float[Array, "b ..."]]:
+        """{field: samples in model space}, one a key. `given` holds what `prepare` gives, a row a sample."""
+        _, wanted = self.request(tuple(given), tuple(wanted))
+        return generation.generate(self, params, given, wanted, keys, plan)
+
+
+def _noise(stream: Stream, x0: Array, eps: Array, t: Array, u: Array | None) -> Noised:
+    """The stream at these times; `u`, uniform, says which examples are put at an end."""
+    process = stream.process
+    if u is None:
+        x_t = diffuse(process, x0, eps, t)
+        shown = NoisyInput(stream.form, process.network_input(x_t, t), process.network_time(t))
+        return Noised(x0, eps, t, x_t, shown, None)
+    noise_time: Any = getattr(process, "noise_time")  # noqa: B009  (Stream refuses a process without one)
+    clean, pure = u < 0.5 * stream.ends, (u >= 0.5 * stream.ends) & (u < stream.ends)
+    t = jnp.where(pure, jnp.asarray(noise_time, t.dtype), t)
+    x_t = jnp.where(expand(pure, x0), process.start(eps, t), diffuse(process, x0, eps, t))
+    seen = jnp.where(expand(clean, x0), x0, process.network_input(x_t, t))
+    time = jnp.where(clean, 0.0, process.network_time(t))
+    return Noised(x0, eps, t, x_t, NoisyInput(stream.form, seen, time), clean)
+
+
+def _purpose(j: int, purpose: int) -> int:
+    """A purpose of stream j: the plain one of the first."""
+    return purpose if j == 0 else OTHERS + 4 * j + (NOISE, TIME, ENDS).index(purpose)
+
+
+def _folded(keys: Keys, purpose: int) -> Keys:
+    return jax.vmap(lambda k: jax.random.fold_in(k, purpose))(keys)
+
+
+def _turned(x: Array, turned: Bool[Array, "b"]) -> Array:
+    """Examples mirrored along their last axis of places."""
+    return jnp.where(expand(turned, x), jnp.flip(x, axis=-2), x)

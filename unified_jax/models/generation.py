@@ -1,0 +1,125 @@
+r"""Sampling with a model of streams: one network for every marginal, conditional and joint distribution.
+
+What is given is shown as x0 at network time 0, what is neither given nor wanted as pure noise at its noise end, and
+what is wanted is denoised, each stream along its own grid (UniDiffuser, Bao et al. 2023). Guidance leaves out
+conditions, or takes given streams for absent ones: the same call with other times.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from unified_jax.errors import UserError
+from unified_jax.layers.form import NoisyInput
+from unified_jax.models.streams import Stream, without
+from unified_jax.processes.targets import Process
+from unified_jax.samplers.guidance import clip_x0, guided
+from unified_jax.samplers.loop import START, Denoiser, normal_like
+from unified_jax.samplers.plan import Plan
+from unified_jax.sharding import constrain
+from unified_jax.typing import Keys, Params
+
+ABSENT = 7003
+"""Purpose of the noise of a stream that is neither given nor wanted: drawn once a sample, from a key of its own."""
+
+
+class Request(NamedTuple):
+    """What a sampling call knows."""
+
+    model: Any
+    params: Params
+    given: dict[str, Array]
+    """Prepared arrays by field, a row a sample."""
+    views: dict[str, tuple[Process, np.ndarray]]
+    """The process that each stream is sampled with, and its grid, by label."""
+    keys: Keys
+
+    def clean(self, stream: Stream) -> bool:
+        """Whether a stream is given: a model of one stream reads its conditions alone."""
+        return len(self.model.streams) > 1 and stream.modality.name in self.given
+
+
+def generate(
+    model: Any, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: Plan
+) -> dict[str, Float[Array, "b ..."]]:
+    """See `Denoising.generate`; a wanted stream's partners of the same clock are sampled with it."""
+    views = {stream.label: plan.prepare(stream.process) for stream in model.streams}
+    request = Request(model, params, given, views, keys)
+    made = partners(request, wanted)
+    process = {stream.label: views[stream.label][0] for stream in made}
+    grid = {stream.label: views[stream.label][1] for stream in made}
+    zeros = {stream.label: jnp.zeros((len(keys), *stream.modality.shape)) for stream in made}
+    removable = [c.label for c in model.reads if c.form.null != "none"]
+    removable += [stream.label for stream in model.streams if request.clean(stream)]
+    denoise = guided(lambda dropped: denoiser(request, process, dropped), tuple(removable), process, plan.guidance)
+    if plan.clip:
+        denoise = clip_x0(denoise, process)
+    if len(model.streams) == 1:  # a sampler of one array: its noise has no name
+        (label,) = process
+        x = _start(process[label], zeros[label], grid[label], keys)
+        whole, denoise = denoise, lambda x, t: whole({label: x}, {label: t})[label]
+        found = {label: plan.run(denoise, process[label], x, grid[label], keys)}
+    else:
+        found = plan.run(denoise, process, _start(process, zeros, grid, keys), grid, keys)
+    by_field = {stream.modality.name: found[stream.label] for stream in made[::-1]}
+    return {name: by_field[name] for name in wanted}
+
+
+def partners(request: Request, wanted: tuple[str, ...]) -> tuple[Stream, ...]:
+    """The streams that are sampled: the wanted ones and those that share a clock with them.
+
+    Raises UserError where streams of one clock are neither all given nor none of them.
+    """
+    streams = request.model.streams
+    clocks = {stream.time or stream.label for stream in streams if stream.modality.name in wanted}
+    for clock in {stream.time or stream.label for stream in streams}:
+        together = [stream for stream in streams if (stream.time or stream.label) == clock]
+        if len({request.clean(stream) for stream in together}) > 1:
+            names = ", ".join(stream.modality.name for stream in together)
+            raise UserError(f"{names} share one time: give all of them, or none.")
+    return tuple(stream for stream in streams if (stream.time or stream.label) in clocks)
+
+
+def denoiser(request: Request, process: dict[str, Process], dropped: frozenset[str]) -> Denoiser:
+    """(x_t, t) -> Prediction over dicts like `process`, without the conditions and given streams in `dropped`."""
+    model, count = request.model, len(request.keys)
+    every = jnp.ones((count,), bool)
+    conditions = tuple(
+        without(shown, every) if shown.form.name in dropped else shown
+        for shown in model.conditions_of(request.given, count)
+    )
+    still = {s.label: _still(request, s, s.label in dropped) for s in model.streams if s.label not in process}
+    forms = {stream.label: stream.form for stream in model.streams}
+
+    def denoise(x_t: dict[str, Array], t: dict[str, Array]) -> Any:
+        moving = {
+            label: NoisyInput(forms[label], p.network_input(x_t[label], t[label]), p.network_time(t[label]))
+            for label, p in process.items()
+        }
+        noisy = tuple((moving | still)[stream.label] for stream in model.streams)
+        outputs, _ = model.call(request.params, noisy, conditions)
+        return {label: p.predict(outputs[label], x_t[label], t[label]) for label, p in process.items()}
+
+    return denoise
+
+
+def _still(request: Request, stream: Stream, dropped: bool) -> NoisyInput:
+    """A stream that is not sampled: clean where it is given, else pure noise."""
+    count = len(request.keys)
+    if request.clean(stream) and not dropped:
+        x0 = stream.modality.to_model(jnp.asarray(request.given[stream.modality.name]))
+        return NoisyInput(stream.form, x0, jnp.zeros(count))
+    view, grid = request.views[stream.label]
+    keys = jax.vmap(lambda key: jax.random.fold_in(key, ABSENT))(request.keys)
+    eps = normal_like(keys, START, {stream.label: jnp.zeros((count, *stream.modality.shape))})[stream.label]
+    t = jnp.full(count, grid[0])
+    return NoisyInput(stream.form, view.network_input(view.start(eps, t), t), view.network_time(t))
+
+
+def _start(process: Any, zeros: Any, grid: Any, keys: Keys) -> Any:
+    noise = normal_like(keys, START, zeros)
+    noise = jax.tree.map(lambda x: constrain(x, "batch", *(None,) * (x.ndim - 2), "channels"), noise)
+    return jax.tree.map(lambda p, z, g: p.start(z, jnp.full(len(keys), g[0])), process, noise, grid)

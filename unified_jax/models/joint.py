@@ -1,0 +1,43 @@
+"""Several streams denoised by one network, each at its own time: every marginal, conditional and joint distribution.
+
+What it does is `Denoising`'s; here it is declared. A stream that is given is shown clean, one that is neither given nor
+wanted as pure noise; loss terms are NAME, NAME_vb, ... of each stream.
+"""
+
+import functools
+from dataclasses import dataclass
+
+from unified_jax.config import Open
+from unified_jax.layers.form import Backbone
+from unified_jax.models.denoising import Denoising
+from unified_jax.models.diffusion import check_declared
+from unified_jax.models.streams import Condition, ConditionSource, Stream, check_clocks, condition
+
+
+@dataclass(frozen=True)
+class JointDiffusion(Denoising):
+    """A diffusion model of several modalities by their times alone."""
+
+    network: Open[Backbone]
+    """A backbone of many streams."""
+    streams: tuple[Stream, ...]
+    """Everything that is denoised; the order in which the network is shown it."""
+    conditions: tuple[Condition | Open[ConditionSource], ...] = ()
+    """What the model is conditioned on besides; a label stands for a condition of it."""
+    drop_all: float = 0.1
+    """Probability of dropping all conditions of an example in training."""
+    drop_some: float = 0.0
+    """Probability of leaving an example a random subset of its conditions."""
+    time_bins: int = 10
+    """Bins of the loss over time in the metrics."""
+
+    def __post_init__(self) -> None:
+        if not self.streams:
+            raise ValueError("JointDiffusion needs at least one stream.")
+        check_declared(self)
+        check_clocks(self.streams)
+
+    @functools.cached_property
+    def reads(self) -> tuple[Condition, ...]:
+        """The conditions."""
+        return tuple(condition(one) for one in self.conditions)

@@ -1,0 +1,176 @@
+"""What a model denoises and what it reads: streams, each with a process and a time, and conditions."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool
+
+from unified_jax.config import Open, check_finite
+from unified_jax.layers.embedders import make_embedder
+from unified_jax.layers.form import ConditionInput, EmbedderKind, Form
+from unified_jax.modalities.base import Continuous
+from unified_jax.modalities.conditions import ConditionForm
+from unified_jax.modalities.image import Image
+from unified_jax.processes.interpolant import RectifiedFlow
+from unified_jax.processes.targets import Process
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Something that is denoised, and how it is noised."""
+
+    modality: Continuous = Image()
+    """What it is."""
+    process: Open[Process] = RectifiedFlow()
+    """Its noising process and what the network predicts."""
+    embedder: EmbedderKind = "linear"
+    """How it enters and leaves the trunk (`layers.embedders`)."""
+    features: int = 32
+    """Of the embedder's own layers, where it has any."""
+    name: str = ""
+    """What the network and the loss terms call it; its modality's name where it is empty."""
+    time: str = ""
+    """Name of another stream whose times it shares; empty: times of its own."""
+    ends: float = 0.0
+    """Share of training examples that are shown at either end, half clean and half pure noise."""
+
+    def __post_init__(self) -> None:
+        check_finite(self)
+        if self.features < 1:
+            raise ValueError(f"Stream.features must be at least 1, found {self.features}.")
+        if not 0 <= self.ends <= 1:
+            raise ValueError(f"Stream.ends is a share, in [0, 1], found {self.ends}.")
+        if self.ends and not hasattr(self.process, "noise_time"):
+            raise ValueError(f"Stream.ends needs to know where {type(self.process).__name__} ends: give it noise_time.")
+        make_embedder(self.form)
+
+    @property
+    def label(self) -> str:
+        """Its name, or its modality's."""
+        return self.name or self.modality.name
+
+    @property
+    def form(self) -> Form:
+        """What the network knows of it."""
+        m = self.modality
+        channels = m.shape[-1] * self.process.channels_per_output
+        return Form(self.label, m.shape, m.cut, channels, self.embedder, self.features)
+
+
+@runtime_checkable
+class ConditionSource(Protocol):
+    """A modality that a network can read as it is. Implementations: Label, Numbers, everything `Continuous`."""
+
+    @property
+    def name(self) -> str:
+        """The field of a batch it lives in."""
+        ...
+
+    def prepare(self, raw: Any) -> np.ndarray:
+        """As `Modality.prepare`."""
+        ...
+
+    def blank(self) -> np.ndarray:
+        """As `Modality.blank`."""
+        ...
+
+    def condition_form(self) -> ConditionForm:
+        """What the network knows of it; the name is the modality's."""
+        ...
+
+    def to_condition(self, raw: Array) -> Array:
+        """A stack of prepared arrays as the network reads it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Something that a network reads."""
+
+    source: Open[ConditionSource]
+    """The modality that it comes from."""
+    name: str = ""
+    """What the network, guidance and requests call it; its source's name where it is empty."""
+    drop: float = 0.0
+    """Probability of leaving it out of a training example by itself, whatever happens to the others."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.drop <= 1.0:
+            raise ValueError(f"Condition.drop is a probability, found {self.drop}.")
+        if self.drop and self.form.null == "none":
+            raise ValueError(f"The condition {self.label!r} has no null, so it cannot be dropped.")
+
+    @property
+    def label(self) -> str:
+        """Its name, or its source's."""
+        return self.name or self.source.name
+
+    @property
+    def form(self) -> ConditionForm:
+        """What the network knows of it."""
+        form = self.source.condition_form()
+        return ConditionForm(self.label, form.kind, form.features, form.length, form.null)
+
+    def shown(self, given: dict[str, Any], count: int) -> ConditionInput:
+        """Its arrays for `count` examples: of the field where `given` has it, of its null elsewhere."""
+        form, there = self.form, self.source.name in given
+        if there:
+            value = self.source.to_condition(jnp.asarray(given[self.source.name]))
+        else:
+            value = self.source.to_condition(jnp.broadcast_to(self.source.blank(), (count, *self.source.blank().shape)))
+        found = ConditionInput(form, value, None if form.null == "row" else jnp.full((count,), there))
+        return found if there else without(found, jnp.ones((count,), bool))
+
+
+def condition(source: Any) -> Condition:
+    """A bare modality stands for a condition of it."""
+    return source if isinstance(source, Condition) else Condition(source)
+
+
+def without(shown: ConditionInput, dropped: Bool[Array, "b"]) -> ConditionInput:
+    """The condition with its null in the place of some examples'."""
+    match shown.form.null:
+        case "none":
+            return shown
+        case "row":
+            return shown._replace(value=jnp.where(dropped, shown.form.features - 1, shown.value))
+        case _:
+            shape = (-1,) + (1,) * (shown.value.ndim - 1)
+            value = jnp.where(dropped.reshape(shape), jnp.zeros_like(shown.value), shown.value)
+            return shown._replace(value=value, present=jnp.asarray(shown.present) & ~dropped)
+
+
+def drop(conditions: tuple[ConditionInput, ...], dropped: Bool[Array, "b l"]) -> tuple[ConditionInput, ...]:
+    """Each condition with its null where its column says so; labels all at once."""
+    found = [shown if shown.form.null == "row" else without(shown, dropped[:, i]) for i, shown in enumerate(conditions)]
+    rows = [i for i, shown in enumerate(conditions) if shown.form.null == "row"]
+    if not rows:
+        return tuple(found)
+    null = jnp.asarray([conditions[i].form.features - 1 for i in rows], jnp.int32)
+    labels = jnp.stack([conditions[i].value for i in rows], axis=1)
+    labels = jnp.where(dropped if len(rows) == len(conditions) else dropped[:, jnp.asarray(rows)], null, labels)
+    for column, i in enumerate(rows):
+        found[i] = conditions[i]._replace(value=labels[:, column])
+    return tuple(found)
+
+
+def check_names(kind: str, names: list[str]) -> None:
+    """Raises ValueError for a name that stands twice."""
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{kind} need distinct names; {', '.join(twice)} stands twice in {', '.join(names)}.")
+
+
+def check_clocks(streams: tuple[Stream, ...]) -> None:
+    """Raises ValueError for a shared clock that does not exist, or of another process."""
+    by_name = {stream.label: stream for stream in streams}
+    for stream in (s for s in streams if s.time):
+        clock = by_name.get(stream.time)
+        if clock is None or clock.time or clock is stream:
+            having = ", ".join(name for name, s in by_name.items() if not s.time and s is not stream) or "none"
+            raise ValueError(
+                f"{stream.label}: time {stream.time!r} is no stream with times of its own; there are {having}."
+            )
+        if (clock.process, clock.ends) != (stream.process, stream.ends):
+            raise ValueError(f"{stream.label} shares the times of {stream.time}: their process and ends must be equal.")
