@@ -18,6 +18,7 @@ from unified_jax.errors import UserError
 from unified_jax.interop.names import flatten, unflatten
 from unified_jax.models.transfusion import Transfusion
 from unified_jax.models.tuned import Tuning, matches
+from unified_jax.precision import seed_key
 from unified_jax.typing import Params
 
 
@@ -76,7 +77,7 @@ def plan_graft(old: Any, new: Any, tuning: Tuning) -> Graft:
 
     Raises UserError listing parameters of the same name and another shape, and where nothing could be taken.
     """
-    key = jax.random.key(0)
+    key = seed_key(0)
     theirs, ours = flatten(jax.eval_shape(old.init, key)), flatten(jax.eval_shape(new.init, key))
     axes = flatten(new.axes())
     ids = _matching_ids(old, new, tuning)

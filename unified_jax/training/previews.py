@@ -15,6 +15,7 @@ from unified_jax.errors import RunError
 from unified_jax.hosts import writes
 from unified_jax.modalities.sheets import show_samples
 from unified_jax.models.sampling import sample_keys
+from unified_jax.precision import seed_key
 from unified_jax.training.balancing import FixedBalance
 from unified_jax.training.experiment import Experiment
 from unified_jax.typing import Params
@@ -71,7 +72,7 @@ class Validator:
         self.losses = jax.jit(self._losses, out_shardings=PartitionSpec())
 
     def _losses(self, params: Params, batch: Any, index: jax.Array) -> dict[str, tuple[jax.Array, jax.Array]]:
-        terms, _, _ = self.model.losses(params, {}, batch, jax.random.fold_in(jax.random.key(PREVIEW_SEED), index))
+        terms, _, _ = self.model.losses(params, {}, batch, jax.random.fold_in(seed_key(PREVIEW_SEED), index))
         return jax.tree.map(jnp.sum, terms)
 
     def loss(self, params: Params) -> float:

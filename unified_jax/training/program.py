@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from unified_jax.errors import UserError
+from unified_jax.precision import seed_key
 from unified_jax.training.balancing import GradNorm, PcGrad
 from unified_jax.training.experiment import Experiment
 from unified_jax.training.saved import frozen_layout
@@ -109,7 +110,7 @@ def assemble(experiment: Experiment, mesh: Mesh) -> Program:
     optimizer = Optimizer(experiment.optimizer, experiment.ema, experiment.steps, experiment.accumulate)
     model = experiment.trained
     make = functools.partial(init_state, model, optimizer, experiment.balance)
-    shapes = jax.eval_shape(make, jax.random.key(experiment.seed))
+    shapes = jax.eval_shape(make, seed_key(experiment.seed))
     shardings = state_shardings(mesh, experiment.rules, model.axes(), shapes)
     fast: Any = jax.jit(
         functools.partial(train_step, model, optimizer, experiment.balance),
