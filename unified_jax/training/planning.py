@@ -10,19 +10,19 @@ Where it gives none (GPU) they are a roofline: the longest of products, memory a
 """
 
 import dataclasses
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
+from unified_jax.precision import seed_key
 from unified_jax.sharding import make_mesh
 from unified_jax.training.collectives import Moved, collectives
 from unified_jax.training.experiment import Experiment
 from unified_jax.training.flops import count_flops
+from unified_jax.training.memory import state_bytes
 from unified_jax.training.program import Program, assemble
-from unified_jax.training.state import State
 from unified_jax.training.targets import Chip, Target
 
 
@@ -69,7 +69,7 @@ def forecast(experiment: Experiment, target: Target) -> dict[str, Any]:
 def arguments_of(program: Program) -> tuple[Any, ...]:
     """Shapes of what the step takes."""
     replicated = NamedSharding(program.mesh, PartitionSpec())
-    shape = jax.eval_shape(lambda: jax.random.key(0))
+    shape = jax.eval_shape(lambda: seed_key(0))
     key = jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=replicated)
     return program.abstract_state(), program.abstract_frozen(), program.abstract_batch(), key
 
@@ -92,24 +92,10 @@ def _compile(program: Program) -> tuple[Any, str | None]:
             return None, " ".join(str(error).split())[:300]
 
 
-def state_bytes(shapes: State, cuts: State) -> dict[str, int]:
-    """Bytes of a device's part of the state, by kind."""
-
-    def of(shapes: Any, shardings: Any) -> int:
-        sizes = jax.tree.map(lambda s, cut: math.prod(cut.shard_shape(s.shape)) * s.dtype.itemsize, shapes, shardings)
-        return sum(jax.tree.leaves(sizes))
-
-    return {
-        "params": of(shapes.params, cuts.params),
-        "optimizer": of(shapes.opt_state, cuts.opt_state),
-        "ema": of(shapes.ema, cuts.ema),
-    }
-
-
 def kept_bytes(program: Program) -> float:
     """Bytes that the backward pass keeps, all devices together: what a gradient holds beside the parameters."""
     experiment = program.experiment
-    key = jax.eval_shape(lambda: jax.random.key(0))
+    key = jax.eval_shape(lambda: seed_key(0))
 
     def loss(params: Any, frozen: Any, batch: Any, key: Any) -> Any:
         terms, _, _ = experiment.trained.losses({**frozen, **params}, program.shapes.aux, batch, key)

@@ -10,9 +10,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from unified_jax.hosts import together
 from unified_jax.models.tuned import Tuned
+from unified_jax.precision import seed_key
 from unified_jax.sharding import Rules, parameter_shardings
 from unified_jax.training.checkpoint import Checkpoints
 from unified_jax.training.experiment import Experiment
+from unified_jax.training.memory import check_params_fit
 from unified_jax.training.state import State
 from unified_jax.typing import Params
 
@@ -30,7 +32,7 @@ def frozen_layout(model: Any, mesh: Mesh, rules: Rules) -> Params:
     """Shapes and shardings of what a model's runs never change: {} for one that is trained whole."""
     if not isinstance(model, Tuned):
         return {}
-    shapes = jax.eval_shape(model.model.init, jax.random.key(0))
+    shapes = jax.eval_shape(model.model.init, seed_key(0))
     return laid_out(mesh, rules, model.frozen(model.model.axes()), model.frozen(shapes))
 
 
@@ -59,11 +61,12 @@ def load_trained(
     no finished checkpoint, or a damaged one.
     """
     model = experiment.trained
-    like = laid_out(mesh, rules, model.axes(), jax.eval_shape(model.init, jax.random.key(0)))
+    like = laid_out(mesh, rules, model.axes(), jax.eval_shape(model.init, seed_key(0)))
     checkpoints = Checkpoints(run_dir, write=False)
     whole = NamedSharding(mesh, PartitionSpec())
     wanted: dict[str, Any] = {"step": jax.ShapeDtypeStruct((), "int32", sharding=whole)}
     wanted |= {"params": like} if ema == "none" else {"ema": tuple(like for _ in experiment.ema)}
+    check_params_fit(wanted, mesh.local_devices)
     found = checkpoints.restore_best(wanted) if best else checkpoints.restore(wanted)
     params = found["params"] if ema == "none" else found["ema"][int(ema)]
     return params, int(found["step"])

@@ -25,7 +25,8 @@ from unified_jax.errors import UserError
 from unified_jax.layers.remat import Remat
 from unified_jax.sharding import MeshShape, make_mesh
 from unified_jax.training.experiment import Experiment
-from unified_jax.training.planning import forecast, kept_bytes, state_bytes, step_flops
+from unified_jax.training.memory import state_bytes
+from unified_jax.training.planning import forecast, kept_bytes, step_flops
 from unified_jax.training.program import Program, assemble, check_batch
 from unified_jax.training.state import state_shardings
 from unified_jax.training.targets import Target
