@@ -6,12 +6,13 @@
 
 A save that was cut short leaves a temporary folder that is never taken for a checkpoint and is removed at the next
 start. Each step holds the checksums of its files (`checksums.py`), compared before anything is restored. A save that
-fails, as on a full disk, is said in a line; training goes on, and the next save tries again.
+fails, as on a full disk, is said in a line; training goes on, and the next save tries again. A state with numbers that
+are not finite is neither saved nor restored (`finite.py`).
 """
 
 import contextlib
 import functools
-import json
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,9 @@ import orbax.checkpoint as ocp
 
 from unified_jax.errors import RunError, UserError
 from unified_jax.hosts import shared, together
-from unified_jax.training.checksums import find_damage, seal
+from unified_jax.training import reading
+from unified_jax.training.checksums import seal
+from unified_jax.training.finite import not_finite, told
 from unified_jax.training.notice import say
 from unified_jax.training.state import State
 
@@ -47,25 +50,39 @@ class Checkpoints:
     def __init__(self, run_dir: Path, keep: int = 2, write: bool = True) -> None:
         folder = (run_dir / "checkpoints").absolute()
         self.folder = folder
+        reading.check_path(folder)
         if not write and not (folder / "rolling").is_dir():
             raise UserError(f"{str(run_dir)!r} holds no finished checkpoint.")
         self.reason = ""
-        self.rolling = _manager(folder / "rolling", keep, write)
-        self.best = _manager(folder / "best", 1, write)
+        try:
+            self.rolling = _manager(folder / "rolling", keep, write)
+            self.best = _manager(folder / "best", 1, write)
+        except OSError as error:
+            raise reading.explain(error, folder, "") from error
 
     def steps(self) -> list[int]:
-        """Steps of the rolling checkpoints, rising."""
-        return sorted(self.rolling.all_steps())
+        """Steps of the rolling checkpoints that are whole, rising; one that is being written is not among them."""
+        folder = Path(self.rolling.directory)  # Orbax counts a step as soon as its save begins
+        return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else []
 
-    def last_good(self) -> str:
-        """A sentence: which checkpoint a failed run can go on from."""
+    def last_good(self, wait: bool = False) -> str:
+        """A sentence: which checkpoint a failed run can go on from.
+
+        With `wait` what is being written counts once it is; only alone, since other processes may be gone.
+        """
+        if wait and jax.process_count() == 1:
+            self._collect(self.rolling)
         kept = self.steps()
         return f"The last good checkpoint is step {kept[-1]}." if kept else "There is no checkpoint yet."
 
     def save(self, state: State, step: int) -> None:
-        """Starts an asynchronous save; a step that is already saved is left alone. A failure is said, not raised."""
+        """Starts an asynchronous save; a step that is already saved is left alone. A failure is said, not raised.
+
+        Raises RunError, and saves nothing, for a state with numbers that are not finite.
+        """
         self._collect(self.rolling)
         if step not in self.rolling.all_steps():
+            self._refuse_not_finite(state, step)
             self._save(self.rolling, state, step, None)
 
     def save_last(self, state: State, step: int) -> None:
@@ -80,12 +97,26 @@ class Checkpoints:
         raise RunError(f"The last step, {step}, could not be saved in {self.folder}: {self.reason}; {on}.")
 
     def save_best(self, state: State, step: int, loss: float) -> None:
-        """Saves if `loss` is the lowest so far. A failure is said, not raised."""
+        """Saves if `loss` is finite and the lowest so far. A failure is said, not raised. RunError as `save`."""
         self._collect(self.best)
         kept = self.best.latest_step()
-        better = kept is None or kept >= step or not self._best_loss(kept) <= loss
+        least = math.nan if kept is None or kept >= step else reading.best_loss(Path(self.best.directory) / str(kept))
+        better = math.isfinite(loss) and not least <= loss
         if shared([int(better)])[0]:  # all save, or none
+            self._refuse_not_finite(state, step)
             self._save(self.best, state, step, loss)
+
+    def _refuse_not_finite(self, state: State, step: int) -> None:
+        bad = not_finite(_as_dict(state))
+
+        def refuse() -> None:
+            if bad:
+                raise RunError(
+                    f"After step {step} {told(bad)} hold(s) numbers that are not finite, so this state is not saved. "
+                    f"{self.last_good()} The same settings would come to the same: {reading.AGAIN}."
+                )
+
+        together(refuse)
 
     def _save(self, manager: ocp.CheckpointManager, state: State, step: int, loss: float | None) -> None:
         items: dict[str, Any] = {"state": ocp.args.PyTreeSave(_as_dict(state))}
@@ -116,14 +147,6 @@ class Checkpoints:
             f"A checkpoint could not be written to {manager.directory}: {self.reason}; the next save tries again. "
             f"{self.last_good()}"
         )
-
-    def _best_loss(self, step: int) -> float:
-        """NaN, which nothing is lower than or equal to, where it cannot be read."""
-        try:
-            text = (Path(self.best.directory) / str(step) / "loss" / "metadata").read_bytes()
-            return float(json.loads(text)["loss"])
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            return float("nan")
 
     def drop_after(self, step: int) -> None:
         """Forgets best checkpoints of steps that a resumed run will do again."""
@@ -159,18 +182,9 @@ class Checkpoints:
 
     def _set_aside(self, step: int) -> Path:
         target = self.folder / "damaged" / str(step)
-        together(lambda: self._move(step, target), by="first")
+        together(functools.partial(reading.set_aside, Path(self.rolling.directory) / str(step), target), by="first")
         self.rolling.reload()
         return target
-
-    def _move(self, step: int, target: Path) -> None:
-        try:
-            target.parent.mkdir(exist_ok=True)
-            while target.exists():
-                target = target.with_name(target.name + "_")
-            (Path(self.rolling.directory) / str(step)).rename(target)
-        except OSError as error:
-            raise RunError(f"The damaged checkpoint of step {step} cannot be moved to {target}: {error}.") from error
 
     def restore_best(self, like: Any) -> Any:
         """The same for the best checkpoint."""
@@ -180,27 +194,26 @@ class Checkpoints:
         newest = shared([s for s in (manager.latest_step() if step is None else step,) if s is not None])
         if not newest:
             raise UserError(f"{manager.directory} holds no finished checkpoint.")
-        chosen = newest[0]
+        chosen, folder = newest[0], Path(manager.directory) / str(newest[0])
         item = _as_dict(like) if isinstance(like, State) else like
         arguments = ocp.args.PyTreeRestore(
             item=item,
             restore_args=ocp.checkpoint_utils.construct_restore_args(item),
             partial_restore=True,
         )
+        before = [s for s in self.steps() if s < chosen or manager is self.best]
+        other = "without --best there is" if manager is self.best else "delete that folder to go back to"
+        earlier = f"{other} step {before[-1]}" if before else ""
         try:
-            together(functools.partial(_refuse_damage, Path(manager.directory) / str(chosen)), by="first")
+            together(functools.partial(reading.check_files, folder, earlier), by="first")
             restored = manager.restore(chosen, args=ocp.args.Composite(state=arguments))["state"]
-            together(functools.partial(_check_shapes, item, restored))
+            together(functools.partial(reading.check_arrays, item, restored, not_finite(restored), folder, earlier))
         except Exception as error:
             if step is None and jax.process_count() == 1 and self._moved_on(manager, chosen):
                 return self._restore(manager, like, None)
-            others = [s for s in self.steps() if s != chosen]
-            hint = f"delete that folder to go back to step {others[-1]}" if others else "no other checkpoint is kept"
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise UserError(
-                f"The checkpoint {manager.directory}/{chosen} cannot be read: {reason[:300]} It is damaged or was "
-                f"written for another model; {hint}."
-            ) from error
+            if isinstance(error, UserError | RunError):
+                raise
+            raise reading.explain(error, folder, earlier) from error
         return State(**restored) if isinstance(like, State) else restored
 
     @staticmethod
@@ -243,11 +256,6 @@ def _manager(folder: Path, keep: int, write: bool) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
 
 
-def _refuse_damage(folder: Path) -> None:
-    if damage := find_damage(folder):
-        raise ValueError(damage + ".")
-
-
 def _unfinished(folder: Path) -> list[Path]:
     """Steps that are being written, or were when something failed."""
     return sorted(folder.glob("*.orbax-checkpoint-tmp*"))
@@ -255,11 +263,3 @@ def _unfinished(folder: Path) -> list[Path]:
 
 def _as_dict(state: State) -> dict[str, Any]:
     return {name: getattr(state, name) for name in ("step", "params", "ema", "opt_state", "aux", "balance")}
-
-
-def _check_shapes(item: Any, restored: Any) -> None:
-    for (path, want), (_, got) in zip(
-        jax.tree_util.tree_leaves_with_path(item), jax.tree_util.tree_leaves_with_path(restored), strict=True
-    ):
-        if want.shape != got.shape:
-            raise ValueError(f"{jax.tree_util.keystr(path)} has shape {got.shape}, expected {want.shape}.")

@@ -26,8 +26,16 @@ def seal(folder: Path) -> None:
     (folder / FILE).write_text(json.dumps(found, indent=0) + "\n")
 
 
+def is_sealed(folder: Path) -> bool:
+    """Whether a step has a list of checksums that can be read."""
+    return bool(_recorded(folder / FILE))
+
+
 def find_damage(folder: Path) -> str | None:
-    """What is wrong with a step's files, as part of a sentence; None where they are as they were written."""
+    """What is wrong with a step's files, as part of a sentence; None where they are as they were written.
+
+    Raises OSError where a file is there and cannot be read.
+    """
     recorded = _recorded(folder / FILE)
     for name, (size, crc) in recorded.items():
         path = folder / name
@@ -48,11 +56,13 @@ def fingerprint(folder: Path) -> str:
 
 
 def _recorded(path: Path) -> dict[str, tuple[int, int]]:
-    """Empty where there is no list, or none that can be read."""
+    """Empty where there is no list, or a torn one. Raises OSError where the disk or the user's rights refuse it."""
     try:
         plain: Any = json.loads(path.read_bytes())
         return {str(name): (int(size), int(crc)) for name, (size, crc) in plain.items()}
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        return {}
+    except (ValueError, TypeError, AttributeError, RecursionError):
         return {}
 
 

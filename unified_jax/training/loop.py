@@ -18,6 +18,7 @@ from unified_jax.data.pipeline import HostBatch, Pipeline
 from unified_jax.data.prefetch import Prefetcher
 from unified_jax.errors import RunError, UserError
 from unified_jax.hosts import lay_rows, local_rows, make_key, name, stop_wanted, together, writes
+from unified_jax.precision import same_numbers
 from unified_jax.sharding import make_mesh
 from unified_jax.training import run_dir as runs
 from unified_jax.training.checkpoint import Checkpoints
@@ -25,7 +26,8 @@ from unified_jax.training.experiment import Experiment
 from unified_jax.training.flops import count_flops
 from unified_jax.training.gradients import term_gradients
 from unified_jax.training.lock import RunLock
-from unified_jax.training.metrics import MetricsWriter, Pending, Progress
+from unified_jax.training.memory import check_state_fits
+from unified_jax.training.metrics import MetricsWriter, Pending, Progress, count_lines, last_loss
 from unified_jax.training.program import Program, assemble
 from unified_jax.training.pulse import Pulse
 from unified_jax.training.start import Start, begin, create
@@ -58,6 +60,7 @@ def prepare(experiment: Experiment) -> Run:
     """Everything up to (not including) the first compile: mesh, data, shapes, shardings. Raises UserError early."""
     check_kinds(experiment)
     program = assemble(experiment, make_mesh(experiment.mesh))
+    check_state_fits(program.shapes, program.shardings, program.abstract_frozen(), program.mesh.local_devices)
     held = local_rows(program.batch_sharding, program.rows)
     pipeline = Pipeline(
         experiment.data, experiment.split, experiment.model.modalities, experiment.batch_size, experiment.seed, held,
@@ -68,8 +71,9 @@ def prepare(experiment: Experiment) -> Run:
     return Run(experiment, program, pipeline, jax.jit(gradients, out_shardings=program.replicated), key, held)
 
 
+@same_numbers()
 def train(experiment: Experiment, start: Start) -> dict[str, Any]:
-    """Runs an experiment to its last step and returns its summary.
+    """Runs an experiment to its last step and returns its summary; a run that has ended is left as it is.
 
     Raises UserError for a request that cannot be met (before anything is compiled) and RunError for a run that failed;
     both leave the last good checkpoint. SIGTERM and Ctrl-C save and return early with summary["finished"] = False.
@@ -82,6 +86,8 @@ def train(experiment: Experiment, start: Start) -> dict[str, Any]:
 
 def _train(run: Run, start: Start) -> dict[str, Any]:
     with opened(run, start) as (checkpoints, state), Interrupt() as interrupt:
+        if int(state.step) >= run.experiment.steps:
+            return ended(run, start)
         summary = _steps(run, state, checkpoints, start, interrupt)
     return close_run(run, start, summary)
 
@@ -95,7 +101,8 @@ def opened(run: Run, start: Start) -> Iterator[tuple[Checkpoints, State]]:
         together(lambda: stack.enter_context(RunLock(folder)), by="first")
         checkpoints = stack.enter_context(Checkpoints(folder, run.experiment.checkpoint.keep))
         state, run.frozen = begin(run.experiment, run.program, run.key, start, checkpoints)
-        together(lambda: _describe(run, folder), by="first")
+        if int(state.step) < run.experiment.steps:
+            together(lambda: _describe(run, folder), by="first")
         yield checkpoints, state
 
 
@@ -104,6 +111,21 @@ def close_run(run: Run, start: Start, summary: dict[str, Any]) -> dict[str, Any]
     if writes():
         runs.write_json(start.run_dir / "summary.json", summary | runs.provenance(run.experiment))
     return summary
+
+
+def ended(run: Run, start: Start) -> dict[str, Any]:
+    """The summary of a run whose last step is done, as it stands; written first where the run was killed before that.
+
+    The loss is then that of the last line of metrics.jsonl; what only the running process knew is missing.
+    """
+    path, steps = start.run_dir / "summary.json", run.experiment.steps
+    saved = together(lambda: runs.read_summary(path))
+    if saved and saved.get("finished") and saved.get("step") == steps:
+        return saved
+    loss = last_loss(start.run_dir / "metrics.jsonl", steps)
+    skipped = count_lines(start.run_dir / "non_finite.jsonl", steps)
+    found = {"step": steps, "finished": True, "loss": loss, "skipped": skipped, "parameters": run.program.parameters}
+    return close_run(run, start, found)
 
 
 def _describe(run: Run, folder: Path) -> None:
@@ -172,6 +194,8 @@ def _steps(run: Run, state: State, checkpoints: Checkpoints, start: Start, inter
             watch.drain(0)
             checkpoints.save_last(state, step)
         return watch.summary(step, run.program.parameters)
+    except FloatingPointError as error:  # what JAX_DEBUG_NANS and JAX_DEBUG_INFS raise
+        raise RunError(f"Step {step + 1}: {error} {checkpoints.last_good(wait=True)}") from error
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
             raise
@@ -185,7 +209,9 @@ def make_watch(run: Run, first: int, checkpoints: Checkpoints, start: Start) -> 
     """What looks at a run from step `first` on."""
     writer = MetricsWriter(start.run_dir, first, mute=not writes())
     progress = Progress(run.experiment.steps, first, not start.quiet and writes(), start.report)
-    return Watch(run.experiment, run.frozen, writer, progress, checkpoints, start.run_dir)
+    watch = Watch(run.experiment, run.frozen, writer, progress, checkpoints, start.run_dir)
+    watch.skipped = count_lines(writer.skipped_path, first)
+    return watch
 
 
 def _lost(step: int, error: Exception, checkpoints: Checkpoints) -> str:
@@ -205,5 +231,5 @@ def next_batch(
     except Exception as error:  # sources raise what they like
         what = str(error) if isinstance(error, UserError | RunError) else f"{type(error).__name__}: {error}."
         raise RunError(
-            f"Step {step} (split {experiment.split!r}) has no data: {what} {checkpoints.last_good()}"
+            f"Step {step} (split {experiment.split!r}) has no data: {what} {checkpoints.last_good(wait=True)}"
         ) from error

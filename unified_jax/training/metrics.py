@@ -150,6 +150,20 @@ def cut_lines(path: Path, last_step: int) -> None:
     temporary.replace(path)
 
 
+def count_lines(path: Path, last_step: int) -> int:
+    """How many lines of steps <= last_step a file has; 0 where there is none."""
+    if not path.exists():
+        return 0
+    return sum(_is_line(line, last_step) for line in path.read_bytes().splitlines(keepends=True))
+
+
+def last_loss(path: Path, last_step: int) -> float | None:
+    """The loss of the last whole line of steps <= last_step that has one."""
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    records = [json.loads(line) for line in lines if _is_line(line, last_step)]
+    return next((record["loss"] for record in reversed(records) if "loss" in record), None)
+
+
 def _is_line(line: bytes, last_step: int) -> bool:
     try:
         record = json.loads(line)

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from unified_jax.errors import UserError
+from unified_jax.precision import same_numbers
 from unified_jax.training.checkpoint import Checkpoints
 from unified_jax.training.experiment import Experiment
 from unified_jax.training.loop import Run, prepare
@@ -18,6 +19,7 @@ from unified_jax.training.step import example_losses
 from unified_jax.typing import Params
 
 
+@same_numbers()
 def replay(experiment: Experiment, start: Start, step: int) -> str:
     """What step `step` (counted from 1, as metrics.jsonl does) saw: the loss of every example, the worst first.
 

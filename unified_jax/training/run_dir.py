@@ -15,6 +15,7 @@ import jax
 
 from unified_jax.config import config_hash, from_plain, to_plain
 from unified_jax.errors import RunError, UserError
+from unified_jax.training.draws import described
 from unified_jax.training.experiment import Experiment
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -72,6 +73,15 @@ def load_experiment(run_dir: Path, trust: bool = False) -> Experiment:
     return experiment
 
 
+def read_summary(path: Path) -> dict[str, Any]:
+    """summary.json; {} where there is none, or a torn one."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def provenance(experiment: Experiment) -> dict[str, Any]:
     """What every result file carries: commit, configuration hash, seed, device, versions."""
     return {
@@ -84,16 +94,20 @@ def provenance(experiment: Experiment) -> dict[str, Any]:
 
 
 def environment(experiment: Experiment, mesh_shape: dict[str, int]) -> dict[str, Any]:
-    """environment.json: provenance, mesh, process count, platform and compiler flags."""
-    return provenance(experiment) | {
-        "mesh": mesh_shape,
-        "processes": jax.process_count(),
-        "platform": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "cores": os.cpu_count(),
-        "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "libtpu_init_args": os.environ.get("LIBTPU_INIT_ARGS", ""),
-    }
+    """environment.json: provenance, mesh, process count, platform, compiler flags, and what decides the draws."""
+    return (
+        provenance(experiment)
+        | described(os.environ)
+        | {
+            "mesh": mesh_shape,
+            "processes": jax.process_count(),
+            "platform": f"{platform.system()} {platform.machine()}",
+            "python": platform.python_version(),
+            "cores": os.cpu_count(),
+            "xla_flags": os.environ.get("XLA_FLAGS", ""),
+            "libtpu_init_args": os.environ.get("LIBTPU_INIT_ARGS", ""),
+        }
+    )
 
 
 def commit() -> str | None:

@@ -18,10 +18,11 @@ import numpy as np
 
 from unified_jax.data.pipeline import HostBatch
 from unified_jax.errors import UserError
+from unified_jax.precision import same_numbers
 from unified_jax.training.checkpoint import Checkpoints
 from unified_jax.training.experiment import Experiment
 from unified_jax.training.flops import count_flops
-from unified_jax.training.loop import Interrupt, Run, close_run, make_watch, next_batch, opened, prepare
+from unified_jax.training.loop import Interrupt, Run, close_run, ended, make_watch, next_batch, opened, prepare
 from unified_jax.training.metrics import LAG, Pending
 from unified_jax.training.start import Start
 from unified_jax.training.state import State
@@ -40,6 +41,7 @@ class Seat:
     watch: Watch
 
 
+@same_numbers()
 def train_together(experiments: tuple[Experiment, ...], starts: tuple[Start, ...]) -> list[dict[str, Any]]:
     """Runs experiments that differ in their seed alone to the last step, and returns their summaries.
 
@@ -61,6 +63,8 @@ def train_together(experiments: tuple[Experiment, ...], starts: tuple[Start, ...
             raise UserError(f"Seeds that stand at steps {sorted(first)} go on one by one.")
         if not all(_equal(run.frozen, runs[0].frozen) for run in runs[1:]):
             raise UserError("Seeds that freeze different parameters (they start from different runs) go on one by one.")
+        if first == {experiments[0].steps}:
+            return [ended(run, start) for run, start in zip(runs, starts, strict=True)]
         seats = [
             Seat(run, start, checkpoints, make_watch(run, int(state.step), checkpoints, start))
             for run, start, (checkpoints, state) in zip(runs, starts, entered, strict=True)

@@ -15,8 +15,10 @@ from unified_jax.errors import UserError
 from unified_jax.hosts import shared, together, writes
 from unified_jax.interop.names import flatten
 from unified_jax.models.tuned import Tuned
+from unified_jax.precision import seed_key
 from unified_jax.training import run_dir as runs
 from unified_jax.training.checkpoint import Checkpoints
+from unified_jax.training.draws import check_same_draws
 from unified_jax.training.experiment import Experiment
 from unified_jax.training.graft import Graft, plan_graft
 from unified_jax.training.notice import say
@@ -102,6 +104,7 @@ def _check_start(experiment: Experiment, start: Start, saved: list[int]) -> None
         )
     if saved:
         check_same_run(experiment, start.run_dir)
+        check_same_draws(start.run_dir)
         if saved[-1] > experiment.steps:
             raise UserError(f"The run is at step {saved[-1]}, beyond --steps {experiment.steps}.")
     elif start.init_from is None and not experiment.tuning.full:
@@ -135,7 +138,7 @@ def check_graft(experiment: Experiment, old: Experiment) -> Graft:
     if not isinstance(model, Tuned):
         return graft
     partly = [path for path, where in graft.taken.items() if not where.whole]
-    still = flatten(model.frozen(jax.eval_shape(model.model.init, jax.random.key(0)))["base"])
+    still = flatten(model.frozen(jax.eval_shape(model.model.init, seed_key(0)))["base"])
     if idle := sorted(path for path in (*graft.fresh, *partly) if path in still):
         raise UserError(
             f"--tuning freezes {', '.join(idle)}, which the other run does not have (all of); name them in "

@@ -1,6 +1,7 @@
 """What the loop does between steps: reads metrics, judges non-finite steps, draws previews, validates, saves."""
 
 import contextlib
+import math
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from unified_jax.training.metrics import LAG, Clock, MetricsWriter, Pending, Pro
 from unified_jax.training.pace import Pace
 from unified_jax.training.previews import Previewer, Validator
 from unified_jax.training.pulse import Pulse
+from unified_jax.training.reading import AGAIN
 from unified_jax.training.state import State
 from unified_jax.typing import Params
 
@@ -42,6 +44,7 @@ class Watch:
         self.pace = Pace(folder / "logs", jax.process_index(), jax.process_count(), progress.say)
         self.last: dict[str, Any] = {}
         self.skipped = 0
+        """Steps of the whole run that were skipped."""
 
     def note(self, pending: Pending) -> None:
         """Takes a started step and reads the one LAG steps back."""
@@ -54,19 +57,11 @@ class Watch:
             self._read(self.pending.popleft())
 
     def _read(self, done: Pending) -> None:
-        finite = bool(done.metrics["finite"])
-        if not finite:
-            values = to_host(done.metrics)
-            self.skipped += 1
-            self.writer.write_non_finite(done.step, done.batch, {"loss": values["loss"]})
-            if self.experiment.non_finite == "stop":
-                saved = self.checkpoints.steps()
-                raise RunError(
-                    f"Step {done.step} has a loss or gradient that is not finite; its slots and example ids are in "
-                    f"{self.folder / 'non_finite.jsonl'}. The last good checkpoint is "
-                    f"{f'step {saved[-1]}' if saved else 'none'}; look closer with --replay {done.step}, or go on with "
-                    "--non-finite skip."
-                )
+        finite, norm = jax.device_get((done.metrics["finite"], done.metrics["param_norm"]))
+        if not finite or math.isnan(norm):
+            self.skipped += int(not finite)
+            self.writer.write_non_finite(done.step, done.batch, {"loss": to_host(done.metrics)["loss"]})
+            self._judge(done.step, lost=math.isnan(norm))
             self.progress.say(f"step {done.step}: loss or gradient not finite, skipped")
         if done.step % self.experiment.log_every == 0 or done.step == self.experiment.steps:
             values = to_host({k: v for k, v in done.metrics.items() if k != "finite"})
@@ -78,6 +73,26 @@ class Watch:
             self.writer.write(done.step, self.last)
         self.progress.update(done.step, self.last)
         self._beat(f"step {done.step}")
+
+    def _judge(self, step: int, lost: bool) -> None:
+        """Raises RunError where a run cannot go on, or has learned nothing; `lost`: a parameter is not a number."""
+        record = f"its slots and example ids are in {self.folder / 'non_finite.jsonl'}."
+        if lost:
+            raise RunError(
+                f"Step {step} left parameters that are not finite; {record} {self.checkpoints.last_good(wait=True)} "
+                f"The same settings would come to the same: {AGAIN}."
+            )
+        if self.experiment.non_finite == "stop":
+            raise RunError(
+                f"Step {step} has a loss or gradient that is not finite; {record} "
+                f"{self.checkpoints.last_good(wait=True)} Look closer with --replay {step}, or go on with "
+                "--non-finite skip."
+            )
+        if self.skipped == step == self.experiment.steps:
+            raise RunError(
+                f"All {step} step(s) had a loss or gradient that is not finite and were skipped, so nothing was "
+                f"learned; the slots and example ids are in {self.folder / 'non_finite.jsonl'}."
+            )
 
     def _beat(self, what: str) -> None:
         if self.pulse:
@@ -113,7 +128,7 @@ class Watch:
             self._preview(state, step)
         if validate and self.validator:
             loss = self.validator.loss({**self.frozen, **state.ema[0]})
-            self.writer.write(step, {"validation/loss": loss})
+            self.writer.write(step, {"validation/loss": loss if math.isfinite(loss) else None})
             self.progress.say(f"step {step}: validation loss {loss:.5f}")
             self.checkpoints.save_best(state, step, loss)
         if save:
