@@ -75,6 +75,7 @@ def runners() -> dict[str, Runner]:
         scheduler,
         sequence,
         sit,
+        sit_sampler,
         tables,
     )
 
@@ -87,8 +88,8 @@ def runners() -> dict[str, Runner]:
         "sit": dit.run_sit,
         "sit_path": sit.run_path,
         "sit_loss": sit.run_loss,
-        "sit_sampler": sit.run_sampler,
-        "lightning_transport": sit.run_lightning,
+        "sit_sampler": sit_sampler.run_sampler,
+        "lightning_transport": sit_sampler.run_lightning,
         "dpm_solver_pp": dpm_solver_pp.run,
         "sd3_training_density": tables.run_training_density,
         "ema": tables.run_ema,
