@@ -132,17 +132,17 @@ def read_weights(path: Path, command: ConvertCommand) -> tuple[Experiment, Param
     tensors, said = files.read_weights(path, average=command.ema == "0")
     told = files.described(path)
     diffusers = layout == "diffusers_dit"
-    heads = command.heads or _told(told, "num_attention_heads" if diffusers else "num_heads")
+    heads = _told(told, "num_attention_heads" if diffusers else "num_heads") if command.heads is None else command.heads
     if diffusers:
-        diffusers_dit.check(told.get("config", {}))
+        said += diffusers_dit.check(told.get("config", {}))
         size = command.size if command.size is not None else _told(told, "sample_size") or 32
         params, sizes = diffusers_dit.read(tensors, size, heads)
     else:
         params, sizes = dit.read(tensors, heads)
     if layout == "sit":
         params, sizes = dit.without_variance(params, sizes)
-    wanted = command.classes or _told(told, "num_embeds_ada_norm" if diffusers else "num_classes")
-    classes = classes_of(sizes.rows, wanted if command.classes is None else command.classes)
+    classes = _told(told, "num_embeds_ada_norm" if diffusers else "num_classes")
+    classes = classes_of(sizes.rows, classes if command.classes is None else command.classes)
     if classes == sizes.rows:
         params = dit.with_null_row(params)
     process = described_process(told, layout, sizes, command.trust)

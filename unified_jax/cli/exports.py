@@ -50,7 +50,7 @@ def export_run(source: Path, target: Path, layout: Whole, ema: str, trust: bool)
     if layout == "unified":
         write_unified(target, experiment, params, step)
         return said
-    model = experiment.model
+    model: Any = experiment.model
     sizes = sizes_of(model, layout)
     diffusers = layout == "diffusers_dit"
     theirs = diffusers_dit.write(params, sizes) if diffusers else dit.write(params, sizes)
