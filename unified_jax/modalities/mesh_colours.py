@@ -45,7 +45,7 @@ def surface_colours(
         return np.asarray(visual.face_colors)[face, :3] / 255
     if textured:
         one = np.asarray(visual.material.main_color, np.float64)[:3] / 255
-        return one * _attribute(mesh, corners, weights)
+        return np.broadcast_to(one * _attribute(mesh, corners, weights), (len(face), 3))
     return np.full((len(face), 3), MESH_GREY)
 
 
