@@ -138,10 +138,16 @@ def _open(name: str, data_dir: str, split: str) -> Any:
     if split not in splits:
         raise UserError(f"Data set {name!r} has no split {split!r}; it has: {', '.join(splits) or 'none'}.")
     opened: Any = builder
-    # Pictures stay encoded until a record is read: Pillow decodes them, TFDS would ask for OpenCV.
+
+    class Encoded(tfds.decode.SkipDecoding):
+        """Pictures, and those of a sequence, stay encoded until they are read: Pillow decodes them, not OpenCV."""
+
+        def decode_batch_example_np(self, serialized_example: Any) -> Any:
+            return serialized_example
+
     images = _pictures(builder.info.features)
     try:
-        return opened.as_data_source(split=split, decoders={key: tfds.decode.SkipDecoding() for key in images})
+        return opened.as_data_source(split=split, decoders={key: Encoded() for key in images})
     except Exception as error:
         raise UserError(
             f"Data set {name!r} in {data_dir!r} cannot be read without TensorFlow: {error} "
