@@ -72,6 +72,7 @@ def runners() -> dict[str, Runner]:
         dit,
         dpm_solver_pp,
         gaussian_diffusion,
+        llama,
         scheduler,
         sequence,
         sit,
@@ -100,7 +101,7 @@ def runners() -> dict[str, Runner]:
         "mel": sequence.run_mel,
         "transfusion_mask": sequence.run_transfusion_mask,
         "transfusion": sequence.run_transfusion,
-        "llama": sequence.run_llama,
+        "llama": llama.run_llama,
     }
 
 

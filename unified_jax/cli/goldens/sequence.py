@@ -1,19 +1,16 @@
-"""Families `mel`, `transfusion_mask`, `transfusion` and `llama`: what the Transfusion model is made of."""
+"""Families `mel`, `transfusion_mask` and `transfusion`: what the Transfusion model is made of."""
 
 import itertools
 import math
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from unified_jax.cli.goldens import NotOurs
 from unified_jax.kernels.reference import dense_mask
-from unified_jax.layers.form import Form
 from unified_jax.modalities.mel import Mel, to_decibel
 from unified_jax.models.transfusion import next_token_loss
-from unified_jax.networks.transfusion import Spans, Tokens, Trunk
 
 
 def run_mel(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str, Any]:
@@ -103,79 +100,3 @@ def _lay_out(spans: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
         stop[offset : offset + length] = offset + length
         step[offset : offset + max(length - 1, 0)] = 0
     return np.stack([np.zeros(n, int), stop], axis=-1), np.cumsum(step) - step
-
-
-def run_llama(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str, Any]:
-    """The trunk without modulation; text, and embeddings given as one span whose projections are the identity."""
-    c = config["ctor"]
-    d, heads, kv = c["hidden_size"], c["num_attention_heads"], c["num_key_value_heads"]
-    theta = float(c.get("rope_parameters", {}).get("rope_theta", c.get("rope_theta", 10000.0)))
-    trunk = Trunk(
-        depth=c["num_hidden_layers"], width=d, heads=heads, kv_heads=kv, hidden=c["intermediate_size"],
-        modulated=False, theta=theta, eps=c["rms_norm_eps"], remat="none",
-    )  # fmt: skip
-    rows, n = tensors["in/ids"].shape
-    params = _llama_params(tensors, c)
-
-    def forward(ids: np.ndarray, position: np.ndarray, visible: np.ndarray, embeds: np.ndarray) -> tuple[Any, Any]:
-        start = jnp.full((rows, 1), 0 if (ids < 0).all() else -1)
-        span = Spans(Form("embeds", (n, d), (1,), d), jnp.asarray(embeds)[:, None], start, jnp.ones_like(start))
-        places = jnp.broadcast_to(jnp.asarray(position, jnp.int32)[..., None], (rows, n, 3))
-        tokens = Tokens(
-            jnp.asarray(ids, jnp.int32), places, jnp.asarray(visible, jnp.int32), jnp.zeros((rows, n), jnp.int32)
-        )
-        found: Any = trunk.apply({"params": params}, tokens, (span,), jnp.zeros((rows, 2)), vocabulary=c["vocab_size"])
-        logits, outputs, _ = found
-        return logits, outputs["embeds"][:, 0]
-
-    plain = np.broadcast_to(np.arange(n), (rows, n))
-    causal = np.stack([np.zeros((rows, n), int), plain + 1], axis=-1)
-    allowed = tensors["in/allowed"].astype(bool)
-    mixed = np.stack([allowed.argmax(-1), n - allowed[..., ::-1].argmax(-1)], axis=-1)
-    ids, embeds = tensors["in/ids"], tensors["in/embeds"]
-    logits, _ = forward(ids, plain, causal, embeds)
-    chosen = jnp.take_along_axis(jax.nn.log_softmax(logits[:, :-1]), jnp.asarray(ids)[:, 1:, None], axis=-1)
-    return {
-        "causal.logits": logits,
-        "causal.loss": -jnp.mean(chosen[:, 1:]),  # the files' labels leave out the first two tokens
-        "mixed.logits": forward(ids, tensors["in/position_ids"], mixed, embeds)[0],
-        "mixed_embeds.hidden": forward(np.full_like(ids, -1), tensors["in/position_ids"], mixed, embeds)[1],
-        "inv_freq": theta ** (-np.arange(d // heads // 2) * 2.0 / (d // heads)),
-    }
-
-
-def _llama_params(tensors: dict[str, np.ndarray], c: dict[str, Any]) -> dict[str, Any]:
-    """The reference's weights as the trunk's; its rotary pairs (j, j + e / 2) become (2 j, 2 j + 1)."""
-    d, heads, kv, layers = c["hidden_size"], c["num_attention_heads"], c["num_key_value_heads"], c["num_hidden_layers"]
-    e = d // heads
-
-    def stack(name: str) -> np.ndarray:
-        return np.stack([tensors[f"param/model.layers.{i}.{name}.weight"].T for i in range(layers)])
-
-    def paired(kernel: np.ndarray, count: int) -> np.ndarray:
-        return kernel.reshape(layers, d, count, 2, e // 2).swapaxes(3, 4).reshape(layers, d, count, e)
-
-    q = paired(stack("self_attn.q_proj"), heads).reshape(layers, d, kv, heads // kv, e)
-    k = paired(stack("self_attn.k_proj"), kv)[:, :, :, None]
-    v = stack("self_attn.v_proj").reshape(layers, d, kv, 1, e)
-    out = stack("self_attn.o_proj").reshape(layers, heads, e, d)
-    identity = {"kernel": np.eye(d, dtype=np.float32), "bias": np.zeros(d, np.float32)}
-    unused = {"kernel": np.zeros((256, d), np.float32), "bias": np.zeros(d, np.float32)}
-    params = {
-        "table": tensors["param/model.embed_tokens.weight"],
-        "logits": {"kernel": tensors["param/lm_head.weight"].T},
-        "final_norm": {"gain": tensors["param/model.norm.weight"]},
-        "time": {"fc1": unused, "fc2": identity},
-        "embeds_in": identity,
-        "embeds_out": identity,
-        "blocks": {
-            "attention": {
-                "norm_gain": stack("input_layernorm"),
-                "qkv_kernel": np.concatenate([q, k, v], axis=3),
-                "out_kernel": out,
-            },
-            "norm": {"gain": stack("post_attention_layernorm")},
-            "mlp": {name: {"kernel": stack(f"mlp.{name}_proj")} for name in ("gate", "up", "down")},
-        },
-    }
-    return jax.tree.map(jnp.asarray, params)
