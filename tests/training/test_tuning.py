@@ -1,6 +1,7 @@
 """Fine-tuning: what is frozen stays, updates have their rank, a run starts as the other one ended, and opens alone."""
 
 import dataclasses
+import json
 import shutil
 from typing import Any
 
@@ -118,6 +119,25 @@ def test_parts_are_trained_and_a_run_opens_without_its_base(base, tmp_path):
     train(dataclasses.replace(experiment, steps=4), Start(at_once, init_from=base, quiet=True))
     for ema in ("none", "1"):
         jax.tree.map(np.testing.assert_array_equal, leaves(run, ema), leaves(at_once, ema))
+
+
+def test_a_run_that_has_ended_is_left_as_it_is(base, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(base, run)
+
+    def files():
+        return {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != ".lock"}
+
+    before = files()
+    summary = train(BASE, Start(run, quiet=True))
+    assert files() == before
+    assert summary == json.loads((run / "summary.json").read_text())
+    (run / "summary.json").unlink()  # killed after the last save
+    again = train(BASE, Start(run, quiet=True))
+    assert {name: again[name] for name in ("step", "finished", "loss", "skipped", "parameters")} == {
+        name: summary[name] for name in ("step", "finished", "loss", "skipped", "parameters")
+    }
+    assert files().keys() == before.keys()
 
 
 def test_on_a_mesh_and_strictly_it_is_the_same(base, adapted, tmp_path, monkeypatch):

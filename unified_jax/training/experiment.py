@@ -11,6 +11,7 @@ from unified_jax.models.diffusion import Diffusion
 from unified_jax.models.plan import Plan
 from unified_jax.models.transfusion import Transfusion
 from unified_jax.models.tuned import Tuned, Tuning
+from unified_jax.precision import same_numbers
 from unified_jax.sharding import MeshShape, Rules
 from unified_jax.training.balancing import FixedBalance, GradNorm, MagnitudeBalance, PcGrad, Uncertainty
 from unified_jax.training.checkpoint import Checkpointing
@@ -116,8 +117,9 @@ class Experiment:
                 "not 0."
             )
         if self.preview.every or self.evaluate:  # a plan that does not fit is refused before anything is compiled
-            for process in self.model.processes:
-                self.preview.plan.prepare(process)
+            with same_numbers():
+                for process in self.model.processes:
+                    self.preview.plan.prepare(process)
 
     @property
     def trained(self) -> Diffusion | Transfusion | Tuned:
