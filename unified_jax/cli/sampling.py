@@ -66,7 +66,7 @@ def _value(text: str, field: Any, name: str) -> Any:
     return value
 
 
-def _number(text: str, field: Any, name: str) -> float:
+def _number(text: str, field: Any, name: str) -> int | float:
     """A number of the kind of a field's default; infinite only where that is."""
     try:
         return whole(text) if type(field.default) is int else real(text, math.isinf(field.default))

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,7 +12,7 @@ from unified_jax.cli.entry import run_command, start_process, use_compilation_ca
 from unified_jax.cli.heap import keep_heap
 from unified_jax.cli.parsing import check_devices, first_word
 from unified_jax.cli.parsing import parse as parse_flags
-from unified_jax.cli.recipe import load_recipe, recipe_label, recipe_names
+from unified_jax.cli.recipe import open_recipe, recipe_label, recipe_names
 from unified_jax.errors import UserError
 from unified_jax.hosts import Hosts, writes
 from unified_jax.training.experiment import Experiment
@@ -46,8 +46,8 @@ def parse(arguments: list[str]) -> tuple[str, TrainCommand]:
     """(recipe name, command). Raises UserError without a recipe; SystemExit 2 with a suggestion for a bad flag."""
     more = "python train.py RECIPE --help lists the flags of a recipe with their defaults."
     recipe = first_word(arguments, "python train.py RECIPE [--flags]", "recipes", recipe_names(), more)
-    default = TrainCommand(load_recipe(recipe))
-    command = parse_flags(TrainCommand, f"train.py {recipe}", arguments[1:], default, infinite=True)
+    experiment, flags = open_recipe(recipe, arguments[1:], [field.name for field in fields(TrainCommand)])
+    command = parse_flags(TrainCommand, f"train.py {recipe}", flags, TrainCommand(experiment), infinite=True)
     if command.replay < -1 or command.stall < 0:
         raise UserError(
             f"--replay must be a step from 0 on, and --stall not negative, found {command.replay} and {command.stall}."
