@@ -12,11 +12,11 @@ from unified_jax.data.packing import Documents, Item
 from unified_jax.modalities.image import Image
 from unified_jax.modalities.text import Text
 from unified_jax.models.decoding import choose_token
-from unified_jax.models.plan import Plan
 from unified_jax.models.transfusion import Stream, Transfusion
 from unified_jax.networks.transfusion import Trunk
 from unified_jax.samplers.choice import Euler
 from unified_jax.samplers.guidance import Guidance
+from unified_jax.samplers.plan import Plan
 
 TEXT = (5, 200, 17, 3)
 X, TIME = np.random.default_rng(0).normal(size=(1, 4, 4, 3)).astype(np.float32), 0.6
