@@ -30,12 +30,12 @@ from unified_jax.modalities.image import Image
 from unified_jax.modalities.label import Label
 from unified_jax.models.base import Model
 from unified_jax.models.diffusion import Diffusion
-from unified_jax.models.plan import Plan
 from unified_jax.networks.dit import DiT
 from unified_jax.processes.gaussian import DiscreteGaussian
 from unified_jax.processes.interpolant import Interpolant
 from unified_jax.samplers.choice import Ddpm, Dopri5
 from unified_jax.samplers.guidance import Guidance
+from unified_jax.samplers.plan import Plan
 from unified_jax.training.experiment import Experiment, Previews
 from unified_jax.typing import Params
 
