@@ -1,4 +1,4 @@
-"""Families `mel`, `transfusion_mask` and `transfusion`: what the Transfusion model is made of."""
+"""Families `transfusion_mask` and `transfusion`: what the Transfusion model is made of."""
 
 import itertools
 import math
@@ -9,28 +9,7 @@ import numpy as np
 
 from unified_jax.cli.goldens import NotOurs
 from unified_jax.kernels.reference import dense_mask
-from unified_jax.modalities.mel import Mel, to_decibel
 from unified_jax.models.transfusion import next_token_loss
-
-
-def run_mel(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str, Any]:
-    """Banks, spectra and decibels as torchaudio and librosa have them (both mirror the waveform at its ends)."""
-    out: dict[str, Any] = {}
-    x = jnp.asarray(tensors["in/x"])[None]
-    for i, c in enumerate(config["sets"]):
-        power = c.get("power", 2.0)
-        mel = Mel(
-            rate=config["sr"], n_fft=c["n_fft"], hop=c["hop_length"], window=c.get("win_length", 0), mels=c["n_mels"],
-            low=c.get("f_min", 0.0), high=c.get("f_max", 0.0), scale=c.get("mel_scale", "htk"),
-            slaney_norm=c.get("norm") == "slaney", power=power, center=c.get("center", True),
-        )  # fmt: skip
-        found = mel(x)[0].T
-        out[f"torchaudio.{i}.mel"] = out[f"librosa.{i}.mel"] = found
-        out[f"torchaudio.{i}.fb"], out[f"librosa.{i}.fb"] = mel.bank(), mel.bank().T
-        out[f"torchaudio.{i}.spec_col5"] = jnp.abs(mel.spectrum(x)[0, 5]) ** power
-        out[f"torchaudio.{i}.db"] = to_decibel(found, power)
-        out[f"librosa.{i}.db_refmax"] = to_decibel(found, power, jnp.max(found), 80.0)
-    return out
 
 
 def run_transfusion_mask(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str, Any]:
