@@ -14,12 +14,21 @@ import numpy as np
 import optax
 
 from unified_jax.cli.goldens import NotOurs
+from unified_jax.cli.goldens.options import Check, anything, count, either, number, require
 from unified_jax.training.balancing import gradnorm_loss
 from unified_jax.training.projection import coefficients, project
+
+PCGRAD: dict[str, Check] = dict.fromkeys(("seed", "tasks", "dim", "conflict"), anything)
+PCGRAD |= {"reduction": either("mean", "sum")}
+LIBMTL: dict[str, Check] = {"seed": anything, "din": anything, "dout": anything, "tasks": count, "steps": count}
+LIBMTL |= {"alpha": number, "lr": number, "lr_w": number}
+TOY: dict[str, Check] = dict.fromkeys(("seed", "d", "h", "k", "sigma"), anything)
+TOY |= {"steps": count, "alpha": number}
 
 
 def run_pcgrad(tensors: dict[str, np.ndarray], cfg: dict[str, Any]) -> dict[str, Any]:
     """Families pcgrad_*: the merged gradient, and the parameters after one step of SGD."""
+    require(cfg, PCGRAD)
     gradients = jnp.asarray(tensors["in/grads"])
     perms = np.asarray(tensors["in/perms"])
     count = len(gradients)
@@ -27,7 +36,8 @@ def run_pcgrad(tensors: dict[str, np.ndarray], cfg: dict[str, Any]) -> dict[str,
     for perm in perms:
         order = order[perm]
         composed.append(order)
-    theirs = project({"p": gradients}, jnp.asarray(np.stack(composed)))["p"] / count
+    theirs = project({"p": gradients}, jnp.asarray(np.stack(composed)))["p"]
+    theirs = theirs / (count if cfg.get("reduction", "mean") == "mean" else 1)
     found: dict[str, Any] = {"weichengtseng.grad": theirs}
     found["libmtl.grad"] = project({"p": gradients}, jnp.asarray(perms))["p"]
     found["libmtl.batch_weight"] = jnp.sum(coefficients(gradients @ gradients.T, jnp.asarray(perms)), axis=0)
@@ -41,6 +51,7 @@ def run_pcgrad(tensors: dict[str, np.ndarray], cfg: dict[str, Any]) -> dict[str,
 
 def run_gradnorm_libmtl(tensors: dict[str, np.ndarray], cfg: dict[str, Any]) -> dict[str, Any]:
     """Family gradnorm_libmtl: several steps of weights and parameter."""
+    require(cfg, LIBMTL)
     x, y, first = (jnp.asarray(tensors[f"in/{name}"]) for name in ("X", "Y", "loss0"))
     w, scale = jnp.asarray(tensors["in/W"]), jnp.asarray(tensors["in/loss_scale"])
     count = cfg["tasks"]
@@ -67,6 +78,7 @@ def run_gradnorm_libmtl(tensors: dict[str, np.ndarray], cfg: dict[str, Any]) -> 
 
 def run_gradnorm_toy(tensors: dict[str, np.ndarray], cfg: dict[str, Any]) -> dict[str, Any]:
     """Family gradnorm_toy: Adam on network and weights, the weights renormalised after each step."""
+    require(cfg, TOY)
     net = {name.removeprefix("param/"): jnp.asarray(v) for name, v in tensors.items() if name.startswith("param/")}
     x, y = jnp.asarray(tensors["in/x"]), jnp.asarray(tensors["in/y"])
     count = y.shape[1]

@@ -8,6 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unified_jax.cli.goldens.options import (
+    Check,
+    anything,
+    count,
+    each,
+    either,
+    flag,
+    mapping,
+    optional,
+    require,
+    whole,
+)  # fmt: skip
 from unified_jax.processes.bound import bound_term, discretized_log_likelihood, normal_kl, prior_term
 from unified_jax.processes.gaussian import DiscreteGaussian, Objective, Variance
 from unified_jax.processes.schedules import Schedule, space_timesteps
@@ -19,6 +31,12 @@ from unified_jax.samplers.guidance import clip_x0
 
 Tensors = dict[str, np.ndarray]
 SCHEDULES: dict[str, Schedule] = {"linear": "linear", "squaredcos_cap_v2": "squared_cosine"}
+
+TOP: dict[str, Check] = {"seed": anything, "batch": anything, "channels": anything, "size": anything, "ctor": mapping}
+FLAGS = ("use_kl", "sigma_small", "predict_xstart", "learn_sigma", "rescale_learned_sigmas")
+CTOR: dict[str, Check] = dict.fromkeys(FLAGS, flag)
+CTOR |= {"noise_schedule": either(*SCHEDULES), "diffusion_steps": count}
+CTOR |= {"timestep_respacing": optional(lambda value: isinstance(value, str) or each(whole)(value))}
 
 
 def process_of(config: dict[str, Any]) -> DiscreteGaussian:
@@ -76,7 +94,9 @@ def tables(process: DiscreteGaussian) -> dict[str, np.ndarray]:
 
 def run(tensors: Tensors, config: dict[str, Any]) -> dict[str, Any]:
     """Every output of a file of this family."""
-    process = process_of(config["ctor"])
+    process = process_of(require(require(config, TOP)["ctor"], CTOR))
+    if len(tensors["in/loop_noise"]) < len(process):
+        raise ValueError(f"{len(process)} steps need as many draws, found {len(tensors['in/loop_noise'])}")
     inputs = {name[3:]: jnp.asarray(value) for name, value in tensors.items() if name.startswith("in/")}
     x0, x_t, noise = (jnp.moveaxis(inputs[name], 1, -1) for name in ("x_start", "x_t", "noise"))
     t = inputs["t"].astype(jnp.int32)

@@ -5,7 +5,20 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from unified_jax.cli.goldens import Disputed
+from unified_jax.cli.goldens import Cancelled, NotServed, Unserved
+from unified_jax.cli.goldens.options import (
+    Check,
+    anything,
+    count,
+    each,
+    flag,
+    mapping,
+    named,
+    number,
+    positive,
+    require,
+    whole,
+)  # fmt: skip
 from unified_jax.evaluation.distances import frechet, inception_score, kernel_distance, moments, precision_recall
 from unified_jax.processes.interpolant import RectifiedFlow
 from unified_jax.processes.schedules import Schedule, make_betas, space_timesteps
@@ -24,16 +37,31 @@ NAMES: dict[str, Schedule] = {
 }
 """The reference's names."""
 
+DRAWN: dict[str, Check] = dict.fromkeys(("seed", "n", "m", "d", "shape"), anything)
+BETAS: dict[str, Check] = DRAWN | {"b0": number, "b1": number, "space": each(lambda v: isinstance(v, list))}
+DENSITY: dict[str, Check] = DRAWN | {"mean": number, "std": positive, "mode_scale": number, "decay": number}
+DENSITY |= {"after": whole, "ema": each(lambda v: isinstance(v, list) and len(v) == 3)}
+AVERAGES: dict[str, Check] = DRAWN | {"steps": count, "decay": number, "variants": mapping}
+VARIANT: dict[str, Check] = {"use_ema_warmup": flag, "inv_gamma": positive, "power": positive, "decay": number}
+VARIANT |= {"update_after_step": whole, "min_decay": number, "foreach": flag}
+FEATURES: dict[str, Check] = DRAWN | {"nhood": each(count), "splits": each(count)}
+
 
 def run_beta_schedules(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str, Any]:
     """Named tables (rescaled by 1000 / T where linear), plain tables, and respacings."""
+    require(config, BETAS)
     out: dict[str, Any] = {}
     for name in tensors:
         kind, _, rest = name.removeprefix("out/").partition(".")
         if kind == "named":
             schedule, _, steps = rest.rpartition(".")
+            if schedule not in ("linear", "squaredcos_cap_v2"):
+                out[f"named.{rest}"] = NotServed(named("schedule_name", schedule))
+                continue
             scale = 1000.0 / int(steps)
             out[f"named.{rest}"] = make_betas(NAMES[schedule], int(steps), 1e-4 * scale, 0.02 * scale)
+        elif kind == "beta" and rest not in NAMES:
+            out[f"beta.{rest}"] = NotServed(named("beta_schedule", rest))
         elif kind == "beta":
             out[f"beta.{rest}"] = make_betas(NAMES[rest], len(tensors[name]), config["b0"], config["b1"])
     for steps, spec in config.get("space", []):
@@ -43,8 +71,8 @@ def run_beta_schedules(tensors: dict[str, np.ndarray], config: dict[str, Any]) -
 
 
 def run_frechet(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str, Any]:
-    """Moments and distances; the rank-deficient case uses the first few vectors of each set."""
-    del config
+    """Moments and distances; the rank-deficient case uses the first d / 2 vectors of each set."""
+    require(config, DRAWN)
     a, b = tensors["in/a"], tensors["in/b"]
     (mu1, cov1), (mu2, cov2) = moments(a), moments(b)
     out = {
@@ -53,21 +81,15 @@ def run_frechet(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[
         "mu2": mu2,
         "sigma2": cov2,
         "fid": frechet(a, b),
-        "fid_self": _self_distance(a, tensors),
+        "fid_self": Cancelled(np.asarray(frechet(a, a)), 2 * float(np.trace(cov1)) * len(cov1)),
     }
     few = a.shape[1] // 2
     return out | {"fid_rank_deficient": frechet(a[:few], b[:few])}
 
 
-def _self_distance(a: np.ndarray, tensors: dict[str, np.ndarray]) -> Any:
-    """0; the reference stores the rounding of its matrix square root."""
-    ours, stored = np.asarray(frechet(a, a)), tensors.get("out/fid_self", np.zeros(()))
-    theirs = stored if abs(float(stored)) < 1e-9 else ours
-    return Disputed(ours, theirs, "the distance of a set to itself is 0; the reference stores its rounding noise")
-
-
 def run_training_density(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str, Any]:
     """Stable Diffusion 3's times, weights and the EMA schedules of diffusers."""
+    require(config, DENSITY)
     normal, u, sigmas = (jnp.asarray(tensors[f"in/{name}"]) for name in ("normal", "u", "sigmas"))
     out: dict[str, Any] = {
         "logit_normal": LogitNormalTimes(config["mean"], config["std"]).of_normal(normal),
@@ -98,6 +120,7 @@ def _closest(names: list[str], inv_gamma: float, power: float) -> str:
 
 def run_ema(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str, Any]:
     """Averages after every step: DiT's constant decay, diffusers' variants."""
+    require(config, AVERAGES)
     sequence = tensors["in/p"]
 
     def averages(ema: Ema) -> tuple[np.ndarray, np.ndarray]:
@@ -110,8 +133,9 @@ def run_ema(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str,
 
     out: dict[str, Any] = {"dit": averages(Ema(config["decay"], "constant"))[0]}
     for name, options in config["variants"].items():
+        require(options, VARIANT)
         ema = Ema(
-            config["decay"],
+            options.get("decay", config["decay"]),
             "inverse" if options.get("use_ema_warmup") else "ratio",
             options.get("inv_gamma", 1.0),
             options.get("power", 2 / 3),
@@ -124,6 +148,9 @@ def run_ema(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str,
 
 def run_kid_pr_is(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str, Any]:
     """Kernel distance, precision and recall, inception score of given features."""
+    require(config, FEATURES)
+    if len(tensors["in/real"]) != len(tensors["in/gen"]):
+        raise Unserved("sets of two sizes, of which the reference draws at random, are not served")
     real, made, p = tensors["in/real"], tensors["in/gen"], tensors["in/probs"]
     out: dict[str, Any] = {"kid": kernel_distance(real, made, max(len(real), len(made)))}
     out |= {f"pr.k{k}": precision_recall(real, made, k) for k in config["nhood"]}
