@@ -4,22 +4,24 @@ Left to itself a GPU multiplies float32 matrices in TF32 (a mantissa of 10 bits)
 bits): the same recipe would train by other numbers there than on a CPU. So every product of ours names its precision,
 and its gradients inherit it. Who wants the speed of shorter numbers says so, with a network's `dtype="bfloat16"`.
 
-JAX and Flax also read flags from the environment that change what is drawn or how it is rounded: another generator of
-random bits, an offset on every seed, 64-bit numbers, strict promotion. `same_numbers` holds each of them at the value
-that this package was made for, and `seed_key` makes a key that depends on its seed alone. Flags that only look for
-faults (JAX_DEBUG_NANS, JAX_LOG_COMPILES) and those that choose devices are left as they are.
+JAX also reads flags from the environment that change what is drawn or how it is rounded: another generator of random
+bits, an offset on every seed, 64-bit numbers, strict promotion. `same_numbers` holds each of them at the value that
+this package was made for, and refuses those of Flax; `seed_key` makes a key that depends on its seed alone. Flags that
+only look for faults (JAX_DEBUG_NANS, JAX_LOG_COMPILES) and those that choose devices are left as they are.
 """
 
 import contextlib
 import operator
+import os
 from collections.abc import Iterator
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import DTypeLike
+
+from unified_jax.errors import UserError
 
 EXACT = jax.lax.Precision.HIGHEST
 """For products of float32 arrays."""
@@ -48,12 +50,12 @@ FIXED = {
 }
 """Flags of JAX, and the values under which everything here is computed."""
 
-FIXED_FLAX = {
-    "flax_fix_rng_separator": False,  # other initial parameters
-    "flax_return_frozendict": False,  # another kind of tree
-    "flax_preserve_adopted_names": False,  # other names of parameters
+REFUSED = {
+    "FLAX_FIX_RNG_SEPARATOR": "initial parameters would be drawn otherwise",
+    "FLAX_RETURN_FROZENDICT": "parameters would be another kind of tree",
+    "FLAX_PRESERVE_ADOPTED_NAMES": "parameters would have other names",
 }
-"""The same of Flax."""
+"""Variables that Flax reads when it is imported, and what they would do: they must be off."""
 
 
 def precision(dtype: DTypeLike) -> jax.lax.Precision:
@@ -66,20 +68,22 @@ def same_numbers() -> Iterator[None]:
     """Everything inside computes with the flags above; also a decorator, `@same_numbers()`.
 
     A flag is touched only where it differs, and put back afterwards: by JAX's own context manager where there is one,
-    else for all threads.
+    else for all threads. Raises UserError where one of Flax' variables is set.
     """
+    for name, effect in REFUSED.items():
+        if os.environ.get(name, "").lower() in ("y", "yes", "t", "true", "on", "1"):
+            raise UserError(f"The variable {name} is set: {effect}. Unset it and start again.")
     with contextlib.ExitStack() as stack:
-        for config, fixed in ((jax.config, FIXED), (flax.config, FIXED_FLAX)):
-            for name, value in fixed.items():
-                found = getattr(config, name, value)  # a flag that a later version has dropped cannot differ
-                if _same(found, value):
-                    continue
-                manager = getattr(jax, name.removeprefix("jax_"), None)
-                if manager is not None:
-                    stack.enter_context(manager(value))
-                else:
-                    config.update(name, value)
-                    stack.callback(config.update, name, found)
+        for name, value in FIXED.items():
+            found = getattr(jax.config, name, value)  # a flag that a later version has dropped cannot differ
+            if _same(found, value):
+                continue
+            manager = getattr(jax, name.removeprefix("jax_"), None)
+            if manager is not None:
+                stack.enter_context(manager(value))
+            else:
+                jax.config.update(name, value)
+                stack.callback(jax.config.update, name, found)
         yield
 
 
@@ -88,12 +92,11 @@ def _same(found: Any, value: Any) -> bool:
     return str(getattr(found, "name", found)).lower() == str(value).lower() or (found is None and value == "allow")
 
 
-def seed_key(seed: int | ArrayLike) -> jax.Array:
+def seed_key(seed: int | np.integer | jax.Array) -> jax.Array:
     """The key of a seed in 0 .. 2^32 - 1: that of `jax.random.key`, whatever the environment says."""
     if not isinstance(seed, jax.Array):
-        seed = operator.index(seed)
-        if not 0 <= seed < 2**32:
+        if not 0 <= operator.index(seed) < 2**32:
             raise ValueError(f"A seed must lie in 0 .. 2^32 - 1, found {seed}.")
-        return jax.random.wrap_key_data(np.asarray([0, seed], np.uint32), impl=KEYS)
+        return jax.random.wrap_key_data(jnp.asarray([0, seed], jnp.uint32), impl=KEYS)
     low = seed.astype(jnp.uint32)
     return jax.random.wrap_key_data(jnp.stack([jnp.zeros_like(low), low]), impl=KEYS)

@@ -5,8 +5,8 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ import pytest
 
 from unified_jax.errors import UserError
 from unified_jax.models.sampling import sample_keys
-from unified_jax.precision import FIXED, FIXED_FLAX, same_numbers, seed_key
+from unified_jax.precision import FIXED, REFUSED, same_numbers, seed_key
 from unified_jax.training.draws import check_same_draws, described
 
 OTHERWISE = {
@@ -42,8 +42,8 @@ CHANGES_A_DRAW = ("jax_default_prng_impl", "jax_threefry_partitionable", "jax_hi
 
 def drawn():
     """What a step and a sampler draw: initial parameters, noise, tokens of sample 2 for two batches, and its kinds."""
-    params = nn.Dense(2).init(seed_key(0), jnp.ones((1, 3)))["params"]["kernel"]
-    found = [params] + [jax.random.gumbel(sample_keys(5, 0, count)[2], (4,)) for count in (3, 4)]
+    params: Any = nn.Dense(2).init(seed_key(0), jnp.ones((1, 3)))["params"]
+    found = [params["kernel"]] + [jax.random.gumbel(sample_keys(5, 0, count)[2], (4,)) for count in (3, 4)]
     found += [jnp.zeros((2, 3), jnp.float32) + jnp.arange(3) * np.float32(0.5)]
     return [(str(x.dtype), np.asarray(x).tolist()) for x in found]
 
@@ -80,12 +80,14 @@ def usual_gumbel():
         return jax.random.gumbel(jax.random.key(5), (4,)).tolist()
 
 
-@pytest.mark.parametrize("name", FIXED_FLAX)
-def test_no_flag_of_flax_changes_what_is_drawn(name, usual):
-    with flax.config.temp_flip_flag(name.removeprefix("flax_"), not FIXED_FLAX[name]):
-        with same_numbers():
-            assert drawn() == usual
-        assert getattr(flax.config, name) != FIXED_FLAX[name]
+@pytest.mark.parametrize("name", REFUSED)
+def test_variables_of_flax_that_would_change_a_draw_are_refused(name, monkeypatch):
+    monkeypatch.setenv(name, "0")
+    with same_numbers():
+        pass
+    monkeypatch.setenv(name, "True")
+    with pytest.raises(UserError, match=f"{name} is set: .* Unset it"), same_numbers():
+        pass
 
 
 def test_a_caller_that_asks_for_64_bits_has_them_back():
@@ -93,7 +95,7 @@ def test_a_caller_that_asks_for_64_bits_has_them_back():
         with same_numbers():
             assert jnp.ones(1).dtype == jnp.float32
         assert jnp.ones(1).dtype == jnp.float64
-    assert not jax.config.jax_enable_x64
+    assert jnp.ones(1).dtype == jnp.float32
 
 
 def test_a_key_is_that_of_its_seed():
@@ -116,7 +118,7 @@ def test_variables_of_the_environment_change_no_draw(usual):
         "JAX_ENABLE_X64": "1", "JAX_HIGH_DYNAMIC_RANGE_GUMBEL": "1", "JAX_NUMPY_DTYPE_PROMOTION": "strict",
         "JAX_NUMPY_RANK_PROMOTION": "raise", "JAX_TRANSFER_GUARD": "disallow",
         "JAX_DEFAULT_MATMUL_PRECISION": "bfloat16",
-        "FLAX_RETURN_FROZENDICT": "1", "FLAX_FIX_RNG_SEPARATOR": "1", "PYTHONHASHSEED": "11",
+        "PYTHONHASHSEED": "11",
     }  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=Path(__file__).parents[2], env=os.environ | variables,

@@ -195,7 +195,7 @@ def _steps(run: Run, state: State, checkpoints: Checkpoints, start: Start, inter
             checkpoints.save_last(state, step)
         return watch.summary(step, run.program.parameters)
     except FloatingPointError as error:  # what JAX_DEBUG_NANS and JAX_DEBUG_INFS raise
-        raise RunError(f"Step {step + 1}: {error} {checkpoints.last_good(wait=True)}") from error
+        raise RunError(f"Step {step + 1}: {error}. {checkpoints.last_good(wait=True)}") from error
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
             raise
