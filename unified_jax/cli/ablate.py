@@ -17,6 +17,7 @@ from unified_jax.cli.folders import make_folder
 from unified_jax.cli.heap import keep_heap
 from unified_jax.cli.parsing import parse
 from unified_jax.errors import RunError, UserError
+from unified_jax.precision import same_numbers
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class AblateCommand:
     """Print the cells, what they cost and what is there already; train nothing."""
 
 
+@same_numbers()
 def main(arguments: list[str]) -> None:
     """The command."""
     from unified_jax.cli.ablation.study import load_study, parse_settings, study_names

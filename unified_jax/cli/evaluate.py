@@ -13,6 +13,7 @@ from unified_jax.cli.folders import make_folder
 from unified_jax.cli.parsing import check_room, check_seed, check_steps, parse
 from unified_jax.errors import UserError
 from unified_jax.hosts import Hosts, together, writes
+from unified_jax.precision import same_numbers
 
 if TYPE_CHECKING:
     from unified_jax.cli.bench import Bench
@@ -45,6 +46,7 @@ class EvaluateCommand:
     """Also score this many examples a split in bits/dim; 0 leaves it out."""
 
 
+@same_numbers()
 def evaluate_run(command: EvaluateCommand, plan: "Plan | None" = None, bars: bool = True) -> list[dict[str, Any]]:
     """Evaluates, writes evaluation.json and a sheet a split, and returns the rows.
 

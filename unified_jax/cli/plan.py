@@ -18,6 +18,7 @@ from unified_jax.cli.entry import run_command
 from unified_jax.cli.parsing import first_word, parse
 from unified_jax.cli.recipe import open_recipe, recipe_names
 from unified_jax.errors import RunError, UserError
+from unified_jax.precision import same_numbers
 from unified_jax.training.experiment import Experiment
 
 
@@ -36,6 +37,7 @@ class PlanCommand:
     """Candidates that --search compiles."""
 
 
+@same_numbers()
 def main(arguments: list[str]) -> None:
     """The command."""
     more = "plan RECIPE --help lists the flags of a recipe with their defaults."

@@ -22,8 +22,10 @@ from unified_jax.cli.probing.loss import LossCommand, loss
 from unified_jax.cli.probing.noise import NoiseCommand, noise
 from unified_jax.cli.probing.similarity import SimilarityCommand, similarity
 from unified_jax.errors import UserError
+from unified_jax.precision import same_numbers
 
 
+@same_numbers()
 def main(arguments: list[str]) -> None:
     """The command."""
     kinds: dict[str, tuple[Any, Callable[[Any], None]]] = {

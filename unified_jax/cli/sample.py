@@ -17,6 +17,7 @@ from unified_jax.config import to_plain
 from unified_jax.errors import UserError
 from unified_jax.hosts import Hosts, together, writes
 from unified_jax.models.plan import Plan, Spacing
+from unified_jax.precision import same_numbers
 from unified_jax.samplers.guidance import Guidance
 
 FREE = "free"
@@ -78,6 +79,7 @@ class SampleCommand:
     """Several processes as one request (docs/launch.md)."""
 
 
+@same_numbers()
 def main(arguments: list[str]) -> None:
     """The command."""
     given_text, rest = split_arguments(arguments)
