@@ -100,7 +100,7 @@ def test_what_is_broken_below_is_whole(scratch, kind):
     suffix, modality, content = kind
     path = scratch / f"whole.{suffix}"
     path.write_bytes(content)
-    modality.prepare(modality.load(path))
+    assert modality.prepare(modality.load(path)).size
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=NAMES)

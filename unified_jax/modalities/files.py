@@ -16,7 +16,7 @@ from jaxtyping import Float, UInt8
 from unified_jax.modalities.pictures import LARGEST, check_pixels, fit_levels, fit_picture, known_formats
 from unified_jax.modalities.reading import open_file, told
 
-LARGEST_FILM = 2 * LARGEST
+LARGEST_FILM = 1 << 25
 """Pixels of all frames together that are decoded of a film."""
 DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,ogg,flv,asf,gif,m4v,h264,hevc,nut"
 """What PyAV opens; playlists (which name other files) are not among it."""
@@ -92,7 +92,7 @@ def _film_frames(path: Path, frames: int, fit: Callable[[Any], np.ndarray]) -> l
             "it is no GIF; other films need PyAV: install the extra 'film' (pip install 'unified_jax[film]')"
         ) from None
     found: list[np.ndarray] = []
-    with open_file(path) as file, av.open(file, options={"format_whitelist": DEMUXERS}) as container:
+    with open_file(path) as file, av.open(file, "r", options={"format_whitelist": DEMUXERS}) as container:
         if not container.streams.video:
             raise ValueError("it is no film that can be read (it has no pictures)")
         for frame in container.decode(video=0):

@@ -56,17 +56,19 @@ def read_cloud(path: Path, count: int, colours: bool) -> Float[np.ndarray, "k c"
 def _parts(path: Path, content: bytes) -> list[Any]:
     """The clouds and meshes of a file, each where it stands."""
     import trimesh
+    from trimesh.resolvers import FilePathResolver
+    from trimesh.visual import ColorVisuals
 
     kind = path.suffix.lower()
     try:
         if kind in (".glb", ".gltf"):
             content = _checked_gltf(content, kind == ".glb")
-        resolver = trimesh.resolvers.FilePathResolver(str(path))
+        resolver = FilePathResolver(str(path))
         plain = kind == ".ply" and not _ply_picture(content)
         load = partial(trimesh.load, fix_texture=False) if plain else trimesh.load
         loaded: Any = load(io.BytesIO(content), file_type=kind[1:], resolver=resolver, process=False)
         if plain and isinstance(loaded, trimesh.Trimesh):  # from texture coordinates alone trimesh makes up a picture
-            loaded.visual = trimesh.visual.ColorVisuals(loaded)
+            loaded.visual = ColorVisuals(loaded)
         if not isinstance(loaded, trimesh.Scene):
             return [loaded]
         names = [loaded.graph[node][1] for node in loaded.graph.nodes_geometry]
