@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from unified_jax.modalities.pictures import LARGEST, check_pixels, fit_levels, fit_picture, known_formats
+from unified_jax.modalities.pictures import check_pixels, fit_levels, fit_picture, known_formats
 from unified_jax.modalities.reading import open_file, told
 
 LARGEST_FILM = 1 << 25
@@ -65,7 +65,7 @@ def _stored_frames(path: Path, frames: int, fit: Callable[[Any], np.ndarray]) ->
                 file.seek(len(found))
             except EOFError:  # Pillow's sign of the end
                 break
-            check_pixels(file, min(LARGEST, LARGEST_FILM // frames))
+            check_pixels(file, LARGEST_FILM // frames)
             file.load()
             found.append(fit(ImageOps.exif_transpose(file)))
             durations.append(float(file.info.get("duration") or 0))
