@@ -74,7 +74,9 @@ def run_llama(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[st
     def forward(ids: np.ndarray, position: np.ndarray, visible: np.ndarray, embeds: np.ndarray) -> tuple[Any, Any]:
         start = jnp.full((rows, 1), 0 if (ids < 0).all() else -1)
         span = Spans(Form("embeds", (n, d), (1,), d), jnp.asarray(embeds)[:, None], start, jnp.ones_like(start))
-        places = jnp.broadcast_to(jnp.asarray(position)[..., None] / stretch, (rows, n, 3))
+        places = jnp.broadcast_to(
+            jnp.asarray(position if stretch == 1.0 else position / stretch)[..., None], (rows, n, 3)
+        )
         tokens = Tokens(
             jnp.asarray(ids, jnp.int32), places, jnp.asarray(visible, jnp.int32), jnp.zeros((rows, n), jnp.int32)
         )
