@@ -9,7 +9,7 @@ from unified_jax.kernels.inputs import Modulation, Rotary
 from unified_jax.layers.attention import AttentionHalf, CrossAttentionHalf
 from unified_jax.sharding import unbox
 
-B, N, D, HEADS, E = 2, 5, 8, 2, 4
+B, N, D, HEADS, E = 2, 5, 12, 2, 6
 EPS = 0.1
 """Of the norms: large, so that it matters where it stands."""
 RNG, FLOAT = np.random.default_rng(0), jnp.dtype("float32")
@@ -45,7 +45,7 @@ def turned(x, phi):
 @pytest.mark.parametrize("attention", ["reference", "xla"])
 @pytest.mark.parametrize("norm", ["layer", "rms"])
 def test_the_attention_half_is_its_equation(norm, attention):
-    x, phi = RNG.normal(size=(B, N, D)), RNG.normal(size=(B, N, 1))
+    x, phi = RNG.normal(size=(B, N, D)), RNG.normal(size=(B, N, 2))
     shift, scale, gate = RNG.normal(size=(3, B, 2, D))
     index, visible = RNG.integers(0, 2, (B, N)), np.asarray([[[0, 2], [1, 2], [0, 5], [3, 5], [2, 4]]] * B)
     half = AttentionHalf(HEADS, 1, norm, affine=True, qk_norm=True, eps=EPS, dtype=FLOAT, attention=attention)
