@@ -97,7 +97,8 @@ def _evaluate_images(bench: "Bench", splits: tuple[str, ...], bits: int) -> list
     from unified_jax.evaluation.bits import bits_per_dim
     from unified_jax.modalities.image import sheet
 
-    model, data, count = bench.experiment.model, bench.experiment.data, bench.count
+    data, count = bench.experiment.data, bench.count
+    model: Any = bench.experiment.model
     world = ev.is_world(data, model)
     rows: list[dict[str, Any]] = []
     for split in splits:

@@ -33,7 +33,7 @@ def parse(
         return _numbers(info.type, infinite)
 
     registry.primitive_rule(numbers)
-    named = {} if default is None else {"default": default}
+    named: dict[str, Any] = {} if default is None else {"default": default}
     try:
         return tyro.cli(
             kind, prog=prog, args=arguments, registry=registry, config=(tyro.conf.AvoidSubcommands,), **named
