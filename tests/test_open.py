@@ -128,7 +128,7 @@ def test_a_field_at_its_default_is_no_part_of_the_hash():
     assert config_hash(Before(5)) == config_hash(After(5)) != config_hash(After(5, 1.0))
 
 
-@pytest.mark.parametrize("old", sorted(MOVED))
+@pytest.mark.parametrize("old", sorted(name for name in MOVED if name.rpartition(".")[2].islower()))
 def test_old_names_of_modules_import_the_same_module_with_a_warning(old):
     new = importlib.import_module(MOVED[old])
     spec = new.__spec__

@@ -10,11 +10,12 @@ import pytest
 from PIL import Image as Pillow
 
 from tests.helpers import ROOT, run, write_recipe
-from unified_jax.cli import bench, evaluate, sample, train
+from unified_jax.cli import evaluate, sample, train
 from unified_jax.cli.entry import run_command
-from unified_jax.cli.recipe import load_recipe
 from unified_jax.errors import UserError
 from unified_jax.models import sampling
+from unified_jax.runs import bench
+from unified_jax.runs.recipe import load_recipe
 
 
 @pytest.fixture(scope="module")

@@ -2,9 +2,9 @@
 
 import pytest
 
-from unified_jax.cli.finite import check_figures
 from unified_jax.cli.given import parse_given, split_arguments
 from unified_jax.errors import RunError, UserError
+from unified_jax.evaluation.finite import check_figures
 from unified_jax.modalities.label import Label
 
 

@@ -15,9 +15,9 @@ import pytest
 from tests.helpers import EXPERIMENT, ROOT
 from unified_jax.cli import ablate, certify, convert, data, evaluate, heap, plan, probe, sample, train
 from unified_jax.cli.entry import run_command, use_compilation_cache
-from unified_jax.cli.meant import meant
-from unified_jax.cli.parsing import parse, real, whole
 from unified_jax.cli.probing import attention, loss, noise, similarity
+from unified_jax.errors import meant
+from unified_jax.runs.flags import parse, real, whole
 
 COMMANDS = (ablate, certify, convert, data, evaluate, plan, probe, sample, train)
 FLAGS = {

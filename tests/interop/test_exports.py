@@ -10,8 +10,6 @@ import pytest
 
 from unified_jax.cli import convert
 from unified_jax.cli.entry import run_command
-from unified_jax.cli.exports import export_run, sizes_of
-from unified_jax.cli.opened import open_run
 from unified_jax.errors import UserError
 from unified_jax.interop import diffusers_dit, files
 from unified_jax.interop.names import flatten
@@ -23,6 +21,8 @@ from unified_jax.processes.edm import Edm
 from unified_jax.processes.gaussian import DiscreteGaussian
 from unified_jax.processes.interpolant import Interpolant
 from unified_jax.processes.paths import Gvp, InterpolatedVp, Vp
+from unified_jax.runs.exports import export_run, sizes_of
+from unified_jax.runs.opened import open_run
 
 pytestmark = pytest.mark.usefixtures("one_device")
 CHAIN = DiscreteGaussian(variance="learned_range")

@@ -7,9 +7,9 @@ import optax
 import pytest
 
 from tests.helpers import MODEL
+from unified_jax.training.algorithms import Adafactor, AdamW, Lion, Muon, matrices, path_of
 from unified_jax.training.ema import Ema, post_hoc_weights, power_of
 from unified_jax.training.optimizer import Group, Optimization
-from unified_jax.training.rules import Adafactor, AdamW, Lion, Muon, matrices, path_of
 
 RULES = [
     (AdamW(), 3e-3),

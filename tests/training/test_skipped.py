@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 
+from unified_jax.training.algorithms import Adafactor, AdamW, Lion, Muon
 from unified_jax.training.optimizer import Group, Optimization, at_step
-from unified_jax.training.rules import Adafactor, AdamW, Lion, Muon
 from unified_jax.training.state import State
 from unified_jax.training.step import Optimizer, update
 

@@ -18,9 +18,7 @@ from typing import Annotated, Any, Literal
 import jax
 import tyro
 
-from unified_jax.cli.adapters import export_adapter, import_adapter, write_run
 from unified_jax.cli.entry import run_command
-from unified_jax.cli.exports import Whole, described_process, export_run, write_unified
 from unified_jax.config import from_plain
 from unified_jax.data.tfds import Tfds
 from unified_jax.errors import UserError
@@ -33,6 +31,8 @@ from unified_jax.models.diffusion import Diffusion
 from unified_jax.networks.dit import DiT
 from unified_jax.processes.gaussian import DiscreteGaussian
 from unified_jax.processes.interpolant import Interpolant
+from unified_jax.runs.adapters import export_adapter, import_adapter, write_run
+from unified_jax.runs.exports import Whole, described_process, export_run, write_unified
 from unified_jax.samplers.choice import Ddpm, Dopri5
 from unified_jax.samplers.guidance import Guidance
 from unified_jax.samplers.plan import Plan

@@ -4,10 +4,9 @@ import dataclasses
 import math
 from typing import Any, get_args
 
-from unified_jax.cli.meant import meant
-from unified_jax.cli.parsing import real, whole
 from unified_jax.config import fits
-from unified_jax.errors import UserError
+from unified_jax.errors import UserError, meant
+from unified_jax.runs.flags import real, whole
 from unified_jax.samplers.choice import AnySampler
 from unified_jax.samplers.karras import Churn
 

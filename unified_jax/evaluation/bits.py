@@ -53,7 +53,7 @@ def bits_per_dim(
     return np.concatenate(found)
 
 
-def _score(model: Diffusion, params: Params, steps: int, images: Any, labels: Any, keys: Any) -> Any:
+def _score(model: Any, params: Params, steps: int, images: Any, labels: Any, keys: Any) -> Any:
     process = model.process
     x0 = model.modality.to_model(images)
     denoise = model.denoiser(params, process, labels)

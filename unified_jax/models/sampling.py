@@ -11,8 +11,8 @@ from jaxtyping import Array, Int
 
 from unified_jax.hosts import lay
 from unified_jax.models.base import Model
-from unified_jax.models.plan import Plan
 from unified_jax.precision import same_numbers, seed_key
+from unified_jax.samplers.plan import Plan
 from unified_jax.sharding import MESH_AXES, MeshShape, Rules, make_mesh
 from unified_jax.typing import Params
 

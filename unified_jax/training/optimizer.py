@@ -13,7 +13,7 @@ from typing import Any, Literal
 import jax
 import optax
 
-from unified_jax.training.rules import Adafactor, AdamW, Lion, Muon, path_of
+from unified_jax.training.algorithms import Adafactor, AdamW, Lion, Muon, path_of
 from unified_jax.typing import Params
 
 
