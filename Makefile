@@ -39,7 +39,7 @@ AOT = $(1)/bin/python -m pip install --quiet --upgrade pip && $(1)/bin/python -m
 
 aot: $(VENV)/.installed  ## Our kernels through the real TPU compilers, and plans for TPU pods; an environment of its own, no TPU.
 	$(PYTHON) -m venv .venv-aot
-	$(call AOT,.venv-aot,--constraint $(CONSTRAINTS) --editable ".[dev$(comma)tpu]",tests/aot/test_tpu.py tests/training/test_plan.py)
+	$(call AOT,.venv-aot,--constraint $(CONSTRAINTS) --editable ".[dev$(comma)tpu]",tests/aot/test_tpu.py tests/planning/test_plan.py)
 
 aot-gpu:  ## The same through the real Hopper compilers, and the simulator of a GPU; needs Python 3.12, no GPU.
 	@if [ -z "$(NEWEST)" ]; then echo "not verified: no Python 3.12 or later was found"; else \

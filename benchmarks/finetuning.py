@@ -16,8 +16,8 @@ from typing import Any
 import pages
 
 from unified_jax.cli import train
-from unified_jax.cli.evaluate import EvaluateCommand, evaluate_run
 from unified_jax.evaluation.statistics import student_mean
+from unified_jax.runs.evaluate import EvaluateCommand, evaluate_run
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "finetuning.json"

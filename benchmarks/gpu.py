@@ -20,7 +20,7 @@ from typing import Any
 from sides import CPU, ROWS, SCALE, differences, our_tasks, torch_tasks
 from turns import Contestant, alternate, table, warm, write
 
-from unified_jax.training.xla_flags import use_cublas
+from unified_jax.runs.xla_flags import use_cublas
 
 TASKS = ("step", "forward", "sample")
 TOLERANCE = 1e-3

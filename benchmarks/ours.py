@@ -1,4 +1,4 @@
-"""Our side of the comparison with PyTorch: the public model, train step and sampler, called as `training/loop.py` and
+"""Our side of the comparison with PyTorch: the public model, train step and sampler, called as `runs/loop.py` and
 `models/sampling.py` call them; imports no torch."""
 
 import functools
@@ -12,10 +12,10 @@ import numpy as np
 from unified_jax.modalities.image import Image
 from unified_jax.modalities.label import Label
 from unified_jax.models.diffusion import Diffusion
-from unified_jax.models.plan import Plan
 from unified_jax.networks.dit import DiT
 from unified_jax.samplers.guidance import Guidance
 from unified_jax.samplers.loop import START, normal_like
+from unified_jax.samplers.plan import Plan
 from unified_jax.training.balancing import FixedBalance
 from unified_jax.training.ema import Ema
 from unified_jax.training.optimizer import Optimization

@@ -28,10 +28,10 @@ FSDP = {"dit_xl2_imagenet256": 8, "transfusion_7b": 64}
 
 def measure(recipe: str, chips: int) -> dict[str, Any]:
     """One forecast."""
-    from unified_jax.cli.recipe import load_recipe
+    from unified_jax.planning.hardware import open_target
+    from unified_jax.planning.plan import forecast
+    from unified_jax.runs.recipe import load_recipe
     from unified_jax.sharding import MeshShape
-    from unified_jax.training.planning import forecast
-    from unified_jax.training.targets import open_target
 
     fsdp = min(chips, FSDP[recipe])
     experiment = dataclasses.replace(
@@ -42,7 +42,7 @@ def measure(recipe: str, chips: int) -> dict[str, Any]:
 
 def row(recipe: str, found: dict[str, Any]) -> dict[str, Any]:
     """What the table shows of a forecast."""
-    from unified_jax.training.targets import CHIPS
+    from unified_jax.planning.hardware import CHIPS
 
     chip = CHIPS["v5p"]
     computed = found["step_seconds"]["value"]

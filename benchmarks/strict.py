@@ -18,9 +18,9 @@ import pages
 from turns import write
 
 from unified_jax.cli.entry import use_fake_devices
-from unified_jax.cli.recipe import load_recipe
 from unified_jax.data.pipeline import Pipeline
 from unified_jax.hosts import lay_rows, local_rows, make_key
+from unified_jax.runs.recipe import load_recipe
 from unified_jax.sharding import MeshShape, make_mesh
 from unified_jax.training.program import assemble
 from unified_jax.training.step import init_state

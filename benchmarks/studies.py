@@ -16,10 +16,10 @@ from typing import Any
 
 import pages
 
-from unified_jax.cli.ablation.cells import cells_of, plan_arms
-from unified_jax.cli.ablation.study import load_study, study_names
-from unified_jax.cli.ablation.timing import Stopwatch
 from unified_jax.errors import UserError
+from unified_jax.studies.cells import cells_of, plan_arms
+from unified_jax.studies.study import load_study, study_names
+from unified_jax.studies.timing import Stopwatch
 
 ROOT = Path(__file__).resolve().parents[1]
 SETS = {"time_sampling": {"data.data_dir": str(ROOT.parent / "shared" / "data" / "tfds")}}

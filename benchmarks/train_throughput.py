@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from turns import Contestant, alternate, table, write
 
-from unified_jax.training.xla_flags import use_cublas
+from unified_jax.runs.xla_flags import use_cublas
 
 STEPS = 5
 """Steps of one measurement."""
@@ -131,7 +131,7 @@ def build_ours(name: str, variant: str, tiny: bool) -> dict[str, Any]:
 
     tasks: dict[str, Any] = {"step": run}
     if importlib.util.find_spec("orbax"):
-        from unified_jax.training.checkpoint import Checkpoints
+        from unified_jax.runs.checkpoints import Checkpoints
 
         def pause() -> float:
             """Seconds that starting a save holds up the steps."""

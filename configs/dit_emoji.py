@@ -10,17 +10,16 @@ from unified_jax.data.tfds import Tfds
 from unified_jax.modalities.image import Image
 from unified_jax.modalities.label import Label
 from unified_jax.models.diffusion import Diffusion
-from unified_jax.models.plan import Plan
 from unified_jax.networks.dit import DiT
 from unified_jax.processes.interpolant import RectifiedFlow
 from unified_jax.processes.times import LogitNormalTimes
 from unified_jax.samplers.choice import Euler
 from unified_jax.samplers.guidance import Guidance
-from unified_jax.training.checkpoint import Checkpointing
+from unified_jax.samplers.plan import Plan
+from unified_jax.training.algorithms import Muon
 from unified_jax.training.ema import Ema
-from unified_jax.training.experiment import Experiment, Previews, Validation
+from unified_jax.training.experiment import Checkpointing, Experiment, Previews, Validation
 from unified_jax.training.optimizer import Optimization
-from unified_jax.training.rules import Muon
 
 GROUPS = (
     *("Activities", "Animals & Nature", "Flags", "Food & Drink", "Objects"),

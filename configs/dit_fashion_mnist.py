@@ -11,14 +11,13 @@ from unified_jax.data.tfds import Tfds
 from unified_jax.modalities.image import Image
 from unified_jax.modalities.label import Label
 from unified_jax.models.diffusion import Diffusion
-from unified_jax.models.plan import Plan
 from unified_jax.networks.dit import DiT
 from unified_jax.processes.gaussian import DiscreteGaussian
 from unified_jax.samplers.choice import Ddim
 from unified_jax.samplers.guidance import Guidance
-from unified_jax.training.checkpoint import Checkpointing
+from unified_jax.samplers.plan import Plan
 from unified_jax.training.ema import Ema
-from unified_jax.training.experiment import Experiment, Previews, Validation
+from unified_jax.training.experiment import Checkpointing, Experiment, Previews, Validation
 from unified_jax.training.optimizer import Optimization
 
 CLASSES = (

@@ -12,8 +12,7 @@ from pathlib import Path
 
 from unified_jax.models.diffusion import Diffusion
 from unified_jax.models.tuned import Tuning
-from unified_jax.training.checkpoint import Checkpointing
-from unified_jax.training.experiment import Experiment, Validation
+from unified_jax.training.experiment import Checkpointing, Experiment, Validation
 
 HERE = Path(__file__).parent
 

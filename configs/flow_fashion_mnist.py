@@ -11,11 +11,11 @@ import dataclasses
 import runpy
 from pathlib import Path
 
-from unified_jax.models.plan import Plan
 from unified_jax.processes.interpolant import RectifiedFlow
 from unified_jax.processes.times import LogitNormalTimes
 from unified_jax.samplers.choice import Euler
 from unified_jax.samplers.guidance import Guidance
+from unified_jax.samplers.plan import Plan
 from unified_jax.training.experiment import Experiment
 
 BASE = Path(__file__).parent / "dit_fashion_mnist.py"

@@ -10,11 +10,11 @@ import dataclasses
 import runpy
 from pathlib import Path
 
-from unified_jax.models.plan import Plan
 from unified_jax.processes.interpolant import Interpolant
 from unified_jax.processes.paths import Gvp
 from unified_jax.samplers.choice import Sde
 from unified_jax.samplers.guidance import Guidance
+from unified_jax.samplers.plan import Plan
 from unified_jax.training.experiment import Experiment
 
 BASE = Path(__file__).parent / "dit_fashion_mnist.py"

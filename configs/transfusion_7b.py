@@ -10,16 +10,16 @@ from unified_jax.data.packing import Documents
 from unified_jax.data.world import World
 from unified_jax.modalities.image import Image
 from unified_jax.modalities.text import Text
-from unified_jax.models.plan import Plan
 from unified_jax.models.transfusion import Stream, Transfusion
 from unified_jax.networks.transfusion import preset
 from unified_jax.processes.gaussian import DiscreteGaussian
 from unified_jax.samplers.choice import Ddpm
 from unified_jax.samplers.guidance import Guidance
+from unified_jax.samplers.plan import Plan
+from unified_jax.training.algorithms import AdamW
 from unified_jax.training.balancing import FixedBalance
 from unified_jax.training.experiment import Experiment, Previews
 from unified_jax.training.optimizer import Optimization
-from unified_jax.training.rules import AdamW
 
 
 def experiment() -> Experiment:

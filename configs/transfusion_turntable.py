@@ -13,18 +13,17 @@ from unified_jax.data.tfds import Tfds
 from unified_jax.modalities.image import Image
 from unified_jax.modalities.text import Text
 from unified_jax.modalities.video import Video
-from unified_jax.models.plan import Plan
 from unified_jax.models.transfusion import Stream, Transfusion
 from unified_jax.networks.transfusion import Trunk
 from unified_jax.processes.interpolant import RectifiedFlow
 from unified_jax.samplers.choice import Euler
 from unified_jax.samplers.guidance import Guidance
+from unified_jax.samplers.plan import Plan
+from unified_jax.training.algorithms import Muon
 from unified_jax.training.balancing import FixedBalance
-from unified_jax.training.checkpoint import Checkpointing
 from unified_jax.training.ema import Ema
-from unified_jax.training.experiment import Experiment, Previews, Validation
+from unified_jax.training.experiment import Checkpointing, Experiment, Previews, Validation
 from unified_jax.training.optimizer import Optimization
-from unified_jax.training.rules import Muon
 
 
 def experiment() -> Experiment:

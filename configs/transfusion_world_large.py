@@ -17,9 +17,9 @@ from unified_jax.modalities.depth import Depth
 from unified_jax.models.transfusion import Stream, Transfusion
 from unified_jax.networks.transfusion import preset
 from unified_jax.processes.interpolant import RectifiedFlow
+from unified_jax.training.algorithms import AdamW
 from unified_jax.training.experiment import Experiment
 from unified_jax.training.optimizer import Optimization
-from unified_jax.training.rules import AdamW
 
 BASE = Path(__file__).parent / "transfusion_world.py"
 

@@ -12,14 +12,13 @@ from pathlib import Path
 
 from unified_jax.data.packing import Documents
 from unified_jax.modalities.image import Image
-from unified_jax.models.plan import Plan
 from unified_jax.models.transfusion import Stream, Transfusion
 from unified_jax.models.tuned import Tuning
 from unified_jax.samplers.choice import Euler
 from unified_jax.samplers.guidance import Guidance
+from unified_jax.samplers.plan import Plan
 from unified_jax.training.balancing import FixedBalance
-from unified_jax.training.checkpoint import Checkpointing
-from unified_jax.training.experiment import Experiment, Previews, Validation
+from unified_jax.training.experiment import Checkpointing, Experiment, Previews, Validation
 
 BASE = Path(__file__).parent / "transfusion_world.py"
 

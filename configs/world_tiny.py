@@ -10,8 +10,7 @@ import runpy
 from pathlib import Path
 
 from unified_jax.networks.dit import DiT
-from unified_jax.training.checkpoint import Checkpointing
-from unified_jax.training.experiment import Experiment, Previews, Validation
+from unified_jax.training.experiment import Checkpointing, Experiment, Previews, Validation
 
 BASE = Path(__file__).parent / "quickstart.py"
 

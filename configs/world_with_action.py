@@ -19,8 +19,7 @@ from unified_jax.modalities.action import Action
 from unified_jax.models.transfusion import Stream, Transfusion
 from unified_jax.models.tuned import Tuning
 from unified_jax.training.balancing import FixedBalance
-from unified_jax.training.checkpoint import Checkpointing
-from unified_jax.training.experiment import Experiment, Previews, Validation
+from unified_jax.training.experiment import Checkpointing, Experiment, Previews, Validation
 
 BASE = Path(__file__).parent / "transfusion_world.py"
 

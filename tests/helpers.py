@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unified_jax.cli import opened
 from unified_jax.data.pipeline import Pipeline
 from unified_jax.data.world import World
 from unified_jax.data.world.scene import COLOURS, SHAPES
@@ -20,20 +19,19 @@ from unified_jax.hosts import lay_rows, local_rows, make_key
 from unified_jax.modalities.image import Image
 from unified_jax.modalities.label import Label
 from unified_jax.models.diffusion import Diffusion
-from unified_jax.models.plan import Plan
 from unified_jax.networks.dit import DiT
 from unified_jax.processes.interpolant import RectifiedFlow
 from unified_jax.processes.targets import Prediction, expand
+from unified_jax.runs import loop, opened
 from unified_jax.samplers.choice import Euler
 from unified_jax.samplers.guidance import Guidance
+from unified_jax.samplers.plan import Plan
 from unified_jax.sharding import make_mesh
-from unified_jax.training import loop
-from unified_jax.training.checkpoint import Checkpointing
+from unified_jax.training.algorithms import AdamW
 from unified_jax.training.ema import Ema
-from unified_jax.training.experiment import Experiment, Previews, Validation
+from unified_jax.training.experiment import Checkpointing, Experiment, Previews, Validation
 from unified_jax.training.optimizer import Optimization
 from unified_jax.training.program import assemble
-from unified_jax.training.rules import AdamW
 from unified_jax.training.step import init_state
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -6,14 +6,14 @@ from collections import defaultdict
 from pathlib import PurePosixPath
 
 ROOMS = (
-    *("cli", "training", "evaluation", "models", "networks", "layers", "interop", "data", "samplers", "processes"),
-    *("modalities", "kernels"),
+    *("cli", "studies", "certify", "planning", "runs", "training", "evaluation", "models", "networks", "layers"),
+    *("interop", "data", "samplers", "processes", "modalities", "kernels"),
 )
 """From the top down: a room imports itself and what stands after it, also inside functions and for types alone."""
-FREE = ("sharding", "config", "typing", "errors", "hosts", "precision")
+FREE = ("sharding", "config", "moved", "typing", "errors", "hosts", "precision")
 """Files beside the rooms: every room may import them, they import no room."""
 FLAX = ("layers/", "networks/", "sharding.py", "training/state.py", "models/")
-BY_NAME = ("config.py",)
+BY_NAME = ("config.py", "moved.py", "runs/code.py")
 """Who may import a module whose name is not written out."""
 IMPORTERS = {
     *("__import__", "builtins.__import__", "importlib.__import__", "importlib.import_module"),

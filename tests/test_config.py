@@ -4,12 +4,12 @@ import json
 import pytest
 
 from tests.helpers import EXPERIMENT
-from unified_jax.cli.recipe import load_recipe, recipe_names
 from unified_jax.config import check_kinds, config_hash, from_plain, to_plain
 from unified_jax.errors import UserError
 from unified_jax.processes.grids import Needs
+from unified_jax.runs.loop import prepare
+from unified_jax.runs.recipe import load_recipe, recipe_names
 from unified_jax.samplers.choice import Euler, Heun
-from unified_jax.training.loop import prepare
 
 
 @pytest.mark.parametrize("name", recipe_names())

@@ -15,10 +15,10 @@ import tensorflow_datasets as tfds
 from tests.samplers.test_solvers import order_of
 from unified_jax.cli import sample, train
 from unified_jax.cli.entry import run_command
+from unified_jax.processes.grids import uniform_grid
 from unified_jax.processes.interpolant import RectifiedFlow
 from unified_jax.processes.targets import Prediction
 from unified_jax.samplers.ddim import ddim
-from unified_jax.samplers.grids import uniform_grid
 
 
 def test_the_example_of_a_new_sampler():
@@ -42,7 +42,7 @@ RECIPE = """
 from unified_jax.data.tfds import Tfds
 from unified_jax.modalities.series import Series
 from unified_jax.modalities.text import Text
-from unified_jax.models.plan import Plan
+from unified_jax.samplers.plan import Plan
 from unified_jax.models.transfusion import Stream, Transfusion
 from unified_jax.networks.transfusion import Trunk
 from unified_jax.training.experiment import Experiment, Previews

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from unified_jax.cli.recipe import load_recipe
 from unified_jax.precision import EXACT
+from unified_jax.runs.recipe import load_recipe
 from unified_jax.sharding import MeshShape, make_mesh
 from unified_jax.training.program import assemble
 

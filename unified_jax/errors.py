@@ -4,6 +4,9 @@
 `RunError`    exit code 1: the request was right and the run failed (a non-finite loss, a full disk).
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(ValueError):
     """What was wrong, what was expected, what to do: one or two sentences."""
@@ -11,3 +14,17 @@ class UserError(ValueError):
 
 class RunError(RuntimeError):
     """What failed, what is safe, how to go on: one or two sentences."""
+
+
+def meant(word: str, known: Iterable[str], flag: str = "") -> str:
+    """`; did you mean X?` for the known word that is closest, whatever its case and hyphens; `.` where none is close.
+
+    `flag` stands before X.
+    """
+    plain = {_plain(one): one for one in known}
+    close = difflib.get_close_matches(_plain(word), plain, 1)
+    return f"; did you mean {flag}{plain[close[0]]}?" if close else "."
+
+
+def _plain(word: str) -> str:
+    return word.lower().replace("-", "_")

@@ -19,6 +19,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from unified_jax.errors import RunError, UserError
+from unified_jax.precision import seed_key
 
 T = TypeVar("T")
 
@@ -151,7 +152,7 @@ def lay(value: np.ndarray, sharding: NamedSharding) -> jax.Array:
 
 def make_key(seed: int, mesh: Mesh) -> jax.Array:
     """The key of a seed, on every device of the mesh."""
-    return jax.jit(lambda: jax.random.key(seed), out_shardings=NamedSharding(mesh, PartitionSpec()))()
+    return jax.jit(lambda: seed_key(seed), out_shardings=NamedSharding(mesh, PartitionSpec()))()
 
 
 def local_rows(sharding: NamedSharding, rows: int) -> np.ndarray:

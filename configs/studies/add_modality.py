@@ -5,7 +5,7 @@
 For an accelerator; 15 cells. The base freezes the trunk (`world_with_action`).
 """
 
-from unified_jax.cli.ablation.study import Metric, Study, Variant
+from unified_jax.studies.study import Metric, Study, Variant
 
 NEW = (("action", "image"), ("image", "action"), ("action", "caption"))
 OLD = (("caption", "image"), ("image", "caption"), ("caption", "audio"), ("audio", "caption"))

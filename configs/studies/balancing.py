@@ -5,7 +5,7 @@
 For an accelerator: transfusion_world, five seeds an arm. Equal seconds, because GradNorm and PCGrad cost more a step.
 """
 
-from unified_jax.cli.ablation.study import Budget, Metric, Study, Variant
+from unified_jax.studies.study import Budget, Metric, Study, Variant
 from unified_jax.training.balancing import FixedBalance, GradNorm, MagnitudeBalance, PcGrad, Uncertainty
 
 

@@ -5,7 +5,7 @@
 Two CPU cores, about a quarter of an hour.
 """
 
-from unified_jax.cli.ablation.study import Budget, Metric, Study, Variant
+from unified_jax.studies.study import Budget, Metric, Study, Variant
 
 
 def study() -> Study:

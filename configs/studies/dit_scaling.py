@@ -5,8 +5,8 @@
 For an accelerator: the world at 64 px. Steps are equal, so that FLOPs differ by size and patch, as in the paper.
 """
 
-from unified_jax.cli.ablation.study import Metric, Study, Variant
 from unified_jax.modalities.image import Image
+from unified_jax.studies.study import Metric, Study, Variant
 
 
 def study() -> Study:

@@ -5,7 +5,7 @@
 The arms differ in sampling alone and share their trained models. Hardware: quickstart's, five times.
 """
 
-from unified_jax.cli.ablation.study import Metric, Study, Variant
+from unified_jax.studies.study import Metric, Study, Variant
 
 
 def study() -> Study:

@@ -5,7 +5,7 @@
 Two CPU cores, about five minutes.
 """
 
-from unified_jax.cli.ablation.study import Metric, Study, Variant
+from unified_jax.studies.study import Metric, Study, Variant
 
 
 def study() -> Study:

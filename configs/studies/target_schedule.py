@@ -5,8 +5,8 @@
 Two CPU cores, about a quarter of an hour. Losses of different targets cannot be compared, so samples are.
 """
 
-from unified_jax.cli.ablation.study import Metric, Study, Variant
 from unified_jax.processes.paths import Gvp, Linear
+from unified_jax.studies.study import Metric, Study, Variant
 
 END = 0.99
 """Sampling starts a little before pure noise, where eps says nothing of x0."""

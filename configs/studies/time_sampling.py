@@ -5,8 +5,8 @@
 For an accelerator: SiT on Fashion-MNIST, all its steps.
 """
 
-from unified_jax.cli.ablation.study import Metric, Study, Variant
 from unified_jax.processes.times import CosMapTimes, LogitNormalTimes, ModeTimes, UniformTimes
+from unified_jax.studies.study import Metric, Study, Variant
 
 
 def study() -> Study:

@@ -7,7 +7,7 @@ For an accelerator: transfusion_world, five seeds an arm.
 
 import dataclasses
 
-from unified_jax.cli.ablation.study import Metric, Study, Variant
+from unified_jax.studies.study import Metric, Study, Variant
 from unified_jax.training.balancing import FixedBalance
 from unified_jax.training.experiment import Experiment
 

@@ -9,8 +9,8 @@ specialist that is starved alike), and what is left of a pair that never shares 
 
 import dataclasses
 
-from unified_jax.cli.ablation.study import Budget, Metric, Study, Variant
 from unified_jax.models.transfusion import Transfusion
+from unified_jax.studies.study import Budget, Metric, Study, Variant
 from unified_jax.training.balancing import FixedBalance
 from unified_jax.training.experiment import Experiment
 

@@ -15,12 +15,12 @@ from unified_jax.kernels.hopper import compat
 from unified_jax.modalities.image import Image
 from unified_jax.models.diffusion import Diffusion
 from unified_jax.networks.dit import DiT
+from unified_jax.planning.hardware import open_target
 from unified_jax.sharding import MeshShape, make_mesh
 from unified_jax.training.balancing import FixedBalance
 from unified_jax.training.ema import Ema
 from unified_jax.training.optimizer import Optimization
 from unified_jax.training.step import Optimizer, init_state, train_step
-from unified_jax.training.targets import open_target
 
 if importlib.util.find_spec("jax_cuda13_plugin") is None:
     why = "not verified: JAX's CUDA plugin is not installed here (make aot-gpu)"

@@ -11,8 +11,8 @@ import sys
 import pytest
 
 from tests.aot.problems import PROBLEMS, compile_half
+from unified_jax.runs.xla_flags import TPU
 from unified_jax.sharding import MeshShape
-from unified_jax.training.xla_flags import TPU
 
 KERNELS = {
     False: ("modulated_qkv", "attend", "gated_out"),

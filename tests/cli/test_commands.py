@@ -12,10 +12,10 @@ from PIL import Image as Pillow
 from tests.helpers import ROOT, run, write_recipe
 from unified_jax.cli import evaluate, sample, train
 from unified_jax.cli.entry import run_command
-from unified_jax.cli.given import parse_given, split_arguments
-from unified_jax.cli.recipe import load_recipe
 from unified_jax.errors import UserError
-from unified_jax.modalities.label import Label
+from unified_jax.models import sampling
+from unified_jax.runs import bench
+from unified_jax.runs.recipe import load_recipe
 
 
 @pytest.fixture(scope="module")
@@ -120,11 +120,19 @@ def test_batch_size_and_devices_do_not_matter(trained, tmp_path):
         (("--given.texture", "1"), "conditioned on shape, colour"),
         (("--given.caption", "a small red circel"), "circel"),
         (("--given.caption", "@missing.txt"), "'missing.txt' cannot be read"),
+        (("--given.color", "red"), "conditioned on shape, colour; did you mean --given.colour?"),
+        (("--given.shape", "star", "--given.shape", "ring"), "--given.shape is given twice"),
+        (("--given.shape", "@."), "it is a folder"),
         (("--count", "0"), "at least 1"),
+        (("--count", "1e15"), "so many samples take"),
+        (("--steps", "1e9"), "at most 1000000"),
+        (("--devices", "-1"), "--devices must lie in 0 .. 1024"),
+        (("--sampler", "ddim:eta=nan"), "--sampler ddim: eta: expected a finite number"),
         (("--steps", "0"), "at least one step"),
         (("--sampler", "ddpm"), "Ddpm needs a discrete process"),
         (("--formats", "gif"), "--formats gif is unknown"),
         (("--ema", "2"), "keeps 2 average"),
+        (("--ema", "²"), "keeps 2 average"),
         (("--out", "/proc/nothing"), "cannot be written"),
     ],
 )
@@ -133,6 +141,59 @@ def test_sample_mistakes(trained, flags, words, capsys):
     err = capsys.readouterr().err
     assert words in err
     assert "Traceback" not in err
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """What `generate_many` gives, without drawing: grey pictures, and places that are set to a number."""
+    bad = {}
+
+    def generate(model, params, given, wanted, count, *others):
+        made = np.zeros((count, 16, 16, 3), np.float32)
+        for i, value in bad.items():
+            made[i, 3, 4, 1] = value
+        return {"image": made}
+
+    for module in (sampling, bench):
+        monkeypatch.setattr(module, "generate_many", generate)
+    return bad
+
+
+def test_a_second_request_is_not_mixed_with_the_first(trained, tmp_path, drawn):
+    for count, formats in (("4", "sheet,png,npz"), ("2", "png")):
+        flags = ("--count", count, "--formats", formats, "--out", tmp_path / "out")
+        assert ends(sample.main, "--run", trained, *flags) == 0
+    found = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert found == {"images/000000.png", "images/000001.png", "request.json"}
+    assert json.loads((tmp_path / "out.1" / "request.json").read_text())["count"] == 4
+    assert len(list((tmp_path / "out.1").rglob("*.png"))) == 5
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    assert ends(sample.main, "--run", trained, "--count", "2", "--out", tmp_path / "out") == 2
+    assert found | {"notes.txt"} == {
+        str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()
+    }
+
+
+def test_samples_that_are_not_finite_are_a_failed_run(trained, tmp_path, drawn, capsys):
+    """Of either command: it names them, writes none, and leaves what was written before."""
+    calls = (sample, "--count", "3"), (evaluate, "--count", "16", "--splits", "test")
+    assert ends(sample.main, "--run", trained, "--out", tmp_path / sample.__name__, *calls[0][1:]) == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    drawn |= {1: np.nan, 2: np.inf}
+    for command, *flags in calls:
+        capsys.readouterr()
+        assert ends(command.main, "--run", trained, "--out", tmp_path / command.__name__, *flags) == 1
+        told = f"2 of {flags[1]} samples of 'image' are not finite numbers (sample 1, 2), so nothing was written"
+        assert told in capsys.readouterr().err
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_an_evaluation_leaves_no_pictures_of_the_one_before(trained, tmp_path, drawn):
+    for splits in (("test", "held_out"), ("test",)):
+        assert ends(evaluate.main, "--run", trained, "--out", tmp_path, "--count", "16", "--splits", *splits) == 0
+        (tmp_path / "evaluation_mine.png").write_text("mine")
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"evaluation.json", "evaluation_test.png", "evaluation_mine.png"}
 
 
 @pytest.mark.parametrize(
@@ -160,20 +221,6 @@ def test_evaluation_writes_rows_with_intervals_and_held_out_apart(trained, capsy
     assert (trained / "evaluation_held_out.png").exists()
 
 
-def test_captions_are_given_as_attributes(tmp_path):
-    labels = tuple(Label(n, c) for n, c in (("shape", 6), ("colour", 8), ("size", 3), ("place", 9)))
-    (tmp_path / "captions.txt").write_text("a small red circle\n\na blue star at the top left\n")
-    given, rest = split_arguments(["--run", "x", "--given.caption", f"@{tmp_path / 'captions.txt'}", "--count=4"])
-    assert rest == ["--run", "x", "--count=4"]
-    columns = parse_given(given, labels, 4)
-    assert columns["shape"].tolist() == [0, 4, 0, 4]
-    assert columns["colour"].tolist() == [0, 5, 0, 5]
-    assert columns["size"].tolist() == [0, 3, 0, 3]
-    assert columns["place"].tolist() == [9, 0, 9, 0]
-    with pytest.raises(UserError, match="names 2 objects"):
-        parse_given({"caption": "a red circle and a blue star"}, labels, 2)
-
-
 def test_recipes_speak_in_sentences(tmp_path):
     (tmp_path / "broken.py").write_text("1/0")
     with pytest.raises(UserError, match="ZeroDivisionError"):
@@ -181,14 +228,6 @@ def test_recipes_speak_in_sentences(tmp_path):
     (tmp_path / "empty.py").write_text("x = 1")
     with pytest.raises(UserError, match="needs a function experiment"):
         load_recipe(str(tmp_path / "empty.py"))
-
-
-def test_a_full_disk_is_a_failed_run_not_a_traceback(capsys):
-    def full(arguments):
-        raise OSError(28, "No space left on device", "runs/x/metrics.jsonl")
-
-    assert run_command(full, []) == 1
-    assert "runs/x/metrics.jsonl cannot be written: No space left" in capsys.readouterr().err
 
 
 def test_fake_devices_have_threads_enough_for_their_collectives():

@@ -15,12 +15,11 @@ from unified_jax.modalities.audio import Audio
 from unified_jax.modalities.image import Image
 from unified_jax.modalities.label import Label
 from unified_jax.modalities.text import Text
-from unified_jax.models.plan import Plan
 from unified_jax.models.transfusion import Stream, Transfusion
 from unified_jax.networks.transfusion import Trunk
-from unified_jax.training.checkpoint import Checkpointing
-from unified_jax.training.experiment import Previews, Validation
-from unified_jax.training.loop import Start, train
+from unified_jax.runs.loop import Start, train
+from unified_jax.samplers.plan import Plan
+from unified_jax.training.experiment import Checkpointing, Previews, Validation
 
 pytestmark = pytest.mark.usefixtures("one_device")
 

@@ -19,11 +19,11 @@ from unified_jax.modalities.audio import Audio
 from unified_jax.modalities.image import Image
 from unified_jax.modalities.points import Points
 from unified_jax.modalities.text import Text
-from unified_jax.models.plan import Plan
+from unified_jax.samplers.plan import Plan
 from unified_jax.models.transfusion import Stream, Transfusion
 from unified_jax.networks.transfusion import Trunk
 from unified_jax.samplers.guidance import Guidance
-from unified_jax.training.checkpoint import Checkpointing
+from unified_jax.training.experiment import Checkpointing
 from unified_jax.training.experiment import Experiment, Previews, Validation
 
 

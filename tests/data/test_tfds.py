@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 from PIL import Image as Pillow
 
 from unified_jax.data.pipeline import Pipeline
-from unified_jax.data.tfds import Tfds
+from unified_jax.data.tfds import Tfds, decoded
 from unified_jax.errors import RunError, UserError
 from unified_jax.modalities.image import Image
 from unified_jax.modalities.label import Label
@@ -97,6 +97,74 @@ def test_an_unreadable_record_names_itself(folder, tmp_path):
         pipeline = open_set(tmp_path / "copy")
         for step in range(5):
             pipeline.batch(step)
+
+
+def encoded(picture, kind, **told):
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **told)
+    return buffer.getvalue()
+
+
+RED, GREY = (200, 50, 25), (90, 90, 90)
+PALETTE = Pillow.new("RGB", (8, 8), RED).quantize(4)
+LEVELS = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8, 1)
+ODD = {
+    "grey jpeg": (encoded(Pillow.new("L", (8, 8), 90), "JPEG"), GREY),
+    "16-bit png": (encoded(Pillow.fromarray(np.full((8, 8), 90 * 257, np.uint16)), "PNG"), GREY),
+    "1-bit png": (encoded(Pillow.new("1", (8, 8), 1), "PNG"), (255,) * 3),
+    "palette png": (encoded(PALETTE, "PNG"), RED),
+    "clear png": (encoded(Pillow.new("RGBA", (8, 8), (*RED, 0)), "PNG"), (255,) * 3),
+    "cmyk jpeg": (encoded(Pillow.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG", quality=98), (255, 0, 0)),
+    "gif": (encoded(PALETTE, "GIF"), RED),
+    "bmp": (encoded(Pillow.new("RGB", (8, 8), RED), "BMP"), RED),
+    "webp": (encoded(Pillow.new("RGB", (8, 8), RED), "WEBP", lossless=True), RED),
+    "tiff": (encoded(Pillow.new("RGB", (8, 8), RED), "TIFF"), RED),
+}
+
+
+class Odd(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Pictures of every mode under every declaration."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    name = "odd"
+    pkg_dir_path = None
+
+    def _info(self):
+        image = tfds.features.Image
+        features = {"rgb": image(shape=(None, None, 3)), "grey": image(shape=(None, None, 1))}
+        features |= {"deep": image(shape=(8, 8, 1), dtype=np.uint16)}
+        features |= {"film": tfds.features.Sequence(image(shape=(8, 8, 3)), length=2), "kind": tfds.features.Text()}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        deep = encoded(Pillow.fromarray(np.full((8, 8), 1000, np.uint16)), "PNG")
+        for i, (kind, (content, _)) in enumerate(ODD.items()):
+            pictures = {"rgb": content, "grey": content, "deep": deep, "film": [content, content]}
+            yield i, pictures | {"kind": kind}
+
+
+def test_pictures_have_the_channels_that_the_set_declares(tmp_path):
+    Odd(data_dir=tmp_path, file_format="array_record").download_and_prepare()
+    fields = ("rgb", "grey", "deep", "film", "kind")
+    ((_, _, source),) = Tfds("odd", str(tmp_path)).parts("train", fields)
+    assert len(source) == len(ODD)
+    for record in (source[i] for i in range(len(source))):
+        wanted = np.asarray(ODD[record["kind"].decode()][1])
+        luminance = np.dot(wanted, (0.299, 0.587, 0.114))
+        for name, shape, value in (
+            ("rgb", (8, 8, 3), wanted),
+            ("grey", (8, 8, 1), luminance),
+            ("film", (2, 8, 8, 3), wanted),
+        ):
+            assert record[name].shape == shape
+            assert record[name].dtype == np.uint8
+            assert np.abs(record[name] - value).max() <= 4, (record["kind"], name)
+        np.testing.assert_array_equal(record["deep"], np.full((8, 8, 1), 1000, np.uint16))
+    level = encoded(Pillow.fromarray(LEVELS.view(np.uint8)), "PNG")  # as TFDS stores floats
+    np.testing.assert_array_equal(decoded(level, 1, "float32"), LEVELS)
 
 
 def test_the_shared_sets_open(shared_data):

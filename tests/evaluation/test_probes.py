@@ -19,8 +19,8 @@ from unified_jax.evaluation.probes.floor import loss_over_time
 from unified_jax.evaluation.probes.noise_scale import measure_noise_scale, noise_scales
 from unified_jax.models.diffusion import Diffusion
 from unified_jax.processes.targets import expand
-from unified_jax.training.loop import train
-from unified_jax.training.start import Start
+from unified_jax.runs.loop import train
+from unified_jax.runs.start import Start
 
 
 def quadratic(params, aux, batch, key):

@@ -22,12 +22,12 @@ from unified_jax.modalities.action import Action
 from unified_jax.modalities.image import Image
 from unified_jax.modalities.label import Label
 from unified_jax.modalities.text import Text
-from unified_jax.models.plan import Plan
 from unified_jax.models.transfusion import Stream, Transfusion
 from unified_jax.networks.transfusion import Trunk
 from unified_jax.processes.edm import Edm
 from unified_jax.samplers.choice import Euler
 from unified_jax.samplers.guidance import Guidance
+from unified_jax.samplers.plan import Plan
 
 MODEL = Transfusion(
     Trunk(depth=2, width=48, heads=4, kv_heads=2, remat="dots"), Text(100), (Stream(Image(16, 16, 3, 8)),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.faults import states
 from tests.fuzz.cases import cases, complaint, damaged
 from unified_jax.errors import RunError, UserError
-from unified_jax.training.checkpoint import Checkpoints
+from unified_jax.runs.checkpoints import Checkpoints
 
 STATE = states.like(states.make_state(1))
 WAYS = {

@@ -12,8 +12,8 @@ import pytest
 from unified_jax.data.pipeline import HostBatch
 from unified_jax.data.prefetch import Prefetcher
 from unified_jax.errors import RunError
-from unified_jax.training.board import Appender
-from unified_jax.training.metrics import Clock, MetricsWriter, Progress, read_lines
+from unified_jax.runs.metrics import Clock, MetricsWriter, Progress, read_lines
+from unified_jax.runs.tensorboard import Appender
 
 
 def test_items_come_in_order_and_never_too_many_ahead():

@@ -24,11 +24,11 @@ from unified_jax.data.tfds import Tfds
 from unified_jax.errors import RunError, UserError
 from unified_jax.modalities.label import Label
 from unified_jax.models.tuned import Tuning
-from unified_jax.training.checkpoint import Checkpointing, Checkpoints
+from unified_jax.runs.checkpoints import Checkpointing, Checkpoints
+from unified_jax.runs.lock import RunLock
+from unified_jax.runs.metrics import read_lines
+from unified_jax.runs.resume import FREE, check_same_run, differences
 from unified_jax.training.experiment import Previews, Validation
-from unified_jax.training.lock import RunLock
-from unified_jax.training.metrics import read_lines
-from unified_jax.training.same_run import FREE, check_same_run, differences
 
 
 @pytest.mark.slow
@@ -51,7 +51,7 @@ WHILE = """
 import errno, itertools, sys, time
 from unified_jax.cli import train
 from unified_jax.cli.entry import run_command
-from unified_jax.training.checkpoint import Checkpoints
+from unified_jax.runs.checkpoints import Checkpoints
 
 jumps, offset, clock, real = itertools.cycle([-86400.0, 4e9, -1e9]), [0.0], time.time, Checkpoints._save
 time.time = lambda: clock() + offset[0]
@@ -148,7 +148,7 @@ sys.path.insert(0, {tests!r})
 from helpers import EXPERIMENT
 from unified_jax.data.tfds import Tfds
 from unified_jax.modalities.label import Label
-from unified_jax.training.checkpoint import Checkpointing
+from unified_jax.training.experiment import Checkpointing
 from unified_jax.training.experiment import Previews, Validation
 
 

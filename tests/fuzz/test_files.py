@@ -13,13 +13,13 @@ from safetensors.numpy import save
 
 from tests.fuzz.cases import cases, complaint, damaged, mutated
 from tests.helpers import EXPERIMENT
-from unified_jax.cli.certify import Row, certify, certify_file
+from unified_jax.certify.files import Row, certify, certify_file
 from unified_jax.config import from_plain, to_plain
 from unified_jax.data.tfds import TfdsSource, decoded
 from unified_jax.errors import UserError
-from unified_jax.training.metrics import cut_lines, read_lines
-from unified_jax.training.run_dir import load_experiment
-from unified_jax.training.same_run import check_same_run
+from unified_jax.runs.directory import load_experiment
+from unified_jax.runs.metrics import cut_lines, read_lines
+from unified_jax.runs.resume import check_same_run
 
 VERDICTS = ("pass", "fail", "uncovered", "reference error")
 BETAS = np.linspace(1e-4, 0.02, 50)

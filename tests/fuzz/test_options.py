@@ -1,6 +1,8 @@
 """What a person may type after --given and --sampler ends in a sentence. See cases.py for running more."""
 
+import contextlib
 import dataclasses
+import math
 
 import numpy as np
 from hypothesis import example, given
@@ -12,6 +14,7 @@ from unified_jax.cli.sampling import parse_sampler, sampler_names
 from unified_jax.config import fits
 from unified_jax.data.world.scene import COLOURS, SHAPES
 from unified_jax.modalities.label import Label
+from unified_jax.runs.flags import real, whole
 from unified_jax.samplers.karras import Churn
 
 LABELS = (Label("shape", 6, SHAPES), Label("colour", 8, COLOURS), Label("size", 3))
@@ -80,11 +83,27 @@ def test_given(name, value, count):
 )
 def test_splitting_a_command_line_loses_nothing(words):
     if said := complaint(lambda: split_arguments(words)):
-        assert "needs a value" in said
+        assert "needs a value" in said or "is given twice" in said
         return
     found, rest = split_arguments(words)
-    assert len(found) + len(rest) <= len(words)
+    assert len(words) - len(found) <= len(found) + len(rest) <= len(words)
     assert all(not word.startswith("--given.") for word in rest)
+
+
+@cases(1000)
+@given(text=NUMBER, flag=st.booleans())
+@example(text="1e400", flag=True)
+@example(text="9e18", flag=False)
+def test_numbers(text, flag):
+    """Read or refused; what is read is finite, and of 64 bits where it is whole."""
+    for kind, read in ((int, whole), (float, lambda text: real(text, flag))):
+        value: int | float | None = None
+        with contextlib.suppress(ValueError):
+            value = read(text)
+        if value is None:
+            continue
+        assert type(value) is kind
+        assert -(2**63) <= value < 2**63 if kind is int else math.isfinite(value) or (flag and "inf" in text.lower())
 
 
 @cases(2500)
@@ -92,6 +111,9 @@ def test_splitting_a_command_line_loses_nothing(words):
 @example(text="dpm_solver:order=inf")
 @example(text="dpm_solver:order=1.5")
 @example(text="karras:churn=nan")
+@example(text="karras:churn=inf")
+@example(text="karras:high=1e400")
+@example(text="karras:low=3,high=2")
 def test_sampler(text):
     if said := complaint(lambda: parse_sampler(text)):
         assert "sampler" in said
@@ -100,3 +122,5 @@ def test_sampler(text):
     assert type(made) in sampler_names().values()
     for field in dataclasses.fields(made):
         assert fits(getattr(made, field.name), field.type)
+        numbers = dataclasses.astuple(made.churn) if field.name == "churn" else (getattr(made, field.name),)
+        assert all(math.isfinite(n) or n == math.inf == Churn().high for n in numbers if isinstance(n, float))

@@ -20,10 +20,10 @@ from unified_jax.kernels.inputs import Modulation, OutWeights, QkvWeights
 from unified_jax.modalities.image import Image
 from unified_jax.modalities.label import Label
 from unified_jax.models.diffusion import Diffusion
-from unified_jax.models.plan import Plan
 from unified_jax.networks.dit import DiT
 from unified_jax.samplers.choice import Euler
 from unified_jax.samplers.guidance import Guidance
+from unified_jax.samplers.plan import Plan
 from unified_jax.training.balancing import FixedBalance
 from unified_jax.training.ema import Ema
 from unified_jax.training.optimizer import Optimization

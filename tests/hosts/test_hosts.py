@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from tests.helpers import finish, processes, run
-from tests.training.test_resume import count_lines, lines, wait_for
-from unified_jax.training.metrics import read_lines
+from tests.runs.test_resume import count_lines, lines, wait_for
+from unified_jax.runs.metrics import read_lines
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import pytest
 
 from unified_jax.errors import UserError
 from unified_jax.hosts import Hosts, gather, lay, lay_rows, local_rows, name, stop_wanted, together, writes
+from unified_jax.runs.stragglers import Pace, slow
 from unified_jax.sharding import MeshShape, Rules, make_mesh
-from unified_jax.training.pace import Pace, slow
 
 
 def test_one_process_is_a_run_of_its_own():
@@ -87,7 +87,7 @@ def test_paces_meet_in_the_run_directory(tmp_path):
 
 def test_a_run_that_hangs_shows_its_threads_and_ends():
     code = (
-        "import threading, time\nfrom unified_jax.training.pulse import Pulse\n"
+        "import threading, time\nfrom unified_jax.runs.watchdog import Pulse\n"
         "def wait_for_a_dead_disk():\n    time.sleep(60)\n"
         "with Pulse(0.5, lambda: 'The last good checkpoint is step 8.') as pulse:\n"
         "    pulse.beat('step 9')\n    wait_for_a_dead_disk()\n"

@@ -12,15 +12,15 @@ from safetensors.numpy import load_file, save_file
 from tests.helpers import experiment as small_experiment
 from unified_jax.cli import convert, sample
 from unified_jax.cli.entry import run_command
-from unified_jax.cli.opened import open_run
 from unified_jax.interop import diffusers_dit, dit, files
 from unified_jax.interop.names import flatten
-from unified_jax.models.plan import Plan
 from unified_jax.processes.targets import velocity
+from unified_jax.runs.opened import open_run
 from unified_jax.samplers.choice import Ddpm, Euler
 from unified_jax.samplers.ddim import ddim
 from unified_jax.samplers.ddpm import ddpm
 from unified_jax.samplers.guidance import Guidance, classifier_free
+from unified_jax.samplers.plan import Plan
 
 
 def ends(*arguments):

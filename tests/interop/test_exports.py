@@ -10,8 +10,6 @@ import pytest
 
 from unified_jax.cli import convert
 from unified_jax.cli.entry import run_command
-from unified_jax.cli.exports import export_run, sizes_of
-from unified_jax.cli.opened import open_run
 from unified_jax.errors import UserError
 from unified_jax.interop import diffusers_dit, files
 from unified_jax.interop.names import flatten
@@ -23,6 +21,8 @@ from unified_jax.processes.edm import Edm
 from unified_jax.processes.gaussian import DiscreteGaussian
 from unified_jax.processes.interpolant import Interpolant
 from unified_jax.processes.paths import Gvp, InterpolatedVp, Vp
+from unified_jax.runs.exports import export_run, sizes_of
+from unified_jax.runs.opened import open_run
 
 pytestmark = pytest.mark.usefixtures("one_device")
 CHAIN = DiscreteGaussian(variance="learned_range")
@@ -180,4 +180,5 @@ def test_a_folder_of_diffusers_is_read_as_its_config_says(tmp_path, capsys):
     (folder / "config.json").write_text(json.dumps(config | {"activation_fn": "gelu"}))
     assert run_command(convert.main, [*arguments, str(tmp_path / "no")]) == 2
     assert "is of a model with activation_fn='gelu'" in capsys.readouterr().err
-    assert diffusers_dit.check({"activation_fn": "gelu-approximate"}) is None
+    assert diffusers_dit.check({"activation_fn": "gelu-approximate"}) == ()
+    assert diffusers_dit.check({"norm_eps": 1e-5}) == ("its config says norm_eps 1e-05, here it is the trained 1e-6",)

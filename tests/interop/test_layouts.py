@@ -151,8 +151,9 @@ def test_a_rounded_position_table_is_still_the_table(casts):
 def test_what_shapes_do_not_tell_is_asked_for(weights):
     with pytest.raises(UserError, match="no trace in weights of width 16; give it with --heads"):
         dit.read(weights)
-    with pytest.raises(UserError, match="does not fit 3 heads"):
-        dit.read(weights, heads=3)
+    for heads in (3, 0, -1):
+        with pytest.raises(UserError, match=f"does not fit {heads} heads"):
+            dit.read(weights, heads=heads)
     params, sizes = dit.read(weights, heads=2)
     with pytest.raises(UserError, match="side 5 is not made of patches of side 2"):
         diffusers_dit.read(diffusers_dit.write(params, sizes), size=5, heads=2)

@@ -138,7 +138,7 @@ def test_meshes_are_sampled_by_area(tmp_path):
         ends = (np.abs(cloud[:, 0] - cloud[:, 0].min()) < 1e-4).mean()
         assert ends == pytest.approx(1 / 10, abs=0.03)  # one of two end faces of area 1, of 10 in all
     (tmp_path / "empty.obj").write_text("v 0 0 0\nv 1 0 0\nv 0 1 0\n")
-    with pytest.raises(ValueError, match=r"no faces|cannot|can be read"):
+    with pytest.raises(ValueError, match="at least 256 points, found 3"):
         Points().load(tmp_path / "empty.obj")
 
 

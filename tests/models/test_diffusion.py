@@ -11,11 +11,11 @@ from tests.helpers import EXPERIMENT, MODEL, stirred
 from unified_jax.data.pipeline import Pipeline
 from unified_jax.errors import UserError
 from unified_jax.models.base import Model
-from unified_jax.models.plan import Plan
 from unified_jax.models.sampling import generate_many, sample_keys
 from unified_jax.processes.gaussian import DiscreteGaussian
 from unified_jax.samplers.choice import Ddim, Ddpm, Heun, Sde
 from unified_jax.samplers.guidance import Guidance
+from unified_jax.samplers.plan import Plan
 from unified_jax.sharding import Rules
 
 

@@ -7,10 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers import keys_of
 from unified_jax.modalities.image import Image
 from unified_jax.modalities.label import Label
 from unified_jax.models.diffusion import Diffusion
 from unified_jax.processes.interpolant import RectifiedFlow
+from unified_jax.samplers.choice import Euler
+from unified_jax.samplers.guidance import Guidance
+from unified_jax.samplers.plan import Plan
 
 MODEL = Diffusion(modality=Image(4, 6, 1, 2), conditions=(Label("shape", 6), Label("colour", 8)), time_bins=4)
 COUNT = 64
@@ -77,3 +81,32 @@ def test_time_noise_and_drops_are_drawn_apart(train):
     )
     assert COUNT // 4 < dropped[:, 0].sum() < 3 * COUNT // 4
     assert abs(np.corrcoef(dropped[:, 0], t)[0, 1]) < 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Once(Euler):
+    """A sampler that answers with x0 as it is predicted half way from the noise it starts at."""
+
+    def __call__(self, denoise, process, x, grid, keys):
+        return denoise(x, jnp.full(len(x), 0.5)).x0
+
+
+@pytest.mark.parametrize("clip", [False, True])
+def test_a_sample_is_guided_away_from_the_null_labels_and_clipped_if_asked(monkeypatch, clip):
+    """The velocity that the network gives is its labels' sum: 2 + 3 with what is given, 2 + 8 where one is not."""
+    monkeypatch.setattr(
+        Diffusion, "apply", lambda self, params, process, x, t, labels: 0 * x + labels.sum(1)[:, None, None, None]
+    )
+    keys, plan = keys_of(4), Plan(Once(), 1, clip=clip)
+    zero = {"shape": jnp.zeros(4), "colour": jnp.zeros(4)}
+    noise = MODEL.generate({}, zero, ("image",), keys, Plan(Once(), 1))["image"]
+    assert np.std(noise) == pytest.approx(1.0, abs=0.2)
+    for given, scale, velocity in (
+        ({"shape": 2, "colour": 3}, 1.0, 5.0), ({"shape": 2}, 1.0, 10.0), ({}, 1.0, 14.0),
+        ({"shape": 2, "colour": 3}, 3.0, 14 + 3 * (5.0 - 14)),
+    ):  # fmt: skip
+        labels = {name: jnp.full(4, value) for name, value in given.items()}
+        guided = dataclasses.replace(plan, guidance=Guidance(scale))
+        found = MODEL.generate({}, labels, ("image",), keys, guided)["image"]
+        wanted = noise - 0.5 * velocity
+        np.testing.assert_allclose(found, jnp.clip(wanted, -1, 1) if clip else wanted, atol=1e-5)

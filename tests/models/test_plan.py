@@ -11,7 +11,6 @@ from tests.helpers import gaussian_denoiser
 from unified_jax.cli.sampling import parse_sampler, sampler_names
 from unified_jax.config import from_plain, to_plain
 from unified_jax.errors import UserError
-from unified_jax.models.plan import Plan
 from unified_jax.processes.edm import Edm
 from unified_jax.processes.gaussian import DiscreteGaussian
 from unified_jax.processes.interpolant import Interpolant, RectifiedFlow
@@ -20,6 +19,7 @@ from unified_jax.processes.paths import Gvp, Vp
 from unified_jax.samplers.choice import AnySampler, Ddim, DpmSolver, Heun, Karras, Sampler, Sde
 from unified_jax.samplers.karras import Churn
 from unified_jax.samplers.loop import START, normal_like
+from unified_jax.samplers.plan import Plan
 
 MEAN, STD = 0.3, 0.5
 PROCESSES = {
@@ -89,7 +89,7 @@ def test_the_command_line_names_samplers():
         ("huen", r"is unknown; did you mean heun\?"),
         ("ddim:eta=0.5,eta=0.7", "eta is given twice"),
         ("ddim:beta=1", "options: eta"),
-        ("ddim:eta=much", "is a number"),
+        ("ddim:eta=much", "a finite number"),
         ("ddim:eta=-1", "not be negative"),
         ("dpm_solver:sde=maybe", "true or false"),
         ("dpm_solver:form=simpson", "one of midpoint, heun"),

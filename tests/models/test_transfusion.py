@@ -17,13 +17,13 @@ from unified_jax.modalities.audio import Audio
 from unified_jax.modalities.image import Image
 from unified_jax.modalities.points import Points
 from unified_jax.modalities.text import Text
-from unified_jax.models.plan import Plan
 from unified_jax.models.transfusion import Stream, Transfusion
 from unified_jax.networks.transfusion import SIZES, Spans, Tokens, Trunk, preset
 from unified_jax.processes.gaussian import DiscreteGaussian
 from unified_jax.processes.interpolant import RectifiedFlow
 from unified_jax.samplers.choice import Ddim
 from unified_jax.samplers.guidance import Guidance
+from unified_jax.samplers.plan import Plan
 
 STREAMS = (Stream(Image(16, 16, 3, 8)), Stream(Action()), Stream(Points(64, 6, 16)))
 TEXT = Text(110)

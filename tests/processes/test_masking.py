@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from unified_jax.processes.grids import uniform_grid
 from unified_jax.processes.masking import Masking
-from unified_jax.samplers.grids import uniform_grid
 from unified_jax.samplers.masked import masked
 
 PAIRS = np.asarray([(0, 0), (0, 1), (1, 0)])

@@ -7,12 +7,12 @@ import pytest
 
 from tests.helpers import gaussian_denoiser, keys_of
 from unified_jax.processes.gaussian import DiscreteGaussian
+from unified_jax.processes.grids import discrete_grid, uniform_grid
 from unified_jax.processes.interpolant import RectifiedFlow
 from unified_jax.processes.schedules import space_timesteps
 from unified_jax.processes.targets import Prediction, expand
 from unified_jax.samplers.ddim import ddim
 from unified_jax.samplers.ddpm import ddpm
-from unified_jax.samplers.grids import discrete_grid, uniform_grid
 from unified_jax.samplers.guidance import Guidance, classifier_free, clip_x0
 from unified_jax.samplers.loop import START, normal_like
 from unified_jax.samplers.ode import euler, heun

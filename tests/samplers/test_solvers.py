@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from tests.helpers import gaussian_denoiser, keys_of
+from unified_jax.processes import grids
 from unified_jax.processes.edm import Edm
 from unified_jax.processes.gaussian import DiscreteGaussian
 from unified_jax.processes.interpolant import Interpolant, RectifiedFlow
 from unified_jax.processes.levels import NoiseLevels
 from unified_jax.processes.paths import Gvp, Linear, Vp
-from unified_jax.samplers import grids
 from unified_jax.samplers.ddim import ddim
 from unified_jax.samplers.dopri5 import dopri5, integrate
 from unified_jax.samplers.dpm_fast import dpm_fast, orders_of

@@ -12,7 +12,14 @@ from tests.helpers import EXPERIMENT, first_steps
 from tests.training.test_meshes import UNIFIED
 from unified_jax.errors import UserError
 from unified_jax.sharding import MeshShape, make_mesh
-from unified_jax.training.balancing import FixedBalance, GradNorm, MagnitudeBalance, PcGrad, Uncertainty
+from unified_jax.training.balancing import (
+    FixedBalance,
+    GradNorm,
+    MagnitudeBalance,
+    PcGrad,
+    Uncertainty,
+    gradnorm_loss,
+)
 from unified_jax.training.program import assemble
 from unified_jax.training.projection import project
 
@@ -105,6 +112,33 @@ def test_uncertainty_and_magnitude_find_the_inverse_of_the_loss():
     np.testing.assert_allclose([found["a"], found["b"]], 1 / losses, rtol=1e-3)
     found = mean.weigh(states[1], ("a", "b"))
     np.testing.assert_allclose([found["a"] * 0.5, found["b"] * 4.0], [8 / 9] * 2, rtol=1e-4)  # sum w = 2
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.5])
+def test_the_loss_of_gradnorm_in_numpy(alpha):
+    """Chen et al. 2018, eq. 2, and its gradient, which takes the common rate as constant; the last term is absent."""
+    w, norms = np.asarray([0.7, 1.1, 1.2, 1.0]), np.asarray([2.0, 0.5, 3.0, 9.0])
+    losses, first = np.asarray([0.3, 2.0, 0.9, 0.0]), np.asarray([0.6, 2.0, 3.0, 5.0])
+    here = np.asarray([True, True, True, False])
+    ratio = losses[:3] / first[:3]
+    target = np.mean(w[:3] * norms[:3]) * (ratio / ratio.mean()) ** alpha
+    given = [jnp.asarray(v, jnp.float32) for v in (w, norms, losses, first)]
+    value, slope = jax.value_and_grad(gradnorm_loss)(*given, jnp.asarray(here), alpha)
+    assert float(value) == pytest.approx(np.abs(w[:3] * norms[:3] - target).sum(), rel=1e-5)
+    np.testing.assert_allclose(slope, [*(norms[:3] * np.sign(w[:3] * norms[:3] - target)), 0.0], rtol=1e-5)
+
+
+def test_means_of_magnitude_are_of_the_steps_that_had_the_term():
+    """Weighted by decay^age, without the zero that they start at; a term that was not seen counts as the others do."""
+    balance, names, seen = MagnitudeBalance(0.7), ("a", "b", "c"), [(2.0, 0.0, 0.0), (1.0, 5.0, 0.0), (4.0, 0.0, 0.0)]
+    state = balance.init(names)
+    for losses in seen:
+        state = balance.settle(state, jnp.asarray(losses), {}, {}, KEY)[1]
+    ages = 0.7 ** np.asarray([2, 1, 0])
+    inverse = np.asarray([ages.sum() / (ages @ [2.0, 1.0, 4.0]), 1 / 5.0, 0.0])
+    inverse[2] = inverse[:2].mean()
+    found = balance.weigh(state, names)
+    np.testing.assert_allclose([found[name] for name in names], 3 * inverse / inverse.sum(), rtol=1e-5)
 
 
 def train(e, devices, steps=4):

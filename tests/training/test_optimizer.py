@@ -7,9 +7,9 @@ import optax
 import pytest
 
 from tests.helpers import MODEL
+from unified_jax.training.algorithms import Adafactor, AdamW, Lion, Muon, matrices, path_of
 from unified_jax.training.ema import Ema, post_hoc_weights, power_of
 from unified_jax.training.optimizer import Group, Optimization
-from unified_jax.training.rules import Adafactor, AdamW, Lion, Muon, matrices, path_of
 
 RULES = [
     (AdamW(), 3e-3),
@@ -91,8 +91,8 @@ def test_muon_takes_the_polar_factor_of_each_matrix():
     params = {"blocks": {"half": jax.tree.map(jnp.zeros_like, gradients)}}
     transform = Optimization(Muon(rms=0.2), learning_rate=1.0).transform(10)
     found, _ = transform.update({"blocks": {"half": gradients}}, transform.init(params), params)
-    for name, update in found["blocks"]["half"].items():
-        step, polar = matrices_of(name, np.asarray(update)), polars[name]
+    for name, polar in polars.items():
+        step = matrices_of(name, np.asarray(found["blocks"]["half"][name]))
         lengths = np.linalg.norm(step, axis=(2, 3)) * np.linalg.norm(polar, axis=(2, 3))
         assert (-np.sum(step * polar, axis=(2, 3)) / lengths > 0.97).all(), name  # singular values are near 1, not at 1
         np.testing.assert_allclose(np.sqrt(np.mean(step**2, axis=(2, 3))), 0.2, rtol=0.2, err_msg=name)
@@ -113,6 +113,34 @@ def test_groups_scale_and_freeze(params):
         b["blocks"]["mlp"]["fc1"]["kernel"], 0.1 * a["blocks"]["mlp"]["fc1"]["kernel"], rtol=1e-5
     )
     np.testing.assert_allclose(b["patch"]["kernel"], a["patch"]["kernel"], rtol=1e-6)
+
+
+def test_adamw_with_clipping_groups_and_a_schedule_in_numpy():
+    """Three steps of gradients of other sizes: clipped as a whole, decay on kernels, a group's own rate and decay."""
+    rng, shapes = np.random.default_rng(0), {"a_kernel": (3, 2), "b_kernel": (4,), "bias": (5,)}
+    draw = lambda: {name: rng.normal(size=shape) for name, shape in shapes.items()}  # noqa: E731
+    params, gradients = draw(), [{n: size * g for n, g in draw().items()} for size in (5.0, 0.05, 2.0)]
+    config = Optimization(
+        AdamW(b1=0.8, b2=0.9, eps=1e-2, weight_decay=0.3), learning_rate=0.1, warmup_steps=1, schedule="linear",
+        final_fraction=0.25, clip_norm=1.0, groups=(Group("^b_", rate=0.5, decay=0.2),),
+    )  # fmt: skip
+    transform = config.transform(4)
+    single = lambda tree: jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), tree)  # noqa: E731
+    found = single(params)
+    state = transform.init(found)
+    first, second = ({name: np.zeros(shape) for name, shape in shapes.items()} for _ in range(2))
+    for k, (rate, gradient) in enumerate(zip((0.1, 0.1, 0.075), gradients, strict=True), start=1):
+        updates, state = transform.update(single(gradient), state, found)
+        found = optax.apply_updates(found, updates)
+        norm = np.sqrt(sum((g**2).sum() for g in gradient.values()))
+        for name, g in gradient.items():
+            g = g / max(1.0, norm)
+            first[name], second[name] = 0.8 * first[name] + 0.2 * g, 0.9 * second[name] + 0.1 * g**2
+            step = first[name] / (1 - 0.8**k) / (np.sqrt(second[name] / (1 - 0.9**k)) + 1e-2)
+            scale, decay = (0.5, 0.06) if name == "b_kernel" else (1.0, 0.3 if name == "a_kernel" else 0.0)
+            params[name] = params[name] - rate * scale * (step + decay * params[name])
+        for name in shapes:
+            np.testing.assert_allclose(found[name], params[name], rtol=2e-5, atol=1e-6, err_msg=f"{name}, step {k}")
 
 
 @pytest.mark.parametrize(
@@ -147,6 +175,19 @@ def test_shares_of_the_averages():
     late = jax.vmap(Ema(0.9, "ratio", after=50, least=0.3).share)(k)
     assert float(late[50]) == 0.0
     assert float(late[51]) == pytest.approx(0.3)
+
+
+def test_shares_by_their_formulas():
+    """s counts from the step after which averaging begins, which is the step with index `after`."""
+    for step in (0, 3, 4, 9, 200):
+        s = max(0, step - 3)
+        share = lambda ema, step=step: float(ema.share(jnp.asarray(1.0 * step)))  # noqa: E731
+        ratio = min(0.9, (1 + s) / (10 + s)) if s else 0.0
+        inverse = min(0.95, 1 - (1 + s / 7) ** -0.75) if s else 0.0
+        assert share(Ema(0.9, "ratio", after=3)) == pytest.approx(ratio, rel=1e-5)
+        assert share(Ema(0.95, "inverse", inv_gamma=7.0, power=0.75, after=3)) == pytest.approx(inverse, rel=1e-5)
+        power = (1 - 1 / (step + 1)) ** (power_of(0.07) + 1)
+        assert share(Ema(warmup="power", std=0.07)) == pytest.approx(power, rel=1e-5)
 
 
 def power_average(values, std):

@@ -10,13 +10,13 @@ import pytest
 from tests.helpers import EXPERIMENT, MODEL, experiment
 from unified_jax.models.diffusion import Diffusion
 from unified_jax.processes.gaussian import DiscreteGaussian
+from unified_jax.runs.loop import prepare
 from unified_jax.sharding import MeshShape
+from unified_jax.training.algorithms import AdamW, decay_mask
 from unified_jax.training.balancing import FixedBalance
 from unified_jax.training.ema import Ema
 from unified_jax.training.flops import count_flops
-from unified_jax.training.loop import prepare
 from unified_jax.training.optimizer import Optimization
-from unified_jax.training.rules import AdamW, decay_mask
 from unified_jax.training.step import Optimizer, example_losses, init_state, train_step
 
 

@@ -13,10 +13,11 @@ from typing import Annotated, Any
 import tyro
 
 from unified_jax.cli.entry import run_command, use_compilation_cache
-from unified_jax.cli.folders import make_folder
 from unified_jax.cli.heap import keep_heap
-from unified_jax.cli.parsing import parse
 from unified_jax.errors import RunError, UserError
+from unified_jax.precision import same_numbers
+from unified_jax.runs.flags import parse
+from unified_jax.runs.folders import make_folder
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,10 @@ class AblateCommand:
     """Print the cells, what they cost and what is there already; train nothing."""
 
 
+@same_numbers()
 def main(arguments: list[str]) -> None:
     """The command."""
-    from unified_jax.cli.ablation.study import load_study, parse_settings, study_names
+    from unified_jax.studies.study import load_study, parse_settings, study_names
 
     if not arguments:
         raise UserError(f"Usage: ablate STUDY [--dry-run]; studies: {', '.join(study_names())}, or a path.")
@@ -50,11 +52,11 @@ def main(arguments: list[str]) -> None:
     use_compilation_cache()
     import jax
 
-    from unified_jax.cli.ablation.cells import plan_arms
-    from unified_jax.cli.ablation.report import write_report
-    from unified_jax.cli.ablation.running import Stopped, run_study
-    from unified_jax.cli.ablation.timing import Stopwatch
-    from unified_jax.training.lock import RunLock
+    from unified_jax.runs.lock import RunLock
+    from unified_jax.studies.cells import plan_arms
+    from unified_jax.studies.report import write_report
+    from unified_jax.studies.running import Stopped, run_study
+    from unified_jax.studies.timing import Stopwatch
 
     if jax.process_count() > 1:
         raise UserError("A study runs in one process; its cells may use all devices of the machine.")
@@ -79,8 +81,8 @@ def main(arguments: list[str]) -> None:
 
 def cost(study: Any, arms: Any, watch: Any, out: Path) -> str:
     """What --dry-run prints: a line a cell, and how well the budget matches."""
-    from unified_jax.cli.ablation.cells import cells_of
-    from unified_jax.cli.ablation.results import MATCH_HEAD, match
+    from unified_jax.studies.cells import cells_of
+    from unified_jax.studies.results import MATCH_HEAD, match
 
     lines, left, flops = [f"{'cell':32s} {'state':>14s} {'FLOPs left':>11s} {'time left':>10s}"], 0.0, 0.0
     seen = set()

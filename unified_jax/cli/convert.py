@@ -18,9 +18,7 @@ from typing import Annotated, Any, Literal
 import jax
 import tyro
 
-from unified_jax.cli.adapters import export_adapter, import_adapter, write_run
 from unified_jax.cli.entry import run_command
-from unified_jax.cli.exports import Whole, described_process, export_run, write_unified
 from unified_jax.config import from_plain
 from unified_jax.data.tfds import Tfds
 from unified_jax.errors import UserError
@@ -30,12 +28,14 @@ from unified_jax.modalities.image import Image
 from unified_jax.modalities.label import Label
 from unified_jax.models.base import Model
 from unified_jax.models.diffusion import Diffusion
-from unified_jax.models.plan import Plan
 from unified_jax.networks.dit import DiT
 from unified_jax.processes.gaussian import DiscreteGaussian
 from unified_jax.processes.interpolant import Interpolant
+from unified_jax.runs.adapters import export_adapter, import_adapter, write_run
+from unified_jax.runs.exports import Whole, described_process, export_run, write_unified
 from unified_jax.samplers.choice import Ddpm, Dopri5
 from unified_jax.samplers.guidance import Guidance
+from unified_jax.samplers.plan import Plan
 from unified_jax.training.experiment import Experiment, Previews
 from unified_jax.typing import Params
 
@@ -132,17 +132,17 @@ def read_weights(path: Path, command: ConvertCommand) -> tuple[Experiment, Param
     tensors, said = files.read_weights(path, average=command.ema == "0")
     told = files.described(path)
     diffusers = layout == "diffusers_dit"
-    heads = command.heads or _told(told, "num_attention_heads" if diffusers else "num_heads")
+    heads = _told(told, "num_attention_heads" if diffusers else "num_heads") if command.heads is None else command.heads
     if diffusers:
-        diffusers_dit.check(told.get("config", {}))
+        said += diffusers_dit.check(told.get("config", {}))
         size = command.size if command.size is not None else _told(told, "sample_size") or 32
         params, sizes = diffusers_dit.read(tensors, size, heads)
     else:
         params, sizes = dit.read(tensors, heads)
     if layout == "sit":
         params, sizes = dit.without_variance(params, sizes)
-    wanted = command.classes or _told(told, "num_embeds_ada_norm" if diffusers else "num_classes")
-    classes = classes_of(sizes.rows, wanted if command.classes is None else command.classes)
+    classes = _told(told, "num_embeds_ada_norm" if diffusers else "num_classes")
+    classes = classes_of(sizes.rows, classes if command.classes is None else command.classes)
     if classes == sizes.rows:
         params = dit.with_null_row(params)
     process = described_process(told, layout, sizes, command.trust)

@@ -8,9 +8,9 @@ from typing import Literal
 import tyro
 
 from unified_jax.cli.entry import run_command
-from unified_jax.cli.folders import make_folder
-from unified_jax.cli.parsing import parse
 from unified_jax.errors import UserError
+from unified_jax.runs.flags import parse
+from unified_jax.runs.folders import make_folder
 
 
 @dataclass(frozen=True)

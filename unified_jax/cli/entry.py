@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from unified_jax.cli.supervise import begin_child, is_child, name_log, supervise
 from unified_jax.errors import RunError, UserError
-from unified_jax.training.xla_flags import use_cublas
+from unified_jax.runs.xla_flags import use_cublas
 
 if TYPE_CHECKING:
     from unified_jax.hosts import Hosts

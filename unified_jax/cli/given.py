@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from unified_jax.cli.meant import meant
 from unified_jax.data.world.caption import read_caption
-from unified_jax.errors import UserError
+from unified_jax.errors import UserError, meant
 from unified_jax.modalities.label import Label
 from unified_jax.modalities.reading import read_text
 from unified_jax.modalities.text import Text

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from unified_jax.cli.folders import REQUEST, new_folder
 from unified_jax.modalities.image import Image
 from unified_jax.modalities.sheets import show_samples
+from unified_jax.runs.folders import REQUEST, new_folder
 
 FORMATS = ("sheet", "files", "png", "npz")
 
@@ -30,7 +30,7 @@ def _write(
     out: Path, modalities: tuple[Any, ...], given: dict[str, np.ndarray], made: dict[str, np.ndarray],
     formats: tuple[str, ...], request: Any,
 ) -> None:  # fmt: skip
-    from unified_jax.training.run_dir import write_json
+    from unified_jax.runs.directory import write_json
 
     by_name = {m.name: m for m in modalities}
     chosen = request.get("made")

@@ -8,16 +8,17 @@ fit.
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
 import jax
 import tyro
 
 from unified_jax.cli.entry import run_command
-from unified_jax.cli.parsing import first_word, parse
-from unified_jax.cli.recipe import load_recipe, recipe_names
 from unified_jax.errors import RunError, UserError
+from unified_jax.precision import same_numbers
+from unified_jax.runs.flags import first_word, parse
+from unified_jax.runs.recipe import open_recipe, recipe_names
 from unified_jax.training.experiment import Experiment
 
 
@@ -36,19 +37,20 @@ class PlanCommand:
     """Candidates that --search compiles."""
 
 
+@same_numbers()
 def main(arguments: list[str]) -> None:
     """The command."""
     more = "plan RECIPE --help lists the flags of a recipe with their defaults."
     recipe = first_word(arguments, "plan RECIPE --target KIND:SHAPE", "recipes", recipe_names(), more)
     jax.config.update("jax_platforms", "cpu")  # targets are compiled for, not opened
-    default = PlanCommand(load_recipe(recipe))
-    command = parse(PlanCommand, f"plan {recipe}", arguments[1:], default, infinite=True)
+    experiment, flags = open_recipe(recipe, arguments[1:], [field.name for field in fields(PlanCommand)])
+    command = parse(PlanCommand, f"plan {recipe}", flags, PlanCommand(experiment), infinite=True)
     if command.most < 1:
         raise UserError(f"--most must be at least 1, found {command.most}.")
-    from unified_jax.training.planning import forecast
-    from unified_jax.training.run_dir import provenance
-    from unified_jax.training.search import search
-    from unified_jax.training.targets import open_target
+    from unified_jax.planning.hardware import open_target
+    from unified_jax.planning.plan import forecast
+    from unified_jax.planning.search import search
+    from unified_jax.runs.directory import provenance
 
     if command.experiment.reduction == "strict":
         raise UserError("Plans are of the fast reduction; with --reduction strict every device holds the whole state.")

@@ -15,15 +15,16 @@ from typing import Any
 
 from unified_jax.cli.entry import run_command, use_compilation_cache
 from unified_jax.cli.given import split_arguments
-from unified_jax.cli.meant import meant
-from unified_jax.cli.parsing import check_seed, check_steps, first_word, parse
 from unified_jax.cli.probing.attention import AttentionCommand, attention
 from unified_jax.cli.probing.loss import LossCommand, loss
 from unified_jax.cli.probing.noise import NoiseCommand, noise
 from unified_jax.cli.probing.similarity import SimilarityCommand, similarity
-from unified_jax.errors import UserError
+from unified_jax.errors import UserError, meant
+from unified_jax.precision import same_numbers
+from unified_jax.runs.flags import check_seed, check_steps, first_word, parse
 
 
+@same_numbers()
 def main(arguments: list[str]) -> None:
     """The command."""
     kinds: dict[str, tuple[Any, Callable[[Any], None]]] = {

@@ -6,18 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from unified_jax.cli.entry import run_command, start_process, use_compilation_cache, use_fake_devices
-from unified_jax.cli.finite import check_samples
-from unified_jax.cli.folders import check_folder
 from unified_jax.cli.given import parse_given, read_given, split_arguments
-from unified_jax.cli.meant import meant
 from unified_jax.cli.outputs import FORMATS, write_samples
-from unified_jax.cli.parsing import check_devices, check_room, check_seed, check_steps, parse
 from unified_jax.cli.sampling import parse_sampler
 from unified_jax.config import to_plain
-from unified_jax.errors import UserError
+from unified_jax.errors import UserError, meant
+from unified_jax.evaluation.finite import check_samples
 from unified_jax.hosts import Hosts, together, writes
-from unified_jax.models.plan import Plan, Spacing
+from unified_jax.precision import same_numbers
+from unified_jax.runs.flags import check_devices, check_room, check_seed, check_steps, parse
+from unified_jax.runs.folders import check_folder
 from unified_jax.samplers.guidance import Guidance
+from unified_jax.samplers.plan import Plan, Spacing
 
 FREE = "free"
 """--generate free."""
@@ -78,6 +78,7 @@ class SampleCommand:
     """Several processes as one request (docs/launch.md)."""
 
 
+@same_numbers()
 def main(arguments: list[str]) -> None:
     """The command."""
     given_text, rest = split_arguments(arguments)
@@ -88,11 +89,11 @@ def main(arguments: list[str]) -> None:
     start_process(command.hosts)
     from tqdm import tqdm
 
-    from unified_jax.cli.opened import open_run
     from unified_jax.models.free_running import ORDER
     from unified_jax.models.sampling import generate_many
     from unified_jax.models.transfusion import Transfusion
-    from unified_jax.training.run_dir import load_experiment, provenance
+    from unified_jax.runs.directory import load_experiment, provenance
+    from unified_jax.runs.opened import open_run
 
     out = Path(command.out or Path(command.run) / "samples")
     model = load_experiment(Path(command.run), command.trust).model

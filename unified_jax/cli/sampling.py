@@ -4,10 +4,9 @@ import dataclasses
 import math
 from typing import Any, get_args
 
-from unified_jax.cli.meant import meant
-from unified_jax.cli.parsing import real, whole
 from unified_jax.config import fits
-from unified_jax.errors import UserError
+from unified_jax.errors import UserError, meant
+from unified_jax.runs.flags import real, whole
 from unified_jax.samplers.choice import AnySampler
 from unified_jax.samplers.karras import Churn
 
@@ -66,7 +65,7 @@ def _value(text: str, field: Any, name: str) -> Any:
     return value
 
 
-def _number(text: str, field: Any, name: str) -> float:
+def _number(text: str, field: Any, name: str) -> int | float:
     """A number of the kind of a field's default; infinite only where that is."""
     try:
         return whole(text) if type(field.default) is int else real(text, math.isinf(field.default))

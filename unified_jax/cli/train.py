@@ -2,7 +2,7 @@
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,13 +10,13 @@ import tyro
 
 from unified_jax.cli.entry import run_command, start_process, use_compilation_cache, use_fake_devices
 from unified_jax.cli.heap import keep_heap
-from unified_jax.cli.parsing import check_devices, first_word
-from unified_jax.cli.parsing import parse as parse_flags
-from unified_jax.cli.recipe import load_recipe, recipe_label, recipe_names
 from unified_jax.errors import UserError
 from unified_jax.hosts import Hosts, writes
+from unified_jax.runs.flags import check_devices, first_word
+from unified_jax.runs.flags import parse as parse_flags
+from unified_jax.runs.recipe import open_recipe, recipe_label, recipe_names
+from unified_jax.runs.xla_flags import recommend
 from unified_jax.training.experiment import Experiment
-from unified_jax.training.xla_flags import recommend
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class TrainCommand:
     devices: int = 0
     """Use this many fake CPU devices (to try a mesh without hardware); 0 uses what there is."""
     xla: Literal["default", "recommended"] = "default"
-    """Compiler flags that are set before the devices are opened (`training/xla_flags.py`)."""
+    """Compiler flags that are set before the devices are opened (`runs/xla_flags.py`)."""
     hosts: Hosts = Hosts()
     """Several processes as one run (docs/launch.md)."""
     stall: int = 1800
@@ -46,8 +46,8 @@ def parse(arguments: list[str]) -> tuple[str, TrainCommand]:
     """(recipe name, command). Raises UserError without a recipe; SystemExit 2 with a suggestion for a bad flag."""
     more = "python train.py RECIPE --help lists the flags of a recipe with their defaults."
     recipe = first_word(arguments, "python train.py RECIPE [--flags]", "recipes", recipe_names(), more)
-    default = TrainCommand(load_recipe(recipe))
-    command = parse_flags(TrainCommand, f"train.py {recipe}", arguments[1:], default, infinite=True)
+    experiment, flags = open_recipe(recipe, arguments[1:], [field.name for field in fields(TrainCommand)])
+    command = parse_flags(TrainCommand, f"train.py {recipe}", flags, TrainCommand(experiment), infinite=True)
     if command.replay < -1 or command.stall < 0:
         raise UserError(
             f"--replay must be a step from 0 on, and --stall not negative, found {command.replay} and {command.stall}."
@@ -65,9 +65,9 @@ def main(arguments: list[str]) -> None:
     use_compilation_cache()
     run_dir = Path(command.run_dir or Path("runs") / recipe_label(recipe))
     start_process(command.hosts, run_dir)
-    from unified_jax.training.loop import train
-    from unified_jax.training.replay import replay
-    from unified_jax.training.start import Start
+    from unified_jax.runs.loop import train
+    from unified_jax.runs.replay import replay
+    from unified_jax.runs.start import Start
 
     init_from = Path(command.init_from) if command.init_from else None
     start = Start(run_dir, command.resume, init_from, stall=command.stall)
@@ -80,7 +80,7 @@ def main(arguments: list[str]) -> None:
     if writes():
         _tell(summary, run_dir)
     if summary["finished"] and command.experiment.evaluate:
-        from unified_jax.cli.evaluate import EvaluateCommand, evaluate_run
+        from unified_jax.runs.evaluate import EvaluateCommand, evaluate_run
 
         evaluate_run(EvaluateCommand(str(run_dir), count=command.experiment.evaluate))
 

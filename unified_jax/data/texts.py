@@ -22,7 +22,7 @@ from unified_jax.errors import UserError
 from unified_jax.hosts import writes
 from unified_jax.modalities.text import Text
 
-LOOKED_THROUGH = 20_000
+LOOKED_THROUGH = 10_000
 """Records of the largest part that is looked through although nothing may be left out."""
 
 

@@ -112,21 +112,26 @@ def _pictures(features: Any) -> dict[str, tuple[int, str]]:
     for name, feature in (features or {}).items():
         inner = feature.feature if isinstance(feature, tfds.features.Sequence) else feature
         if isinstance(inner, tfds.features.Image):
-            found[name] = (int(inner.shape[-1] or 0), np.dtype(inner.np_dtype).name)
+            kind: Any = inner
+            found[name] = (int(kind.shape[-1] or 0), np.dtype(kind.np_dtype).name)
     return found
 
 
 def _open(name: str, data_dir: str, split: str) -> Any:
     import tensorflow_datasets as tfds
 
-    folder = Path(data_dir).expanduser()
-    if not folder.is_dir():
+    try:
+        folder = Path(data_dir).expanduser()
+        there = sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else None
+    except (OSError, RuntimeError) as error:  # RuntimeError: nobody knows where ~ is
+        raise UserError(f"Data set {name!r}: the folder {data_dir!r} cannot be read: {first_line(error)}.") from None
+    if there is None:
         raise UserError(
             f"Data set {name!r}: the folder {data_dir!r} does not exist; set --data.data-dir to the folder that holds "
             f"{name.split('/')[0]}/."
         )
-    if not (folder / name.split("/")[0]).is_dir():
-        found = ", ".join(sorted(p.name for p in folder.iterdir() if p.is_dir())) or "nothing"
+    if name.split("/")[0] not in there:
+        found = ", ".join(there) or "nothing"
         raise UserError(f"Data set {name!r} is not in {data_dir!r}, which holds: {found}.")
     try:
         head, _, version = name.rpartition("/")  # TFDS writes NAME:VERSION
@@ -134,14 +139,20 @@ def _open(name: str, data_dir: str, split: str) -> Any:
         builder = tfds.builder(spelled, data_dir=folder)
         splits = list(builder.info.splits)
     except Exception as error:
-        raise UserError(f"Data set {name!r} in {data_dir!r} cannot be opened: {error}") from error
+        raise UserError(f"Data set {name!r} in {data_dir!r} cannot be opened: {first_line(error)}") from error
     if split not in splits:
         raise UserError(f"Data set {name!r} has no split {split!r}; it has: {', '.join(splits) or 'none'}.")
     opened: Any = builder
-    # Pictures stay encoded until a record is read: Pillow decodes them, TFDS would ask for OpenCV.
+
+    class Encoded(tfds.decode.SkipDecoding):
+        """Pictures, and those of a sequence, stay encoded until they are read: Pillow decodes them, not OpenCV."""
+
+        def decode_batch_example_np(self, serialized_example: Any) -> Any:
+            return serialized_example
+
     images = _pictures(builder.info.features)
     try:
-        return opened.as_data_source(split=split, decoders={key: tfds.decode.SkipDecoding() for key in images})
+        return opened.as_data_source(split=split, decoders={key: Encoded() for key in images})
     except Exception as error:
         raise UserError(
             f"Data set {name!r} in {data_dir!r} cannot be read without TensorFlow: {error} "

@@ -19,6 +19,7 @@ import numpy as np
 from unified_jax.data.base import DataSet
 from unified_jax.data.pipeline import Pipeline
 from unified_jax.models.diffusion import Diffusion
+from unified_jax.precision import same_numbers, seed_key
 from unified_jax.processes.bound import variational_bound
 from unified_jax.processes.edm import Edm
 from unified_jax.processes.gaussian import DiscreteGaussian
@@ -30,6 +31,7 @@ LEAST_TIME = 1e-3
 """Where the ODE starts: the slope may be singular at the data itself."""
 
 
+@same_numbers()
 def bits_per_dim(
     model: Diffusion, params: Params, data: DataSet, split: str, count: int, seed: int, steps: int = 100,
     batch: int = 64, report: Callable[[int], Any] = lambda done: None,
@@ -40,7 +42,7 @@ def bits_per_dim(
     examples = Pipeline(data, split, model.modalities, count, seed).batch(0).arrays
     images = jnp.asarray(examples[model.modality.name])
     labels = model.pack_labels({c.name: examples[c.name] for c in model.conditions}, count)
-    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.arange(count))
+    keys = jax.vmap(lambda i: jax.random.fold_in(seed_key(seed), i))(jnp.arange(count))
     score = jax.jit(lambda *rows: _score(model, params, steps, *rows))
     found = []
     for first in range(0, count, batch):
@@ -51,7 +53,7 @@ def bits_per_dim(
     return np.concatenate(found)
 
 
-def _score(model: Diffusion, params: Params, steps: int, images: Any, labels: Any, keys: Any) -> Any:
+def _score(model: Any, params: Params, steps: int, images: Any, labels: Any, keys: Any) -> Any:
     process = model.process
     x0 = model.modality.to_model(images)
     denoise = model.denoiser(params, process, labels)

@@ -14,8 +14,8 @@ from unified_jax.evaluation.attributes import SHOWN, attribute_hits, chance, sam
 from unified_jax.evaluation.distances import frechet, pooled_pixels
 from unified_jax.evaluation.statistics import wilson_interval
 from unified_jax.models.diffusion import Diffusion
-from unified_jax.models.plan import Plan
 from unified_jax.models.sampling import generate_many
+from unified_jax.samplers.plan import Plan
 from unified_jax.sharding import Rules
 from unified_jax.typing import Params
 

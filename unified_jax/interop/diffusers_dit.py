@@ -141,8 +141,11 @@ def constructor(sizes: Sizes) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def check(config: Mapping[str, Any]) -> None:
-    """Raises UserError where the arguments that a file names make the class another function than is read here."""
+def check(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """What there is to say of the arguments that a file names.
+
+    Raises UserError where they make the class another function than is read here.
+    """
     wanted = {"activation_fn": "gelu-approximate", "norm_type": "ada_norm_zero", "norm_elementwise_affine": False}
     other = [f"{name}={config[name]!r}" for name, value in wanted.items() if config.get(name, value) != value]
     if other:
@@ -150,6 +153,8 @@ def check(config: Mapping[str, Any]) -> None:
             f"{WHAT} is of a model with {', '.join(other)}; expected "
             f"{', '.join(f'{name}={value!r}' for name, value in wanted.items())}."
         )
+    eps = config.get("norm_eps", 1e-6)
+    return () if eps == 1e-6 else (f"its config says norm_eps {eps}, here it is the trained 1e-6",)
 
 
 def _shared(tensors: Mapping[str, np.ndarray], depth: int) -> dict[str, np.ndarray]:

@@ -86,10 +86,10 @@ def depth_of(names: Iterable[str], folder: str) -> int:
 
 def heads_of(width: int, heads: int | None) -> int:
     """The given number of heads, or that of the published model of this width. Raises UserError."""
-    chosen = heads or PUBLISHED_HEADS.get(width)
+    chosen = PUBLISHED_HEADS.get(width) if heads is None else heads
     if chosen is None:
         raise UserError(f"The number of heads leaves no trace in weights of width {width}; give it with --heads.")
-    if width % chosen or width % 4:
+    if chosen < 1 or width % chosen or width % 4:
         raise UserError(f"A width of {width} does not fit {chosen} heads and sin-cos positions; check --heads.")
     return chosen
 

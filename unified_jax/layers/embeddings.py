@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Num
 
 from unified_jax.kernels.inputs import Rotary
 from unified_jax.layers.init import declare, normal
@@ -40,7 +40,7 @@ def sincos_positions(positions: Int[Array, "*s a"], features: int) -> Float[Arra
     return parts[..., ::-1, :].reshape(positions.shape[:-1] + (features,))
 
 
-def rotary_positions(positions: Int[Array, "b n a"], head_dim: int, theta: float = 10000.0) -> Rotary:
+def rotary_positions(positions: Num[Array, "b n a"], head_dim: int, theta: float = 10000.0) -> Rotary:
     """Angles of rotary positions over several axes: pair j of a head turns by theta^(-2 j / e) positions[..., j mod a].
 
     Every axis has high and low frequencies; a token whose axes are equal turns as with one axis (Su et al. 2021).

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from unified_jax.modalities.pictures import LARGEST, check_pixels, fit_levels, fit_picture, known_formats
+from unified_jax.modalities.pictures import check_pixels, fit_levels, fit_picture, known_formats
 from unified_jax.modalities.reading import open_file, told
 
-LARGEST_FILM = 2 * LARGEST
+LARGEST_FILM = 1 << 25
 """Pixels of all frames together that are decoded of a film."""
 DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,ogg,flv,asf,gif,m4v,h264,hevc,nut"
 """What PyAV opens; playlists (which name other files) are not among it."""
@@ -65,7 +65,7 @@ def _stored_frames(path: Path, frames: int, fit: Callable[[Any], np.ndarray]) ->
                 file.seek(len(found))
             except EOFError:  # Pillow's sign of the end
                 break
-            check_pixels(file, min(LARGEST, LARGEST_FILM // frames))
+            check_pixels(file, LARGEST_FILM // frames)
             file.load()
             found.append(fit(ImageOps.exif_transpose(file)))
             durations.append(float(file.info.get("duration") or 0))
@@ -92,7 +92,7 @@ def _film_frames(path: Path, frames: int, fit: Callable[[Any], np.ndarray]) -> l
             "it is no GIF; other films need PyAV: install the extra 'film' (pip install 'unified_jax[film]')"
         ) from None
     found: list[np.ndarray] = []
-    with open_file(path) as file, av.open(file, options={"format_whitelist": DEMUXERS}) as container:
+    with open_file(path) as file, av.open(file, "r", options={"format_whitelist": DEMUXERS}) as container:
         if not container.streams.video:
             raise ValueError("it is no film that can be read (it has no pictures)")
         for frame in container.decode(video=0):

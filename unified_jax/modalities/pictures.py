@@ -45,13 +45,17 @@ def check_pixels(picture: Any, largest: int = LARGEST) -> None:
 def decode_picture(content: bytes) -> Any:
     """An encoded picture as a decoded, upright Pillow picture. Raises ValueError where it is none, or broken."""
     from PIL import Image as Pillow
-    from PIL import ImageOps
+    from PIL import ImageOps, UnidentifiedImageError
 
     try:
         with Pillow.open(io.BytesIO(content), formats=known_formats()) as file:
             check_pixels(file)
             file.load()
             return ImageOps.exif_transpose(file)
+    except UnidentifiedImageError:
+        raise ValueError(
+            f"it is no picture that can be read (of no known format: {', '.join(known_formats()[:8])}, ...)"
+        ) from None
     except Exception as error:  # decoders raise what they like
         raise ValueError(f"it is no picture that can be read ({first_line(error)})") from None
 
@@ -134,7 +138,7 @@ def deep_levels(picture: Any) -> Float[np.ndarray, "h w"] | None:
     return (value / top).astype(np.float32)
 
 
-def _scaled(levels: Float[np.ndarray, "h w"], height: int, width: int) -> Float[np.ndarray, "h w"]:
+def _scaled(levels: Float[np.ndarray, "r s"], height: int, width: int) -> Float[np.ndarray, "h w"]:
     from PIL import Image as Pillow
 
     return np.clip(np.asarray(_resized(Pillow.fromarray(levels), height, width), np.float32), 0, 1)

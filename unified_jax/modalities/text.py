@@ -6,13 +6,13 @@ can be written in either, and `decode(encode(s)) == s`.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Int
 
+from unified_jax.modalities.bpe import load_bpe
 from unified_jax.modalities.files import draw_words
 from unified_jax.modalities.reading import read_text
 
@@ -38,12 +38,12 @@ class Text:
         if self.length < 1:
             raise ValueError(f"Text.length must be at least 1, found {self.length}.")
         if self.bpe:
-            _load(self.bpe)
+            load_bpe(self.bpe)
 
     @property
     def vocabulary(self) -> int:
         """Number of token ids."""
-        return _load(self.bpe).get_vocab_size() if self.bpe else 256
+        return load_bpe(self.bpe).size if self.bpe else 256
 
     @property
     def suffix(self) -> str:
@@ -54,12 +54,12 @@ class Text:
         """Token ids."""
         if not self.bpe:
             return np.frombuffer(text.encode(), np.uint8).astype(np.int32)
-        return np.asarray(_load(self.bpe).encode(text).ids, np.int32)
+        return np.asarray(load_bpe(self.bpe).encode(text), np.int32)
 
     def decode(self, ids: Int[np.ndarray, " k"]) -> str:
         """The text; ids that are none and broken UTF-8 become the replacement character."""
         known = [int(i) for i in ids if 0 <= i < self.vocabulary]
-        return _load(self.bpe).decode(known) if self.bpe else bytes(known).decode(errors="replace")
+        return load_bpe(self.bpe).decode(known) if self.bpe else bytes(known).decode(errors="replace")
 
     def blank(self) -> Int[np.ndarray, " length"]:
         """As `Continuous.blank`."""
@@ -137,16 +137,6 @@ class Text:
     def picture(self, example: str) -> Any:
         """The text, wrapped, in black on white."""
         return draw_words(example)
-
-
-@lru_cache(maxsize=8)
-def _load(bpe: str) -> Any:
-    from tokenizers import Tokenizer
-
-    try:
-        return Tokenizer.from_str(bpe)
-    except Exception as error:  # the package raises plain Exception
-        raise ValueError(f"Text.bpe is not the JSON of a tokenizer: {error}.") from None
 
 
 def learn_bpe(texts: Iterable[str], vocabulary: int) -> str:

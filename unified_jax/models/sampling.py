@@ -11,17 +11,19 @@ from jaxtyping import Array, Int
 
 from unified_jax.hosts import lay
 from unified_jax.models.base import Model
-from unified_jax.models.plan import Plan
+from unified_jax.precision import same_numbers, seed_key
+from unified_jax.samplers.plan import Plan
 from unified_jax.sharding import MESH_AXES, MeshShape, Rules, make_mesh
 from unified_jax.typing import Params
 
 
 def sample_keys(seed: int | Int[Array, ""], first: int | Int[Array, ""], count: int) -> jax.Array:
-    """Keys of samples first .. first + count - 1: sample i of seed s has the key fold_in(key(s), i)."""
-    key = jax.random.key(seed)
+    """Keys of samples first .. first + count - 1: sample i of seed s has the key fold_in(seed_key(s), i)."""
+    key = seed_key(seed)
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(first + jnp.arange(count))
 
 
+@same_numbers()
 def generate_many(
     model: Model,
     params: Params,

@@ -88,6 +88,7 @@ class Block(nn.Module):
     eps: float
     dtype: jnp.dtype
     attention: Attention
+    bias: bool = False
 
     @nn.compact
     def __call__(
@@ -102,7 +103,7 @@ class Block(nn.Module):
             first = Modulation(rows[0], rows[1], 1 + rows[2], index)
             second = Modulation(rows[3], rows[4], 1 + rows[5], index)
         half = AttentionHalf(
-            self.heads, self.kv_heads, "rms", affine=True, bias=False, eps=self.eps, dtype=self.dtype,
+            self.heads, self.kv_heads, "rms", affine=True, bias=self.bias, eps=self.eps, dtype=self.dtype,
             attention=self.attention, name="attention",
         )  # fmt: skip
         x, out = half(x, first, visible, rotary, capture, cache)
@@ -155,6 +156,8 @@ class Trunk(nn.Module):
     """What is recomputed in the backward pass."""
     unroll: int = 1
     """Blocks per step of the scan."""
+    bias: bool = False
+    """Biases of the attention's projections."""
 
     def __post_init__(self) -> None:
         kv = self.kv_heads or self.heads
@@ -229,7 +232,7 @@ class Trunk(nn.Module):
         )
         blocks = stack(
             self.heads, self.kv_heads or self.heads, self.hidden_features, self.modulated, self.eps,
-            jnp.dtype(self.dtype), self.attention, name="blocks",
+            jnp.dtype(self.dtype), self.attention, self.bias, name="blocks",
         )  # fmt: skip
         y, rest = blocks(x, cache, c, index, visible, rotary, capture)
         if capture:

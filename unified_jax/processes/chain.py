@@ -5,12 +5,11 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Array, Float
 
-from unified_jax.processes.targets import Prediction, Target
-from unified_jax.typing import Keys
+from unified_jax.processes.targets import Prediction, Process, Target
 
 
 @runtime_checkable
-class Chain(Protocol):
+class Chain(Process, Protocol):
     """T Gaussian noising steps, t = 0 .. T-1; index -1 is the data."""
 
     @property
@@ -29,11 +28,6 @@ class Chain(Protocol):
         ...
 
     @property
-    def channels_per_output(self) -> int:
-        """2 where the variance is learned."""
-        ...
-
-    @property
     def alphas_cumprod(self) -> Float[np.ndarray, "t"]:
         """abar of every step."""
         ...
@@ -44,14 +38,6 @@ class Chain(Protocol):
 
     def respaced(self, timesteps: tuple[int, ...]) -> "Chain":
         """The shorter chain over these indices of the whole one; all of it for ()."""
-        ...
-
-    def draw_times(self, keys: Keys) -> Array:
-        """Uniform steps."""
-        ...
-
-    def alpha_sigma(self, t: Array) -> tuple[Array, Array]:
-        """(sqrt(abar_t), sqrt(1 - abar_t))."""
         ...
 
     def posterior(self, x0: Array, x_t: Array, t: Array) -> tuple[Array, Array]:

@@ -114,7 +114,7 @@ class DiscreteGaussian:
         abar = np.cumprod(1.0 - betas)[list(self.timesteps)]
         return 1.0 - abar / np.concatenate([[1.0], abar[:-1]])
 
-    @functools.cached_property
+    @property
     def alphas_cumprod(self) -> Float[np.ndarray, "t"]:
         """abar of the chain."""
         return np.cumprod(1.0 - self.betas)

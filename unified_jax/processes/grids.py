@@ -169,8 +169,8 @@ def uniform_grid(steps: int, shift: float = 1.0, start: float = 1.0, end: float 
         raise ValueError(f"The shift of a grid must be positive, found {shift}.")
     if shift == 1:
         return np.linspace(start, end, steps + 1)
-    before = [t / (shift - (shift - 1.0) * t) for t in (start, end)]  # the shift's inverse; keeps 0 and 1
-    times = shift_times(np.linspace(*before, steps + 1), shift)
+    first, last = (t / (shift - (shift - 1.0) * t) for t in (start, end))  # the shift's inverse; keeps 0 and 1
+    times = shift_times(np.linspace(first, last, steps + 1), shift)
     times[0], times[-1] = start, end
     return times
 

@@ -62,7 +62,7 @@ def loss_weight(
 
 
 def _factor(numerator: Array, determinant: Array, most: float = MOST) -> Array:
-    """|numerator / D|, at most `most`; 1 where both vanish, the limit of sigma / sigma and of alpha / alpha."""
+    """|numerator / D|, at most `most`; 1 where both vanish: the limit of sigma / sigma, of alpha / alpha."""
     singular = determinant == 0
     ratio = jnp.abs(numerator) / jnp.abs(jnp.where(singular, 1.0, determinant))
     return jnp.minimum(jnp.where(singular, jnp.where(numerator == 0, 1.0, most), ratio), most)

@@ -4,7 +4,7 @@
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from unified_jax.config import check_finite
 from unified_jax.processes.grids import Needs
@@ -39,7 +39,7 @@ class Sampler(Protocol):
 class Euler:
     """First order, deterministic."""
 
-    needs: ClassVar[Needs] = Needs()
+    needs = Needs()
 
     def __call__(self, denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys) -> Any:
         """`ode.euler`."""
@@ -50,7 +50,7 @@ class Euler:
 class Heun:
     """Second order, deterministic, two evaluations a step."""
 
-    needs: ClassVar[Needs] = Needs()
+    needs = Needs()
 
     def __call__(self, denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys) -> Any:
         """`ode.heun`."""
@@ -65,7 +65,7 @@ class Dopri5:
     """Relative tolerance."""
     atol: float = 1e-6
     """Absolute tolerance."""
-    needs: ClassVar[Needs] = Needs(adaptive=True)
+    needs = Needs(adaptive=True)
 
     def __post_init__(self) -> None:
         check_finite(self)
@@ -83,7 +83,7 @@ class Ddim:
 
     eta: float = 0.0
     """Share of the ancestral noise."""
-    needs: ClassVar[Needs] = Needs(over="either")
+    needs = Needs(over="either")
 
     def __post_init__(self) -> None:
         check_finite(self)
@@ -104,7 +104,7 @@ class EulerAncestral:
 
     eta: float = 1.0
     """Factor on sigma_up."""
-    needs: ClassVar[Needs] = Needs()
+    needs = Needs()
 
     def __post_init__(self) -> None:
         check_finite(self)
@@ -120,7 +120,7 @@ class EulerAncestral:
 class Ddpm:
     """Ancestral sampling of a discrete chain, with its own variances."""
 
-    needs: ClassVar[Needs] = Needs(over="chain")
+    needs = Needs(over="chain")
 
     def __call__(self, denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys) -> Any:
         """`ddpm.ddpm`."""
@@ -160,7 +160,7 @@ class DpmFast:
 
     of_eps: bool = True
     """Fit eps (DPM-Solver) or x0 (DPM-Solver++)."""
-    needs: ClassVar[Needs] = Needs(above_data=True, below_noise=True, even_log_levels=True)
+    needs = Needs(above_data=True, below_noise=True, even_log_levels=True)
 
     def __call__(self, denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys) -> Any:
         """`dpm_fast.dpm_fast`."""
@@ -175,7 +175,7 @@ class UniPc:
     """1, 2 or 3."""
     form: B = "bh2"
     """B(h)."""
-    needs: ClassVar[Needs] = Needs()
+    needs = Needs()
 
     def __post_init__(self) -> None:
         if self.order not in (1, 2, 3):
@@ -224,7 +224,7 @@ class Karras:
     """Noise added before each step."""
     order: Literal[1, 2] = 2
     """2 is Heun's, 1 leaves the correction out."""
-    needs: ClassVar[Needs] = Needs(over="levels")
+    needs = Needs(over="levels")
 
     def __call__(self, denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys) -> Any:
         """`karras.karras`."""

@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array
 
 from unified_jax.processes.targets import Prediction, Process
@@ -39,7 +40,7 @@ def ddim_step(
 
 def check_direction(process: Process, grid: Any, eta: float = 0.0) -> None:
     """Raises ValueError for a rising grid (an inversion) that cannot be right; times known only to a trace pass."""
-    if isinstance(grid, jax.core.Tracer) or grid[0] >= grid[-1]:
+    if isinstance(grid, Tracer) or grid[0] >= grid[-1]:
         return
     if eta:
         raise ValueError(f"DDIM inverts without noise only, found eta = {eta} on a rising grid.")

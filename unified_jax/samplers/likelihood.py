@@ -43,12 +43,13 @@ def rademacher(keys: Keys, x: Array) -> Array:
 def log_likelihood(
     denoise: Denoiser, process: Process, x: Array, grid: Any, probe: Array | None = None,
     method: Method | Literal["dopri5"] = "heun", noise_std: float = 1.0, rtol: float = 1e-5, atol: float = 1e-5,
-    joint: bool = False,
+    joint: bool = False, beyond: bool = False,
 ) -> Likelihood:  # fmt: skip
     """log p(x) of data `[b, ...]`; the grid rises from data to noise.
 
     probe      Rademacher numbers shaped as x, or None for the exact divergence (D derivatives: for small x)
     noise_std  standard deviation of x at the grid's last time (1 for flows, sigma_max for EDM)
+    joint, beyond  of `dopri5.integrate`
 
     Raises ValueError for another method.
     """
@@ -70,7 +71,7 @@ def log_likelihood(
     state = (x, jnp.zeros(x.shape[0], x.dtype))
     if method == "dopri5":
         times = jnp.asarray(grid)
-        states = integrate(field, state, jnp.stack([times[0], times[-1]]), rtol, atol, joint)
+        states = integrate(field, state, jnp.stack([times[0], times[-1]]), rtol, atol, joint, beyond)
         z, change = jax.tree.map(lambda v: v[-1], states)
     else:
         z, change = _fixed(field, state, process, grid, method)

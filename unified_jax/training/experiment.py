@@ -8,12 +8,12 @@ from unified_jax.data.tfds import Tfds
 from unified_jax.data.world import World
 from unified_jax.errors import UserError
 from unified_jax.models.diffusion import Diffusion
-from unified_jax.models.plan import Plan
 from unified_jax.models.transfusion import Transfusion
 from unified_jax.models.tuned import Tuned, Tuning
+from unified_jax.precision import same_numbers
+from unified_jax.samplers.plan import Plan
 from unified_jax.sharding import MeshShape, Rules
 from unified_jax.training.balancing import FixedBalance, GradNorm, MagnitudeBalance, PcGrad, Uncertainty
-from unified_jax.training.checkpoint import Checkpointing
 from unified_jax.training.ema import Ema
 from unified_jax.training.optimizer import Optimization
 
@@ -40,6 +40,20 @@ class Validation:
     """Batches of the split."""
     split: str = "test"
     """Split of the data set."""
+
+
+@dataclass(frozen=True)
+class Checkpointing:
+    """When checkpoints are written and how many are kept."""
+
+    every: int = 1000
+    """Steps between checkpoints; the last step is always saved."""
+    keep: int = 2
+    """Rolling checkpoints kept."""
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or self.keep < 1:
+            raise ValueError(f"checkpoint.every and checkpoint.keep must be at least 1, found {self}.")
 
 
 @dataclass(frozen=True)
@@ -116,8 +130,9 @@ class Experiment:
                 "not 0."
             )
         if self.preview.every or self.evaluate:  # a plan that does not fit is refused before anything is compiled
-            for process in self.model.processes:
-                self.preview.plan.prepare(process)
+            with same_numbers():
+                for process in self.model.processes:
+                    self.preview.plan.prepare(process)
 
     @property
     def trained(self) -> Diffusion | Transfusion | Tuned:

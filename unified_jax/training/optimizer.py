@@ -13,7 +13,7 @@ from typing import Any, Literal
 import jax
 import optax
 
-from unified_jax.training.rules import Adafactor, AdamW, Lion, Muon, path_of
+from unified_jax.training.algorithms import Adafactor, AdamW, Lion, Muon, path_of
 from unified_jax.typing import Params
 
 
@@ -48,7 +48,7 @@ class Optimization:
     warmup_steps: int = 0
     """Steps of linear warm-up from 0."""
     schedule: Literal["constant", "cosine", "linear"] = "constant"
-    """After the warm-up: constant, or down to final_fraction at the last step."""
+    """After the warm-up: constant, or down towards final_fraction, which the step after the last one would have."""
     final_fraction: float = 0.0
     """Learning rate at the end of the schedule, as a share of the peak."""
     clip_norm: float = 0.0
@@ -65,7 +65,12 @@ class Optimization:
             raise ValueError(f"final_fraction must lie in [0, 1], found {self.final_fraction}.")
 
     def rate(self, steps: int) -> Callable[[Any], Any]:
-        """step -> learning rate for a run of `steps` steps."""
+        """step -> learning rate for a run of `steps` steps, of the step with index `step` = 0 .. steps - 1.
+
+        With w steps of warm-up, step i < w has (i + 1) / w of the peak, and step w + j is j / (steps - w) along the
+        decay: the peak is held for the two steps w - 1 and w, and the decay's end is at index `steps`, so that the last
+        step still moves. This is the convention of every run so far.
+        """
         peak, warm = self.learning_rate, self.warmup_steps
         left = max(1, steps - warm)
         match self.schedule:
@@ -105,6 +110,15 @@ class Optimization:
             names = [path_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
             raise ValueError(f"No parameter matches the group(s) {empty}; there are {', '.join(names)}.")
         return found
+
+
+def at_step(opt_state: Any, step: Any) -> Any:
+    """The state of an optimizer whose schedules are at this step; they count updates, which skipped steps lack."""
+
+    def leaf(part: Any) -> Any:
+        return part._replace(count=step) if isinstance(part, optax.ScaleByScheduleState) else part
+
+    return jax.tree.map(leaf, opt_state, is_leaf=lambda part: isinstance(part, optax.ScaleByScheduleState))
 
 
 def _of_group(

@@ -13,9 +13,11 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from unified_jax.errors import UserError
+from unified_jax.models.tuned import Tuned
+from unified_jax.precision import seed_key
+from unified_jax.sharding import Rules, parameter_shardings
 from unified_jax.training.balancing import GradNorm, PcGrad
 from unified_jax.training.experiment import Experiment
-from unified_jax.training.saved import frozen_layout
 from unified_jax.training.state import State, state_shardings
 from unified_jax.training.step import Optimizer, init_state, train_step
 from unified_jax.training.strict import StrictStep, check_strict
@@ -109,7 +111,7 @@ def assemble(experiment: Experiment, mesh: Mesh) -> Program:
     optimizer = Optimizer(experiment.optimizer, experiment.ema, experiment.steps, experiment.accumulate)
     model = experiment.trained
     make = functools.partial(init_state, model, optimizer, experiment.balance)
-    shapes = jax.eval_shape(make, jax.random.key(experiment.seed))
+    shapes = jax.eval_shape(make, seed_key(experiment.seed))
     shardings = state_shardings(mesh, experiment.rules, model.axes(), shapes)
     fast: Any = jax.jit(
         functools.partial(train_step, model, optimizer, experiment.balance),
@@ -121,3 +123,17 @@ def assemble(experiment: Experiment, mesh: Mesh) -> Program:
         shards = experiment.virtual_shards
         step = StrictStep(model, optimizer, experiment.balance, shards, mesh, shardings)
     return Program(experiment, mesh, optimizer, shapes, shardings, step, fast)
+
+
+def laid_out(mesh: Mesh, rules: Rules, axes: Any, shapes: Any) -> Any:
+    """Shapes with the shardings of parameters."""
+    cut = parameter_shardings(mesh, rules, axes, shapes)
+    return jax.tree.map(lambda s, c: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=c), shapes, cut)
+
+
+def frozen_layout(model: Any, mesh: Mesh, rules: Rules) -> Params:
+    """Shapes and shardings of what a model's runs never change: {} for one that is trained whole."""
+    if not isinstance(model, Tuned):
+        return {}
+    shapes = jax.eval_shape(model.model.init, seed_key(0))
+    return laid_out(mesh, rules, model.frozen(model.model.axes()), model.frozen(shapes))

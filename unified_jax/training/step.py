@@ -6,7 +6,9 @@ never taken. With gradient accumulation the W_k are needed before the first grad
 their own, from which the compiler removes the network.
 
 A step whose loss or gradient is not finite changes nothing but the step count; the metric `finite` tells the loop,
-which skips or stops by the experiment's policy.
+which skips or stops by the experiment's policy. The learning rate goes by the step count: a skipped step uses up its
+place in the schedule, which so ends with the run, and the metric `lr` is what was applied. Moments and their bias
+corrections go by the updates that were made.
 """
 
 import dataclasses
@@ -22,7 +24,7 @@ from unified_jax.models.base import Model, Terms
 from unified_jax.sharding import constrain
 from unified_jax.training.balancing import Balance
 from unified_jax.training.ema import Ema
-from unified_jax.training.optimizer import Optimization
+from unified_jax.training.optimizer import Optimization, at_step
 from unified_jax.training.state import State
 from unified_jax.typing import Batch, Params
 
@@ -98,7 +100,8 @@ def update(
 def _updated(optimizer: Optimizer, state: State, gradient: Params, aux: Any, weights: Any) -> State:
     """The state after this gradient, but for the step count."""
     updates: Any
-    updates, opt_state = optimizer.transform.update(gradient, state.opt_state, state.params)
+    before = at_step(state.opt_state, state.step)
+    updates, opt_state = optimizer.transform.update(gradient, before, state.params)
     params: Any = optax.apply_updates(state.params, updates)
     ema = tuple(e.update(average, params, state.step) for e, average in zip(optimizer.ema, state.ema, strict=True))
     return State(state.step, params, ema, opt_state, aux, weights)

@@ -29,6 +29,7 @@ from jaxtyping import Array
 
 from unified_jax.errors import UserError
 from unified_jax.models.base import Model
+from unified_jax.precision import seed_key
 from unified_jax.sharding import MESH_AXES
 from unified_jax.training.balancing import Balance
 from unified_jax.training.state import State
@@ -98,7 +99,7 @@ def finish(
     value = jnp.asarray(sum(scale[name] * s for name, s in total.sums.items()))
     terms = {name: s / divisor[name] for name, s in total.sums.items()}
     extra = {name: s / weight for name, (s, weight) in total.extra.items()}
-    gradient, balanced = balance.settle(state.balance, in_order(terms), total.gradient, {}, jax.random.key(0))
+    gradient, balanced = balance.settle(state.balance, in_order(terms), total.gradient, {}, seed_key(0))
     extra |= shown_weights(balance, state, terms)
     return update(optimizer, state, value, gradient, terms, state.aux, balanced, extra)
 

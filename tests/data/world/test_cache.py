@@ -64,5 +64,5 @@ def test_what_does_not_fit_is_refused(folder, tmp_path, capsys):
     assert "must be at least 1" in capsys.readouterr().err
     blocked = tmp_path / "file"
     blocked.write_text("")
-    assert run_command(data.main, ["build", "unified_world", "--data-dir", str(blocked), *SIZES]) == 1
+    assert run_command(data.main, ["build", "unified_world", "--data-dir", str(blocked), *SIZES]) == 2
     assert "cannot be written" in capsys.readouterr().err

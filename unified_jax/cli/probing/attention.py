@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from unified_jax.cli.finite import check_samples
-from unified_jax.cli.folders import new_files
 from unified_jax.cli.given import parse_given, read_given
-from unified_jax.cli.meant import meant
 from unified_jax.cli.probing.opened import need_diffusion, open_for_probe
-from unified_jax.errors import UserError
+from unified_jax.errors import UserError, meant
+from unified_jax.evaluation.finite import check_samples
 from unified_jax.modalities.text import Text
+from unified_jax.runs.folders import new_files
 
 
 @dataclass(frozen=True)
@@ -76,11 +75,11 @@ def _of_picture(command: AttentionCommand, given: dict[str, str], experiment: An
 
 
 def _of_document(command: AttentionCommand, given: dict[str, str], experiment: Any, params: Any, folder: Path) -> None:
-    from unified_jax.cli.probing.figures import draw_masses
     from unified_jax.evaluation.probes import transfusion_attention as probe
     from unified_jax.evaluation.probes.attention import map_grid
+    from unified_jax.evaluation.probes.figures import draw_masses
     from unified_jax.models.sampling import sample_keys
-    from unified_jax.training.run_dir import provenance, write_json
+    from unified_jax.runs.directory import provenance, write_json
 
     model = experiment.model
     wanted = _check_request(command, given, model)

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from unified_jax.cli.parsing import check_steps
 from unified_jax.cli.probing.opened import need_diffusion, open_for_probe
 from unified_jax.errors import RunError, UserError
+from unified_jax.runs.flags import check_steps
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def loss(command: LossCommand) -> None:
 
     from unified_jax.data.world import World
     from unified_jax.evaluation.probes.floor import loss_over_time
-    from unified_jax.training.run_dir import provenance, write_json
+    from unified_jax.runs.directory import provenance, write_json
 
     if not 2 <= command.samples <= 1 << 24:
         raise UserError(f"--samples must lie in 2 .. {1 << 24}, found {command.samples}.")

@@ -28,7 +28,7 @@ def noise(command: NoiseCommand) -> None:
 
     from unified_jax.data.pipeline import Pipeline
     from unified_jax.evaluation.probes.noise_scale import measure_noise_scale
-    from unified_jax.training.run_dir import provenance, write_json
+    from unified_jax.runs.directory import provenance, write_json
 
     if command.batches < 1 or command.parts < 2:
         raise UserError(

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from unified_jax.cli.folders import make_folder
 from unified_jax.errors import UserError
+from unified_jax.runs.folders import make_folder
 
 
 def open_for_probe(run: str) -> tuple[Any, Any, Path]:
     """(experiment, parameters of the first average, folder for the files)."""
-    from unified_jax.cli.opened import open_run
+    from unified_jax.runs.opened import open_run
 
     experiment, params, _ = open_run(Path(run))
     folder = Path(run) / "probes"

@@ -33,11 +33,11 @@ def similarity(command: SimilarityCommand) -> None:
     import jax
     from tqdm import tqdm
 
-    from unified_jax.cli.probing.figures import draw_similarity
     from unified_jax.data.pipeline import Pipeline
     from unified_jax.evaluation.probes.features import trunk_features
+    from unified_jax.evaluation.probes.figures import draw_similarity
     from unified_jax.evaluation.probes.similarity import compare
-    from unified_jax.training.run_dir import provenance, write_json
+    from unified_jax.runs.directory import provenance, write_json
 
     if command.examples < 8 or command.batch < 1 or command.shuffles < 1:
         raise UserError(

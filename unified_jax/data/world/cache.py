@@ -120,8 +120,12 @@ def open_cache(folder: str, split: str, fields: tuple[str, ...], wanted: str) ->
 
     found = Path(folder) / NAME / VERSION / "metadata.json"
     try:
-        there = json.loads(found.read_text())
-    except (OSError, ValueError):
+        there = json.loads(found.read_text(encoding="utf-8"))
+        if not isinstance(there, dict):
+            raise ValueError("it holds no settings")
+    except (OSError, ValueError) as error:
+        if found.exists():
+            raise UserError(f"{str(found)!r} cannot be read: {error}; build the cached world again.") from None
         raise UserError(
             f"{folder!r} holds no cached world; write one with "
             f"python -m unified_jax.cli.data build {NAME} --data-dir {folder}, or leave --data.cache out."

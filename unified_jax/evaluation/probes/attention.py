@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from unified_jax.models.diffusion import Diffusion
-from unified_jax.models.plan import Plan
+from unified_jax.samplers.plan import Plan
 from unified_jax.typing import Params
 
 

@@ -22,9 +22,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from unified_jax.evaluation.probes.documents import MARKS, clean_inputs, lay_out, owners
-from unified_jax.models.plan import Plan
 from unified_jax.models.transfusion import Transfusion
 from unified_jax.samplers.loop import START, normal_like
+from unified_jax.samplers.plan import Plan
 from unified_jax.typing import Params
 
 

@@ -1,0 +1,91 @@
+"""Studies whose cells start from a trained run: several seeds in one program, and another start is another study."""
+
+import dataclasses
+import json
+
+import pytest
+
+from tests.helpers import EXPERIMENT, write_recipe
+from unified_jax.errors import UserError
+from unified_jax.runs.loop import train
+from unified_jax.runs.metrics import read_lines
+from unified_jax.runs.seeds import train_together
+from unified_jax.runs.start import Start
+from unified_jax.studies import cells, report
+from unified_jax.studies.running import run_study
+from unified_jax.studies.study import Budget, Metric, Study, Variant
+from unified_jax.training.experiment import Previews, Validation
+
+pytestmark = pytest.mark.usefixtures("one_device")
+BASE = dataclasses.replace(EXPERIMENT, steps=2, preview=Previews(every=0), validation=Validation())
+LORA = {"tuning.train": (), "tuning.lora": ("mlp",), "tuning.rank": 2}
+FIELDS = {"steps": 3, "preview.every": 0, "validation.every": 0, "checkpoint.every": 3}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A run of two steps."""
+    folder = tmp_path_factory.mktemp("runs") / "base"
+    train(BASE, Start(folder, quiet=True))
+    return folder
+
+
+def study_from(folder, base, **fields):
+    """LoRA; the variant differs in sampling alone, so that it shares the base's runs."""
+    return Study(
+        str(write_recipe(folder)), (Variant("finer", {"preview.plan.steps": 3}),), seeds=2,
+        common=FIELDS | LORA, metrics=(Metric("loss", "lower"),), init_from=str(base), **fields,
+    )  # fmt: skip
+
+
+def losses(run):
+    return [line["loss"] for line in read_lines(run / "metrics.jsonl")]
+
+
+def records_of(study, out):
+    return run_study(study, cells.plan_arms(study, {}, lambda e: 1.0), out)
+
+
+def test_seeds_of_a_tuned_arm_together_are_those_alone(tmp_path, base):
+    """Both ways start at the run and hold the same losses; a base that was trained further is another start."""
+    together = study_from(tmp_path, base, together="always")
+    records = records_of(together, tmp_path / "together")
+    assert not any(record["failed"] for record in records)
+    alone = records_of(dataclasses.replace(together, together="never"), tmp_path / "alone")
+    for one, other in zip(records, alone, strict=True):
+        a, b = (tmp_path / name / "trained" / r["trained"] for name, r in (("together", one), ("alone", other)))
+        assert losses(a) == pytest.approx(losses(b), abs=1e-5)
+        kept = [json.loads((run / "summary.json").read_text()) for run in (a, b)]
+        assert ["together" in summary for summary in kept] == [True, False]
+        assert json.loads((a / "origin.json").read_text())["run"] == "base"
+    assert any("starts from the run base, step 2" in line for line in report.proof(together, records))
+    before = cells.cells_of(cells.plan_arms(together, {}, lambda e: 1.0), tmp_path / "together")
+    assert all(cell.record(together) for cell in before)
+    longer = tmp_path / "longer"
+    train(dataclasses.replace(BASE, steps=3), Start(longer, quiet=True))
+    moved = dataclasses.replace(together, init_from=str(longer))
+    after = cells.cells_of(cells.plan_arms(moved, {}, lambda e: 1.0), tmp_path / "together")
+    assert not any(cell.record(moved) or cell.trained for cell in after)
+
+
+def test_seeds_that_freeze_different_parameters_are_not_trained_together(tmp_path, base):
+    other = tmp_path / "other"
+    train(dataclasses.replace(BASE, seed=1), Start(other, quiet=True))
+    arms = cells.plan_arms(study_from(tmp_path, base), {}, lambda e: 1.0)
+    two = tuple(dataclasses.replace(arms[0].experiment, seed=i) for i in range(2))
+    starts = tuple(Start(tmp_path / f"run{i}", init_from=run, quiet=True) for i, run in enumerate((base, other)))
+    with pytest.raises(UserError, match="start from different runs"):
+        train_together(two, starts)
+
+
+def test_a_start_that_cannot_be_is_refused_before_training(tmp_path, base):
+    study = study_from(tmp_path, base)
+    for wrong, words in (
+        (dataclasses.replace(study, init_from=""), "base: it trains .* say which run it starts from"),
+        (dataclasses.replace(study, init_from=str(tmp_path / "none")), "does not exist"),
+        (dataclasses.replace(study, common=FIELDS | {"model.network.width": 64}), "base: --init-from.* these differ"),
+    ):
+        with pytest.raises(UserError, match=words):
+            cells.plan_arms(wrong, {}, lambda e: 1.0)
+    with pytest.raises(UserError, match="leave out init_from"):
+        dataclasses.replace(study, budget=Budget(adjust="model.network.width"))

@@ -1,3 +1,0 @@
-"""Moved to `unified_jax.samplers.plan`."""
-
-from unified_jax.samplers.plan import Plan, Spacing  # noqa: F401

@@ -1,0 +1,89 @@
+"""Adapters: what a tuned run has learned, as a file of its own, and such a file put on its base again.
+
+The file holds `own/...` and `lora/...` (`models.tuned`), and in its metadata the whole configuration and a checksum of
+the frozen parameters: it goes on that base and no other.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unified_jax.config import from_plain, to_plain
+from unified_jax.errors import UserError
+from unified_jax.interop import files, names
+from unified_jax.models.tuned import Tuned
+from unified_jax.runs import directory as runs
+from unified_jax.runs.checkpoints import Checkpoints
+from unified_jax.runs.opened import open_run
+from unified_jax.runs.saved import keep_frozen, load_frozen, load_trained
+from unified_jax.runs.weight_transfer import plan_graft
+from unified_jax.sharding import MeshShape, make_mesh
+from unified_jax.training.experiment import Experiment
+from unified_jax.training.program import frozen_layout
+from unified_jax.training.state import State
+from unified_jax.typing import Params
+
+
+def export_adapter(source: Path, target: Path, ema: str, trust: bool) -> str:
+    """Writes what a tuned run has trained and returns what to say. Raises UserError for a run that is not tuned."""
+    experiment, _, step = open_run(source, ema, trust=trust)
+    model, mesh = experiment.trained, make_mesh(MeshShape())
+    if not isinstance(model, Tuned):
+        raise UserError(f"{str(source)!r} trained its whole model; --layout unified takes it.")
+    params, _ = load_trained(source, experiment, mesh, experiment.rules, ema)
+    frozen = load_frozen(source, frozen_layout(model, mesh, experiment.rules))
+    tensors = names.flatten(jax.tree.map(np.asarray, jax.device_get(params)))
+    metadata = {"format": "unified_jax", "experiment": json.dumps(to_plain(experiment)), "step": str(step)}
+    files.write(target, tensors, metadata | {"base": checksum(frozen)})
+    return f"{sum(x.size for x in tensors.values()):,} numbers of {source}, step {step}, in {target}"
+
+
+def import_adapter(path: Path, base: Path, target: Path, trust: bool) -> str:
+    """Makes a run of an adapter file and its base, and returns what to say. Raises UserError where they do not fit."""
+    tensors, metadata = files.read(path), files.read_metadata(path)
+    try:
+        experiment: Any = from_plain(json.loads(metadata.get("experiment", "")), trust)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise UserError(f"{str(path)!r} carries no configuration, so it is no adapter ({error}).") from error
+    if not isinstance(experiment, Experiment) or not isinstance(experiment.trained, Tuned):
+        raise UserError(f"{str(path)!r} does not describe a tuned run, so it is no adapter.")
+    model = experiment.trained
+    expected = names.flatten(jax.eval_shape(model.init, jax.random.key(0)))
+    names.account(f"{str(path)!r}", names.shapes(tensors), names.shapes(expected))
+    old, params, _ = open_run(base, trust=trust)
+    graft = plan_graft(old.model, experiment.model, experiment.tuning)
+    frozen = model.frozen(graft.apply(params, experiment.model.init(jax.random.key(experiment.seed))))
+    if checksum(frozen) != metadata.get("base"):
+        raise UserError(f"{str(path)!r} was not trained on {str(base)!r}: the frozen parameters are others.")
+    keep_frozen(target, jax.tree.map(jnp.asarray, frozen))
+    write_run(target, experiment, names.unflatten(tensors), {"source": path.name, "base": base.name})
+    return f"{path.name} on {base} in {target}"
+
+
+def checksum(frozen: Params) -> str:
+    """SHA-256 of the arrays and their names."""
+    digest = hashlib.sha256()
+    for name, value in sorted(names.flatten(frozen).items()):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(np.asarray(value, np.float32)).tobytes())
+    return digest.hexdigest()
+
+
+def write_run(run_dir: Path, made: Experiment, params: Params, source: dict[str, str]) -> None:
+    """A run directory at step 0 whose parameters and averages are these; it can be sampled, and started from.
+
+    config.json is written last: a conversion that was cut short is no run. Raises UserError where it cannot be written.
+    """
+    runs.create(run_dir)
+    arrays = jax.tree.map(jnp.asarray, params)
+    averages = tuple(arrays for _ in made.ema)
+    state = State(step=jnp.zeros((), jnp.int32), params=arrays, ema=averages, opt_state={}, aux={}, balance={})
+    with Checkpoints(run_dir) as checkpoints:
+        checkpoints.save(state, 0)
+    runs.write_json(run_dir / "conversion.json", source | runs.provenance(made))
+    runs.save_experiment(run_dir, made)

@@ -1,0 +1,75 @@
+"""A checksum of every file of a checkpoint, because Orbax does not notice every flipped bit.
+
+`seal` is called in Orbax's background thread when all files of a step are written and before the step's folder gets its
+final name; so a finished checkpoint has its `checksums.json`, and training never waits for it. `find_damage` reads
+everything again before a restore. A checkpoint without that file (written elsewhere, or by an earlier version) is used
+as it is: a missing checksum says nothing against the data. CRC32 finds accidents, not forgeries.
+"""
+
+import hashlib
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+FILE = "checksums.json"
+CHUNK = 1 << 22
+
+
+def seal(folder: Path) -> None:
+    """Writes the checksums of the files below the items of one step (`state/`, `loss/`). Raises OSError."""
+    found = {
+        path.relative_to(folder).as_posix(): _entry(path)
+        for item in sorted(p for p in folder.iterdir() if p.is_dir())
+        for path in sorted(p for p in item.rglob("*") if p.is_file())
+    }
+    (folder / FILE).write_text(json.dumps(found, indent=0) + "\n")
+
+
+def is_sealed(folder: Path) -> bool:
+    """Whether a step has a list of checksums that can be read."""
+    return bool(_recorded(folder / FILE))
+
+
+def find_damage(folder: Path) -> str | None:
+    """What is wrong with a step's files, as part of a sentence; None where they are as they were written.
+
+    Raises OSError where a file is there and cannot be read.
+    """
+    recorded = _recorded(folder / FILE)
+    for name, (size, crc) in recorded.items():
+        path = folder / name
+        if not path.is_file():
+            return f"the file {name} is missing"
+        if path.stat().st_size != size:
+            return f"the file {name} has {path.stat().st_size} bytes, expected {size}"
+        if _entry(path)[1] != crc:
+            return f"the file {name} was changed after it was written (its checksum differs)"
+    return None
+
+
+def fingerprint(folder: Path) -> str:
+    """Twelve hex digits that tell the files of a step from any others."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    recorded = _recorded(folder / FILE) or {path.relative_to(folder).as_posix(): _entry(path) for path in files}
+    return hashlib.sha256(json.dumps(recorded, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _recorded(path: Path) -> dict[str, tuple[int, int]]:
+    """Empty where there is no list, or a torn one. Raises OSError where the disk or the user's rights refuse it."""
+    try:
+        plain: Any = json.loads(path.read_bytes())
+        return {str(name): (int(size), int(crc)) for name, (size, crc) in plain.items()}
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        return {}
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
+def _entry(path: Path) -> tuple[int, int]:
+    """(size, CRC32)."""
+    size = crc = 0
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            size, crc = size + len(chunk), zlib.crc32(chunk, crc)
+    return size, crc

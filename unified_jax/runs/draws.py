@@ -1,0 +1,73 @@
+"""What a run draws: recorded in environment.json, and compared when the run is resumed.
+
+`precision.same_numbers` holds the flags that would change a draw. What is left (another version of JAX or NumPy with
+other streams, a flag that nobody knew of) shows in `fingerprint`: a digest of a few numbers of both generators that a
+run uses. It does not depend on the device; how sums are rounded, which a mesh may change too, is not in it.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unified_jax.errors import UserError
+from unified_jax.precision import KEYS, same_numbers, seed_key
+
+READ = ("JAX_", "XLA_", "FLAX_", "NPY_", "LIBTPU_", "NVIDIA_TF32", "CUBLAS_", "PYTHONHASHSEED", "OMP_NUM_THREADS")
+"""How the names begin of variables that JAX, Flax, NumPy, Python and the devices' libraries read."""
+
+
+def described(variables: Mapping[str, str]) -> dict[str, Any]:
+    """What environment.json says of the draws; `variables` is the environment."""
+    return {
+        "keys": KEYS,
+        "x64": False,
+        "threefry_partitionable": True,
+        "draws": fingerprint(),
+        "variables": {name: variables[name] for name in sorted(variables) if name.startswith(READ)},
+    }
+
+
+@same_numbers()
+def fingerprint() -> str:
+    """Twelve hex digits of what this process draws."""
+    shuffled = np.random.Generator(np.random.Philox(20)).permutation(12)
+    found = [np.asarray(_drawn(seed_key(20))).tolist(), shuffled.tolist()]
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:12]
+
+
+@jax.jit
+def _drawn(key: jax.Array) -> jax.Array:
+    """Normal numbers of folded keys, as a step draws them, rounded so far that no device rounds them otherwise."""
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(3))
+    return jax.vmap(lambda k: jnp.round(64 * jax.random.normal(k, (3,))))(keys).astype(jnp.int32)
+
+
+def check_same_draws(run_dir: Path) -> None:
+    """Raises UserError where the run in `run_dir` drew other numbers than this process would."""
+    try:
+        saved = json.loads((run_dir / "environment.json").read_bytes())
+        before = saved["draws"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return  # an earlier version wrote none
+    if before == fingerprint():
+        return
+    ours = described(os.environ)
+    changed = _changed(saved.get("variables"), ours["variables"]) or ["its versions of JAX and NumPy differ from these"]
+    raise UserError(
+        f"{str(run_dir)!r} drew other random numbers than this process would ({'; '.join(changed)}): it would go on as "
+        f"another run. Resume it with the versions and variables that {run_dir / 'environment.json'} names, or choose "
+        "another --run-dir."
+    )
+
+
+def _changed(saved: Any, ours: dict[str, str]) -> list[str]:
+    saved = saved if isinstance(saved, dict) else {}
+    names = sorted(n for n in {*saved, *ours} if saved.get(n) != ours.get(n))
+    return [f"{n} ({saved.get(n, 'not set')} -> {ours.get(n, 'not set')})" for n in names]

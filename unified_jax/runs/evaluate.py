@@ -1,0 +1,129 @@
+"""The evaluation of a run: accuracy, distances, a sheet of samples beside true examples."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from unified_jax.errors import UserError
+from unified_jax.evaluation.finite import check_figures
+from unified_jax.hosts import Hosts, together, writes
+from unified_jax.precision import same_numbers
+from unified_jax.runs.flags import check_room, check_seed, check_steps
+from unified_jax.runs.folders import make_folder
+
+if TYPE_CHECKING:
+    from unified_jax.runs.bench import Bench
+    from unified_jax.samplers.plan import Plan
+
+
+@dataclass(frozen=True)
+class EvaluateCommand:
+    """Evaluate a run; writes evaluation.json and evaluation.png into it and prints the main number last."""
+
+    run: str
+    """Run directory."""
+    out: str = ""
+    """Where the files go; default the run directory."""
+    count: int = 512
+    """Samples a split."""
+    splits: tuple[str, ...] = ()
+    """Splits whose conditions are used; default test, and held_out on the world."""
+    batch: int = 64
+    """Samples a compiled call."""
+    seed: int = 0
+    """Seed of the samples' noise."""
+    steps: int | None = None
+    """Sampler steps; default as in the run's previews."""
+    guidance: float | None = None
+    """Guidance scale; default as in the run's previews."""
+    hosts: Hosts = Hosts()
+    """Several processes as one evaluation (docs/launch.md)."""
+    bits: int = 0
+    """Also score this many examples a split in bits/dim; 0 leaves it out."""
+
+
+@same_numbers()
+def evaluate_run(command: EvaluateCommand, plan: "Plan | None" = None, bars: bool = True) -> list[dict[str, Any]]:
+    """Evaluates, writes evaluation.json and a sheet a split, and returns the rows.
+
+    `plan` takes the place of the run's own; without `bars` nothing is shown.
+    """
+    _check(command)
+    from unified_jax.data.pipeline import Pipeline
+    from unified_jax.evaluation.evaluate import splits_for
+    from unified_jax.models.transfusion import Transfusion
+    from unified_jax.runs.bench import Bench
+    from unified_jax.runs.edits import edits_images, evaluate_edits
+    from unified_jax.runs.matrix import evaluate_matrix
+    from unified_jax.runs.opened import open_run
+
+    out = Path(command.out or command.run)
+    experiment, params, step = open_run(Path(command.run), ema="0")
+    check_room("--count", command.count, experiment.model.modalities)
+    check_room("--bits", command.bits, experiment.model.modalities)
+    together(lambda: make_folder(out), by="first")
+    plan = (plan or experiment.preview.plan).with_steps(command.steps, command.guidance)
+    bench = Bench(experiment, params, command.count, command.batch, command.seed, plan, bars)
+    splits = splits_for(experiment.data, command.splits)
+    for split in splits:  # refuses one that is not there before any is drawn
+        Pipeline(experiment.data, split, experiment.model.modalities, 1, 0)
+    if not isinstance(experiment.model, Transfusion):
+        rows = _evaluate_images(bench, splits, command.bits)
+    else:
+        rows = (evaluate_edits if edits_images(experiment.model) else evaluate_matrix)(bench, splits)
+    check_figures(rows)
+    if writes():
+        bench.write(out, rows, step)
+    return rows
+
+
+def _check(command: EvaluateCommand) -> None:
+    count, batch, bits = command.count, command.batch, command.bits
+    if count < 2 or batch < 1 or bits < 0:
+        raise UserError(
+            f"--count must be at least 2, --batch at least 1 and --bits not negative; found {count}, {batch}, {bits}."
+        )
+    check_seed(command.seed)
+    check_steps(command.steps)
+
+
+def _evaluate_images(bench: "Bench", splits: tuple[str, ...], bits: int) -> list[dict[str, Any]]:
+    """The part that a class-conditional model takes: the rows, and a sheet a split in the bench's pictures."""
+    from unified_jax.evaluation import evaluate as ev
+    from unified_jax.evaluation.bits import bits_per_dim
+    from unified_jax.modalities.image import sheet
+
+    data, count = bench.experiment.data, bench.count
+    model: Any = bench.experiment.model
+    world = ev.is_world(data, model)
+    rows: list[dict[str, Any]] = []
+    for split in splits:
+        examples = bench.examples(split).arrays
+        given, name = {c.name: examples[c.name] for c in model.conditions}, model.modality.name
+        with bench.bar(split, count) as bar:
+            made = bench.draw(given, (name,), bar.update)[name]
+        samples = ev.Samples(split, given, examples[name], model.modality.from_model(made))
+        rows += ev.rows_of(samples, model, world)
+        if bits:
+            with bench.bar(f"{split} bits/dim", bits, "example") as bar:
+                found = bits_per_dim(
+                    model, bench.params, data, split, bits, bench.seed, batch=bench.batch, report=bar.update
+                )
+            rows.append(ev.bits_row(found, model, split))
+        shown = min(16, count)
+        pairs = [image for i in range(shown) for image in (samples.truth[i], samples.made[i])]
+        titles = [text for i in range(shown) for text in (samples.titles(model)[i], "sampled")]
+        bench.pictures[f"evaluation_{split}.png"] = sheet(np.stack(pairs), columns=8, titles=titles)
+    if bench.show and writes():
+        _print_rows(rows)
+    return rows
+
+
+def _print_rows(rows: list[dict[str, Any]]) -> None:
+    main = [row for row in rows if row["metric"] == "attribute_accuracy"]
+    for row in [row for row in rows if row["metric"] != "attribute_accuracy"] + main[::-1]:
+        interval = "" if row["low"] is None else f" [{row['low']:.3f}, {row['high']:.3f}]"
+        where = "" if row is (main[0] if main else None) else f"{row['split']} "
+        print(f"{where}{row['metric'].replace('_', ' ')} {row['value']:.3f}{interval}")

@@ -1,0 +1,182 @@
+"""A run as a file of another layout: only where that layout's own code computes the same function.
+
+What a file says of itself, in the text beside its arrays (safetensors metadata, JSON):
+
+    config      arguments of the class that it loads into
+    diffusion   (dit) arguments of DiT's create_diffusion       scheduler   (diffusers_dit) those of DDPMScheduler
+    transport   (sit) arguments of SiT's create_transport       process     our process, so that it is read as it was
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from unified_jax.config import from_plain, to_plain
+from unified_jax.errors import UserError
+from unified_jax.interop import diffusers_dit, dit, files, names
+from unified_jax.interop.dit_sizes import Sizes
+from unified_jax.modalities.image import Image
+from unified_jax.modalities.label import Label
+from unified_jax.models.diffusion import Diffusion
+from unified_jax.models.tuned import Tuning
+from unified_jax.networks.dit import DiT
+from unified_jax.processes.gaussian import DiscreteGaussian
+from unified_jax.processes.interpolant import Interpolant
+from unified_jax.processes.paths import Gvp, Linear, Vp
+from unified_jax.runs.opened import open_run
+from unified_jax.training.experiment import Experiment
+from unified_jax.typing import Params
+
+Foreign = Literal["dit", "sit", "diffusers_dit"]
+Whole = Literal[Foreign, "unified"]
+
+SCHEDULES = {"linear": "linear", "squared_cosine": "squaredcos_cap_v2"}
+"""Ours, theirs in both: linear from 1e-4 to 0.02 over 1,000 steps."""
+TARGETS = {"eps": "epsilon", "x0": "sample"}
+PATHS = {Linear(): "Linear", Gvp(): "GVP", Vp(): "VP"}
+PREDICTIONS = {"velocity": "velocity", "eps": "noise", "score": "score"}
+
+
+def export_run(source: Path, target: Path, layout: Whole, ema: str, trust: bool) -> str:
+    """Writes a run's parameters in a layout and returns what to say. Raises UserError where the layout has no words."""
+    experiment, params, step = open_run(source, ema, trust=trust)
+    params = jax.tree.map(np.asarray, jax.device_get(params))
+    experiment = dataclasses.replace(experiment, tuning=Tuning())  # merged: nothing of it is apart any more
+    said = f"step {step} of {source} ({layout}) in {target}"
+    if layout == "unified":
+        write_unified(target, experiment, params, step)
+        return said
+    model: Any = experiment.model
+    sizes = sizes_of(model, layout)
+    diffusers = layout == "diffusers_dit"
+    theirs = diffusers_dit.write(params, sizes) if diffusers else dit.write(params, sizes)
+    config = diffusers_dit.constructor(sizes) if diffusers else sizes.constructor()
+    if not diffusers and model.drop_all:
+        config["class_dropout_prob"] = model.drop_all
+    words = {"config": config, **_words(model.process, layout), "process": to_plain(model.process)}
+    metadata = {"format": "pt", "step": str(step)} | {name: json.dumps(value) for name, value in words.items()}
+    files.write(target, theirs, metadata)
+    narrow = model.network.dtype != "float32"
+    return said + (f"; the run computes in {model.network.dtype}, the file holds its float32 weights" if narrow else "")
+
+
+def write_unified(path: Path, experiment: Experiment, params: Params, step: int) -> None:
+    """Our layout: flat names, and the whole configuration as text."""
+    metadata = {"format": "unified_jax", "experiment": json.dumps(to_plain(experiment)), "step": str(step)}
+    files.write(path, names.flatten(params), metadata)
+
+
+def sizes_of(model: Any, layout: Foreign) -> Sizes:
+    """The sizes of a model that the layout's own code computes alike. Raises UserError listing why it would not."""
+    network = model.network if isinstance(model, Diffusion) else None
+    if not isinstance(network, DiT):
+        raise UserError(f"The layout {layout} is of a class-conditional DiT; --layout unified takes any model.")
+    reasons = _network_reasons(network, layout)
+    label = model.conditions[0] if len(model.conditions) == 1 else None
+    if not isinstance(label, Label):
+        found = f"{len(model.conditions)}" if label is None else type(label).__name__
+        reasons.append(f"it has one label, found {found}")
+    image = model.modality
+    if not isinstance(image, Image):
+        reasons.append(f"it makes images, found {type(image).__name__}")
+    elif image.height != image.width:
+        reasons.append(f"its images are square, found {image.height} x {image.width}")
+    elif image.height % image.patch:
+        reasons.append(f"its images are whole patches, found side {image.height} in patches of {image.patch}")
+    reasons += _flow_reasons(model.process) if layout == "sit" else _chain_reasons(model.process)
+    if reasons or not isinstance(label, Label) or not isinstance(image, Image):
+        raise UserError(
+            f"This run cannot be written as {layout}: {'; '.join(reasons)}. --layout unified takes any model."
+        )
+    return Sizes(
+        network.depth, network.width, network.heads, int(network.width * network.mlp_ratio), image.patch,
+        image.channels, model.process.channels_per_output, label.classes + 1, image.height // image.patch,
+    )  # fmt: skip
+
+
+def described_process(said: dict[str, Any], layout: Foreign, sizes: Sizes, trust: bool) -> Any:
+    """The process that an exported file names, None where it names none. Raises UserError where it does not fit."""
+    if "process" not in said:
+        return None
+    process = from_plain(said["process"], trust)
+    reasons = _flow_reasons(process) if layout == "sit" else _chain_reasons(process)
+    if not reasons and process.channels_per_output != sizes.outputs:
+        reasons = [f"it has {sizes.outputs} outputs a channel, found {process.channels_per_output}"]
+    if reasons:
+        raise UserError(f"The process that the file names is none of a model of layout {layout}: {'; '.join(reasons)}.")
+    return process
+
+
+def _network_reasons(network: DiT, layout: Foreign) -> list[str]:
+    reasons = []
+    if network.conditioning != "adaln_zero" or network.qk_norm:
+        reasons.append("its blocks are adaln_zero without qk_norm")
+    shift = network.frequency_shift
+    if layout == "diffusers_dit" and shift != 1:
+        reasons.append(
+            f"its class has time frequencies 10000^(-i / 127), which is frequency_shift 1, found {shift:g}: it "
+            "would compute another function (--layout dit has those of shift 0)"
+        )
+    elif layout != "diffusers_dit" and shift:
+        reasons.append(f"it has no frequency_shift, found {shift:g}")
+    return reasons
+
+
+def _chain_reasons(process: Any) -> list[str]:
+    """Why a process is not one that DiT's own code makes."""
+    if not isinstance(process, DiscreteGaussian) or process.target not in TARGETS:
+        return ["it is a discrete Gaussian chain with target eps or x0"]
+    reasons = []
+    if process.timesteps:
+        reasons.append("its chain is whole, found timesteps that are left out")
+    if process.table or process.zero_snr or process.schedule not in SCHEDULES:
+        reasons.append("its betas are linear or squared_cosine, without table and zero_snr")
+    elif process.schedule == "linear" and not _published_ends(process):
+        reasons.append("its linear betas go from 1e-4 to 0.02, times 1000 / steps")
+    return reasons
+
+
+def _published_ends(process: DiscreteGaussian) -> bool:
+    """Whether linear betas go from 1e-4 to 0.02 times 1000 / steps."""
+    scale = process.steps / 1000 if not process.rescale_betas else 1.0
+    return bool(np.allclose([process.beta_start * scale, process.beta_end * scale], [1e-4, 0.02], rtol=1e-9))
+
+
+def _flow_reasons(process: Any) -> list[str]:
+    """Why a process is not one that SiT's own code makes."""
+    if not isinstance(process, Interpolant) or not process.reversed_time or process.time_scale != 1:
+        return ["its network sees time from noise (0) to data (1): Interpolant(reversed_time, time_scale=1)"]
+    reasons = []
+    if process.target not in PREDICTIONS:
+        reasons.append(f"it predicts velocity, eps or score, found {process.target}")
+    if process.path not in PATHS:
+        reasons.append(f"its path is Linear, Gvp or Vp as they come, found {process.path}")
+    return reasons
+
+
+def _words(process: Any, layout: Foreign) -> dict[str, Any]:
+    """The process in the words of the layout's own code."""
+    if layout == "sit":
+        return {
+            "transport": {"path_type": PATHS[process.path], "prediction": PREDICTIONS[process.target]},
+        }
+    if layout == "dit":
+        learned = process.variance == "learned_range"
+        return {
+            "diffusion": {
+                "timestep_respacing": "", "noise_schedule": SCHEDULES[process.schedule],
+                "predict_xstart": process.target == "x0", "sigma_small": process.variance == "fixed_small",
+                "learn_sigma": learned, "diffusion_steps": process.steps,
+            }
+        }  # fmt: skip
+    return {
+        "scheduler": {
+            "num_train_timesteps": process.steps, "beta_schedule": SCHEDULES[process.schedule],
+            "beta_start": 1e-4 * 1000 / process.steps, "beta_end": 0.02 * 1000 / process.steps,
+            "prediction_type": TARGETS[process.target], "variance_type": process.variance, "clip_sample": False,
+        }
+    }  # fmt: skip

@@ -1,0 +1,151 @@
+"""How the words of a command become its dataclass: numbers as people write them, and what every command refuses."""
+
+import math
+import os
+from collections.abc import Iterable
+from decimal import Decimal, InvalidOperation
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
+
+import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+from unified_jax.errors import UserError
+
+Parsed = TypeVar("Parsed")
+
+MOST_STEPS = 1_000_000
+"""Steps of a sampler that a command takes; more only fill the memory with times."""
+MOST_DEVICES = 1024
+"""Fake devices, each with sixteen threads."""
+
+
+def parse(
+    kind: type[Parsed], prog: str, arguments: list[str], default: Parsed | None = None, infinite: bool = False
+) -> Parsed:
+    """The command. `infinite` takes the word inf for a float: some fields of an experiment have no bound.
+
+    Raises SystemExit: 0 after --help, 2 with the reason for what cannot be. Raises UserError where a constructor trips.
+    """
+    registry = ConstructorRegistry()
+
+    def numbers(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+        return _numbers(info.type, infinite)
+
+    registry.primitive_rule(numbers)
+    named: dict[str, Any] = {} if default is None else {"default": default}
+    try:
+        return tyro.cli(
+            kind, prog=prog, args=arguments, registry=registry, config=(tyro.conf.AvoidSubcommands,), **named
+        )
+    except UserError:
+        raise
+    except Exception as error:  # a constructor that trips over nonsense may raise anything
+        raise UserError(f"{prog}: these flags cannot be: {error or type(error).__name__}") from error
+
+
+def _numbers(kind: Any, infinite: bool) -> PrimitiveConstructorSpec[Any] | None:
+    """How tyro reads a number, a tuple of so many numbers, or either or None; None for any other type."""
+    kinds = [one for one in get_args(kind) if one is not type(None)]
+    optional = get_origin(kind) in (Union, UnionType) and len(kinds) == 1 < len(get_args(kind))
+    kind = kinds[0] if optional else kind
+    parts = get_args(kind) if get_origin(kind) is tuple else (kind,)
+    if not parts or not all(part is int or part is float for part in parts):
+        return None
+
+    def read(words: list[str]) -> Any:
+        if optional and words == ["None"]:
+            return None
+        if len(words) != len(parts):
+            raise ValueError(f"expected {len(parts)} numbers, found {len(words)}")
+        values = [whole(w) if part is int else real(w, infinite) for w, part in zip(words, parts, strict=True)]
+        return tuple(values) if get_origin(kind) is tuple else values[0]
+
+    def fits(value: Any) -> bool:
+        values = value if isinstance(value, tuple) else (value,)
+        pairs = zip(values, parts, strict=False)
+        same = len(values) == len(parts) and all(isinstance(v, (int, p)) and not isinstance(v, bool) for v, p in pairs)
+        return same or (optional and value is None)
+
+    return PrimitiveConstructorSpec(
+        nargs=(1, len(parts)) if optional and len(parts) > 1 else len(parts),
+        metavar=" ".join(part.__name__.upper() for part in parts) + (" or None" if optional else ""),
+        instance_from_str=read,
+        is_instance=fits,
+        str_from_instance=lambda value: [str(v) for v in (value if isinstance(value, tuple) else (value,))],
+    )
+
+
+def whole(text: str) -> int:
+    """A whole number: 10000, 10_000 or 1e4. Raises ValueError for 1.5, 1.5e0 and what has more than 64 bits."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = _with_exponent(text)
+    if value is None or not -(2**63) <= value < 2**63:
+        raise ValueError(f"expected a whole number, such as 10000, 10_000 or 1e4, found {text[:40]!r}")
+    return value
+
+
+def _with_exponent(text: str) -> int | None:
+    try:
+        value = Decimal(text) if "e" in text.lower() else Decimal("nan")
+    except InvalidOperation:
+        return None
+    if not value.is_finite() or abs(value) >= 2**63 or value != value.to_integral_value():
+        return None
+    return int(value)
+
+
+def real(text: str, infinite: bool = False) -> float:
+    """A finite number, and with `infinite` the word inf. Raises ValueError for nan and what is too large (1e400)."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    named = infinite and text.strip().lower().lstrip("+-") in ("inf", "infinity")
+    if not math.isfinite(value) and not named:
+        raise ValueError(f"expected a finite number, found {text[:40]!r}")
+    return value
+
+
+def first_word(arguments: list[str], usage: str, several: str, known: Iterable[str], more: str) -> str:
+    """What a command begins with: a recipe, a kind. --help alone prints the usage, what is known and `more`.
+
+    Raises SystemExit 0 after that help, UserError where the word is not there.
+    """
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(f"usage: {usage}\n\n{several}: {', '.join(known)}\n\n{more}")
+        raise SystemExit(0)
+    if not arguments or arguments[0].startswith("-"):
+        raise UserError(f"Usage: {usage}; {several}: {', '.join(known)}.")
+    return arguments[0]
+
+
+def check_seed(seed: int) -> None:
+    """Raises UserError for what is no seed of ours; a run's own seed has the same range."""
+    if not 0 <= seed < 2**31:
+        raise UserError(f"--seed must lie in 0 .. 2^31 - 1, found {seed}.")
+
+
+def check_steps(steps: int | None) -> None:
+    """Raises UserError for a number of sampler steps that cannot be meant."""
+    if steps is not None and not 1 <= steps <= MOST_STEPS:
+        raise UserError(f"The sampler needs at least one step and at most {MOST_STEPS}, found steps = {steps}.")
+
+
+def check_devices(devices: int) -> None:
+    """Raises UserError for a number of fake devices that cannot be."""
+    if not 0 <= devices <= MOST_DEVICES:
+        raise UserError(f"--devices must lie in 0 .. {MOST_DEVICES}, found {devices}.")
+
+
+def check_room(flag: str, count: int, modalities: Iterable[Any]) -> None:
+    """Raises UserError where so many samples, or as many keys, cannot be held at once."""
+    one = 4 * sum(modality.blank().size for modality in modalities)
+    held, memory = count * one, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if count >= 2**31 or held > memory:
+        raise UserError(
+            f"{flag} {count}: so many samples take {held / 2**30:,.1f} GiB, of {memory / 2**30:,.1f} that this machine "
+            "has; ask for fewer at a time, with another --seed each."
+        )

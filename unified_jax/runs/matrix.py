@@ -1,0 +1,74 @@
+"""The part of `evaluate` that a Transfusion model takes: the any-to-any matrix, its table, sheet and heat map."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from unified_jax.data.pipeline import PART_BITS
+from unified_jax.data.world import World
+from unified_jax.data.world.scene import ATTRIBUTES
+from unified_jax.errors import UserError
+from unified_jax.evaluation import matrix
+from unified_jax.hosts import writes
+from unified_jax.modalities.sheets import show_samples
+from unified_jax.runs.bench import Bench
+from unified_jax.samplers.plan import Plan
+
+
+def evaluate_matrix(bench: Bench, splits: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Evaluates, prints the table, returns the rows; sheets and a heat map a split are in the bench's pictures."""
+    names = tuple(m.name for m in bench.experiment.model.modalities)
+    rows: list[dict[str, Any]] = []
+    for split in splits:
+        found = _split_rows(bench, split)
+        rows += found
+        bench.pictures[f"matrix_{split}.png"] = matrix.heat_map(found, names)
+        if bench.show and writes():
+            _print_split(found, names, split)
+    return rows
+
+
+def _drawn(plan: Plan) -> Plan:
+    """The plan with texts drawn: with nothing given the most probable one would be the same in all samples."""
+    return plan if plan.temperature else dataclasses.replace(plan, temperature=1.0)
+
+
+def _print_split(found: list[dict[str, Any]], names: tuple[str, ...], split: str) -> None:
+    print(f"\n{split}: attribute accuracy, given (rows) to made (columns)")
+    print("?: not above chance; *: never trained together")
+    print(matrix.table(found, names))
+    joint = found[-1]
+    print(f"made together, readers agree: {joint['value']:.2f} (chance {joint['chance']:.2f})")
+    for row in [row for row in found if row.get("never_together")]:
+        print(
+            f"never trained together: {row['given'][0]} -> {row['wanted'][0]} {row['value']:.2f} "
+            f"[{row['low']:.2f}, {row['high']:.2f}] (chance {row['chance']:.2f})"
+        )
+
+
+def _split_rows(bench: Bench, split: str) -> list[dict[str, Any]]:
+    data = bench.experiment.data
+    model: Any = bench.experiment.model
+    if not isinstance(data, World) or data.max_objects != 1:
+        raise UserError("The any-to-any matrix needs the world with max_objects=1, whose readers score the samples.")
+    by_name: dict[str, Any] = {m.name: m for m in model.modalities}
+    names = tuple(by_name)
+    examples = bench.examples(split)
+    source, index = data.source(split, ()), examples.ids & ((1 << PART_BITS) - 1)
+    scenes = [source.scene(int(i)) for i in index]
+    truth = {name: np.asarray([getattr(s.objects[0], name) for s in scenes]) for name, _ in ATTRIBUTES}
+    raw = {name: examples.arrays[name] for name in names}
+    total = len(matrix.requests(names)) * bench.count
+    with bench.bar(split, total) as bar:
+
+        def generate(given: tuple[str, ...], wanted: tuple[str, ...]) -> dict[str, np.ndarray]:
+            chosen = {name: raw[name] for name in given}
+            made = bench.draw(chosen, wanted, bar.update, bench.plan if given else _drawn(bench.plan))
+            drawn = {name: by_name[name].from_model(value) for name, value in made.items()}
+            if not given or (given == names[:1] and len(wanted) == 1):
+                label = "joint" if not given else f"{given[0]}_to_{wanted[0]}"
+                bench.pictures[f"evaluation_{split}_{label}.png"] = show_samples(model.modalities, chosen, drawn, 16)
+            return drawn
+
+        return matrix.evaluate_split(model.modalities, truth, raw, split, generate, model.documents.apart)

@@ -1,0 +1,121 @@
+"""Recipes: a name under configs/ or a path to a Python file with `experiment() -> Experiment`.
+
+A recipe's keyword parameters, `experiment(size: int = 32)`, are flags of its own: `train.py RECIPE --size 64`.
+"""
+
+import dataclasses
+import inspect
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+
+from unified_jax.errors import UserError, meant
+from unified_jax.runs.code import import_file
+from unified_jax.training.experiment import Experiment
+
+Built = TypeVar("Built")
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+RECIPE = ("recipe", "recipes")
+
+
+def recipe_names() -> list[str]:
+    """The recipes that ship."""
+    return sorted(path.stem for path in CONFIGS.glob("*.py"))
+
+
+def load_recipe(name: str) -> Experiment:
+    """The experiment a recipe builds. Raises UserError for an unknown recipe or one that is no recipe."""
+    return load_built(name, CONFIGS, RECIPE, "experiment", Experiment)
+
+
+def open_recipe(name: str, arguments: list[str], taken: Sequence[str] = ()) -> tuple[Experiment, list[str]]:
+    """(the experiment of a recipe with the values that the arguments give its own parameters, the other arguments).
+
+    `taken` are the command's flags. Raises UserError as `load_recipe`, and for a parameter named like another flag;
+    SystemExit 2 for a value of another kind.
+    """
+    build = find_function(name, CONFIGS, RECIPE, "experiment")
+    kinds, parameters = typing.get_type_hints(build), inspect.signature(build).parameters
+    fields: list[Any] = []
+    for parameter in parameters.values():
+        if parameter.default is inspect.Parameter.empty:
+            raise UserError(f"The recipe {name!r}: its parameter {parameter.name!r} needs a default.")
+        if parameter.name in {*taken, *(f.name for f in dataclasses.fields(Experiment))}:
+            raise UserError(f"The recipe {name!r}: its parameter {parameter.name!r} is a flag already; rename it.")
+        kind = kinds.get(parameter.name, type(parameter.default))
+        fields.append((parameter.name, kind, dataclasses.field(default=parameter.default)))
+    if not fields:
+        return call_function(name, RECIPE, build, Experiment), arguments
+    own, rest = _split(arguments, [f[0] for f in fields])
+    if {"-h", "--help"} & set(arguments):
+        print("parameters of the recipe: " + ", ".join(f"--{n.replace('_', '-')} ({f.default})" for n, _, f in fields))
+    made = tyro.cli(dataclasses.make_dataclass("Recipe", fields), prog=f"recipe {name}", args=own)
+    values = {f.name: getattr(made, f.name) for f in dataclasses.fields(made)}
+    return call_function(name, RECIPE, lambda: build(**values), Experiment), rest
+
+
+def _split(arguments: list[str], names: list[str]) -> tuple[list[str], list[str]]:
+    """(flags of these names with their values, the rest)."""
+    own: list[str] = []
+    rest: list[str] = []
+    into = rest
+    for argument in arguments:
+        if argument.startswith("--"):
+            flag = argument[2:].partition("=")[0].replace("-", "_")
+            into = own if flag in names or flag.removeprefix("no_") in names else rest
+        into.append(argument)
+    return own, rest
+
+
+def load_built(name: str, folder: Path, words: tuple[str, str], function: str, kind: type[Built]) -> Built:
+    """What `function()` of a file returns: of `folder`/`name`.py, or of a path to a .py file.
+
+    `words` are what such a file is called, one and several. Raises UserError where it is not there or is none.
+    """
+    return call_function(name, words, find_function(name, folder, words, function), kind)
+
+
+def find_function(name: str, folder: Path, words: tuple[str, str], function: str) -> Callable[..., Any]:
+    """The function of that name in a file, which is imported as a module. Raises UserError where there is none."""
+    one, several = words
+    path = Path(name) if name.endswith(".py") else folder / f"{name}.py"
+    if not path.is_file():
+        known = sorted(other.stem for other in folder.glob("*.py"))
+        what = f"Unknown {one} {name!r}{meant(name, known)}"
+        if name.endswith(".py"):
+            what = f"The {one} file {name!r} {'is a folder' if path.is_dir() else 'does not exist'}."
+        raise UserError(f"{what} {several.capitalize()}: {', '.join(known)}, or a path to a .py file.")
+    build = _tried(name, words, lambda: getattr(import_file(path), function, None))
+    if not callable(build):
+        raise UserError(f"The {one} {name!r} needs a function {function}().")
+    return build
+
+
+def call_function(name: str, words: tuple[str, str], build: Callable[[], Any], kind: type[Built]) -> Built:
+    """What a file's function returns. Raises UserError where that is of another kind, or where it raises."""
+    built = _tried(name, words, build)
+    if not isinstance(built, kind):
+        article = "an" if kind.__name__[0] in "AEIO" else "a"
+        raise UserError(
+            f"The {words[0]} {name!r} needs a function {kind.__name__.lower()}() that returns {article} "
+            f"{kind.__name__}, found {type(built).__name__}."
+        )
+    return built
+
+
+def _tried(name: str, words: tuple[str, str], do: Callable[[], Any]) -> Any:
+    try:
+        return do()
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"The {words[0]} {name!r} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def recipe_label(name: str) -> str:
+    """The name of a recipe's default run directory."""
+    return Path(name).stem

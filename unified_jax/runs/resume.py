@@ -1,0 +1,82 @@
+"""Whether a configuration may go on with a run: what decides the numbers must not change under it.
+
+`FREE` lists what may: where and when things are computed and written. Everything else would make a run that is neither
+the old one nor a new one. The saved configuration is compared as plain JSON; nothing of it is executed.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from unified_jax.config import fields_of, to_plain
+from unified_jax.errors import UserError
+from unified_jax.runs.directory import read_config
+from unified_jax.training.experiment import Experiment
+
+FREE = (
+    *("mesh", "rules", "accumulate", "log_every", "gradients_every", "checkpoint", "preview", "validation", "evaluate"),
+    "non_finite",
+)
+"""Fields of an experiment that may change when a run is resumed; `steps` too where the learning rate is constant."""
+
+
+def check_same_run(experiment: Experiment, run_dir: Path) -> None:
+    """Raises UserError listing the fields in which `experiment` differs from the run that `run_dir` holds."""
+    saved = read_config(run_dir)
+    free = (*FREE, "steps") if experiment.optimizer.schedule == "constant" else FREE
+    if saved.get("class") != _path(experiment):
+        raise UserError(f"{run_dir / 'config.json'} does not describe an experiment.")
+    kept = {name: value for name, value in saved.items() if name not in free}
+    changed = [line for line in differences(experiment, kept) if line.split(" ")[0].split(".")[0] not in free]
+    if changed:
+        hint = ""
+        if any(line.startswith("steps ") for line in changed):
+            hint = f" (steps may only change where optimizer.schedule is constant, not {experiment.optimizer.schedule})"
+        raise UserError(
+            f"{str(run_dir)!r} holds a run with another {'; '.join(changed)}{hint}. Resume it with its own settings, "
+            "or choose another --run-dir for a new run (--init-from starts it from this one's parameters)."
+        )
+
+
+def differences(ours: Any, saved: Any, path: str = "") -> list[str]:
+    """Lines `field (saved -> ours)`. A field that the saved configuration lacks is taken at its default."""
+    if not dataclasses.is_dataclass(ours) or isinstance(ours, type):
+        plain = to_plain(ours)
+        return [] if _same(plain, saved) else [f"{path} ({_short(saved)} -> {_short(plain)})"]
+    name = _path(ours)
+    if not isinstance(saved, dict) or saved.get("class") != name:
+        there = saved.get("class", saved) if isinstance(saved, dict) else saved
+        return [f"{path} ({_short(there)} -> {name.rpartition('.')[2]})"]
+    found = []
+    fields = {field.name: field for field in fields_of(ours)}
+    for key, field in fields.items():
+        where = f"{path}.{key}".lstrip(".")
+        found += differences(getattr(ours, key), saved[key] if key in saved else _default(field), where)
+    gone = sorted(set(saved) - set(fields) - {"class"})
+    return found + [f"{path}.{key}".lstrip(".") + f" ({_short(saved[key])} -> no such field)" for key in gone]
+
+
+def _path(value: Any) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+def _default(field: "dataclasses.Field[Any]") -> Any:
+    if field.default is not dataclasses.MISSING:
+        return to_plain(field.default)
+    return to_plain(field.default_factory()) if field.default_factory is not dataclasses.MISSING else None
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Equal in value and kind (JSON's true is not 1; 1 and 1.0 are the same number)."""
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b, strict=True))
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+    return isinstance(a, bool) == isinstance(b, bool) and a == b
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, str):
+        return value.rpartition(".")[2] if value.startswith("unified_jax.") else value[:60]
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."

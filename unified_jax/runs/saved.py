@@ -1,0 +1,71 @@
+"""What a run has learned, read from its folder; a tuned run's low-rank updates are added to what they tune."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from unified_jax.hosts import together
+from unified_jax.models.tuned import Tuned
+from unified_jax.precision import seed_key
+from unified_jax.runs.checkpoints import Checkpoints
+from unified_jax.runs.memory import check_params_fit
+from unified_jax.sharding import Rules
+from unified_jax.training.experiment import Experiment
+from unified_jax.training.program import frozen_layout, laid_out
+from unified_jax.training.state import State
+from unified_jax.typing import Params
+
+BASE = "base"
+"""Folder of a tuned run that holds its frozen parameters, as a checkpoint of step 0."""
+
+
+def load_frozen(run_dir: Path, like: Params) -> Params:
+    """The frozen parameters of a run. Raises UserError where they are missing or damaged."""
+    return Checkpoints(run_dir / BASE, write=False).restore({"params": like})["params"] if like else {}
+
+
+def keep_frozen(run_dir: Path, frozen: Params) -> None:
+    """Writes the frozen parameters, so that the run opens without the one it came from.
+
+    A base is there already where a start ended before its first checkpoint; this one may come from another run.
+    """
+    together(lambda: shutil.rmtree(run_dir / BASE, ignore_errors=True), by="first")
+    state = State(jnp.zeros((), jnp.int32), frozen, (), {}, {}, {})
+    with Checkpoints(run_dir / BASE, keep=1) as base:
+        base.save_last(state, 0)
+
+
+def load_trained(
+    run_dir: Path, experiment: Experiment, mesh: Mesh, rules: Rules, ema: str = "0", best: bool = False
+) -> tuple[Params, int]:
+    """(what the run trains, step) of its newest or best checkpoint, cut by the rules.
+
+    `ema` is the index of an average, or "none" for the trained parameters themselves. Raises UserError where there is
+    no finished checkpoint, or a damaged one.
+    """
+    model = experiment.trained
+    like = laid_out(mesh, rules, model.axes(), jax.eval_shape(model.init, seed_key(0)))
+    checkpoints = Checkpoints(run_dir, write=False)
+    whole = NamedSharding(mesh, PartitionSpec())
+    wanted: dict[str, Any] = {"step": jax.ShapeDtypeStruct((), "int32", sharding=whole)}
+    wanted |= {"params": like} if ema == "none" else {"ema": tuple(like for _ in experiment.ema)}
+    check_params_fit(wanted, mesh.local_devices)
+    found = checkpoints.restore_best(wanted) if best else checkpoints.restore(wanted)
+    params = found["params"] if ema == "none" else found["ema"][int(ema)]
+    return params, int(found["step"])
+
+
+def load_params(
+    run_dir: Path, experiment: Experiment, mesh: Mesh, rules: Rules, ema: str = "0", best: bool = False
+) -> tuple[Params, int]:
+    """The same with what it tunes: the whole model's parameters."""
+    model = experiment.trained
+    params, step = load_trained(run_dir, experiment, mesh, rules, ema, best)
+    if isinstance(model, Tuned):
+        params |= load_frozen(run_dir, frozen_layout(model, mesh, rules))
+        params = jax.jit(model.compose)(params)
+    return params, step

@@ -1,0 +1,147 @@
+"""How a run begins: resumed, fresh, or fresh with what another run has learned."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from unified_jax.config import config_hash
+from unified_jax.errors import UserError
+from unified_jax.hosts import shared, together, writes
+from unified_jax.interop.names import flatten
+from unified_jax.models.tuned import Tuned
+from unified_jax.precision import seed_key
+from unified_jax.runs import directory as runs
+from unified_jax.runs.checkpoints import Checkpoints
+from unified_jax.runs.draws import check_same_draws
+from unified_jax.runs.notice import say
+from unified_jax.runs.resume import check_same_run
+from unified_jax.runs.saved import keep_frozen, load_frozen, load_params
+from unified_jax.runs.weight_transfer import Graft, plan_graft
+from unified_jax.training.experiment import Experiment
+from unified_jax.training.program import Program, laid_out
+from unified_jax.training.state import State
+from unified_jax.training.step import init_state
+from unified_jax.typing import Params
+
+ORIGIN = "origin.json"
+"""Of a run directory that began from another one."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run lives and how it begins."""
+
+    run_dir: Path
+    resume: Literal["auto", "never", "must"] = "auto"
+    init_from: Path | None = None
+    quiet: bool = False
+    report: Callable[[int], None] | None = None
+    """Called with the steps done as they are read."""
+    stall: int = 0
+    """Seconds without a finished step after which the run ends with the stacks of its threads; 0 never."""
+
+
+def create(start: Start) -> None:
+    """Makes the run directory. Raises UserError where it cannot be written, or holds nothing and must be resumed."""
+    if start.resume == "must" and not (start.run_dir / "checkpoints").is_dir():
+        raise UserError(f"--resume must: {str(start.run_dir)!r} holds no finished checkpoint.")
+    runs.create(start.run_dir)
+
+
+def begin(
+    experiment: Experiment, program: Program, key: jax.Array, start: Start, checkpoints: Checkpoints
+) -> tuple[State, Params]:
+    """(state, what no step changes). Raises UserError for a start that cannot be made; nothing is changed by then."""
+    saved = shared(checkpoints.steps())
+    together(lambda: _check_start(experiment, start, saved))
+    if saved:
+        frozen = load_frozen(start.run_dir, program.abstract_frozen())
+        state = checkpoints.restore_newest(program.abstract_state(), fall_back=start.resume == "auto")
+        checkpoints.drop_after(int(state.step))
+        return state, frozen
+    state, frozen, origin = first_state(experiment, program, key, start.init_from)
+    checkpoints.drop_after(0)
+    if frozen:
+        keep_frozen(start.run_dir, frozen)
+    if origin and writes():
+        if not start.quiet:
+            say(f"From {start.init_from}, step {origin['step']}: {origin['said']}")
+        runs.write_json(start.run_dir / ORIGIN, origin)
+    return state, frozen
+
+
+def first_state(
+    experiment: Experiment, program: Program, key: jax.Array, source: Path | None
+) -> tuple[State, Params, dict[str, Any]]:
+    """(state before the first step, what no step changes, what origin.json says); nothing is written.
+
+    Raises UserError where the run `source` does not go with the experiment.
+    """
+    whole, origin = _whole(experiment, program, key, source) if source else (None, {})
+    make = functools.partial(init_state, experiment.trained, program.optimizer, experiment.balance)
+    state = jax.jit(make, out_shardings=program.shardings)(key)
+    if whole is None:
+        return state, {}, {}
+    model, params, frozen = experiment.trained, whole, {}
+    if isinstance(model, Tuned):
+        params, frozen = {**state.params, "own": model.own(whole)}, model.frozen(whole)
+    copies = tuple(jax.tree.map(jnp.copy, params) for _ in state.ema)
+    return dataclasses.replace(state, params=jax.tree.map(jnp.copy, params), ema=copies), frozen, origin
+
+
+def _check_start(experiment: Experiment, start: Start, saved: list[int]) -> None:
+    if start.resume == "must" and not saved:
+        raise UserError(f"--resume must: {str(start.run_dir)!r} holds no finished checkpoint.")
+    if saved and start.resume == "never":
+        raise UserError(
+            f"{str(start.run_dir)!r} already holds a run (step {saved[-1]}); choose another --run-dir, or resume it."
+        )
+    if saved:
+        check_same_run(experiment, start.run_dir)
+        check_same_draws(start.run_dir)
+        if saved[-1] > experiment.steps:
+            raise UserError(f"The run is at step {saved[-1]}, beyond --steps {experiment.steps}.")
+    elif start.init_from is None and not experiment.tuning.full:
+        raise UserError(
+            f"--tuning freezes a part of the model (it trains {experiment.tuning.train}); say which run it starts "
+            "from, with --init-from RUN."
+        )
+
+
+def _whole(experiment: Experiment, program: Program, key: jax.Array, source: Path) -> tuple[Params, dict[str, Any]]:
+    """(the whole model's parameters, those of the other run where it has them; what origin.json says)."""
+    old = together(lambda: runs.load_experiment(source))
+    assert old
+    graft = together(lambda: check_graft(experiment, old))
+    assert graft
+    theirs, step = load_params(source, old, program.mesh, experiment.rules)
+    shapes = jax.eval_shape(experiment.model.init, key)
+    layout = laid_out(program.mesh, experiment.rules, experiment.model.axes(), shapes)
+    make = jax.jit(
+        lambda old, key: graft.apply(old, experiment.model.init(key)),
+        out_shardings=jax.tree.map(lambda leaf: leaf.sharding, layout),
+    )
+    origin = {"run": source.name, "step": step, "config_hash": config_hash(old), "said": graft.tell()}
+    return make(theirs, key), origin
+
+
+def check_graft(experiment: Experiment, old: Experiment) -> Graft:
+    """How an experiment starts from a run of another. Raises UserError where it cannot: what is new must be trained."""
+    graft = plan_graft(old.model, experiment.model, experiment.tuning)
+    model: Any = experiment.trained
+    if not isinstance(model, Tuned):
+        return graft
+    partly = [path for path, where in graft.taken.items() if not where.whole]
+    still = flatten(model.frozen(jax.eval_shape(model.model.init, seed_key(0)))["base"])
+    if idle := sorted(path for path in (*graft.fresh, *partly) if path in still):
+        raise UserError(
+            f"--tuning freezes {', '.join(idle)}, which the other run does not have (all of); name them in "
+            "--tuning.train."
+        )
+    return graft

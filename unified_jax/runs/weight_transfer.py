@@ -1,0 +1,129 @@
+r"""Parameters of one model, put into another that is not quite the same.
+
+A parameter of the new model is taken from the old one's of the same path; one whose path the old model lacks, or that
+`Tuning.fresh` names, stays as it was initialised. With `Tuning.like` a modality that the old model lacks starts from
+another one's. Axes over a vocabulary are matched by what the ids mean (`data.vocabulary.token_names`), so that a model
+with further modalities keeps its texts. Nothing else may differ in shape: what does is listed, not guessed.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unified_jax.data.vocabulary import token_names
+from unified_jax.errors import UserError
+from unified_jax.interop.names import flatten, unflatten
+from unified_jax.models.transfusion import Transfusion
+from unified_jax.models.tuned import Tuning, matches
+from unified_jax.precision import seed_key
+from unified_jax.typing import Params
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Where a parameter comes from."""
+
+    path: str
+    """In the old model."""
+    axis: int = 0
+    """Of a vocabulary."""
+    rows: tuple[int, ...] | None = None
+    """The old id of each new one, -1 for one that is new; None: the whole parameter."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing of it is new."""
+        return self.rows is None or min(self.rows) >= 0
+
+
+@dataclass(frozen=True)
+class Graft:
+    """What goes where."""
+
+    taken: dict[str, Taken]
+    fresh: tuple[str, ...]
+    """Paths that are not in the old model, or are to start anew."""
+    left: tuple[str, ...]
+    """Paths of the old model that nothing takes."""
+
+    def apply(self, old: Params, new: Params) -> Params:
+        """The new model's parameters."""
+        source, target = flatten(old), flatten(new)
+        for path, where in self.taken.items():
+            value = source[where.path]
+            if where.rows is not None:
+                rows = np.asarray(where.rows)
+                shape = [1] * value.ndim
+                shape[where.axis] = len(rows)
+                moved = jnp.take(value, np.maximum(rows, 0), axis=where.axis)
+                value = jnp.where((rows >= 0).reshape(shape), moved, target[path])
+            target[path] = value
+        return unflatten(target)
+
+    def tell(self) -> str:
+        """A sentence."""
+        partly = sorted(path for path, where in self.taken.items() if not where.whole)
+        said = f"{len(self.taken)} parameters are taken"
+        said += f", of {', '.join(partly)} the rows that were there" if partly else ""
+        said += f"; fresh: {', '.join(self.fresh)}" if self.fresh else ""
+        return said + (f"; not used: {', '.join(self.left)}." if self.left else ".")
+
+
+def plan_graft(old: Any, new: Any, tuning: Tuning) -> Graft:
+    """How the parameters of the model `new` start from those of `old`.
+
+    Raises UserError listing parameters of the same name and another shape, and where nothing could be taken.
+    """
+    key = seed_key(0)
+    theirs, ours = flatten(jax.eval_shape(old.init, key)), flatten(jax.eval_shape(new.init, key))
+    axes = flatten(new.axes())
+    ids = _matching_ids(old, new, tuning)
+    taken, fresh, wrong = {}, [], []
+    for path, shape in ours.items():
+        source = path if path in theirs else _renamed(path, tuning)
+        if matches(tuning.fresh, path) or source not in theirs:
+            fresh.append(path)
+        elif ids is not None and "vocab" in axes[path]:
+            axis = axes[path].index("vocab")
+            taken[path] = Taken(source, axis, ids)
+            sizes = [tuple(np.delete(s.shape, axis)) for s in (theirs[source], shape)]
+            wrong += [] if sizes[0] == sizes[1] else [_differ(path, theirs[source].shape, shape.shape)]
+        else:
+            taken[path] = Taken(source)
+            same = theirs[source].shape == shape.shape
+            wrong += [] if same else [_differ(path, theirs[source].shape, shape.shape)]
+    if wrong or not taken:
+        what = f"these differ: {'; '.join(wrong)}" if wrong else "no parameter has the same name"
+        raise UserError(
+            f"--init-from: the run's model is not this one; {what}. Make the models alike, or name what starts anew "
+            "with --tuning.fresh."
+        )
+    left = set(theirs) - {where.path for where in taken.values()}
+    return Graft(taken, tuple(sorted(fresh)), tuple(sorted(left)))
+
+
+def _differ(path: str, found: tuple[int, ...], expected: tuple[int, ...]) -> str:
+    return f"{path} found {list(found)} expected {list(expected)}"
+
+
+def _renamed(path: str, tuning: Tuning) -> str:
+    """The path of the modality that this one's modality is to be like."""
+    first, slash, rest = path.partition("/")
+    for new, old in tuning.like:
+        if first.startswith(f"{new}_"):
+            return old + first.removeprefix(new) + slash + rest
+    return path
+
+
+def _matching_ids(old: Any, new: Any, tuning: Tuning) -> tuple[int, ...] | None:
+    """The old id of each new one; None where models have no vocabulary, or the same."""
+    if not isinstance(old, Transfusion) or not isinstance(new, Transfusion):
+        return None
+    place = {name: i for i, name in enumerate(token_names(old.modalities))}
+    alike = dict(tuning.like)
+    names = token_names(new.modalities)
+    ids = tuple(place.get(name, place.get((name[0], alike.get(name[1])), -1)) for name in names)
+    return None if ids == tuple(range(len(place))) else ids
