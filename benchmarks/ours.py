@@ -40,9 +40,14 @@ def forward(
     model: Diffusion, params: Any, x: np.ndarray, t: np.ndarray, labels: np.ndarray
 ) -> Callable[[], np.ndarray]:
     """A call that gives the network's output."""
-    apply = jax.jit(lambda p, x, t, labels: model.apply(p, model.process, x, t, labels))
-    given = jax.device_put((x, t, labels[:, None]))
+    apply = jax.jit(functools.partial(output, model))
+    given = jax.device_put((x, t, labels))
     return lambda: np.asarray(apply(params, *given))
+
+
+def output(model: Diffusion, params: Any, x: Any, t: Any, labels: Any) -> Any:
+    """The network's output for x at time t of the model's process."""
+    return model.apply(params, model.process, x, t, model.conditions_of({"label": labels}, len(x)))[0]
 
 
 def matmul(shape: tuple[int, int, int]) -> Callable[[], None]:

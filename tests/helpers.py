@@ -16,6 +16,8 @@ from unified_jax.data.pipeline import Pipeline
 from unified_jax.data.world import World
 from unified_jax.data.world.scene import COLOURS, SHAPES
 from unified_jax.hosts import lay_rows, local_rows, make_key
+from unified_jax.layers.form import ConditionInput, Form, NoisyInput
+from unified_jax.modalities.conditions import ConditionForm
 from unified_jax.modalities.image import Image
 from unified_jax.modalities.label import Label
 from unified_jax.models.diffusion import Diffusion
@@ -167,6 +169,15 @@ def gaussian_denoiser(process, mean, std):
         return Prediction(x0, jnp.where(sigma > 0, (x - alpha * x0) / jnp.where(sigma > 0, sigma, 1.0), 0.0))
 
     return denoise
+
+
+def call_of(image, x, t, labels=(), outputs=None):
+    """(noisy, conditions) of a network's call: one image, and pairs (rows of a table, values)."""
+    form = Form(image.name, image.shape, image.cut, outputs or image.channels)
+    forms = [ConditionForm(f"y{i}", "label", rows) for i, (rows, _) in enumerate(labels)]
+    return (NoisyInput(form, x, t),), tuple(
+        ConditionInput(form, jnp.asarray(values, jnp.int32)) for form, (_, values) in zip(forms, labels, strict=True)
+    )
 
 
 def keys_of(count, seed=0):

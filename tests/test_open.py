@@ -12,6 +12,7 @@ from unified_jax.errors import UserError
 from unified_jax.moved import MOVED, old_path, present_path
 from unified_jax.processes.grids import Needs
 from unified_jax.processes.interpolant import Interpolant
+from unified_jax.runs.flags import parse
 from unified_jax.samplers.plan import Plan
 
 
@@ -58,6 +59,19 @@ class Plain:
 def test_any_class_of_the_protocol_is_taken():
     check_kinds(Holder(Whole(5)))
     assert from_plain(to_plain(Holder(Whole(5))), trust=True) == Holder(Whole(5))
+
+
+def test_a_tuple_may_hold_any_class_of_the_protocol_and_its_flags_follow_what_it_holds():
+    @dataclasses.dataclass(frozen=True)
+    class Several:
+        parts: Open[tuple[Holder | Open[Works], ...]] = ()
+
+    held = Several((Whole(5), Holder()))
+    check_kinds(held)
+    assert parse(Several, "x", ["--parts.0.size", "7"], held) == Several((Whole(7), Holder()))
+    for wrong in ((Whole(), Half()), Whole()):
+        with pytest.raises(UserError, match=r"Several.parts is .* expected tuple\["):
+            check_kinds(Several(wrong))
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def test_every_sample_command_fits_its_run(root):
         assert folder == "runs"
         assert f"python train.py {recipe}" in (root / "README.md").read_text()
         model = load_recipe(recipe).model
-        known = {c.name for c in model.conditions} | {"caption"}
+        known = {*model.givable, "caption"}
         assert set(given) <= known
         assert set(filter(None, command.generate.split(","))) <= {m.name for m in model.modalities} - set(given)
         assert not command.sampler or parse_sampler(command.sampler)

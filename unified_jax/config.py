@@ -39,9 +39,12 @@ if TYPE_CHECKING:
 else:
 
     class Open:
-        """The annotation of a field that takes any class of a protocol: `process: Open[Process]`."""
+        """The annotation of a field that takes any class of a protocol: `process: Open[Process]`.
 
-        def __class_getitem__(cls, protocol: type) -> Any:
+        Of a tuple that holds such: `Open[tuple[Part | Open[Protocol], ...]]`, so that flags follow what it holds.
+        """
+
+        def __class_getitem__(cls, protocol: Any) -> Any:
             return Annotated[Any, protocol]
 
 
@@ -132,9 +135,11 @@ def _misfits(cls: type, values: dict[str, Any]) -> Iterator[str]:
         if name not in values or fits(values[name], hint):
             continue
         protocol = _protocol(hint)
+        if typing.get_origin(protocol) is not None:
+            hint, protocol = protocol, None
         if protocol is None:
             kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-            expected = " | ".join(getattr(kind, "__name__", str(kind)) for kind in kinds)
+            expected = " | ".join(str(k) if typing.get_origin(k) else getattr(k, "__name__", str(k)) for k in kinds)
             yield f"{name} is {str(values[name])[:80]!r}, expected {expected}"
         else:
             where = f"{protocol.__name__} ({protocol.__module__})"
@@ -174,7 +179,7 @@ def fits(value: Any, hint: Any) -> bool:
     """Whether a value is of the kind that a field's annotation asks for; annotations it cannot read fit anything."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if (protocol := _protocol(hint)) is not None:
-        return not lacking(type(value), protocol)
+        return fits(value, protocol) if typing.get_origin(protocol) else not lacking(type(value), protocol)
     if origin in (typing.Union, types.UnionType):
         return any(fits(value, argument) for argument in arguments)
     if origin is typing.Literal:

@@ -114,7 +114,10 @@ def test_similarity_is_measured(run, capsys):
             "--pair names audio; this document holds caption, image.",
         ),
         (("attention", *CAPTION, "--query", "0", "0"), "--query is for Diffusion models"),
-        (("attention", "--given.smell", "x"), "--given.smell: this model has caption, label, image, audio."),
+        (
+            ("attention", "--given.smell", "x"),
+            "--given.smell: this model is conditioned on caption, label, image, audio",
+        ),
         (("attention", *CAPTION, "--steps", "0"), "needs at least one step"),
         (("loss",), "This probe is for class-conditional models (Diffusion), not for Transfusion."),
         (("similarity", "--examples", "3"), "needs at least 8 examples"),

@@ -102,7 +102,7 @@ def test_samples_of_any_modality_from_any(trained, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (("--given.smell", "x"), "this model has caption, image, audio, points"),
+        (("--given.smell", "x"), "this model is conditioned on caption, image, audio, points"),
         (("--given.image", "cat"), "--given.image takes a file: --given.image @PATH"),
         (("--given.image", "@nowhere.png"), "no such file"),
         (("--given.caption", "a", "--generate", "caption"), "both given and to be generated"),

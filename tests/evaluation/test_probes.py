@@ -48,12 +48,12 @@ def test_the_noise_scale_of_a_quadratic():
 class Oracle(Diffusion):
     """Answers with the target that the Bayes-optimal denoiser implies."""
 
-    def apply(self, params, process, x_t, t, labels):
+    def apply(self, params, process, x_t, t, conditions, capture=()):
         alpha, sigma = process.alpha_sigma(t)
         x0 = posterior_mean(x_t, alpha, sigma, params["scenes"])
         eps = (x_t - expand(alpha, x0) * x0) / expand(sigma, x0)
         p, q = (expand(v, x0) for v in process.target_coefficients(t))
-        return p * x0 + q * eps
+        return p * x0 + q * eps, {}
 
 
 @pytest.mark.slow

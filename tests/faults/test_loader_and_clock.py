@@ -101,7 +101,8 @@ def test_tensorboard_events_read_back_and_hide_what_a_resumed_run_repeats(tmp_pa
     for first in (0, 2):
         writer = MetricsWriter(tmp_path, first)
         for step in range(first + 1, first + 4):
-            writer.write(step, {"loss": 1.0 / step, "loss_by_time": [0.5, None], "examples": [0, 1, 2]})
+            values = {"loss": 1.0 / step, "loss_by_time": [0.5, None], "loss_by_time/film": [None, 0.25]}
+            writer.write(step, values | {"examples": [0, 1, 2]})
         writer.close()
     files = sorted((tmp_path / "tensorboard").iterdir())
     assert [path.name.split(".")[3] for path in files] == ["0000000001", "0000000002"]
@@ -109,7 +110,7 @@ def test_tensorboard_events_read_back_and_hide_what_a_resumed_run_repeats(tmp_pa
     assert [e.step for e in events[1]] == [0, 3, 3, 4, 5]
     assert events[1][1].session_log.status == 1
     tags = {value.tag: value.simple_value for value in events[1][2].summary.value}
-    assert tags == {"loss": pytest.approx(1 / 3), "loss_by_time/00": 0.5}
+    assert tags == {"loss": pytest.approx(1 / 3), "loss_by_time/00": 0.5, "loss_by_time/film/01": 0.25}
 
 
 def events_of(path):

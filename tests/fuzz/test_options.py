@@ -9,15 +9,17 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.fuzz.cases import cases, complaint
-from unified_jax.cli.given import parse_given, split_arguments
+from unified_jax.cli.given import read_given, split_arguments
 from unified_jax.cli.sampling import parse_sampler, sampler_names
 from unified_jax.config import fits
 from unified_jax.data.world.scene import COLOURS, SHAPES
 from unified_jax.modalities.label import Label
+from unified_jax.models.diffusion import Diffusion
 from unified_jax.runs.flags import real, whole
 from unified_jax.samplers.karras import Churn
 
 LABELS = (Label("shape", 6, SHAPES), Label("colour", 8, COLOURS), Label("size", 3))
+MODEL = Diffusion(conditions=LABELS)
 WORDS = [
     *SHAPES,
     *COLOURS,
@@ -67,7 +69,7 @@ SAMPLER = st.one_of(
 @example(name="shape", value="@/dev/zero", count=1)
 def test_given(name, value, count):
     columns = {}
-    said = complaint(lambda: columns.update(parse_given({name: value}, LABELS, count)))
+    said = complaint(lambda: columns.update(read_given({name: value}, MODEL, count)))
     if said:
         assert "--given" in said
         return

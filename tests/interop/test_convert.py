@@ -1,6 +1,5 @@
 """The command: converted models compute and sample what the published code did, and mistakes are one sentence."""
 
-import functools
 import json
 
 import jax
@@ -14,6 +13,7 @@ from unified_jax.cli import convert, sample
 from unified_jax.cli.entry import run_command
 from unified_jax.interop import diffusers_dit, dit, files
 from unified_jax.interop.names import flatten
+from unified_jax.layers.form import NoisyInput
 from unified_jax.processes.targets import velocity
 from unified_jax.runs.opened import open_run
 from unified_jax.samplers.choice import Ddpm, Euler
@@ -71,8 +71,8 @@ class Case:
         self.given = {"label": jnp.asarray(tensors["in/y"], jnp.int32)}
 
     def denoiser(self, **given):
-        labels = self.model.pack_labels(given, len(self.x))
-        return self.model.denoiser(self.params, self.process, labels)
+        conditions = self.model.conditions_of(given, len(self.x))
+        return self.model.denoiser(self.params, self.process, conditions)
 
     def draw(self, keys, step, x):
         return self.noise[step]
@@ -125,20 +125,17 @@ def forward_error(golden, folder, layout, *flags):
     tensors = weights_file(golden, folder / "theirs.safetensors")
     experiment, params, _ = open_run(convert_to(folder, layout, *flags))
     model, x, want = experiment.model, last(tensors["in/x"]), last(tensors["out/y"])
-    labels, t = jnp.asarray(tensors["in/y"], jnp.int32)[:, None], jnp.asarray(tensors["in/t"], jnp.float32)
+    t = jnp.asarray(tensors["in/t"], jnp.float32)
+    conditions = model.conditions_of({"label": tensors["in/y"]}, len(x))
     if layout == "sit":
-        output = jax.jit(model.apply, static_argnums=1)(params, model.process, x, 1.0 - t, labels)
+        output, _ = jax.jit(model.apply, static_argnums=1)(params, model.process, x, 1.0 - t, conditions)
         inner = (t > 0) & (t < 1)
         prediction = model.process.predict(output, x, 1.0 - t)
         ours = velocity(model.process, prediction, 1.0 - t)
         np.testing.assert_allclose(ours[inner], -want[inner], atol=1e-4)
     else:
-        tokens = model.modality.patches(x)
-        out_features = model.modality.patch_features * model.process.channels_per_output
-        rows = (model.conditions[0].classes + 1,)
-        network = jax.jit(functools.partial(model.network.apply, label_rows=rows, out_features=out_features))
-        output, _ = network({"params": params}, tokens, jnp.asarray(model.modality.positions()), t, labels)
-        output = model.modality.unpatch(output)
+        noisy = NoisyInput(model.streams[0].form, x, t)
+        output = jax.jit(model.network.apply)({"params": params}, (noisy,), conditions)[0]["image"]
     return float(jnp.abs(output - want).max() / jnp.abs(want).max())
 
 

@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers import call_of
 from unified_jax.errors import UserError
 from unified_jax.kernels import choice, measured
+from unified_jax.modalities.image import Image
 from unified_jax.networks.dit import DiT
 
 
@@ -71,9 +73,9 @@ def test_a_forced_choice_that_cannot_work_says_why(monkeypatch, where, attention
 
 def test_it_is_said_before_anything_is_compiled():
     network = DiT(depth=1, width=32, heads=2, attention="cudnn")
-    given = (jnp.zeros((1, 4, 8)), jnp.zeros((4, 2), jnp.int32), jnp.zeros(1), jnp.zeros((1, 0), jnp.int32))
+    given = call_of(Image(4, 4, 2, 2), jnp.zeros((1, 4, 4, 2)), jnp.zeros(1))
     with pytest.raises(UserError, match="cuDNN"):
-        jax.eval_shape(lambda: network.init(jax.random.key(0), *given, label_rows=(), out_features=8))
+        jax.eval_shape(lambda: network.init(jax.random.key(0), *given))
 
 
 def test_a_version_that_cannot_run_the_kernels_falls_back_and_says_so_once(monkeypatch):
@@ -101,10 +103,9 @@ def test_second_derivatives_of_a_kernel_name_the_way_out():
 @pytest.mark.parametrize("attention", ["reference", "xla", "pallas"])
 def test_every_path_keeps_the_residual_stream_s_dtype(attention):
     network = DiT(depth=2, width=32, heads=2, dtype="bfloat16", attention=attention)
-    given = (jnp.zeros((1, 4, 8)), jnp.zeros((4, 2), jnp.int32), jnp.zeros(1), jnp.zeros((1, 0), jnp.int32))
-    init = lambda: network.init(jax.random.key(0), *given, label_rows=(), out_features=8)  # noqa: E731
-    out, _ = jax.eval_shape(lambda p: network.apply(p, *given, label_rows=(), out_features=8), jax.eval_shape(init))
-    assert out.dtype == jnp.float32
+    given = call_of(Image(4, 4, 2, 2), jnp.zeros((1, 4, 4, 2)), jnp.zeros(1))
+    out, _ = jax.eval_shape(lambda: network.init_with_output(jax.random.key(0), *given)[0])
+    assert out["image"].dtype == jnp.float32
 
 
 @pytest.mark.slow
@@ -118,20 +119,16 @@ def test_a_trunk_learns_the_same_with_the_kernels_as_with_the_specification(name
 
     rng = np.random.default_rng(0)
     if name == "dit":
-        given = (
-            jnp.asarray(rng.standard_normal((2, 9, 8)), jnp.float32),
-            jnp.asarray(np.indices((3, 3)).reshape(2, -1).T),
-            jnp.asarray([0.2, 0.7]),
-            jnp.zeros((2, 0), jnp.int32),
-        )
+        x = jnp.asarray(rng.standard_normal((2, 6, 6, 2)), jnp.float32)
+        given = call_of(Image(6, 6, 2, 2), x, jnp.asarray([0.2, 0.7]))
 
         def network(attention):
             return DiT(depth=2, width=32, heads=2, attention=attention)
 
         def apply(net, params):
-            return net.apply(params, *given, label_rows=(), out_features=8)[0]
+            return net.apply(params, *given)[0]["image"]
 
-        options = {"label_rows": (), "out_features": 8}
+        options = {}
     else:
         ids = np.asarray([[1, 2, 3, -1, -1, -1, -1, 4, 5, 6]] * 2)
         visible = np.stack([np.zeros((2, 10)), np.tile(np.arange(10) + 1, (2, 1))], -1).astype(np.int32)

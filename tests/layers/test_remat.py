@@ -1,7 +1,6 @@
 """`computed_once`: the same function and derivatives, and backward loops that do not grow with the depth."""
 
 import re
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -11,8 +10,10 @@ import numpy as np
 import pytest
 from jaxtyping import Array
 
+from tests.helpers import call_of
 from unified_jax.layers import remat
 from unified_jax.layers.remat import computed_once
+from unified_jax.modalities.image import Image
 from unified_jax.networks.dit import DiT
 
 
@@ -37,12 +38,12 @@ def gradient_of(once: bool) -> jax.stages.Wrapped:
 def most_read(depth: int) -> int:
     """Most arrays that a loop over the stream `[2, 24, 32]` reads, in the compiled gradient of an unrolled DiT."""
     network = DiT(depth=depth, width=32, heads=2, remat="none", unroll=depth)
-    given = (jnp.ones((2, 24, 12)), jnp.zeros((24, 2), jnp.int32), jnp.ones(2), jnp.zeros((2, 1), jnp.int32))
+    given = call_of(Image(8, 12, 3, 2), jnp.ones((2, 8, 12, 3)), jnp.ones(2), ((3, jnp.zeros(2)),))
 
     def loss(params: Any) -> Array:
-        return jnp.sum(network.apply(params, *given, label_rows=(3,), out_features=12)[0] ** 2)
+        return jnp.sum(network.apply(params, *given)[0]["image"] ** 2)
 
-    params = jax.eval_shape(partial(network.init, label_rows=(3,), out_features=12), jax.random.key(0), *given)
+    params = jax.eval_shape(network.init, jax.random.key(0), *given)
     program = jax.jit(jax.grad(loss)).lower(params).compile().as_text()
     loops = re.findall(r"^%fused_computation\S* \((.*?)\) -> f32\[(?:2,24|48),32\]", program, re.M)
     return max(loop.count(": ") for loop in loops)

@@ -62,8 +62,10 @@ def test_the_loss_by_time_adds_up_to_the_loss(params):
 
 def test_labels_are_dropped_at_their_rates():
     model = dataclasses.replace(MODEL, drop_all=0.3, drop_some=0.4)
-    keys = [sample_keys(seed, 0, 20_000) for seed in (0, 1)]
-    dropped = np.asarray(model._drop(jnp.zeros((20_000, 2), jnp.int32), *keys)) == [6, 8]
+    shown = model.conditions_of({"shape": jnp.zeros(20_000), "colour": jnp.zeros(20_000)}, 20_000)
+    shape, colour = model._dropped(shown, sample_keys(0, 0, 20_000), None)
+    dropped = np.stack([shape.value == 6, colour.value == 8], axis=1)
+    np.testing.assert_array_equal(np.stack([shape.value, colour.value], axis=1)[~dropped], 0)
     assert dropped.all(1).mean() == pytest.approx(0.3 + 0.7 * 0.4 / 3, abs=0.01)
     assert dropped[:, 0].mean() == pytest.approx(0.3 + 0.7 * 0.2, abs=0.01)
 
@@ -112,7 +114,7 @@ def test_samplers_that_do_not_fit_are_sentences(model, plan, words):
 
 def test_wrong_requests_are_sentences(params):
     keys = sample_keys(0, 0, 2)
-    with pytest.raises(UserError, match="generates 'image' only"):
+    with pytest.raises(UserError, match="generates image; found 'audio'"):
         MODEL.generate(params, {}, ("audio",), keys, Plan())
     with pytest.raises(UserError, match="conditioned on"):
         MODEL.generate(params, {"size": jnp.zeros(2)}, ("image",), keys, Plan())

@@ -34,11 +34,12 @@ def train(monkeypatch):
     def losses(model):
         shown = []
 
-        def apply(self, params, process, x_t, t, labels):
-            shown.append([np.asarray(value) for value in (x_t, t, labels)])
-            return jnp.zeros_like(x_t)
+        def call(self, params, noisy, conditions, capture=()):
+            (one,), labels = noisy, jnp.stack([condition.value for condition in conditions], axis=1)
+            shown.append([np.asarray(value) for value in (one.x, one.t / model.process.time_scale, labels)])
+            return {"image": jnp.zeros_like(one.x)}, {}
 
-        monkeypatch.setattr(Diffusion, "apply", apply)
+        monkeypatch.setattr(Diffusion, "call", call)
         terms, _, metrics = model.losses({}, {}, BATCH, jax.random.key(3))
         return shown[0], terms, metrics
 
@@ -94,9 +95,12 @@ class Once(Euler):
 @pytest.mark.parametrize("clip", [False, True])
 def test_a_sample_is_guided_away_from_the_null_labels_and_clipped_if_asked(monkeypatch, clip):
     """The velocity that the network gives is its labels' sum: 2 + 3 with what is given, 2 + 8 where one is not."""
-    monkeypatch.setattr(
-        Diffusion, "apply", lambda self, params, process, x, t, labels: 0 * x + labels.sum(1)[:, None, None, None]
-    )
+
+    def call(self, params, noisy, conditions, capture=()):
+        velocity = sum(condition.value for condition in conditions)
+        return {"image": 0 * noisy[0].x + velocity[:, None, None, None]}, {}
+
+    monkeypatch.setattr(Diffusion, "call", call)
     keys, plan = keys_of(4), Plan(Once(), 1, clip=clip)
     zero = {"shape": jnp.zeros(4), "colour": jnp.zeros(4)}
     noise = MODEL.generate({}, zero, ("image",), keys, Plan(Once(), 1))["image"]

@@ -1,29 +1,21 @@
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.helpers import stirred
+from tests.helpers import call_of, stirred
 from unified_jax.layers.embeddings import sincos_positions, sinusoid
 from unified_jax.modalities.image import Image
 from unified_jax.networks.dit import DiT, preset
 from unified_jax.sharding import logical_axes, unbox
 
 IMAGE = Image(8, 12, 3, 2)
-STATIC = {"label_rows": (11, 4), "out_features": 24}
+X, T = jax.random.normal(jax.random.key(0), (3, 8, 12, 3)), jnp.linspace(0, 999, 3)
+FIRST, SECOND = jnp.asarray([1, 10, 0]), jnp.asarray([3, 0, 2])
 
 
-def inputs(batch=3):
-    key = jax.random.key(0)
-    tokens = jax.random.normal(key, (batch, IMAGE.tokens, IMAGE.patch_features))
-    return (
-        tokens,
-        jnp.asarray(IMAGE.positions()),
-        jnp.linspace(0, 999, batch),
-        jnp.asarray([[1, 3], [10, 0], [0, 2]])[:batch],
-    )
+def inputs(x=X, t=T, first=FIRST, second=SECOND):
+    return call_of(IMAGE, x, t, ((11, first), (4, second)), outputs=6)
 
 
 def small(**fields):
@@ -32,13 +24,16 @@ def small(**fields):
 
 def random_parameters(network):
     """Parameters with nothing at zero, so that every part of the network matters."""
-    return stirred(lambda key: unbox(network.init(key, *inputs(), **STATIC)["params"]))
+    return stirred(lambda key: unbox(network.init(key, *inputs())["params"]))
 
 
-def outputs(network, params, *given, capture=False):
-    """Of one compiled call."""
-    call = functools.partial(network.apply, **STATIC, capture=capture)
-    return jax.jit(call)({"params": params}, *(given or inputs()))
+def outputs(network, params, given=None, capture=()):
+    """Of one compiled call: (the image's, captured)."""
+    found, captured = jax.jit(lambda p, given: network.apply({"params": p}, *given, capture=capture))(
+        params, given or inputs()
+    )
+    assert set(found) == {"image"}
+    return found["image"], captured
 
 
 @pytest.mark.parametrize(
@@ -47,25 +42,15 @@ def outputs(network, params, *given, capture=False):
 def test_published_parameter_counts(size, millions):
     """At 256 px, patch 2, learned sigma; the published counts include the fixed position table."""
     network, image = preset(size), Image(32, 32, 4, 2)
-    shapes = jax.eval_shape(
-        lambda key: network.init(
-            key,
-            jnp.zeros((1, 256, 16)),
-            jnp.asarray(image.positions()),
-            jnp.zeros(1),
-            jnp.zeros((1, 1), jnp.int32),
-            label_rows=(1001,),
-            out_features=32,
-        )["params"],
-        jax.random.key(0),
-    )
+    given = call_of(image, jnp.zeros((1, 32, 32, 4)), jnp.zeros(1), ((1001, jnp.zeros(1)),), outputs=8)
+    shapes = jax.eval_shape(lambda key: network.init(key, *given)["params"], jax.random.key(0))
     count = sum(leaf.size for leaf in jax.tree.leaves(unbox(shapes))) + 256 * network.width
     assert count / 1e6 == pytest.approx(millions, abs=0.01)
 
 
 def test_at_the_start_the_blocks_are_the_identity_and_the_output_is_zero():
     network = small()
-    params = jax.jit(lambda key: unbox(network.init(key, *inputs(), **STATIC)["params"]))(jax.random.key(0))
+    params = jax.jit(lambda key: unbox(network.init(key, *inputs())["params"]))(jax.random.key(0))
     out, _ = outputs(network, params)
     np.testing.assert_array_equal(out, jnp.zeros_like(out))
     assert not np.any(params["blocks"]["modulation"]["linear"]["kernel"])
@@ -87,7 +72,7 @@ def test_how_it_is_computed_does_not_change_what(fields):
     params = random_parameters(small())
 
     def loss(network, params):
-        return jnp.sum(network.apply({"params": params}, *inputs(), **STATIC)[0] ** 2)
+        return jnp.sum(network.apply({"params": params}, *inputs())[0]["image"] ** 2)
 
     a = jax.jit(jax.value_and_grad(lambda p: loss(small(), p)))(params)
     b = jax.jit(jax.value_and_grad(lambda p: loss(small(**fields), p)))(params)
@@ -100,13 +85,12 @@ def test_every_conditioning_hears_time_and_labels(conditioning):
     """Each of the four moves with the time and with each label, keeps its shape, and captures its attention."""
     network = small(conditioning=conditioning)
     params = random_parameters(network)
-    tokens, positions, t, labels = inputs()
     out, _ = outputs(network, params)
-    assert out.shape == (3, 24, 24)
-    for other in ((t + 50, labels), (t, labels.at[:, 0].set(5)), (t, labels.at[:, 1].set(1))):
-        moved, _ = outputs(network, params, tokens, positions, *other)
+    assert out.shape == (3, 8, 12, 6)
+    for other in (inputs(t=T + 50), inputs(first=FIRST.at[:].set(5)), inputs(second=SECOND.at[:].set(1))):
+        moved, _ = outputs(network, params, other)
         assert np.abs(moved - out).max() > 1e-3
-    same, captured = outputs(network, params, capture=True)
+    same, captured = outputs(network, params, capture=("attention",))
     np.testing.assert_allclose(same, out, atol=1e-4)
     length = 24 + (3 if conditioning == "in_context" else 0)
     assert captured["attention"].shape == (3, 3, 4, length, length)
@@ -117,7 +101,7 @@ def test_conditioning_costs_what_the_paper_says():
 
     def count(conditioning):
         network = DiT(depth=2, width=384, heads=6, conditioning=conditioning)
-        shapes = jax.eval_shape(lambda key: network.init(key, *inputs(), **STATIC)["params"], jax.random.key(0))
+        shapes = jax.eval_shape(lambda key: network.init(key, *inputs())["params"], jax.random.key(0))
         return sum(leaf.size for leaf in jax.tree.leaves(unbox(shapes)["blocks"]))
 
     width = 384
@@ -127,31 +111,33 @@ def test_conditioning_costs_what_the_paper_says():
     assert count("cross") - base == 2 * (4 * width * (width + 1) + 2 * width)  # q, k, v, out and its norm
 
 
-def test_in_context_refuses_runs():
-    network = small(conditioning="in_context")
-    visible = jnp.broadcast_to(jnp.asarray([0, 10]), (3, 24, 2))
-    with pytest.raises(ValueError, match="in_context"):
-        network.init(jax.random.key(0), *inputs(), visible, **STATIC)
-
-
 def test_capturing_attention_changes_nothing_and_sums_to_one():
     params = random_parameters(small())
     plain, nothing = outputs(small(), params)
-    out, captured = outputs(small(), params, capture=True)
+    out, captured = outputs(small(), params, capture=("attention",))
     np.testing.assert_allclose(out, plain, atol=1e-4)
     assert nothing == {}
     assert captured["attention"].shape == (3, 3, 4, 24, 24)
     np.testing.assert_allclose(captured["attention"].sum(-1), 1.0, atol=1e-5)
 
 
-def test_tokens_outside_the_run_do_not_matter():
-    params = random_parameters(small())
-    tokens, positions, t, labels = inputs()
-    visible = jnp.broadcast_to(jnp.asarray([0, 10]), (3, 24, 2))
-    a, _ = outputs(small(), params, tokens, positions, t, labels, visible)
-    changed = tokens.at[:, 10:].set(7.0)
-    b, _ = outputs(small(), params, changed, positions, t, labels, visible)
-    np.testing.assert_allclose(a[:, :10], b[:, :10], atol=1e-5)
+def test_tokens_after_a_block_are_captured_without_those_of_the_condition():
+    network = small(conditioning="in_context")
+    params = random_parameters(network)
+    plain, _ = outputs(network, params)
+    out, captured = outputs(network, params, capture=("block/0", "block/2"))
+    np.testing.assert_allclose(out, plain, atol=1e-4)
+    assert {name: value.shape for name, value in captured.items()} == dict.fromkeys(("block/0", "block/2"), (3, 24, 32))
+    assert np.abs(captured["block/0"] - captured["block/2"]).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"capture": ("block/3",)}, "block/0' .. 'block/2'"), ({"layout": object()}, "layout must be None")],
+)
+def test_what_it_cannot_do_is_said(options, words):
+    with pytest.raises(ValueError, match=words):
+        jax.eval_shape(lambda: small().init(jax.random.key(0), *inputs(), **options))
 
 
 def test_bfloat16_keeps_float32_parameters_and_output():
@@ -165,7 +151,7 @@ def test_bfloat16_keeps_float32_parameters_and_output():
 
 
 def test_every_parameter_names_its_axes():
-    boxed = jax.eval_shape(lambda key: small(qk_norm=True).init(key, *inputs(), **STATIC)["params"], jax.random.key(0))
+    boxed = jax.eval_shape(lambda key: small(qk_norm=True).init(key, *inputs())["params"], jax.random.key(0))
     axes = logical_axes(boxed)
     flat = jax.tree.leaves(axes, is_leaf=lambda x: isinstance(x, tuple))
     assert all(any(name for name in names) for names in flat)
@@ -190,7 +176,7 @@ def test_positions_of_any_grid_put_the_column_first():
 
 @pytest.mark.parametrize(
     ("fields", "words"),
-    [({"width": 32, "heads": 5}, "heads"), ({"depth": 0}, "depth"), ({"unroll": 13}, "unroll")],
+    [({"width": 32, "heads": 5}, "heads"), ({"depth": 0}, "depth"), ({"unroll": 0}, "unroll")],
 )
 def test_bad_fields_are_sentences(fields, words):
     with pytest.raises(ValueError, match=words):

@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.helpers import EXPERIMENT
+from tests.helpers import EXPERIMENT, call_of
 from unified_jax.cli import plan
 from unified_jax.cli.entry import run_command
 from unified_jax.errors import UserError
+from unified_jax.modalities.image import Image
 from unified_jax.networks.dit import preset
 from unified_jax.planning.collectives import Moved, collectives
 from unified_jax.planning.hardware import CHIPS, Chip, Target, parse_target
@@ -71,10 +72,9 @@ def test_candidates_divide_the_chips():
 def test_flops_are_those_that_are_counted_by_hand():
     """DiT-XL/2 at 256 tokens: 118.6 billion multiply-adds (Peebles & Xie, table 4)."""
     net = preset("XL")
-    given = (jnp.zeros((1, 256, 16)), jnp.zeros((256, 2), jnp.int32), jnp.zeros(1), jnp.zeros((1, 1), jnp.int32))
-    options = {"label_rows": (1001,), "out_features": 32}
-    params = jax.eval_shape(lambda: net.init(jax.random.key(0), *given, **options))
-    found = count_flops(lambda p: net.apply(p, *given, **options), params)
+    given = call_of(Image(32, 32, 4, 2), jnp.zeros((1, 32, 32, 4)), jnp.zeros(1), ((1001, jnp.zeros(1)),), outputs=8)
+    params = jax.eval_shape(lambda: net.init(jax.random.key(0), *given))
+    found = count_flops(lambda p: net.apply(p, *given), params)
     d, n, depth = 1152, 256, 28
     block = 2 * n * (12 * d * d) + 4 * n * n * d + 2 * d * 6 * d
     edges = 2 * n * d * (16 + 32) + 2 * (256 * d + d * d) + 2 * d * 2 * d

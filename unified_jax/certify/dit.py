@@ -8,6 +8,8 @@ import numpy as np
 
 from unified_jax.certify.options import Check, anything, count, flag, mapping, number, positive, require
 from unified_jax.interop import dit as interop
+from unified_jax.layers.form import ConditionInput, Form, NoisyInput
+from unified_jax.modalities.conditions import ConditionForm
 from unified_jax.modalities.image import Image
 from unified_jax.networks.dit import DiT
 from unified_jax.samplers.guidance import extrapolate
@@ -30,17 +32,14 @@ def run(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str, Any
     image = Image(size, size, channels, patch)
     network = DiT(depth=c["depth"], width=c["hidden_size"], heads=c["num_heads"], mlp_ratio=c["mlp_ratio"])
     out_channels = channels * (2 if c["learn_sigma"] else 1)
-    rows = (params["label_0"]["table"].shape[0],)
+    form = Form("image", image.shape, image.cut, out_channels)
+    classes = ConditionForm("label", "label", params["label_0"]["table"].shape[0])
 
     def forward(x: Any, t: Any, y: Any) -> Any:
-        tokens = image.patches(jnp.moveaxis(jnp.asarray(x), 1, -1))
-        labels = jnp.asarray(y, jnp.int32)[:, None]
-        positions = jnp.asarray(image.positions())
-        out, _ = network.apply(
-            {"params": params}, tokens, positions, jnp.asarray(t), labels,
-            label_rows=rows, out_features=patch**2 * out_channels,
-        )  # fmt: skip
-        return image.unpatch(out)
+        noisy = NoisyInput(form, jnp.moveaxis(jnp.asarray(x), 1, -1), jnp.asarray(t))
+        label = ConditionInput(classes, jnp.asarray(y, jnp.int32))
+        found: Any = network.apply({"params": params}, (noisy,), (label,))
+        return found[0]["image"]
 
     out = {"y": jnp.moveaxis(forward(tensors["in/x"], tensors["in/t"], tensors["in/y"]), -1, 1)}
     if "out/cfg" in tensors:

@@ -43,53 +43,48 @@ def split_arguments(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
     return given, rest
 
 
-def parse_given(given: dict[str, str], conditions: tuple[Label, ...], count: int) -> dict[str, np.ndarray]:
-    """One int32 row a sample for every condition of the model; null where nothing was given. Raises UserError."""
-    labels = {c.name: c for c in conditions}
-    columns = {name: np.full(count, label.null, np.int32) for name, label in labels.items()}
-    for name, text in given.items():
-        if name == "caption" and name not in labels:
-            for attribute, column in _captions(_values(name, text, commas=False), labels, count).items():
-                columns[attribute] = np.where(column >= 0, column, columns[attribute]).astype(np.int32)
-        elif name in labels:
-            values = [labels[name].parse(value) for value in _values(name, text, commas=True)]
-            columns[name] = np.resize(np.asarray(values, np.int32), count)
-        else:
-            known = ", ".join(labels) or "nothing"
-            raise UserError(f"--given.{name}: this model is conditioned on {known}{meant(name, labels, '--given.')}")
-    return columns
+def read_given(given: dict[str, str], model: Any, count: int) -> dict[str, np.ndarray]:
+    """One row a sample for every field that is given, as `prepare` gives it. Raises UserError.
 
-
-def read_given(given: dict[str, str], modalities: tuple[Any, ...], count: int) -> dict[str, np.ndarray]:
-    """One row a sample for every modality that is given, as `prepare` gives it. Raises UserError.
-
-    A text is given as it is or as `@FILE` with one a line, labels by number or name; anything else as `@FILE`, several
-    as `@A,@B`.
+    A text is given as it is or as `@FILE` with one a line; labels by number or name and numbers, several with commas or
+    as `@FILE`; anything else as `@FILE`, several as `@A,@B`. A label that only conditions the model has a null row: it
+    is null where it is not given, and `--given.caption` names such labels in words where no field is called so.
     """
-    by_name = {m.name: m for m in modalities}
-    rows = {}
+    by_name = {m.name: m for m in model.modalities if m.name in model.givable}
+    labels = {n: m for n, m in by_name.items() if isinstance(m, Label) and n not in model.wantable}
+    rows = {name: np.full(count, label.null, np.int32) for name, label in labels.items()}
     for name, text in given.items():
-        if name not in by_name:
-            raise UserError(f"--given.{name}: this model has {', '.join(by_name)}{meant(name, by_name, '--given.')}")
-        modality: Any = by_name[name]
-        if isinstance(modality, Text):
-            values: list[Any] = _values(name, text, commas=False)
-        elif isinstance(modality, Label):
-            values = [modality.parse(value) for value in _values(name, text, commas=True)]
-        elif text.startswith("@"):
-            values = [Path(part) for part in text[1:].split(",@")]
+        if name in by_name:
+            prepared = _prepared(name, by_name[name], text)
+            rows[name] = np.stack([prepared[i % len(prepared)] for i in range(count)])
+        elif name == "caption" and labels:
+            for attribute, column in _captions(_values(name, text, commas=False), labels, count).items():
+                rows[attribute] = np.where(column >= 0, column, rows[attribute]).astype(np.int32)
         else:
-            raise UserError(f"--given.{name} takes a file: --given.{name} @PATH.")
-        prepared = []
-        for value in values:
-            try:
-                prepared.append(modality.prepare(_loaded(modality, value)))
-            except ValueError as error:
-                raise UserError(f"--given.{name} {str(value)!r}: {str(error).rstrip('.')}.") from None
-            except OSError as error:
-                raise UserError(f"--given.{name}: {str(value)!r} cannot be read ({error.strerror or error}).") from None
-        rows[name] = np.stack([prepared[i % len(prepared)] for i in range(count)])
+            known = ", ".join(by_name) or "nothing"
+            raise UserError(f"--given.{name}: this model is conditioned on {known}{meant(name, by_name, '--given.')}")
     return rows
+
+
+def _prepared(name: str, modality: Any, text: str) -> list[np.ndarray]:
+    """Each value of a flag."""
+    if hasattr(modality, "parse"):
+        values: list[Any] = [modality.parse(value) for value in _values(name, text, commas=True)]
+    elif isinstance(modality, Text):
+        values = _values(name, text, commas=False)
+    elif text.startswith("@"):
+        values = [Path(part) for part in text[1:].split(",@")]
+    else:
+        raise UserError(f"--given.{name} takes a file: --given.{name} @PATH.")
+    prepared = []
+    for value in values:
+        try:
+            prepared.append(modality.prepare(_loaded(modality, value)))
+        except ValueError as error:
+            raise UserError(f"--given.{name} {str(value)!r}: {str(error).rstrip('.')}.") from None
+        except OSError as error:
+            raise UserError(f"--given.{name}: {str(value)!r} cannot be read ({error.strerror or error}).") from None
+    return prepared
 
 
 def _loaded(modality: Any, value: Any) -> Any:

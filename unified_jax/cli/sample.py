@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from unified_jax.cli.entry import run_command, start_process, use_compilation_cache, use_fake_devices
-from unified_jax.cli.given import parse_given, read_given, split_arguments
+from unified_jax.cli.given import read_given, split_arguments
 from unified_jax.cli.outputs import FORMATS, write_samples
 from unified_jax.cli.sampling import parse_sampler
 from unified_jax.config import to_plain
@@ -38,8 +38,8 @@ class SampleCommand:
     seed: int = 0
     """Sample i of a seed is always the same."""
     generate: str = ""
-    """What is made, in this order, separated by commas (Transfusion); default: everything that is not given. With
-    "free" the model chooses what it makes and when it ends."""
+    """What is made, in this order, separated by commas; default: everything that is not given. With
+    "free" the model chooses what it makes and when it ends (Transfusion)."""
     formats: str = ""
     """What is written, separated by commas: sheet, png (pictures), files (one a sample and modality: PNG, GIF, WAV,
     PLY, TXT, CSV), npz. Default sheet; of several modalities sheet,files."""
@@ -91,22 +91,15 @@ def main(arguments: list[str]) -> None:
 
     from unified_jax.models.free_running import ORDER
     from unified_jax.models.sampling import generate_many
-    from unified_jax.models.transfusion import Transfusion
     from unified_jax.runs.directory import load_experiment, provenance
     from unified_jax.runs.opened import open_run
 
     out = Path(command.out or Path(command.run) / "samples")
     model = load_experiment(Path(command.run), command.trust).model
     check_room("--count", command.count, model.modalities)
-    if isinstance(model, Transfusion):
-        given = read_given(given_text, model.modalities, command.count)
-        wanted = _wanted(command.generate, given, model)
-        formats = formats or ("sheet", "files")
-    else:
-        given, wanted = parse_given(given_text, model.conditions, command.count), (model.modality.name,)
-        if command.generate not in ("", *wanted):
-            raise UserError(f"--generate {command.generate}: this model makes {wanted[0]} alone.")
-        formats = formats or ("sheet",)
+    given = read_given(given_text, model, command.count)
+    _, wanted = model.request(tuple(given), _wanted(command.generate, given, model))
+    formats = formats or (("sheet", "files") if len(model.wantable) > 1 else ("sheet",))
     together(lambda: check_folder(out), by="first")
     experiment, params, step = open_run(Path(command.run), command.ema, command.best, command.trust)
     plan = _plan(experiment.preview.plan, command)
@@ -148,21 +141,15 @@ def _check(command: SampleCommand) -> tuple[str, ...]:
 
 
 def _wanted(text: str, given: dict[str, Any], model: Any) -> tuple[str, ...]:
-    """What --generate names, or everything that is not given; nothing: the model chooses."""
-    names = [m.name for m in model.modalities]
-    if text == FREE and len(given) < len(names):
-        return ()
+    """What --generate names, or everything that is not given."""
+    names = model.wantable
     wanted = tuple(part.strip() for part in text.split(",")) if text else tuple(n for n in names if n not in given)
-    unknown = [name for name in wanted if name not in names]
-    if unknown:
+    unknown = [name for name in wanted if name not in (*names, FREE)]
+    if unknown and names:
         near = meant(unknown[0], names)
-        raise UserError(f"--generate {unknown[0]!r} is unknown{near} This model has {', '.join(names)}.")
-    if both := [name for name in wanted if name in given]:
-        raise UserError(f"{both[0]} is both given and to be generated; choose one.")
-    if not wanted or len(set(wanted)) != len(wanted):
-        raise UserError(
-            f"--generate names each modality at most once and at least one; found {text or 'nothing left'!r}."
-        )
+        raise UserError(f"--generate {unknown[0]!r} is unknown{near} This model generates {', '.join(names)}.")
+    if len(set(wanted)) != len(wanted):
+        raise UserError(f"--generate names each modality at most once; found {text!r}.")
     return wanted
 
 

@@ -45,6 +45,10 @@ class Numbers:
         except ValueError as error:
             raise UserError(f"--given.{self.name} {text!r}: expected {self.count} number(s) ({error}).") from None
 
+    def title(self, value: Any) -> str:
+        """The numbers in words."""
+        return " ".join(f"{number:.4g}" for number in np.asarray(value).tolist())
+
     def condition_form(self) -> ConditionForm:
         """Zeros where they are not given."""
         return ConditionForm(self.name, self.kind, self.count, null="zero")

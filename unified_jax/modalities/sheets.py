@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 
 from unified_jax.modalities.image import Image, sheet
-from unified_jax.modalities.label import Label
 from unified_jax.modalities.text import Text
 
 SIDE, GAP, LINE = 96, 4, 13
@@ -21,7 +20,7 @@ def show_samples(
 ) -> Any:
     """A Pillow sheet of at most `limit` samples.
 
-    given    what `prepare` gives, `[b, ...]`: labels and texts become titles, the rest pictures under a grey edge
+    given    what `prepare` gives, `[b, ...]`: labels, numbers and texts are titles, the rest pictures under a grey edge
     made     what `from_model` gives, `[b, ...]`
     chosen   names of what each sample made, in its order, where that differs; the rest stays grey
     Pictures of one modality lie in a grid; of several, each sample has a row.
@@ -53,17 +52,17 @@ def show_samples(
 
 
 def _drawn(by_name: dict[str, Any], given: dict[str, np.ndarray]) -> list[str]:
-    return [name for name in given if not isinstance(by_name[name], Label | Text)]
+    return [name for name in given if not (isinstance(by_name[name], Text) or hasattr(by_name[name], "title"))]
 
 
 def _title(by_name: dict[str, Any], given: dict[str, np.ndarray], i: int) -> str:
     words = []
     for name, value in given.items():
-        modality = by_name[name]
-        if isinstance(modality, Label):
-            words.append(modality.title(int(value[i])))
-        elif isinstance(modality, Text):
+        modality: Any = by_name[name]
+        if isinstance(modality, Text):
             words.append(modality.decode(value[i]))
+        elif hasattr(modality, "title"):
+            words.append(modality.title(np.asarray(value[i]).tolist()))
     return " ".join(words)
 
 

@@ -34,7 +34,7 @@ class Diffusion(Denoising):
     """The noising process and what the network predicts."""
     modality: Continuous = Image()
     """What is generated."""
-    conditions: tuple[Condition | Open[ConditionSource], ...] = ()
+    conditions: Open[tuple[Condition | Open[ConditionSource], ...]] = ()
     """What the model is conditioned on; a label stands for a condition of it."""
     drop_all: float = 0.1
     """Probability of dropping all conditions of an example in training."""

@@ -22,7 +22,7 @@ class JointDiffusion(Denoising):
     """A backbone of many streams."""
     streams: tuple[Stream, ...]
     """Everything that is denoised; the order in which the network is shown it."""
-    conditions: tuple[Condition | Open[ConditionSource], ...] = ()
+    conditions: Open[tuple[Condition | Open[ConditionSource], ...]] = ()
     """What the model is conditioned on besides; a label stands for a condition of it."""
     drop_all: float = 0.1
     """Probability of dropping all conditions of an example in training."""

@@ -16,8 +16,8 @@ GIVEN, MADE = ("instruction", "image"), "edited"
 
 
 def edits_images(model: Any) -> bool:
-    """Whether a model has the modalities of edits."""
-    return {*GIVEN, MADE} <= {m.name for m in model.modalities}
+    """Whether a model makes edits of pictures from instructions."""
+    return set(GIVEN) <= set(model.givable) and MADE in model.wantable
 
 
 def evaluate_edits(bench: Bench, splits: tuple[str, ...]) -> list[dict[str, Any]]:

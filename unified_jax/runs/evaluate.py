@@ -1,5 +1,7 @@
 """The evaluation of a run: accuracy, distances, a sheet of samples beside true examples."""
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +43,7 @@ class EvaluateCommand:
     hosts: Hosts = Hosts()
     """Several processes as one evaluation (docs/launch.md)."""
     bits: int = 0
-    """Also score this many examples a split in bits/dim; 0 leaves it out."""
+    """Also score this many examples a split in bits/dim; 0 leaves it out. Models of one image alone."""
 
 
 @same_numbers()
@@ -53,14 +55,12 @@ def evaluate_run(command: EvaluateCommand, plan: "Plan | None" = None, bars: boo
     _check(command)
     from unified_jax.data.pipeline import Pipeline
     from unified_jax.evaluation.evaluate import splits_for
-    from unified_jax.models.transfusion import Transfusion
     from unified_jax.runs.bench import Bench
-    from unified_jax.runs.edits import edits_images, evaluate_edits
-    from unified_jax.runs.matrix import evaluate_matrix
     from unified_jax.runs.opened import open_run
 
     out = Path(command.out or command.run)
     experiment, params, step = open_run(Path(command.run), ema="0")
+    evaluate = _evaluation_of(experiment.model, command.bits)
     check_room("--count", command.count, experiment.model.modalities)
     check_room("--bits", command.bits, experiment.model.modalities)
     together(lambda: make_folder(out), by="first")
@@ -69,10 +69,7 @@ def evaluate_run(command: EvaluateCommand, plan: "Plan | None" = None, bars: boo
     splits = splits_for(experiment.data, command.splits)
     for split in splits:  # refuses one that is not there before any is drawn
         Pipeline(experiment.data, split, experiment.model.modalities, 1, 0)
-    if not isinstance(experiment.model, Transfusion):
-        rows = _evaluate_images(bench, splits, command.bits)
-    else:
-        rows = (evaluate_edits if edits_images(experiment.model) else evaluate_matrix)(bench, splits)
+    rows = evaluate(bench, splits)
     check_figures(rows)
     if writes():
         bench.write(out, rows, step)
@@ -89,22 +86,48 @@ def _check(command: EvaluateCommand) -> None:
     check_steps(command.steps)
 
 
+def _evaluation_of(model: Any, bits: int) -> "Callable[[Bench, tuple[str, ...]], list[dict[str, Any]]]":
+    """What is evaluated of a model, by what it reads and makes. Raises UserError where nothing is."""
+    from unified_jax.evaluation.bits import check_bits
+    from unified_jax.modalities.image import Image
+    from unified_jax.modalities.text import Text
+    from unified_jax.runs.edits import edits_images, evaluate_edits
+    from unified_jax.runs.matrix import evaluate_matrix
+
+    if bits:
+        check_bits(model)
+    made = [m for m in model.modalities if m.name in model.wantable]
+    if edits_images(model):
+        return evaluate_edits
+    if len(made) > 1 and any(isinstance(m, Text) for m in made):
+        return evaluate_matrix
+    if len(made) == 1 and isinstance(made[0], Image):
+        return functools.partial(_evaluate_images, bits=bits)
+    what = ", ".join(f"{m.name} ({type(m).__name__})" for m in made) or "nothing"
+    raise UserError(
+        "Evaluated are models that make one image, that edit one, or that read and write text among other modalities; "
+        f"this one makes {what}."
+    )
+
+
 def _evaluate_images(bench: "Bench", splits: tuple[str, ...], bits: int) -> list[dict[str, Any]]:
-    """The part that a class-conditional model takes: the rows, and a sheet a split in the bench's pictures."""
+    """The part that a model of one image takes: the rows, and a sheet a split in the bench's pictures."""
     from unified_jax.evaluation import evaluate as ev
     from unified_jax.evaluation.bits import bits_per_dim
     from unified_jax.modalities.image import sheet
 
     data, count = bench.experiment.data, bench.count
     model: Any = bench.experiment.model
+    fields, (name,) = model.request((), ())
+    modality = next(m for m in model.modalities if m.name == name)
     world = ev.is_world(data, model)
     rows: list[dict[str, Any]] = []
     for split in splits:
         examples = bench.examples(split).arrays
-        given, name = {c.name: examples[c.name] for c in model.conditions}, model.modality.name
+        given = {field: examples[field] for field in fields}
         with bench.bar(split, count) as bar:
             made = bench.draw(given, (name,), bar.update)[name]
-        samples = ev.Samples(split, given, examples[name], model.modality.from_model(made))
+        samples = ev.Samples(split, given, examples[name], modality.from_model(made))
         rows += ev.rows_of(samples, model, world)
         if bits:
             with bench.bar(f"{split} bits/dim", bits, "example") as bar:

@@ -76,9 +76,9 @@ def sizes_of(model: Any, layout: Foreign) -> Sizes:
     if not isinstance(network, DiT):
         raise UserError(f"The layout {layout} is of a class-conditional DiT; --layout unified takes any model.")
     reasons = _network_reasons(network, layout)
-    label = model.conditions[0] if len(model.conditions) == 1 else None
+    label = model.reads[0].source if len(model.reads) == 1 else None
     if not isinstance(label, Label):
-        found = f"{len(model.conditions)}" if label is None else type(label).__name__
+        found = f"{len(model.reads)}" if label is None else type(label).__name__
         reasons.append(f"it has one label, found {found}")
     image = model.modality
     if not isinstance(image, Image):

@@ -105,8 +105,9 @@ class MetricsWriter:
             return
         self._append(self.file, {"step": step, **values})
         scalars = {name: value for name, value in values.items() if isinstance(value, float)}
-        parts = values.get("loss_by_time", [])
-        scalars |= {f"loss_by_time/{i:02d}": part for i, part in enumerate(parts) if part is not None}
+        for name, parts in values.items():
+            if name.startswith("loss_by_time") and isinstance(parts, list):
+                scalars |= {f"{name}/{i:02d}": part for i, part in enumerate(parts) if part is not None}
         self.board.write(step, scalars)
 
     def write_non_finite(self, step: int, batch: HostBatch, values: dict[str, Any]) -> None:

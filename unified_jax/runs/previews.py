@@ -38,7 +38,7 @@ class Previewer:
     def __init__(self, experiment: Experiment) -> None:
         model, config = experiment.trained, experiment.preview
         self.model, self.plan, self.count = model, config.plan, config.count
-        given, self.wanted = model.usual_request
+        given, self.wanted = model.request((), ())
         examples = held_out_pipeline(experiment, config.count, packed=False).batch(0).arrays
         self.given = {name: examples[name] for name in given}
         self.generate = jax.jit(self._generate, out_shardings=PartitionSpec())

@@ -16,7 +16,6 @@ import numpy as np
 from unified_jax.data.vocabulary import token_names
 from unified_jax.errors import UserError
 from unified_jax.interop.names import flatten, unflatten
-from unified_jax.models.transfusion import Transfusion
 from unified_jax.models.tuned import Tuning, matches
 from unified_jax.precision import seed_key
 from unified_jax.typing import Params
@@ -119,8 +118,8 @@ def _renamed(path: str, tuning: Tuning) -> str:
 
 
 def _matching_ids(old: Any, new: Any, tuning: Tuning) -> tuple[int, ...] | None:
-    """The old id of each new one; None where models have no vocabulary, or the same."""
-    if not isinstance(old, Transfusion) or not isinstance(new, Transfusion):
+    """The old id of each new one; None where models have no vocabulary (stack examples), or the same."""
+    if old.packer is None or new.packer is None:
         return None
     place = {name: i for i, name in enumerate(token_names(old.modalities))}
     alike = dict(tuning.like)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from unified_jax.errors import UserError
+from unified_jax.models.base import blank_batch
 from unified_jax.models.tuned import Tuned
 from unified_jax.precision import seed_key
 from unified_jax.sharding import Rules, parameter_shardings
@@ -74,18 +74,8 @@ class Program:
         """The shapes of a global batch with their shardings, from the modalities alone: no data is read."""
         return {
             name: jax.ShapeDtypeStruct((rows, *one.shape), one.dtype, sharding=self.batch_sharding)
-            for name, (rows, one) in blank_batch(self.experiment).items()
+            for name, (rows, one) in blank_batch(self.experiment.model, self.experiment.batch_size).items()
         }
-
-
-def blank_batch(experiment: Experiment) -> dict[str, tuple[int, np.ndarray]]:
-    """(rows, one blank row) of every array of a batch."""
-    packer = experiment.model.packer
-    if packer is not None:
-        rows = experiment.batch_size // packer.policy.per_row
-        return {name: (rows, array[0]) for name, array in packer.empty(1).items()}
-    blanks = {m.name: m.blank() for m in experiment.model.modalities}
-    return {n: (experiment.batch_size, one) for n, one in (blanks | {"slot": np.zeros((), np.int32)}).items()}
 
 
 def check_batch(experiment: Experiment, mesh: Mesh) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from unified_jax.cli.given import parse_given, read_given
+from unified_jax.cli.given import read_given
 from unified_jax.cli.probing.opened import need_diffusion, open_for_probe
 from unified_jax.errors import UserError, meant
 from unified_jax.evaluation.finite import check_samples
@@ -55,9 +55,9 @@ def _of_picture(command: AttentionCommand, given: dict[str, str], experiment: An
     need_diffusion(model)
     if command.wanted is not None or command.pair is not None:
         raise UserError("--wanted and --pair are for models of many modalities (Transfusion), not for Diffusion.")
-    labels = parse_given(given, model.conditions, 1)
+    rows = read_given(given, model, 1)
     plan = experiment.preview.plan.with_steps(command.steps, None)
-    trace = trace_attention(model, params, labels, plan, jax.random.key(command.seed))
+    trace = trace_attention(model, params, rows, plan, jax.random.key(command.seed))
     shown, name = trace.weights, "attention"
     if command.query is not None:
         try:
@@ -83,7 +83,7 @@ def _of_document(command: AttentionCommand, given: dict[str, str], experiment: A
 
     model = experiment.model
     wanted = _check_request(command, given, model)
-    rows = read_given(given, model.modalities, 1)
+    rows = read_given(given, model, 1)
     plan = experiment.preview.plan.with_steps(command.steps, None)
     trace = probe.trace_span(model, params, rows, wanted, plan, sample_keys(command.seed, 0, 1)[0])
     check_samples({f"{wanted} over the steps": trace.x0})

@@ -18,11 +18,15 @@ def open_for_probe(run: str) -> tuple[Any, Any, Path]:
 
 
 def need_diffusion(model: Any) -> None:
-    """Raises UserError for another model."""
+    """Raises UserError for another model, or one of something else than images."""
+    from unified_jax.modalities.image import Image
     from unified_jax.models.diffusion import Diffusion
 
     if not isinstance(model, Diffusion):
         raise UserError(f"This probe is for class-conditional models (Diffusion), not for {type(model).__name__}.")
+    if not isinstance(model.modality, Image):
+        made = f"{model.modality.name} ({type(model.modality).__name__})"
+        raise UserError(f"This probe is for models of images; this one makes {made}.")
 
 
 def need_transfusion(model: Any) -> None:

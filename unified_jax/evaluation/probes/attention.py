@@ -29,16 +29,16 @@ class Trace(NamedTuple):
 
 
 def trace_attention(model: Diffusion, params: Params, given: dict[str, Any], plan: Plan, key: Array) -> Trace:
-    """Draws one sample on the plan's grid, for labels given as arrays of one row, and keeps every map."""
+    """Draws one sample on the plan's grid, for conditions given as arrays of one row, and keeps every map."""
     process, grid = plan.prepare(model.process)
-    labels = model.pack_labels(given, 1)
+    conditions = model.conditions_of(given, 1)
 
     @jax.jit
     def step(x: Array, t: Array, s: Array) -> tuple[Array, Array, Array]:
-        output, weights = model.capture(params, process, x, t, labels)
+        output, captured = model.apply(params, process, x, t, conditions, capture=("attention",))
         found = process.predict(output, x, t)
         alpha, sigma = (v[:, None, None, None] for v in process.alpha_sigma(s))
-        return alpha * found.x0 + sigma * found.eps, found.x0, weights[:, 0]
+        return alpha * found.x0 + sigma * found.eps, found.x0, captured["attention"][:, 0]
 
     x = process.start(jax.random.normal(key, (1, *model.modality.shape)), jnp.asarray(grid[:1]))
     times, pictures, maps = [], [], []
