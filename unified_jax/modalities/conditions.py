@@ -25,3 +25,12 @@ class ConditionForm:
     null: Null = "row"
     """What stands for an absent one: a row of the table, something learned by the network, zeros, or nothing: it is
     always there."""
+
+    def __post_init__(self) -> None:
+        if self.null == "row" and self.kind != "label":
+            raise ValueError(
+                f"The condition {self.name!r} is a {self.kind}: only a label's null is a row; choose learned, zero or "
+                "none."
+            )
+        if self.features < 1 or self.length < 1:
+            raise ValueError(f"The condition {self.name!r} needs features and length of at least 1, found {self}.")

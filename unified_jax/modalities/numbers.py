@@ -34,8 +34,9 @@ class Numbers:
     def prepare(self, raw: Any) -> Float[np.ndarray, " v"]:
         """Finite numbers, as many as `count`."""
         array = np.asarray(raw)
-        if np.issubdtype(array.dtype, np.integer):
-            array = array.astype(np.float32)
+        if np.issubdtype(array.dtype, np.integer) or np.issubdtype(array.dtype, np.floating):
+            with np.errstate(over="ignore"):  # what float32 cannot hold is refused below
+                array = array.astype(np.float32)
         return check_array(array.reshape(-1) if array.ndim == 0 else array, (self.count,), np.float32)
 
     def parse(self, text: str) -> Float[np.ndarray, " v"]:

@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float
 from unified_jax.layers.form import ConditionInput, NoisyInput
 from unified_jax.models import generation
 from unified_jax.models.base import Declared, Terms
-from unified_jax.models.streams import Condition, Stream, drop
+from unified_jax.models.streams import Condition, Stream, check_names, drop
 from unified_jax.precision import EXACT
 from unified_jax.processes.targets import Process, diffuse, expand
 from unified_jax.samplers.plan import Plan
@@ -125,7 +125,9 @@ class Denoising(Declared):
             found = stream.process.losses(outputs[stream.label], one.x0, one.eps, one.x_t, one.t)
             weight = jnp.ones(rows) if one.clean is None else 1.0 - one.clean
             found = {n: v if one.clean is None else jnp.where(one.clean, 0.0, v) for n, v in found.items()}
-            terms |= {self._term(stream, name): (value, weight) for name, value in found.items()}
+            named = {self._term(stream, name): (value, weight) for name, value in found.items()}
+            check_names("Loss terms", [*terms, *named])
+            terms |= named
             where = "loss_by_time" + (f"/{stream.label}" if self.term_names else "")
             metrics[where] = self._by_time(stream.process, one.t, sum(found.values()), one.clean)
         return terms, aux, metrics
@@ -143,16 +145,17 @@ class Denoising(Declared):
 
     def _noised(self, batch: Batch, slots: Keys, turned: Bool[Array, "b"] | None) -> list[Noised]:
         clocks: dict[str, tuple[Array, Any]] = {}
+        for j, stream in enumerate(self.streams):
+            if not stream.time:
+                t = stream.process.draw_times(_folded(slots, _purpose(j, TIME)))
+                ends = _folded(slots, _purpose(j, ENDS)) if stream.ends else None
+                clocks[stream.label] = t, None if ends is None else jax.vmap(lambda k: jax.random.uniform(k))(ends)
         found = []
         for j, stream in enumerate(self.streams):
             x0 = stream.modality.to_model(jnp.asarray(batch[stream.modality.name]))
             x0 = x0 if turned is None else _turned(x0, turned)
             eps = jax.vmap(lambda k, x0=x0: jax.random.normal(k, x0.shape[1:]))(_folded(slots, _purpose(j, NOISE)))
-            if not stream.time:
-                t = stream.process.draw_times(_folded(slots, _purpose(j, TIME)))
-                ends = _folded(slots, _purpose(j, ENDS)) if stream.ends else None
-                clocks[stream.label] = t, None if ends is None else jax.vmap(lambda k: jax.random.uniform(k))(ends)
-            found.append(_noise(stream, x0, eps, *clocks[stream.time or stream.label]))
+            found.append(_noise(stream, x0, eps, *clocks[stream.clock]))
         return found
 
     def _dropped(

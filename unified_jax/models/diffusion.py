@@ -8,15 +8,17 @@ import functools
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from jaxtyping import Array, Float
 
 from unified_jax.config import Open, lacking
+from unified_jax.errors import UserError
 from unified_jax.layers.form import Backbone, ConditionInput, NoisyInput, check_backbone
 from unified_jax.modalities.base import Continuous
 from unified_jax.modalities.image import Image
 from unified_jax.models.denoising import Denoising
 from unified_jax.models.likelihood import bits_per_dim
-from unified_jax.models.streams import Condition, ConditionSource, Stream, check_names, condition
+from unified_jax.models.streams import Condition, ConditionSource, Stream, check_fields, check_names, condition
 from unified_jax.networks.dit import DiT
 from unified_jax.processes.interpolant import RectifiedFlow
 from unified_jax.processes.targets import Prediction, Process
@@ -80,6 +82,8 @@ class Diffusion(Denoising):
 
     def bits(self, params: Params, batch: Batch, keys: Keys, steps: int) -> Float[Array, "b"]:
         """Bits/dim of examples of 8-bit data: see `models.likelihood`."""
+        if self.modality.blank().dtype != np.uint8:
+            raise UserError(f"Bits per dimension are of 8-bit data; {self.modality.name!r} is none.")
         x0 = self.modality.to_model(batch[self.modality.name])
         denoise = self.denoiser(params, self.process, self.conditions_of(batch, len(x0)))
         return bits_per_dim(denoise, self.process, x0, keys, steps)
@@ -93,8 +97,12 @@ def check_declared(model: Any) -> None:
             raise ValueError(f"{owner}.{name} is a probability, found {getattr(model, name)}.")
     if model.time_bins < 1:
         raise ValueError(f"{owner}.time_bins must be at least 1, found {model.time_bins}.")
+    if model.flip and not all(hasattr(s.modality, "width") for s in model.streams):
+        raise ValueError(f"{owner}.flip mirrors what has a left and a right: a modality with a `width`.")
     if words := lacking(type(model.network), Backbone):
         raise ValueError(f"{owner}.network is no backbone (layers/form.py): {words}.")
     forms = tuple(one.form for one in model.reads)
-    check_names(owner, [*(s.label for s in model.streams), *(form.name for form in forms)])
+    check_fields([*(s.modality for s in model.streams), *(one.source for one in model.reads)])
+    names = [*(s.label for s in model.streams), *(form.name for form in forms)]
+    check_names(f"{owner}'s streams and conditions", names)
     check_backbone(model.network, len(model.streams), forms, owner)

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from unified_jax.errors import UserError
@@ -33,9 +32,8 @@ class Request(NamedTuple):
     params: Params
     given: dict[str, Array]
     """Prepared arrays by field, a row a sample."""
-    views: dict[str, tuple[Process, np.ndarray]]
-    """The process that each stream is sampled with, and its grid, by label."""
     keys: Keys
+    plan: Plan
 
     def clean(self, stream: Stream) -> bool:
         """Whether a stream is given: a model of one stream reads its conditions alone."""
@@ -46,9 +44,10 @@ def generate(
     model: Any, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: Plan
 ) -> dict[str, Float[Array, "b ..."]]:
     """See `Denoising.generate`; a wanted stream's partners of the same clock are sampled with it."""
-    views = {stream.label: plan.prepare(stream.process) for stream in model.streams}
-    request = Request(model, params, given, views, keys)
+    request = Request(model, params, given, keys, plan)
     made = partners(request, wanted)
+    check_request(request)
+    views = {stream.label: plan.prepare(stream.process) for stream in made}
     process = {stream.label: views[stream.label][0] for stream in made}
     grid = {stream.label: views[stream.label][1] for stream in made}
     zeros = {stream.label: jnp.zeros((len(keys), *stream.modality.shape)) for stream in made}
@@ -74,24 +73,39 @@ def partners(request: Request, wanted: tuple[str, ...]) -> tuple[Stream, ...]:
     Raises UserError where streams of one clock are neither all given nor none of them.
     """
     streams = request.model.streams
-    clocks = {stream.time or stream.label for stream in streams if stream.modality.name in wanted}
-    for clock in {stream.time or stream.label for stream in streams}:
-        together = [stream for stream in streams if (stream.time or stream.label) == clock]
+    clocks = {stream.clock for stream in streams if stream.modality.name in wanted}
+    for clock in dict.fromkeys(stream.clock for stream in streams):
+        together = [stream for stream in streams if stream.clock == clock]
         if len({request.clean(stream) for stream in together}) > 1:
             names = ", ".join(stream.modality.name for stream in together)
             raise UserError(f"{names} share one time: give all of them, or none.")
-    return tuple(stream for stream in streams if (stream.time or stream.label) in clocks)
+    return tuple(stream for stream in streams if stream.clock in clocks)
+
+
+def check_request(request: Request) -> None:
+    """Raises UserError for a condition that has no null and is not given, or a sampler of one array alone."""
+    for c in request.model.reads:
+        if c.form.null == "none" and c.source.name not in request.given:
+            raise UserError(f"The condition {c.label!r} has no null: give {c.source.name!r}.")
+    needs = request.plan.sampler.needs
+    if len(request.model.streams) > 1 and (needs.adaptive or needs.even_log_levels):
+        name = type(request.plan.sampler).__name__
+        raise UserError(f"The sampler {name} steps one array in its own time; choose another for several streams.")
 
 
 def denoiser(request: Request, process: dict[str, Process], dropped: frozenset[str]) -> Denoiser:
-    """(x_t, t) -> Prediction over dicts like `process`, without the conditions and given streams in `dropped`."""
+    """(x_t, t) -> Prediction over dicts like `process`, without the conditions and given streams in `dropped`.
+
+    Streams of one clock are left out together.
+    """
     model, count = request.model, len(request.keys)
+    clocks = {stream.clock for stream in model.streams if stream.label in dropped}
     every = jnp.ones((count,), bool)
     conditions = tuple(
         without(shown, every) if shown.form.name in dropped else shown
         for shown in model.conditions_of(request.given, count)
     )
-    still = {s.label: _still(request, s, s.label in dropped) for s in model.streams if s.label not in process}
+    still = {s.label: _still(request, s, s.clock in clocks) for s in model.streams if s.label not in process}
     forms = {stream.label: stream.form for stream in model.streams}
 
     def denoise(x_t: dict[str, Array], t: dict[str, Array]) -> Any:
@@ -112,11 +126,12 @@ def _still(request: Request, stream: Stream, dropped: bool) -> NoisyInput:
     if request.clean(stream) and not dropped:
         x0 = stream.modality.to_model(jnp.asarray(request.given[stream.modality.name]))
         return NoisyInput(stream.form, x0, jnp.zeros(count))
-    view, grid = request.views[stream.label]
+    process: Any = stream.process
+    end = process.noise_time if hasattr(process, "noise_time") else request.plan.prepare(process)[1][0]
     keys = jax.vmap(lambda key: jax.random.fold_in(key, ABSENT))(request.keys)
     eps = normal_like(keys, START, {stream.label: jnp.zeros((count, *stream.modality.shape))})[stream.label]
-    t = jnp.full(count, grid[0])
-    return NoisyInput(stream.form, view.network_input(view.start(eps, t), t), view.network_time(t))
+    t = jnp.full(count, end)
+    return NoisyInput(stream.form, process.network_input(process.start(eps, t), t), process.network_time(t))
 
 
 def _start(process: Any, zeros: Any, grid: Any, keys: Keys) -> Any:

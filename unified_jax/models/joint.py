@@ -36,6 +36,12 @@ class JointDiffusion(Denoising):
             raise ValueError("JointDiffusion needs at least one stream.")
         check_declared(self)
         check_clocks(self.streams)
+        for stream in self.streams:
+            if len(self.streams) > 1 and getattr(stream.process, "reversed_time", False):
+                raise ValueError(
+                    f"{stream.label}: a stream that is given is shown at network time 0, which is noise where "
+                    "reversed_time is set; leave it off."
+                )
 
     @functools.cached_property
     def reads(self) -> tuple[Condition, ...]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
-from unified_jax.config import Open, check_finite
+from unified_jax.config import Open, check_finite, lacking
 from unified_jax.layers.embedders import make_embedder
 from unified_jax.layers.form import ConditionInput, EmbedderKind, Form
 from unified_jax.modalities.base import Continuous
@@ -50,6 +50,11 @@ class Stream:
     def label(self) -> str:
         """Its name, or its modality's."""
         return self.name or self.modality.name
+
+    @property
+    def clock(self) -> str:
+        """The stream whose times it has: another's, or its own."""
+        return self.time or self.label
 
     @property
     def form(self) -> Form:
@@ -97,6 +102,8 @@ class Condition:
     """Probability of leaving it out of a training example by itself, whatever happens to the others."""
 
     def __post_init__(self) -> None:
+        if words := lacking(type(self.source), ConditionSource):
+            raise ValueError(f"Condition.source is no modality that a network reads as it is: {words}.")
         if not 0.0 <= self.drop <= 1.0:
             raise ValueError(f"Condition.drop is a probability, found {self.drop}.")
         if self.drop and self.form.null == "none":
@@ -120,7 +127,8 @@ class Condition:
             value = self.source.to_condition(jnp.asarray(given[self.source.name]))
         else:
             value = self.source.to_condition(jnp.broadcast_to(self.source.blank(), (count, *self.source.blank().shape)))
-        found = ConditionInput(form, value, None if form.null == "row" else jnp.full((count,), there))
+        present = there or form.null == "none"
+        found = ConditionInput(form, value, None if form.null == "row" else jnp.full((count,), present))
         return found if there else without(found, jnp.ones((count,), bool))
 
 
@@ -160,6 +168,16 @@ def check_names(kind: str, names: list[str]) -> None:
     """Raises ValueError for a name that stands twice."""
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{kind} need distinct names; {', '.join(twice)} stands twice in {', '.join(names)}.")
+
+
+def check_fields(fields: list[Any]) -> None:
+    """Raises ValueError where one field of a batch would be read as two modalities."""
+    by_name = {field.name: field for field in fields}
+    for field in fields:
+        if field != by_name[field.name]:
+            raise ValueError(
+                f"The field {field.name!r} is read as {field} and as {by_name[field.name]}; a field is one modality."
+            )
 
 
 def check_clocks(streams: tuple[Stream, ...]) -> None:

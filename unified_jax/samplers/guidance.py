@@ -87,8 +87,13 @@ class Guidance:
 
     def __post_init__(self) -> None:
         check_finite(self)
-        if self.axes and (self.scale != 1 or self.power):
-            raise ValueError("Guidance has either one scale (with power) or axes, each with its own; leave scale at 1.")
+        if self.axes and (self.scale, self.low, self.high, self.power) != (1, 0, 1, 0):
+            raise ValueError(
+                "Guidance has either one scale (with low, high and power) or axes, each with its own; leave scale at 1."
+            )
+        names = [name for axis in self.axes for name in axis.without]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"Each axis of guidance adds names of its own; {', '.join(twice)} stands in two.")
         if self.channels < 0:
             raise ValueError(f"Guidance.channels must not be negative, found {self.channels}.")
         if self.scale < 0 or self.power < 0 or not 0 <= self.rescale <= 1 or not 0 <= self.low <= self.high <= 1:
@@ -137,11 +142,12 @@ def nested(
     guidance: Guidance,
 ) -> Denoiser:  # fmt: skip
     """eps = e_0 + sum_k s_k (e_k - e_{k-1}) over the axes."""
-    for name in (name for axis in guidance.axes for name in (*axis.without, *axis.of)):
-        if name not in {*removable, *process}:
+    for axis in guidance.axes:
+        unknown = [name for name in axis.without if name not in removable]
+        if unknown := unknown + [name for name in axis.of if name not in process]:
             raise UserError(
-                f"A guidance axis names {name!r}; what may be left out is {', '.join(removable) or 'nothing'}, what is "
-                f"sampled {', '.join(process)}."
+                f"A guidance axis names {unknown[0]!r}; what may be left out is {', '.join(removable) or 'nothing'}, "
+                f"what is sampled {', '.join(process)}."
             )
     left_out = [frozenset(n for axis in guidance.axes[k:] for n in axis.without) for k in range(len(guidance.axes) + 1)]
     steps = [denoisers(names) for names in left_out]
