@@ -20,7 +20,7 @@ from unified_jax.models.streams import Stream
 from unified_jax.processes.grids import Needs
 from unified_jax.processes.targets import velocity
 from unified_jax.samplers.guidance import Guidance
-from unified_jax.samplers.loop import at_time, step_pairs
+from unified_jax.samplers.loop import START, at_time, normal_like, step_pairs
 from unified_jax.samplers.plan import Plan
 
 IMAGE = Image(16, 16, 3, patch=8)
@@ -173,3 +173,21 @@ class Words:
     def to_condition(self, raw):
         """As they are."""
         return jnp.asarray(raw, jnp.float32)
+
+
+FIELDS = {"image": IMAGE, "audio": AUDIO}
+
+
+@dataclass(frozen=True)
+class Third(Image):
+    """A third field."""
+
+    height: int = 4
+    width: int = 4
+    channels: int = 1
+    name: str = "third"
+
+
+def noise_of(names, keys):
+    """Where the samplers begin."""
+    return normal_like(keys, START, {name: jnp.zeros((len(keys), *FIELDS[name].shape)) for name in names})

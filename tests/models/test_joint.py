@@ -10,14 +10,16 @@ import pytest
 from tests.helpers import keys_of
 from tests.models.small import (
     AUDIO,
+    FIELDS,
     IMAGE,
     Small,
     Spy,
     Steps,
-    Words,
+    Third,
     batch_of,
     close,
     joint,
+    noise_of,
     spied_losses,
     spied_samples,
     weights,
@@ -27,52 +29,25 @@ from unified_jax.data.pipeline import Pipeline
 from unified_jax.data.world import World
 from unified_jax.errors import UserError
 from unified_jax.layers.form import NoisyInput
-from unified_jax.modalities.image import Image
 from unified_jax.modalities.label import Label
-from unified_jax.modalities.numbers import Numbers
-from unified_jax.modalities.text import Text
 from unified_jax.models.base import Model
 from unified_jax.models.diffusion import Diffusion
 from unified_jax.models.joint import JointDiffusion
 from unified_jax.models.streams import Condition, Stream
-from unified_jax.models.transfusion import Transfusion
 from unified_jax.networks.dit import DiT
 from unified_jax.processes.edm import Edm
 from unified_jax.processes.gaussian import DiscreteGaussian
 from unified_jax.processes.interpolant import RectifiedFlow
-from unified_jax.samplers.choice import Ddpm, Dopri5, DpmFast, Euler
+from unified_jax.samplers.choice import Ddpm, Euler
 from unified_jax.samplers.guidance import Axis, Guidance
-from unified_jax.samplers.loop import START, normal_like
 from unified_jax.samplers.plan import Plan
 
 PLAN = Plan(Euler(), 2)
-FIELDS = {"image": IMAGE, "audio": AUDIO}
-
-
-@dataclasses.dataclass(frozen=True)
-class Third(Image):
-    """A third field."""
-
-    height: int = 4
-    width: int = 4
-    channels: int = 1
-    name: str = "third"
-
-
-def noise_of(names, keys):
-    """Where the samplers begin."""
-    return normal_like(keys, START, {name: jnp.zeros((len(keys), *FIELDS[name].shape)) for name in names})
 
 
 @pytest.mark.parametrize(
     ("given", "wanted"),
-    [
-        ((), ("image", "audio")),
-        (("audio",), ("image",)),
-        ((), ("image",)),
-        (("image",), ("audio",)),
-        ((), ("audio",)),
-    ],
+    [((), ("image", "audio")), (("audio",), ("image",)), ((), ("image",)), (("image",), ("audio",)), ((), ("audio",))],
     ids=["joint", "image from audio", "image", "audio from image", "audio"],
 )
 def test_given_wanted_and_absent_are_times(given, wanted):
@@ -290,55 +265,3 @@ def test_a_configuration_comes_back():
     assert from_plain(to_plain(model)) == model
     plan = Plan(guidance=Guidance(axes=(Axis(("form",), 2.0, of=("picture",)),)))
     assert from_plain(to_plain(plan)) == plan
-
-
-FLOW = RectifiedFlow(reversed_time=True)
-SENTENCES = {
-    "network": (lambda: JointDiffusion(DiT(), TWICE), "DiT denoises one array; it was given 3 streams"),
-    "kind": (lambda: Diffusion(DiT(), conditions=(Numbers(),)), "takes conditions of kind label; .*'numbers' is a vec"),
-    "no streams": (lambda: JointDiffusion(Spy(), ()), "at least one stream"),
-    "streams": (lambda: JointDiffusion(Spy(), (Stream(IMAGE), Stream(IMAGE))), "distinct names; image stands twice"),
-    "conditions": (lambda: joint(conditions=(Label("audio", 2),)), "'audio' is read as"),
-    "one name": (lambda: joint(conditions=(Condition(Label("shape", 2), "audio"),)), "audio stands twice"),
-    "fields": (lambda: joint(conditions=(Condition(Image(8, 8), "low"),)), "'image' is read as"),
-    "no clock": (lambda: joint(audio={"time": "video"}), "time 'video' is no stream .*there are image"),
-    "own clock": (lambda: joint(audio={"time": "audio"}), "time 'audio' is no stream"),
-    "circle": (
-        lambda: joint(image={"time": "audio"}, audio={"time": "image"}),
-        "with times of its own; there are none",
-    ),
-    "processes": (lambda: joint(audio={"time": "image", "process": Edm()}), "process and ends must be equal"),
-    "ends": (lambda: joint(audio={"ends": 1.5}), "a share"),
-    "reversed": (lambda: joint(audio={"process": FLOW}), "network time 0, which is noise"),
-    "source": (lambda: joint(conditions=(Text(),)), "Text lacks condition_form, to_condition"),
-    "no backbone": (lambda: joint(Label()), "is no backbone"),
-    "drop": (lambda: joint(drop_some=2.0), "JointDiffusion.drop_some is a probability"),
-    "own drop": (lambda: Condition(Label(), drop=-0.1), "Condition.drop is a probability"),
-    "no null": (lambda: Condition(Words(null="none"), drop=0.1), "has no null, so it cannot be dropped"),
-    "transfusion": (lambda: Transfusion(streams=(Stream(IMAGE, name="picture"),)), "Transfusion's streams .*picture"),
-    "its clock": (lambda: Transfusion(streams=(Stream(IMAGE), Stream(AUDIO, time="image"))), "their modality's name"),
-}
-
-
-@pytest.mark.parametrize("name", SENTENCES)
-def test_what_does_not_fit_is_a_sentence_when_the_model_is_made(name):
-    make, words = SENTENCES[name]
-    with pytest.raises(ValueError, match=words):
-        make()
-
-
-def test_what_cannot_be_asked_is_a_sentence():
-    model = joint(conditions=(Words(null="none"),))
-    words, keys = {"words": jnp.zeros((2, 3, 2))}, keys_of(2)
-    for sampler in (Dopri5(), DpmFast()):
-        with pytest.raises(UserError, match="choose another for several streams"):
-            model.generate({}, words, ("image",), keys, Plan(sampler, 2))
-    with pytest.raises(UserError, match="'words' has no null: give 'words'"):
-        model.generate({}, {}, ("image",), keys, PLAN)
-    with pytest.raises(UserError, match="generates image, audio; found 'video'"):
-        model.generate({}, words, ("video",), keys, PLAN)
-    with pytest.raises(UserError, match="both given and to be generated"):
-        model.generate({}, words | {"image": jnp.zeros((2, 16, 16, 3), jnp.uint8)}, ("image",), keys, PLAN)
-    for axis in (Axis(("audio",)), Axis(("colour",)), Axis(("words",))):  # it is not given, is not there, has no null
-        with pytest.raises(UserError, match=f"axis names '{axis.without[0]}'; what may be left out is nothing"):
-            model.generate({}, words, ("image",), keys, Plan(guidance=Guidance(axes=(axis,))))

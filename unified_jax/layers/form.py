@@ -12,7 +12,7 @@ no leaves of a tree.
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -94,15 +94,10 @@ class ConditionInput(NamedTuple):
 class Backbone(Protocol):
     """A network that denoises: a Linen module with these, whose fields are its configuration."""
 
-    @property
-    def takes(self) -> tuple[Kind, ...]:
-        """Kinds of conditions that it reads; a class variable."""
-        ...
-
-    @property
-    def streams(self) -> Literal["one", "many"]:
-        """Whether it denoises one array, or several each at its own time; a class variable."""
-        ...
+    takes: ClassVar[tuple[Kind, ...]]
+    """Kinds of conditions that it reads."""
+    streams: ClassVar[Any]
+    """Whether it denoises one array ("one"), or several each at its own time ("many")."""
 
     def __call__(
         self,
