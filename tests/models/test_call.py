@@ -24,7 +24,7 @@ from unified_jax.samplers.plan import Plan
 from unified_jax.training.balancing import FixedBalance
 from unified_jax.training.ema import Ema
 from unified_jax.training.optimizer import Optimization
-from unified_jax.training.rules import AdamW
+from unified_jax.training.algorithms import AdamW
 from unified_jax.training.step import Optimizer, init_state, train_step
 
 

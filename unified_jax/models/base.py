@@ -4,7 +4,9 @@
 """
 
 import functools
+import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -12,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from unified_jax.errors import UserError
+from unified_jax.interop.names import flatten, unflatten
 from unified_jax.modalities.base import Modality
 from unified_jax.precision import seed_key
 from unified_jax.samplers.plan import Plan
@@ -25,6 +28,39 @@ Statistics = dict[str, Any]
 
 Bits = Callable[[Params, Batch, Keys, int], Float[Array, "b"]]
 """(parameters, prepared examples, keys, steps) -> bits/dim of each example."""
+
+
+@dataclass(frozen=True)
+class Player:
+    """A part of a model that is trained on loss terms of its own, after the players before it (`training.players`)."""
+
+    name: str
+    """Names its metrics and its optimizer's state."""
+    trains: tuple[str, ...]
+    """Patterns over parameter paths, as `Tuning.train`."""
+    terms: tuple[str, ...]
+    """Loss terms that it makes smaller."""
+    optimizer: Any = None
+    """An `Optimization`; None: the experiment's."""
+    start: int = 0
+    """First step at which it plays."""
+    every: int = 1
+    """It plays every so many steps from there on."""
+
+    def __post_init__(self) -> None:
+        if not self.trains or not self.terms or self.start < 0 or self.every < 1:
+            raise ValueError(
+                f"Player {self.name!r} needs parameters, terms, start >= 0 and every >= 1; found trains = "
+                f"{self.trains}, terms = {self.terms}, start = {self.start}, every = {self.every}."
+            )
+
+    def owns(self, path: str) -> bool:
+        """Whether it trains the parameter at this path."""
+        return any(re.search(pattern, path) for pattern in self.trains)
+
+    def own(self, params: Params) -> Params:
+        """The part of a tree like the parameters that it trains."""
+        return unflatten({path: leaf for path, leaf in flatten(params).items() if self.owns(path)})
 
 
 @runtime_checkable
@@ -42,7 +78,7 @@ class Model(Protocol):
         ...
 
     @property
-    def players(self) -> tuple[Any, ...]:
+    def players(self) -> tuple[Player, ...]:
         """Parts that are trained on terms of their own, in order (`training.players`); () for one loss."""
         ...
 
@@ -110,7 +146,7 @@ class Declared:
 
     modalities: tuple[Any, ...]
     packer: Any = None
-    players: tuple[Any, ...] = ()
+    players: tuple[Player, ...] = ()
     processes: tuple[Any, ...] = ()
     givable: tuple[str, ...] = ()
     wantable: tuple[str, ...] = ()
@@ -143,6 +179,13 @@ class Declared:
             raise UserError(f"Everything is given; leave out one of {', '.join(self.wantable)}.")
         return given, wanted
 
+    def generate(
+        self, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: Plan
+    ) -> dict[str, Array]:
+        """Raises UserError: a model that generates says how."""
+        del params, given, wanted, keys, plan
+        raise UserError(f"{type(self).__name__} generates nothing.")
+
     def init_aux(self, params: Params) -> Any:
         """Nothing."""
         del params
@@ -170,6 +213,7 @@ def _terms(model: Any) -> tuple[str, ...]:
         name: jax.ShapeDtypeStruct((count, *one.shape), one.dtype)
         for name, (count, one) in blank_batch(model, rows).items()
     }
+    batch["step"] = jax.ShapeDtypeStruct((), "int32")
     params = jax.eval_shape(model.init, seed_key(0))
     aux = jax.eval_shape(model.init_aux, params)
     found = jax.eval_shape(lambda p, a, b: model.losses(p, a, b, seed_key(0))[0], params, aux, batch)

@@ -130,7 +130,7 @@ class Denoising(Declared):
             terms |= named
             where = "loss_by_time" + (f"/{stream.label}" if self.term_names else "")
             metrics[where] = self._by_time(stream.process, one.t, sum(found.values()), one.clean)
-        return terms, aux, metrics
+        return terms, {}, metrics
 
     def _term(self, stream: Stream, name: str) -> str:
         if not self.term_names:

@@ -184,7 +184,7 @@ class Transfusion(Declared):
         for m, (stream, parts) in enumerate(zip(self.streams, noised, strict=True), start=1 + len(self.written)):
             name = stream.modality.name
             terms |= self._span_loss(stream, outputs[name], parts, batch["start"][:, :, m])
-        return terms, aux, metrics
+        return terms, {}, metrics
 
     def _noised(self, stream: Stream, m: int, batch: Batch, slots: Keys) -> tuple[Array, Array, Array, Array, Array]:
         """(x0, eps, t, x_t, clean) of a stream's places, `[rows * places, ...]`."""

@@ -26,8 +26,8 @@ from unified_jax.runs.monitor import Watch
 from unified_jax.runs.start import Start
 from unified_jax.training.experiment import Experiment
 from unified_jax.training.flops import count_flops
+from unified_jax.training.players import step_of
 from unified_jax.training.state import State
-from unified_jax.training.step import train_step
 from unified_jax.typing import Params
 
 
@@ -76,7 +76,7 @@ def train_together(experiments: tuple[Experiment, ...], starts: tuple[Start, ...
 def vmapped_step(run: Run) -> Any:
     """(states, frozen, batches, keys) -> (states, metrics), each with a leading axis of seeds; donates the states."""
     program, experiment = run.program, run.experiment
-    step = functools.partial(train_step, experiment.trained, program.optimizer, experiment.balance)
+    step = functools.partial(step_of(experiment.trained), experiment.trained, program.optimizer, experiment.balance)
     return jax.jit(jax.vmap(step, in_axes=(0, None, 0, 0)), donate_argnums=0)
 
 

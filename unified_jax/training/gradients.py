@@ -15,6 +15,7 @@ from unified_jax.models.base import Model
 from unified_jax.precision import EXACT
 from unified_jax.training.balancing import Balance
 from unified_jax.training.state import State
+from unified_jax.training.step import losses_of, scales
 from unified_jax.typing import Batch, Params
 
 
@@ -24,11 +25,12 @@ def term_gradients(
     """The norms and cosines. A term that the batch does not hold has norm 0 and cosines 0."""
     key = jax.random.fold_in(key, state.step)
 
+    run = losses_of(model, state, frozen, key)
+
     def weighted(params: Params) -> dict[str, Array]:
-        terms, _, _ = model.losses({**frozen, **params}, state.aux, batch, key)
-        sums = {name: (jnp.sum(total), jnp.sum(weight)) for name, (total, weight) in terms.items()}
-        scale = balance.weigh(state.balance, tuple(sums))
-        return {name: scale[name] * s / jnp.where(w > 0, w, 1.0) for name, (s, w) in sums.items()}
+        found = run(params, batch)
+        _, scale = scales(balance, state, found.weights)
+        return {name: scale[name] * total for name, total in found.totals.items()}
 
     values, pull = jax.vjp(weighted, state.params)
     names = tuple(values)

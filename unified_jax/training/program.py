@@ -18,8 +18,9 @@ from unified_jax.precision import seed_key
 from unified_jax.sharding import Rules, parameter_shardings
 from unified_jax.training.balancing import GradNorm, PcGrad
 from unified_jax.training.experiment import Experiment
+from unified_jax.training.players import check_players, step_of
 from unified_jax.training.state import State, state_shardings
-from unified_jax.training.step import Optimizer, init_state, train_step
+from unified_jax.training.step import Optimizer, init_state
 from unified_jax.training.strict import StrictStep, check_strict
 from unified_jax.typing import Params
 
@@ -102,9 +103,13 @@ def assemble(experiment: Experiment, mesh: Mesh) -> Program:
     model = experiment.trained
     make = functools.partial(init_state, model, optimizer, experiment.balance)
     shapes = jax.eval_shape(make, seed_key(experiment.seed))
+    if experiment.model.players:
+        if not experiment.tuning.full:
+            raise UserError("A model with players is trained whole; leave --tuning as it is.")
+        check_players(experiment.model, experiment.balance, shapes.params, experiment.reduction == "strict")
     shardings = state_shardings(mesh, experiment.rules, model.axes(), shapes)
     fast: Any = jax.jit(
-        functools.partial(train_step, model, optimizer, experiment.balance),
+        functools.partial(step_of(model), model, optimizer, experiment.balance),
         out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())),
         donate_argnums=0,
     )

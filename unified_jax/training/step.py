@@ -42,13 +42,43 @@ class Optimizer(NamedTuple):
         """The optax transformation."""
         return self.config.transform(self.steps)
 
+    def init(self, model: Model, params: Params) -> Any:
+        """A fresh state: of the transformation, or {player: of its own} (`training.players`)."""
+        if not model.players:
+            return self.transform.init(params)
+        return {p.name: (p.optimizer or self.config).transform(self.steps).init(p.own(params)) for p in model.players}
+
+
+class Sums(NamedTuple):
+    """What a model's losses add up to over some rows."""
+
+    totals: dict[str, Array]
+    """Sum of each loss term."""
+    weights: dict[str, Array]
+    """Sum of its weights."""
+    statistics: Any
+    """Additive numbers from which the next aux is made."""
+    extra: Terms
+    """Metrics, (sums, weights)."""
+
+
+class Part(NamedTuple):
+    """What one microbatch gives, or several together: everything in it is added up."""
+
+    value: Array
+    """Of the objective."""
+    gradient: Params
+    each: Params
+    """Gradient `[n, ...]` of every term by what the balance watches."""
+    sums: Sums
+
 
 def init_state(model: Model, optimizer: Optimizer, balance: Balance, key: Array) -> State:
     """A fresh state; every average starts at the parameters."""
     params = model.init(key)
     ema = tuple(params for _ in optimizer.ema)
     weights = balance.init(tuple(sorted(model.terms)))
-    return State(jnp.zeros((), jnp.int32), params, ema, optimizer.transform.init(params), {}, weights)
+    return State(jnp.zeros((), jnp.int32), params, ema, optimizer.init(model, params), model.init_aux(params), weights)
 
 
 def train_step(
@@ -65,10 +95,55 @@ def train_step(
     `key` is the run's key; the step's own is folded from it and `state.step`. `frozen` is never changed.
     """
     key = jax.random.fold_in(key, state.step)
-    value, gradient, each, terms, aux, extra = _loss_and_gradient(model, optimizer, balance, state, frozen, batch, key)
-    gradient, weights = balance.settle(state.balance, in_order(terms), gradient, each, key)
-    extra |= shown_weights(balance, state, terms)
-    return update(optimizer, state, value, gradient, terms, aux, weights, extra)
+    micro = split(batch, optimizer.accumulate)
+    run = losses_of(model, state, frozen, key)
+    weights = add_up(lambda rows: run(state.params, rows).weights, micro)
+    divisor, scale = scales(balance, state, weights)
+    part = add_up(lambda rows: _differentiated(run, state.params, balance.watched(state.params), scale, rows), micro)
+    terms = {name: total / divisor[name] for name, total in part.sums.totals.items()}
+    gradient, balanced = balance.settle(state.balance, in_order(terms), part.gradient, part.each, key)
+    aux = model.settle_aux(state.aux, part.sums.statistics)
+    extra = averages(part.sums.extra) | shown_weights(balance, state, terms)
+    return update(optimizer, state, part.value, gradient, terms, aux, balanced, extra)
+
+
+def losses_of(model: Model, state: State, frozen: Params, key: Array) -> Callable[[Params, Batch], Sums]:
+    """(parameters, rows) -> sums of the losses of this step, over these rows; the rows hold its number too."""
+
+    def run(params: Params, rows: Batch) -> Sums:
+        rows = rows | {"step": state.step}
+        terms, statistics, extra = model.losses({**frozen, **params}, state.aux, rows, key)
+        totals = {name: jnp.sum(total) for name, (total, _) in terms.items()}
+        return Sums(totals, {name: jnp.sum(weight) for name, (_, weight) in terms.items()}, statistics, extra)
+
+    return run
+
+
+def scales(balance: Balance, state: State, weights: dict[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
+    """(W_k, 1 where a term is absent; w_k / W_k) of the loss terms."""
+    divisor = {name: jnp.where(weight > 0, weight, 1.0) for name, weight in weights.items()}
+    return divisor, {name: w / divisor[name] for name, w in balance.weigh(state.balance, tuple(weights)).items()}
+
+
+def _differentiated(
+    run: Callable[[Params, Batch], Sums], params: Params, watched: Params, scale: dict[str, Array], rows: Batch
+) -> Part:
+    def weighted(params: Params) -> tuple[Array, Sums]:
+        sums = run(params, rows)
+        return jnp.stack([scale[name] * sums.totals[name] for name in sorted(sums.totals)]), sums
+
+    def objective(params: Params) -> tuple[Array, Sums]:
+        parts, sums = weighted(params)
+        return jnp.sum(parts), sums
+
+    (value, sums), gradient = jax.value_and_grad(objective, has_aux=True)(params)
+    each = _each_gradient(lambda some: weighted({**params, **some})[0], watched, len(sums.totals))
+    return Part(value, gradient, each, sums)
+
+
+def averages(extra: Terms) -> dict[str, Array]:
+    """Metrics, each divided once."""
+    return {name: total / weight for name, (total, weight) in extra.items()}
 
 
 def shown_weights(balance: Balance, state: State, terms: dict[str, Array]) -> dict[str, Array]:
@@ -109,60 +184,9 @@ def _updated(optimizer: Optimizer, state: State, gradient: Params, aux: Any, wei
 
 def example_losses(model: Model, state: State, frozen: Params, batch: Batch, key: Array) -> dict[str, Array]:
     """Loss `[b]` of every example of the batch of step `state.step`, as that step saw it: what --replay looks at."""
-    terms, _, _ = model.losses({**frozen, **state.params}, state.aux, batch, jax.random.fold_in(key, state.step))
+    key, rows = jax.random.fold_in(key, state.step), batch | {"step": state.step}
+    terms, _, _ = model.losses({**frozen, **state.params}, state.aux, rows, key)
     return {name: total / jnp.maximum(weight, 1e-9) for name, (total, weight) in terms.items()}
-
-
-def _loss_and_gradient(
-    model: Model, optimizer: Optimizer, balance: Balance, state: State, frozen: Params, batch: Batch, key: Array
-) -> tuple[Array, Params, Params, dict[str, Array], Any, dict[str, Array]]:
-    """(loss, gradient, each term's gradient of what the balance watches, unweighted terms, aux, extra metrics), each
-    divided once.
-    """
-    micro = _split(batch, optimizer.accumulate)
-
-    def run(params: Params, aux: Any, rows: Batch) -> tuple[dict[str, Array], dict[str, Array], Any, Terms]:
-        terms, aux, extra = model.losses({**frozen, **params}, aux, rows, key)
-        sums = {name: jnp.sum(total) for name, (total, _) in terms.items()}
-        return sums, {name: jnp.sum(weight) for name, (_, weight) in terms.items()}, aux, extra
-
-    def add_weights(total: dict[str, Array], rows: Batch) -> tuple[dict[str, Array], None]:
-        return jax.tree.map(jnp.add, total, run(state.params, state.aux, rows)[1]), None
-
-    shapes = jax.eval_shape(lambda rows: run(state.params, state.aux, rows), jax.tree.map(lambda x: x[0], micro))
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    weights, _ = jax.lax.scan(add_weights, zeros[1], micro)
-    divisor = {name: jnp.where(weight > 0, weight, 1.0) for name, weight in weights.items()}  # a term may be absent
-    scale = {name: w / divisor[name] for name, w in balance.weigh(state.balance, tuple(weights)).items()}
-
-    def weighted(params: Params, aux: Any, rows: Batch) -> tuple[Array, Any]:
-        sums, _, aux, extra = run(params, aux, rows)
-        return jnp.stack([scale[name] * sums[name] for name in sorted(sums)]), (sums, aux, extra)
-
-    def differentiate(aux: Any, rows: Batch) -> tuple[Any, Any]:
-        def objective(params: Params) -> tuple[Array, Any]:
-            parts, rest = weighted(params, aux, rows)
-            return jnp.sum(parts), rest
-
-        (value, (sums, aux_after, extra)), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
-        each = _each_gradient(lambda some: weighted({**state.params, **some}, aux, rows)[0], watched, len(sums))
-        return (gradient, each, value, sums, extra), aux_after
-
-    watched = balance.watched(state.params)
-    if optimizer.accumulate == 1:
-        found, aux = differentiate(state.aux, jax.tree.map(lambda x: x[0], micro))
-    else:
-
-        def accumulate(carry: Any, rows: Batch) -> tuple[Any, None]:
-            found, aux = differentiate(carry[1], rows)
-            return (jax.tree.map(jnp.add, carry[0], found), aux), None
-
-        each = jax.tree.map(lambda x: jnp.zeros((len(weights), *x.shape)), watched)
-        start = (jax.tree.map(jnp.zeros_like, state.params), each, jnp.zeros(()), zeros[0], zeros[3])
-        (found, aux), _ = jax.lax.scan(accumulate, (start, state.aux), micro)
-    gradient, each, value, sums, extra = found
-    terms = {name: total / divisor[name] for name, total in sums.items()}
-    return value, gradient, each, terms, aux, {name: total / weight for name, (total, weight) in extra.items()}
 
 
 def _each_gradient(weighted: Callable[[Params], Array], watched: Params, count: int) -> Params:
@@ -173,7 +197,16 @@ def _each_gradient(weighted: Callable[[Params], Array], watched: Params, count: 
     return jax.lax.map(lambda chosen: pull(chosen)[0], jnp.eye(count))
 
 
-def _split(batch: Batch, parts: int) -> Batch:
+def add_up(part: Callable[[Batch], Any], micro: Batch) -> Any:
+    """Sum of `part(rows)`, a tree, over the microbatches: one after the other inside a scan."""
+    if jax.tree.leaves(micro)[0].shape[0] == 1:
+        return part(jax.tree.map(lambda x: x[0], micro))
+    shapes = jax.eval_shape(part, jax.tree.map(lambda x: x[0], micro))
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    return jax.lax.scan(lambda total, rows: (jax.tree.map(jnp.add, total, part(rows)), None), zeros, micro)[0]
+
+
+def split(batch: Batch, parts: int) -> Batch:
     """`[b, ...]` to `[parts, b / parts, ...]`; row i of every part goes to the same device as before."""
 
     def leaf(x: Array) -> Array:

@@ -33,7 +33,7 @@ from unified_jax.precision import seed_key
 from unified_jax.sharding import MESH_AXES
 from unified_jax.training.balancing import Balance
 from unified_jax.training.state import State
-from unified_jax.training.step import Optimizer, in_order, shown_weights, update
+from unified_jax.training.step import Optimizer, averages, in_order, losses_of, scales, shown_weights, update
 from unified_jax.typing import Batch, Params
 
 AXES = ("data", "fsdp")
@@ -63,6 +63,7 @@ class Summed:
 
     gradient: Any
     sums: dict[str, Array]
+    statistics: Any
     extra: Any
 
 
@@ -71,43 +72,37 @@ jax.tree_util.register_dataclass(Summed)
 
 def shard_weights(model: Model, state: State, frozen: Params, rows: Batch, key: Array) -> dict[str, Array]:
     """Sum of the weights of every loss term over one shard, `[1]`."""
-    terms, _, _ = model.losses({**frozen, **state.params}, state.aux, rows, jax.random.fold_in(key, state.step))
-    return {name: jnp.sum(weight)[None] for name, (_, weight) in terms.items()}
+    run = losses_of(model, state, frozen, jax.random.fold_in(key, state.step))
+    return {name: weight[None] for name, weight in run(state.params, rows).weights.items()}
 
 
 def shard_gradient(
     model: Model, balance: Balance, state: State, frozen: Params, rows: Batch, key: Array, weights: Any
 ) -> Summed:
     """One shard's part of the gradient and of the sums, `[1, ...]`; `weights` are those of the whole batch."""
-    _, scale = _scales(balance, state, weights)
+    _, scale = scales(balance, state, {name: weight[0] for name, weight in weights.items()})
 
     def objective(params: Params) -> tuple[Any, Any]:
-        terms, _, extra = model.losses({**frozen, **params}, state.aux, rows, jax.random.fold_in(key, state.step))
-        sums = {name: jnp.sum(total) for name, (total, _) in terms.items()}
-        return sum(scale[name] * total for name, total in sums.items()), (sums, extra)
+        found = run(params, rows)
+        return sum(scale[name] * total for name, total in found.totals.items()), found
 
-    gradient, (sums, extra) = jax.grad(objective, has_aux=True)(state.params)
-    return jax.tree.map(lambda x: x[None], Summed(gradient, sums, extra))
+    run = losses_of(model, state, frozen, jax.random.fold_in(key, state.step))
+    gradient, found = jax.grad(objective, has_aux=True)(state.params)
+    return jax.tree.map(lambda x: x[None], Summed(gradient, found.totals, found.statistics, found.extra))
 
 
 def finish(
-    optimizer: Optimizer, balance: Balance, state: State, total: Summed, weights: Any
+    model: Model, optimizer: Optimizer, balance: Balance, state: State, total: Summed, weights: Any
 ) -> tuple[State, dict[str, Array]]:
     """The state and metrics after a step, from the sums over all shards."""
-    divisor, scale = _scales(balance, state, weights)
+    divisor, scale = scales(balance, state, {name: weight[0] for name, weight in weights.items()})
     total = jax.tree.map(lambda x: x[0], total)
     value = jnp.asarray(sum(scale[name] * s for name, s in total.sums.items()))
     terms = {name: s / divisor[name] for name, s in total.sums.items()}
-    extra = {name: s / weight for name, (s, weight) in total.extra.items()}
     gradient, balanced = balance.settle(state.balance, in_order(terms), total.gradient, {}, seed_key(0))
-    extra |= shown_weights(balance, state, terms)
-    return update(optimizer, state, value, gradient, terms, state.aux, balanced, extra)
-
-
-def _scales(balance: Balance, state: State, weights: Any) -> tuple[dict[str, Array], dict[str, Array]]:
-    divisor = {name: jnp.where(weight[0] > 0, weight[0], 1.0) for name, weight in weights.items()}
-    scale = balance.weigh(state.balance, tuple(weights))
-    return divisor, {name: w / divisor[name] for name, w in scale.items()}
+    extra = averages(total.extra) | shown_weights(balance, state, terms)
+    aux = model.settle_aux(state.aux, total.statistics)
+    return update(optimizer, state, value, gradient, terms, aux, balanced, extra)
 
 
 class StrictStep:
@@ -142,7 +137,7 @@ class StrictStep:
 
         weights = self._sum(rows, weigh)
         total = self._sum(rows, differentiate)
-        done = self._each(lambda i: _finish(self.optimizer, self.balance, held[i][0], total[i], weights[i]))
+        done = self._each(lambda i: _finish(self.model, self.optimizer, self.balance, held[i][0], total[i], weights[i]))
         new, metrics = self._joined(done, self.whole)
         return self.scatter(new), metrics
 
@@ -195,7 +190,7 @@ def _cut_out(rows: Batch, index: Array, count: int) -> Batch:
 
 _weights = jax.jit(shard_weights, static_argnums=0)
 _gradient = jax.jit(shard_gradient, static_argnums=(0, 1))
-_finish = jax.jit(finish, static_argnums=(0, 1), donate_argnums=2)
+_finish = jax.jit(finish, static_argnums=(0, 1, 2), donate_argnums=3)
 _add = jax.jit(functools.partial(jax.tree.map, jnp.add), donate_argnums=0)
 _take = jax.jit(_cut_out, static_argnums=2)
 
