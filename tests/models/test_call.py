@@ -21,10 +21,10 @@ from unified_jax.processes.interpolant import RectifiedFlow
 from unified_jax.samplers.choice import Ddpm, Heun
 from unified_jax.samplers.guidance import Guidance
 from unified_jax.samplers.plan import Plan
+from unified_jax.training.algorithms import AdamW
 from unified_jax.training.balancing import FixedBalance
 from unified_jax.training.ema import Ema
 from unified_jax.training.optimizer import Optimization
-from unified_jax.training.algorithms import AdamW
 from unified_jax.training.step import Optimizer, init_state, train_step
 
 

@@ -32,6 +32,8 @@ class AblateCommand:
     """A run that every cell starts from, instead of the study's."""
     set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FIELD=VALUE ...")] = ()
     """Fields of all arms, such as data.data_dir=/sets."""
+    trust: bool = False
+    """Import the code of your own that the run of --init-from keeps."""
     dry_run: bool = False
     """Print the cells, what they cost and what is there already; train nothing."""
 
@@ -47,6 +49,7 @@ def main(arguments: list[str]) -> None:
     study, settings = load_study(command.study), parse_settings(command.set)
     if command.init_from:
         study = dataclasses.replace(study, init_from=command.init_from)
+    study = dataclasses.replace(study, trust=study.trust or command.trust)
     name = Path(command.study).stem
     out = Path(command.out or Path("runs") / "studies" / name)
     use_compilation_cache()

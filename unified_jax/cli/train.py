@@ -30,6 +30,10 @@ class TrainCommand:
     """Go on with what the run directory holds: if there is something, never, or insist."""
     init_from: str = ""
     """A run directory whose averaged parameters a new run starts from."""
+    trust: bool = False
+    """Import the code of your own that --init-from's run keeps."""
+    code_changed: bool = False
+    """Resume although classes of your own have changed since the run began; the change is recorded."""
     replay: int = -1
     """Reproduce this step from the last checkpoint before it and print the loss of each of its examples."""
     devices: int = 0
@@ -70,7 +74,8 @@ def main(arguments: list[str]) -> None:
     from unified_jax.runs.start import Start
 
     init_from = Path(command.init_from) if command.init_from else None
-    start = Start(run_dir, command.resume, init_from, stall=command.stall)
+    trust, changed = command.trust, command.code_changed
+    start = Start(run_dir, command.resume, init_from, trust=trust, code_changed=changed, stall=command.stall)
     if command.replay >= 0:
         report = replay(command.experiment, start, command.replay)
         if writes():
@@ -82,7 +87,7 @@ def main(arguments: list[str]) -> None:
     if summary["finished"] and command.experiment.evaluate:
         from unified_jax.runs.evaluate import EvaluateCommand, evaluate_run
 
-        evaluate_run(EvaluateCommand(str(run_dir), count=command.experiment.evaluate))
+        evaluate_run(EvaluateCommand(str(run_dir), count=command.experiment.evaluate, trust=True))  # it just ran it
 
 
 def _tell(summary: dict[str, Any], run_dir: Path) -> None:

@@ -2,21 +2,21 @@
 
 from dataclasses import dataclass
 
-from unified_jax.data.base import Source
-from unified_jax.data.tfds import Tfds
-from unified_jax.data.world import World
+from unified_jax.config import Open, check_finite
+from unified_jax.data.base import DataSet, Source
 
 
 @dataclass(frozen=True)
 class Part:
     """One set and how often it is drawn."""
 
-    data: World | Tfds
+    data: Open[DataSet]
     """The set."""
     weight: float = 1.0
     """Relative share of the examples."""
 
     def __post_init__(self) -> None:
+        check_finite(self)
         if self.weight <= 0:
             raise ValueError(f"The weight of {self.data.name!r} in a mixture must be positive, found {self.weight}.")
 

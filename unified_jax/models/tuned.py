@@ -152,10 +152,10 @@ class Tuned:
 
     def init(self, key: Array) -> Params:
         """Fresh {"own", "lora"}. Raises UserError for patterns that match nothing."""
-        whole = flatten(self.model.init(key))
+        whole, axes = flatten(self.model.init(key)), flatten(self.model.axes())
         adapted = {}
         for i, path in enumerate(sorted(self._adapted(whole))):
-            shape, kernel = whole[path].shape, _Kernel.of(path, whole[path].ndim)
+            shape, kernel = whole[path].shape, _Kernel.of(path, axes[path])
             a = jax.random.normal(jax.random.fold_in(key, i), (*shape[: kernel.split], self.tuning.rank))
             adapted[f"{path}/a"] = a / math.sqrt(math.prod(shape[kernel.lead : kernel.split]))
             adapted[f"{path}/b"] = jnp.zeros((*shape[: kernel.lead], self.tuning.rank, *shape[kernel.split :]))
@@ -166,7 +166,7 @@ class Tuned:
         whole = flatten(self.model.axes())
         adapted = {}
         for path in self._adapted(whole):
-            names, kernel = whole[path], _Kernel.of(path, len(whole[path]))
+            names, kernel = whole[path], _Kernel.of(path, whole[path])
             adapted[f"{path}/a"] = (*names[: kernel.split], None)
             adapted[f"{path}/b"] = (*names[: kernel.lead], None, *names[kernel.split :])
         return {"own": self.own(unflatten(whole)), "lora": unflatten(adapted)}
@@ -183,9 +183,9 @@ class Tuned:
     def compose(self, params: Params) -> Params:
         """The model's parameters of {"base", "own", "lora"}."""
         base, own, lora = (flatten(params[name]) for name in ("base", "own", "lora"))
-        scale = self.tuning.alpha / self.tuning.rank
-        for path in {name.rpartition("/")[0] for name in lora}:
-            kernel = _Kernel.of(path, base[path].ndim)
+        scale, axes = self.tuning.alpha / self.tuning.rank, flatten(self.model.axes())
+        for path in sorted({name.rpartition("/")[0] for name in lora}):
+            kernel = _Kernel.of(path, axes[path])
             update = jnp.einsum(kernel.product, lora[f"{path}/a"], lora[f"{path}/b"], precision=EXACT)
             base[path] = base[path] + scale * update.astype(base[path].dtype)
         return unflatten(base | own)
@@ -210,10 +210,11 @@ class _Kernel:
     rank: int
 
     @classmethod
-    def of(cls, path: str, axes: int) -> "_Kernel":
-        lead = int(path.startswith("blocks/"))
+    def of(cls, path: str, names: tuple[str | None, ...]) -> "_Kernel":
+        """By the kernel's logical axes: stacked blocks have `layers` in front, wherever the stack stands."""
+        lead = int(names[0] == "layers")
         one = path.rpartition("/")[2] in ONE_INPUT
-        return cls(lead, lead + 1 if one else axes - 1, axes)
+        return cls(lead, lead + 1 if one else len(names) - 1, len(names))
 
     @property
     def product(self) -> str:

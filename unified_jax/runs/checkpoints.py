@@ -26,6 +26,7 @@ from unified_jax.runs import reading
 from unified_jax.runs.checksums import seal
 from unified_jax.runs.finite import not_finite, told
 from unified_jax.runs.notice import say
+from unified_jax.training.experiment import Checkpointing  # noqa: F401  (its old home)
 from unified_jax.training.state import State
 
 

@@ -1,6 +1,7 @@
 """A run directory: what is in it, and how a run is opened again from it alone.
 
 config.json  environment.json  metrics.jsonl  non_finite.jsonl  summary.json  checkpoints/  previews/  tensorboard/
+code/ with code.json, where classes are the user's own
 """
 
 import importlib.metadata
@@ -15,6 +16,7 @@ import jax
 
 from unified_jax.config import config_hash, from_plain, to_plain
 from unified_jax.errors import RunError, UserError
+from unified_jax.runs.code import admitted
 from unified_jax.runs.draws import described
 from unified_jax.training.experiment import Experiment
 
@@ -75,8 +77,11 @@ def read_config(run_dir: Path) -> dict[str, Any]:
 
 
 def load_experiment(run_dir: Path, trust: bool = False) -> Experiment:
-    """Rebuilds the experiment of a run. Raises UserError where the folder is no run."""
-    experiment = from_plain(read_config(run_dir), trust)
+    """Rebuilds the experiment of a run, with `trust` also by code of the user's own, which the run keeps.
+
+    Raises UserError where the folder is no run.
+    """
+    experiment = from_plain(read_config(run_dir), admitted(run_dir, trust))
     if not isinstance(experiment, Experiment):
         raise UserError(f"{run_dir / 'config.json'} does not describe an experiment.")
     return experiment

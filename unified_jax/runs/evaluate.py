@@ -40,6 +40,8 @@ class EvaluateCommand:
     """Sampler steps; default as in the run's previews."""
     guidance: float | None = None
     """Guidance scale; default as in the run's previews."""
+    trust: bool = False
+    """Import the code of your own that the run keeps."""
     hosts: Hosts = Hosts()
     """Several processes as one evaluation (docs/launch.md)."""
     bits: int = 0
@@ -59,7 +61,7 @@ def evaluate_run(command: EvaluateCommand, plan: "Plan | None" = None, bars: boo
     from unified_jax.runs.opened import open_run
 
     out = Path(command.out or command.run)
-    experiment, params, step = open_run(Path(command.run), ema="0")
+    experiment, params, step = open_run(Path(command.run), ema="0", trust=command.trust)
     evaluate = _evaluation_of(experiment.model, command.bits)
     check_room("--count", command.count, experiment.model.modalities)
     check_room("--bits", command.bits, experiment.model.modalities)

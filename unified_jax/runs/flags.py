@@ -1,5 +1,6 @@
 """How the words of a command become its dataclass: numbers as people write them, and what every command refuses."""
 
+import functools
 import math
 import os
 from collections.abc import Iterable
@@ -44,6 +45,7 @@ def parse(
         raise UserError(f"{prog}: these flags cannot be: {error or type(error).__name__}") from error
 
 
+@functools.cache  # a command asks for the same few kinds hundreds of times
 def _numbers(kind: Any, infinite: bool) -> PrimitiveConstructorSpec[Any] | None:
     """How tyro reads a number, a tuple of so many numbers, or either or None; None for any other type."""
     kinds = [one for one in get_args(kind) if one is not type(None)]

@@ -21,6 +21,7 @@ from unified_jax.hosts import lay_rows, local_rows, make_key, name, stop_wanted,
 from unified_jax.precision import same_numbers
 from unified_jax.runs import directory as runs
 from unified_jax.runs.checkpoints import Checkpoints
+from unified_jax.runs.code import check_own_classes, keep_code
 from unified_jax.runs.lock import RunLock
 from unified_jax.runs.memory import check_state_fits
 from unified_jax.runs.metrics import MetricsWriter, Pending, Progress, count_lines, last_loss
@@ -59,6 +60,7 @@ class Run:
 def prepare(experiment: Experiment) -> Run:
     """Everything up to (not including) the first compile: mesh, data, shapes, shardings. Raises UserError early."""
     check_kinds(experiment)
+    check_own_classes(experiment)
     program = assemble(experiment, make_mesh(experiment.mesh))
     check_state_fits(program.shapes, program.shardings, program.abstract_frozen(), program.mesh.local_devices)
     held = local_rows(program.batch_sharding, program.rows)
@@ -102,7 +104,7 @@ def opened(run: Run, start: Start) -> Iterator[tuple[Checkpoints, State]]:
         checkpoints = stack.enter_context(Checkpoints(folder, run.experiment.checkpoint.keep))
         state, run.frozen = begin(run.experiment, run.program, run.key, start, checkpoints)
         if int(state.step) < run.experiment.steps:
-            together(lambda: _describe(run, folder), by="first")
+            together(lambda: _describe(run, folder, int(state.step)), by="first")
         yield checkpoints, state
 
 
@@ -128,7 +130,8 @@ def ended(run: Run, start: Start) -> dict[str, Any]:
     return close_run(run, start, found)
 
 
-def _describe(run: Run, folder: Path) -> None:
+def _describe(run: Run, folder: Path, step: int) -> None:
+    keep_code(folder, run.experiment, step)
     runs.save_experiment(folder, run.experiment)
     runs.write_json(folder / "environment.json", runs.environment(run.experiment, dict(run.program.mesh.shape)))
 

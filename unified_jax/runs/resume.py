@@ -8,8 +8,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from unified_jax.config import fields_of, to_plain
+from unified_jax.config import class_path, fields_of, to_plain
 from unified_jax.errors import UserError
+from unified_jax.moved import present_path
+from unified_jax.runs.code import CODE, changed_code
 from unified_jax.runs.directory import read_config
 from unified_jax.training.experiment import Experiment
 
@@ -24,7 +26,7 @@ def check_same_run(experiment: Experiment, run_dir: Path) -> None:
     """Raises UserError listing the fields in which `experiment` differs from the run that `run_dir` holds."""
     saved = read_config(run_dir)
     free = (*FREE, "steps") if experiment.optimizer.schedule == "constant" else FREE
-    if saved.get("class") != _path(experiment):
+    if present_path(str(saved.get("class"))) != class_path(type(experiment)):
         raise UserError(f"{run_dir / 'config.json'} does not describe an experiment.")
     kept = {name: value for name, value in saved.items() if name not in free}
     changed = [line for line in differences(experiment, kept) if line.split(" ")[0].split(".")[0] not in free]
@@ -40,11 +42,14 @@ def check_same_run(experiment: Experiment, run_dir: Path) -> None:
 
 def differences(ours: Any, saved: Any, path: str = "") -> list[str]:
     """Lines `field (saved -> ours)`. A field that the saved configuration lacks is taken at its default."""
+    if isinstance(ours, tuple) and isinstance(saved, list) and len(ours) == len(saved):
+        pairs = enumerate(zip(ours, saved, strict=True))
+        return [line for i, (one, other) in pairs for line in differences(one, other, f"{path}.{i}")]
     if not dataclasses.is_dataclass(ours) or isinstance(ours, type):
         plain = to_plain(ours)
         return [] if _same(plain, saved) else [f"{path} ({_short(saved)} -> {_short(plain)})"]
-    name = _path(ours)
-    if not isinstance(saved, dict) or saved.get("class") != name:
+    name = class_path(type(ours))
+    if not isinstance(saved, dict) or present_path(str(saved.get("class"))) != name:
         there = saved.get("class", saved) if isinstance(saved, dict) else saved
         return [f"{path} ({_short(there)} -> {name.rpartition('.')[2]})"]
     found = []
@@ -54,10 +59,6 @@ def differences(ours: Any, saved: Any, path: str = "") -> list[str]:
         found += differences(getattr(ours, key), saved[key] if key in saved else _default(field), where)
     gone = sorted(set(saved) - set(fields) - {"class"})
     return found + [f"{path}.{key}".lstrip(".") + f" ({_short(saved[key])} -> no such field)" for key in gone]
-
-
-def _path(value: Any) -> str:
-    return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
 def _default(field: "dataclasses.Field[Any]") -> Any:
@@ -80,3 +81,13 @@ def _short(value: Any) -> str:
         return value.rpartition(".")[2] if value.startswith("unified_jax.") else value[:60]
     text = str(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def check_same_code(experiment: Experiment, run_dir: Path, code_changed: bool) -> None:
+    """Raises UserError where classes of the user's own are no longer what the run began with, unless they may be."""
+    changed = changed_code(run_dir, experiment)
+    if changed and not code_changed:
+        raise UserError(
+            f"{str(run_dir)!r} was begun with other code in {', '.join(changed)} (kept in {CODE}/). Go back "
+            "to that code, choose another --run-dir, or go on with the new code by --code-changed, which is recorded."
+        )

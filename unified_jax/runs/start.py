@@ -20,7 +20,7 @@ from unified_jax.runs import directory as runs
 from unified_jax.runs.checkpoints import Checkpoints
 from unified_jax.runs.draws import check_same_draws
 from unified_jax.runs.notice import say
-from unified_jax.runs.resume import check_same_run
+from unified_jax.runs.resume import check_same_code, check_same_run
 from unified_jax.runs.saved import keep_frozen, load_frozen, load_params
 from unified_jax.runs.weight_transfer import Graft, plan_graft
 from unified_jax.training.experiment import Experiment
@@ -43,6 +43,10 @@ class Start:
     quiet: bool = False
     report: Callable[[int], None] | None = None
     """Called with the steps done as they are read."""
+    trust: bool = False
+    """Import the code that `init_from` keeps."""
+    code_changed: bool = False
+    """Go on with classes of the user's own that are not those that the run began with."""
     stall: int = 0
     """Seconds without a finished step after which the run ends with the stacks of its threads; 0 never."""
 
@@ -65,7 +69,7 @@ def begin(
         state = checkpoints.restore_newest(program.abstract_state(), fall_back=start.resume == "auto")
         checkpoints.drop_after(int(state.step))
         return state, frozen
-    state, frozen, origin = first_state(experiment, program, key, start.init_from)
+    state, frozen, origin = first_state(experiment, program, key, start.init_from, start.trust)
     checkpoints.drop_after(0)
     if frozen:
         keep_frozen(start.run_dir, frozen)
@@ -77,13 +81,13 @@ def begin(
 
 
 def first_state(
-    experiment: Experiment, program: Program, key: jax.Array, source: Path | None
+    experiment: Experiment, program: Program, key: jax.Array, source: Path | None, trust: bool = False
 ) -> tuple[State, Params, dict[str, Any]]:
     """(state before the first step, what no step changes, what origin.json says); nothing is written.
 
     Raises UserError where the run `source` does not go with the experiment.
     """
-    whole, origin = _whole(experiment, program, key, source) if source else (None, {})
+    whole, origin = _whole(experiment, program, key, source, trust) if source else (None, {})
     make = functools.partial(init_state, experiment.trained, program.optimizer, experiment.balance)
     state = jax.jit(make, out_shardings=program.shardings)(key)
     if whole is None:
@@ -104,6 +108,7 @@ def _check_start(experiment: Experiment, start: Start, saved: list[int]) -> None
         )
     if saved:
         check_same_run(experiment, start.run_dir)
+        check_same_code(experiment, start.run_dir, start.code_changed)
         check_same_draws(start.run_dir)
         if saved[-1] > experiment.steps:
             raise UserError(f"The run is at step {saved[-1]}, beyond --steps {experiment.steps}.")
@@ -114,9 +119,11 @@ def _check_start(experiment: Experiment, start: Start, saved: list[int]) -> None
         )
 
 
-def _whole(experiment: Experiment, program: Program, key: jax.Array, source: Path) -> tuple[Params, dict[str, Any]]:
+def _whole(
+    experiment: Experiment, program: Program, key: jax.Array, source: Path, trust: bool
+) -> tuple[Params, dict[str, Any]]:
     """(the whole model's parameters, those of the other run where it has them; what origin.json says)."""
-    old = together(lambda: runs.load_experiment(source))
+    old = together(lambda: runs.load_experiment(source, trust))
     assert old
     graft = together(lambda: check_graft(experiment, old))
     assert graft

@@ -33,7 +33,7 @@ def find_origin(study: Study) -> Origin | None:
     if not study.init_from:
         return None
     run_dir = Path(study.init_from)
-    experiment = runs.load_experiment(run_dir)
+    experiment = runs.load_experiment(run_dir, study.trust)
     steps = Checkpoints(run_dir, write=False).steps()
     if not steps:
         raise UserError(f"{str(run_dir)!r} holds no finished checkpoint, so no cell can start from it.")

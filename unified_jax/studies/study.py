@@ -105,6 +105,8 @@ class Study:
     """Seeds of an arm in one program: where that is measured to be faster, never, or always."""
     init_from: str = ""
     """A run that every cell starts from, as with --init-from; "" none."""
+    trust: bool = False
+    """Import the code of your own that the run of `init_from` keeps."""
     power_law: bool = False
     """Fit every metric's means over the arms as a power of the training FLOPs."""
     about: str = ""

@@ -11,7 +11,7 @@ Muon        Jordan et al. 2024: the momentum of a matrix, orthogonalised by Newt
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import optax
@@ -19,6 +19,15 @@ import optax
 from unified_jax.typing import Params
 
 Rate = Callable[[Any], Any]
+
+
+@runtime_checkable
+class Rule(Protocol):
+    """An update rule."""
+
+    def transform(self, rate: Rate, decay: float) -> optax.GradientTransformation:
+        """The optax transformation for a learning rate (step -> rate); `decay` is a factor on the weight decay."""
+        ...
 
 
 def _check_decays(name: str, *decays: float) -> None:

@@ -3,17 +3,17 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from unified_jax.data.mixture import Mixture
-from unified_jax.data.tfds import Tfds
+from unified_jax.config import Open
+from unified_jax.data.base import DataSet
 from unified_jax.data.world import World
 from unified_jax.errors import UserError
+from unified_jax.models.base import Model
 from unified_jax.models.diffusion import Diffusion
-from unified_jax.models.transfusion import Transfusion
 from unified_jax.models.tuned import Tuned, Tuning
 from unified_jax.precision import same_numbers
 from unified_jax.samplers.plan import Plan
 from unified_jax.sharding import MeshShape, Rules
-from unified_jax.training.balancing import FixedBalance, GradNorm, MagnitudeBalance, PcGrad, Uncertainty
+from unified_jax.training.balancing import Balance, FixedBalance
 from unified_jax.training.ema import Ema
 from unified_jax.training.optimizer import Optimization
 
@@ -60,9 +60,9 @@ class Checkpointing:
 class Experiment:
     """Everything that decides what a run computes."""
 
-    model: Diffusion | Transfusion = Diffusion()
+    model: Open[Model] = Diffusion()
     """Network, process and modalities."""
-    data: World | Tfds | Mixture = World()
+    data: Open[DataSet] = World()
     """Where examples come from."""
     split: str = "train"
     """Split that is trained on."""
@@ -72,7 +72,7 @@ class Experiment:
     """Gradient to update."""
     ema: tuple[Ema, ...] = (Ema(),)
     """Averages of the parameters; the first is what is sampled and validated."""
-    balance: FixedBalance | MagnitudeBalance | Uncertainty | GradNorm | PcGrad = FixedBalance()
+    balance: Open[Balance] = FixedBalance()
     """Weights of the loss terms."""
     mesh: MeshShape = MeshShape()
     """Devices along data, fsdp, tensor, sequence."""
@@ -135,6 +135,6 @@ class Experiment:
                     self.preview.plan.prepare(process)
 
     @property
-    def trained(self) -> Diffusion | Transfusion | Tuned:
+    def trained(self) -> Model:
         """The model as the train step sees it: itself, or with a part of it frozen."""
         return self.model if self.tuning.full else Tuned(self.model, self.tuning)

@@ -13,7 +13,8 @@ from typing import Any, Literal
 import jax
 import optax
 
-from unified_jax.training.algorithms import Adafactor, AdamW, Lion, Muon, path_of
+from unified_jax.config import Open, check_finite
+from unified_jax.training.algorithms import AdamW, Rule, path_of
 from unified_jax.typing import Params
 
 
@@ -29,6 +30,7 @@ class Group:
     """Factor on the weight decay."""
 
     def __post_init__(self) -> None:
+        check_finite(self)
         try:
             re.compile(self.pattern)
         except re.error as error:
@@ -41,7 +43,7 @@ class Group:
 class Optimization:
     """A rule with its schedule."""
 
-    rule: AdamW | Lion | Adafactor | Muon = AdamW()
+    rule: Open[Rule] = AdamW()
     """How a gradient becomes a direction."""
     learning_rate: float = 1e-4
     """Peak learning rate."""
@@ -57,6 +59,7 @@ class Optimization:
     """Parameters that are treated differently."""
 
     def __post_init__(self) -> None:
+        check_finite(self)
         if self.learning_rate <= 0:
             raise ValueError(f"The learning rate must be positive, found {self.learning_rate}.")
         if min(self.warmup_steps, self.clip_norm) < 0:
@@ -121,9 +124,7 @@ def at_step(opt_state: Any, step: Any) -> Any:
     return jax.tree.map(leaf, opt_state, is_leaf=lambda part: isinstance(part, optax.ScaleByScheduleState))
 
 
-def _of_group(
-    rule: AdamW | Lion | Adafactor | Muon, group: Group, rate: Callable[[Any], Any]
-) -> optax.GradientTransformation:
+def _of_group(rule: Rule, group: Group, rate: Callable[[Any], Any]) -> optax.GradientTransformation:
     if group.rate == 0:
         return optax.set_to_zero()
     return rule.transform(lambda step: group.rate * rate(step), group.decay)

@@ -32,13 +32,15 @@ class AttentionCommand:
     """Of Transfusion models: only the maps with queries of the first and keys of the second modality."""
     seed: int = 0
     """Of the noise."""
+    trust: bool = False
+    """Import the code of your own that the run keeps."""
 
 
 def attention(command: AttentionCommand, given: dict[str, str]) -> None:
     """The maps."""
     from unified_jax.models.transfusion import Transfusion
 
-    experiment, params, folder = open_for_probe(command.run)
+    experiment, params, folder = open_for_probe(command.run, command.trust)
     if isinstance(experiment.model, Transfusion):
         _of_document(command, given, experiment, params, folder)
     else:

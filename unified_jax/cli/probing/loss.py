@@ -23,6 +23,8 @@ class LossCommand:
     """Scenes a time."""
     seed: int = 0
     """Of the noise."""
+    trust: bool = False
+    """Import the code of your own that the run keeps."""
 
 
 def loss(command: LossCommand) -> None:
@@ -36,7 +38,7 @@ def loss(command: LossCommand) -> None:
     if not 2 <= command.samples <= 1 << 24:
         raise UserError(f"--samples must lie in 2 .. {1 << 24}, found {command.samples}.")
     check_steps(command.times)
-    experiment, params, folder = open_for_probe(command.run)
+    experiment, params, folder = open_for_probe(command.run, command.trust)
     model, data = experiment.model, experiment.data
     need_diffusion(model)
     if not isinstance(data, World) or data.jitter or data.max_objects != 1 or model.modality.channels != 3:

@@ -19,6 +19,8 @@ class NoiseCommand:
     """Small batches that each is cut into."""
     seed: int = 0
     """Of data order and noise, apart from the run's."""
+    trust: bool = False
+    """Import the code of your own that the run keeps."""
 
 
 def noise(command: NoiseCommand) -> None:
@@ -34,7 +36,7 @@ def noise(command: NoiseCommand) -> None:
         raise UserError(
             f"--batches must be at least 1 and --parts at least 2, found {command.batches} and {command.parts}."
         )
-    experiment, params, folder = open_for_probe(command.run)
+    experiment, params, folder = open_for_probe(command.run, command.trust)
     e = experiment
     pipeline = Pipeline(e.data, e.split, e.model.modalities, e.batch_size, command.seed + 1, packer=e.model.packer)
     batches = [pipeline.batch(i).arrays for i in range(command.batches)]

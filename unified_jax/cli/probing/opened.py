@@ -7,11 +7,11 @@ from unified_jax.errors import UserError
 from unified_jax.runs.folders import make_folder
 
 
-def open_for_probe(run: str) -> tuple[Any, Any, Path]:
+def open_for_probe(run: str, trust: bool = False) -> tuple[Any, Any, Path]:
     """(experiment, parameters of the first average, folder for the files)."""
     from unified_jax.runs.opened import open_run
 
-    experiment, params, _ = open_run(Path(run))
+    experiment, params, _ = open_run(Path(run), trust=trust)
     folder = Path(run) / "probes"
     make_folder(folder)
     return experiment, params, folder

@@ -26,6 +26,8 @@ class SimilarityCommand:
     """Permutations of the scenes that show what zero looks like."""
     seed: int = 0
     """Of the order of the scenes, the permutations and the untrained model."""
+    trust: bool = False
+    """Import the code of your own that the run keeps."""
 
 
 def similarity(command: SimilarityCommand) -> None:
@@ -44,7 +46,7 @@ def similarity(command: SimilarityCommand) -> None:
             f"The probe of similarity needs at least 8 examples, and a batch and shuffles of at least 1; found "
             f"{command.examples}, {command.batch} and {command.shuffles}."
         )
-    experiment, params, folder = open_for_probe(command.run)
+    experiment, params, folder = open_for_probe(command.run, command.trust)
     model = experiment.model
     need_transfusion(model)
     names = [m.name for m in model.modalities]
