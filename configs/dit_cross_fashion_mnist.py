@@ -9,6 +9,7 @@ are in docs/measurements.md.
 import dataclasses
 import runpy
 from pathlib import Path
+from typing import Any
 
 from unified_jax.training.experiment import Experiment
 
@@ -17,6 +18,6 @@ BASE = Path(__file__).parent / "dit_fashion_mnist.py"
 
 def experiment() -> Experiment:
     """dit_fashion_mnist with conditioning "cross"."""
-    base: Experiment = runpy.run_path(str(BASE))["experiment"]()
+    base: Any = runpy.run_path(str(BASE))["experiment"]()
     network = dataclasses.replace(base.model.network, conditioning="cross")
     return dataclasses.replace(base, model=dataclasses.replace(base.model, network=network))

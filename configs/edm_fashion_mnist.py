@@ -9,6 +9,7 @@ figures are in docs/measurements.md.
 import dataclasses
 import runpy
 from pathlib import Path
+from typing import Any
 
 from unified_jax.processes.edm import Edm
 from unified_jax.samplers.choice import Karras
@@ -21,7 +22,7 @@ BASE = Path(__file__).parent / "dit_fashion_mnist.py"
 
 def experiment() -> Experiment:
     """dit_fashion_mnist with EDM's process; 18 levels, 35 evaluations."""
-    base: Experiment = runpy.run_path(str(BASE))["experiment"]()
+    base: Any = runpy.run_path(str(BASE))["experiment"]()
     return dataclasses.replace(
         base,
         model=dataclasses.replace(base.model, process=Edm(sigma_data=0.7)),

@@ -10,6 +10,7 @@ Hardware and data: as dit_fashion_mnist, from which it differs in the process al
 import dataclasses
 import runpy
 from pathlib import Path
+from typing import Any
 
 from unified_jax.processes.interpolant import RectifiedFlow
 from unified_jax.processes.times import LogitNormalTimes
@@ -23,7 +24,7 @@ BASE = Path(__file__).parent / "dit_fashion_mnist.py"
 
 def experiment() -> Experiment:
     """dit_fashion_mnist with another process and sampler."""
-    base: Experiment = runpy.run_path(str(BASE))["experiment"]()
+    base: Any = runpy.run_path(str(BASE))["experiment"]()
     return dataclasses.replace(
         base,
         model=dataclasses.replace(base.model, process=RectifiedFlow(target="velocity", times=LogitNormalTimes())),

@@ -9,6 +9,7 @@ figures are in docs/measurements.md.
 import dataclasses
 import runpy
 from pathlib import Path
+from typing import Any
 
 from unified_jax.processes.interpolant import Interpolant
 from unified_jax.processes.paths import Gvp
@@ -22,7 +23,7 @@ BASE = Path(__file__).parent / "dit_fashion_mnist.py"
 
 def experiment() -> Experiment:
     """dit_fashion_mnist with SiT's objective; Euler-Maruyama with w = sigma, last step to the mean."""
-    base: Experiment = runpy.run_path(str(BASE))["experiment"]()
+    base: Any = runpy.run_path(str(BASE))["experiment"]()
     plan = Plan(Sde(form="sigma", last="mean", last_size=0.04), steps=50, guidance=Guidance(2.0))
     return dataclasses.replace(
         base,

@@ -8,6 +8,7 @@ Hardware: two CPU cores. It is the base of the studies under configs/studies/; t
 import dataclasses
 import runpy
 from pathlib import Path
+from typing import Any
 
 from unified_jax.networks.dit import DiT
 from unified_jax.training.experiment import Checkpointing, Experiment, Previews, Validation
@@ -17,7 +18,7 @@ BASE = Path(__file__).parent / "quickstart.py"
 
 def experiment() -> Experiment:
     """An attribute-conditional DiT of 0.6 M parameters on the world."""
-    base: Experiment = runpy.run_path(str(BASE))["experiment"]()
+    base: Any = runpy.run_path(str(BASE))["experiment"]()
     network = DiT(depth=3, width=96, heads=4, label_std=0.25, remat="none", unroll=3)
     return dataclasses.replace(
         base,

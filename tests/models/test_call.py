@@ -1,4 +1,4 @@
-"""The network call beside the one before it (tests/legacy): the same state, moments, EMA and guided samples, bitwise."""
+"""The network call beside the one before it (tests/legacy): equal state, moments, EMA and guided samples, bitwise."""
 
 import dataclasses
 import functools
@@ -35,6 +35,7 @@ class Before(legacy.Diffusion, Declared):
 
 OPTIMIZER = Optimizer(Optimization(AdamW(weight_decay=0.01), learning_rate=1e-2), (Ema(0.9),), 10, accumulate=2)
 FLOW = (RectifiedFlow("x0", loss="velocity"), Plan(Heun(), 3, Guidance(2.0, rescale=0.5), clip=True))
+GIVEN = {"shape": jnp.arange(4) % 6}
 CHAIN = (DiscreteGaussian(steps=40, variance="learned_range"), Plan(Ddpm(), 4, Guidance(1.5)))
 
 
@@ -55,8 +56,7 @@ def test_a_run_is_the_same_to_the_bit(conditioning, process, plan):
         step = jax.jit(functools.partial(train_step, one, OPTIMIZER, FixedBalance()))
         for i in range(3):
             state, metrics = step(state, {}, batches.batch(i).arrays, seed_key(3))
-        given = {"shape": jnp.arange(4) % 6}
-        made = jax.jit(lambda params, m=one: m.generate(params, given, ("image",), sample_keys(1, 0, 4), plan))
+        made = jax.jit(lambda params, m=one: m.generate(params, GIVEN, ("image",), sample_keys(1, 0, 4), plan))
         found.append((state, metrics, made(state.ema[0])))
     before, now = (jax.tree.leaves_with_path(tree) for tree in found)
     assert [path for path, _ in before] == [path for path, _ in now]

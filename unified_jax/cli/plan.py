@@ -71,8 +71,8 @@ def main(arguments: list[str]) -> None:
 
 
 def _say(i: int, n: int, experiment: Experiment) -> None:
-    mesh = experiment.mesh
-    remat = getattr(experiment.model.network, "remat", "")
+    mesh, model = experiment.mesh, experiment.model
+    remat = getattr(getattr(model, "network", None), "remat", "")
     print(
         f"{i + 1}/{n} data {mesh.data} fsdp {mesh.fsdp} tensor {mesh.tensor} sequence {mesh.sequence} remat {remat} "
         f"batch {experiment.batch_size} ...", file=sys.stderr,

@@ -45,7 +45,8 @@ def search(
     found = []
     for i, one in enumerate(chosen):
         say(i, len(chosen), one)
-        remat = getattr(one.model.network, "remat", None)
+        model: Any = one.model
+        remat = getattr(model.network, "remat", None)
         found.append(forecast(one, target) | {"remat": remat, "batch_size": one.batch_size})
     return sorted(found, key=lambda f: (not f["fits"], -f.get("examples_per_second", 0.0)))
 
@@ -72,10 +73,9 @@ def candidates(experiment: Experiment, target: Target) -> list[Experiment]:
 
 
 def _with(experiment: Experiment, remat: Any) -> Experiment:
-    network: Any = experiment.model.network
-    return dataclasses.replace(
-        experiment, model=dataclasses.replace(experiment.model, network=network.clone(remat=remat))
-    )
+    model: Any = experiment.model
+    network = model.network.clone(remat=remat)
+    return dataclasses.replace(experiment, model=dataclasses.replace(model, network=network))
 
 
 def _trace(experiment: Experiment, target: Target) -> tuple[Program, float, float]:
@@ -84,13 +84,15 @@ def _trace(experiment: Experiment, target: Target) -> tuple[Program, float, floa
     program = assemble(alone, make_mesh(alone.mesh, target.devices[:1]))
     with alone.rules.active(program.mesh):
         kept = kept_bytes(program)
-    network: Any = experiment.model.network
+    model: Any = experiment.model
+    network = model.network
     return program, 0.0 if network.remat == "offload" else kept, step_flops(program)
 
 
 def _meshes(experiment: Experiment, chips: int) -> Iterator[tuple[MeshShape, int]]:
     """Meshes and batches."""
-    network: Any = experiment.model.network
+    model: Any = experiment.model
+    network = model.network
     batches = [b for b in (experiment.batch_size, experiment.batch_size * 2, experiment.batch_size // 2) if b]
     for tensor in (1, 2, 4):
         for sequence in (1, 2) if experiment.model.packer else (1,):
@@ -103,7 +105,8 @@ def _meshes(experiment: Experiment, chips: int) -> Iterator[tuple[MeshShape, int
 
 def _guess(program: Program, target: Target, mesh: MeshShape, share: float, flops: float) -> float:
     """Seconds a step, for `share` of the program's batch; see above."""
-    chips, chip, network = len(target.devices), target.chip, program.experiment.model.network
+    model: Any = program.experiment.model
+    chips, chip, network = len(target.devices), target.chip, model.network
     packer = program.experiment.model.packer
     tokens = share * program.rows * (packer.length if packer else 256) / (mesh.data * mesh.fsdp * mesh.sequence)
     part = 4.0 * sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(program.shapes.params)) / mesh.tensor

@@ -78,7 +78,7 @@ def _train_group(study: Study, cells: list[Cell], watch: Stopwatch, bar: Bar) ->
         if study.together == "auto" and not watch.together_is_faster(experiments[0], len(waiting)):
             return
         bar.show(f"{waiting[0].arm.name}, {len(waiting)} seeds together")
-        starts = tuple(_start(cell, bar) for cell in waiting)
+        starts = tuple(_start(study, cell, bar) for cell in waiting)
         summaries = train_together(experiments, starts)
     except Exception as error:  # one by one the cell that fails is found, and the others are trained
         why = _sentence(error, waiting[0].out)
@@ -88,7 +88,7 @@ def _train_group(study: Study, cells: list[Cell], watch: Stopwatch, bar: Bar) ->
         raise Stopped
 
 
-def _start(cell: Cell, bar: Bar) -> Start:
+def _start(study: Study, cell: Cell, bar: Bar) -> Start:
     source = cell.arm.origin.run_dir if cell.arm.origin else None
     return Start(
         cell.run_dir, init_from=source, quiet=True, trust=study.trust, report=lambda step: bar.reach(cell.run_dir, step)
@@ -103,7 +103,7 @@ def _finish_cell(study: Study, cell: Cell, bar: Bar) -> dict[str, Any]:
     try:
         if not cell.trained:
             bar.show(cell.name)
-            summary = train(cell.experiment, _start(cell, bar))
+            summary = train(cell.experiment, _start(study, cell, bar))
             if not summary["finished"]:
                 raise Stopped
         bar.show(f"{cell.name}, samples")
