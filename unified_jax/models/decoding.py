@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Int
 
 from unified_jax.data.packing import token_positions
 from unified_jax.data.vocabulary import WRITTEN
+from unified_jax.errors import UserError
 from unified_jax.layers.attention import KvCache
 from unified_jax.networks.transfusion import Spans, Tokens
 from unified_jax.processes.targets import Prediction, Process
@@ -44,6 +45,8 @@ def generate(
     model: Any, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: Plan
 ) -> dict[str, Array]:
     """See `Transfusion.generate`."""
+    if plan.guidance.axes:
+        raise UserError("Transfusion leaves out all that stands before a span, or nothing: guide it by one scale.")
     content = [model.packer.content(m) for m, one in enumerate(model.modalities) if one.name in (*given, *wanted)]
     _, past = read_given(model, params, given, len(keys), 1 + sum(2 + k for k in content))
     places = {m.name: i for i, m in enumerate(model.modalities)}

@@ -126,8 +126,8 @@ class Tuned:
         return self.model.request(given, wanted)
 
     def init_aux(self, params: Params) -> Any:
-        """The model's."""
-        return self.model.init_aux(self.compose(params))
+        """The model's, of what is trained itself: the base is not at hand before a run begins."""
+        return self.model.init_aux(params["own"])
 
     def settle_aux(self, aux: Any, statistics: Any) -> Any:
         """The model's."""

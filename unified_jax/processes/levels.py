@@ -39,7 +39,7 @@ class NoiseLevels:
     def table(self) -> Float[np.ndarray, "t"]:
         """Level of every step, rising, float64."""
         abar = self.chain.respaced(()).alphas_cumprod
-        if self.chain.zero_snr:
+        if self.chain.zero_snr or abar[-1] == 0:
             abar = np.maximum(abar, LEAST_ABAR)
         return np.sqrt((1.0 - abar) / abar)
 

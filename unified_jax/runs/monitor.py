@@ -127,7 +127,7 @@ class Watch:
         if preview and self.previewer:
             self._preview(state, step)
         if validate and self.validator:
-            loss = self.validator.loss({**self.frozen, **state.ema[0]})
+            loss = self.validator.loss({**self.frozen, **state.ema[0]}, state.aux, state.step)
             self.writer.write(step, {"validation/loss": loss if math.isfinite(loss) else None})
             self.progress.say(f"step {step}: validation loss {loss:.5f}")
             self.checkpoints.save_best(state, step, loss)

@@ -71,12 +71,13 @@ class Validator:
         self.weights = getattr(experiment.balance, "weights", ())
         self.losses = jax.jit(self._losses, out_shardings=PartitionSpec())
 
-    def _losses(self, params: Params, batch: Any, index: jax.Array) -> dict[str, tuple[jax.Array, jax.Array]]:
-        terms, _, _ = self.model.losses(params, {}, batch, jax.random.fold_in(seed_key(PREVIEW_SEED), index))
+    def _losses(self, params: Params, aux: Any, step: Any, batch: Any, index: Any) -> dict[str, tuple[Any, Any]]:
+        key = jax.random.fold_in(seed_key(PREVIEW_SEED), index)
+        terms, _, _ = self.model.losses(params, aux, batch | {"step": step}, key)
         return jax.tree.map(jnp.sum, terms)
 
-    def loss(self, params: Params) -> float:
+    def loss(self, params: Params, aux: Any, step: Any) -> float:
         """Sum of the terms, each divided once, by constant weights: learned ones would move the measure."""
-        found = [self.losses(params, batch, i) for i, batch in enumerate(self.batches)]
+        found = [self.losses(params, aux, step, batch, i) for i, batch in enumerate(self.batches)]
         weights = FixedBalance(self.weights).weigh({}, tuple(found[0]))
         return float(sum(weights[k] * sum(f[k][0] for f in found) / sum(f[k][1] for f in found) for k in found[0]))

@@ -58,6 +58,8 @@ class Plan:
     def with_steps(self, steps: int | None, guidance: float | None) -> "Plan":
         """The plan with what is not None replaced."""
         plan = self if steps is None else replace(self, steps=steps)
+        if guidance is not None and plan.guidance.axes:
+            raise UserError("The plan guides along several axes, each with its own scale; leave --guidance out.")
         return plan if guidance is None else replace(plan, guidance=replace(plan.guidance, scale=guidance))
 
     def run(self, denoise: Any, process: Any, x: Any, grid: Any, keys: Any) -> Any:

@@ -47,7 +47,7 @@ def squared_norms(
     rows = jax.tree.map(lambda x: x.reshape((parts, x.shape[0] // parts) + x.shape[1:]), batch)
 
     def total(params: Params, part: Batch) -> Array:
-        terms, _, _ = losses(params, {}, part, key)
+        terms, _, _ = losses(params, {}, part | {"step": jnp.zeros((), jnp.int32)}, key)
         each = [weights.get(n, 1.0) * jnp.sum(terms[n][0]) / jnp.maximum(jnp.sum(terms[n][1]), 1e-9) for n in names]
         return jnp.stack([sum(each), *each])
 
