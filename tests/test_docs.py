@@ -12,13 +12,20 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from tests.helpers import gaussian_denoiser, stirred
 from tests.samplers.test_solvers import order_of
 from unified_jax.cli import sample, train
 from unified_jax.cli.entry import run_command
+from unified_jax.modalities.image import Image
+from unified_jax.modalities.label import Label
+from unified_jax.models.diffusion import Diffusion
 from unified_jax.processes.grids import uniform_grid
 from unified_jax.processes.interpolant import RectifiedFlow
 from unified_jax.processes.targets import Prediction
+from unified_jax.samplers.choice import Heun
 from unified_jax.samplers.ddim import ddim
+from unified_jax.samplers.loop import START, normal_like
+from unified_jax.samplers.plan import Plan
 
 
 def test_the_example_of_a_new_sampler():
@@ -36,6 +43,43 @@ def test_the_example_of_a_new_sampler():
     asked = re.search(r"`order_of\((\w+), (\w+)\) > ([\d.]+)`", page)
     assert asked and asked.group(1, 2) == ("halves", "process")
     assert order_of(room["halves"], RectifiedFlow()) > float(asked.group(3))
+
+
+def code_of(page):
+    """The one example of a page, run: its names."""
+    (code,) = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[1] / "docs" / page).read_text(), re.DOTALL)
+    room = types.ModuleType("example")
+    sys.modules["example"] = room  # a dataclass looks its module up
+    exec(compile(code, page, "exec"), room.__dict__)
+    return room
+
+
+def test_the_example_of_a_new_process_draws_a_gaussian():
+    process = code_of("adding_a_process.md").Circle()
+    process, grid = Plan(Heun(), 40).prepare(process)
+    keys = jax.random.split(jax.random.key(0), 4000)
+    noise = normal_like(keys, START, jnp.zeros((4000, 1)))
+    found = Plan(Heun()).run(gaussian_denoiser(process, 0.3, 0.5), process, noise, grid, keys)
+    assert float(found.mean()) == pytest.approx(0.3, abs=0.03) and float(found.std()) == pytest.approx(0.5, abs=0.03)
+
+
+def test_the_example_of_a_new_backbone_trains_and_is_conditioned():
+    network = code_of("adding_a_backbone.md").Mixer(width=16, depth=1)
+    model = Diffusion(network, modality=Image(8, 8, 1, patch=4), conditions=(Label("shape", 3),), drop_all=0.0)
+    params = stirred(model.init)
+    batch = {"image": np.zeros((4, 8, 8, 1), np.uint8), "shape": np.arange(4) % 3, "slot": np.arange(4)}
+    loss = lambda p, b: model.losses(p, {}, b, jax.random.key(0))[0]["mse"][0].sum()  # noqa: E731
+    slopes = jax.grad(loss)(params, batch)
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(slopes))
+    assert float(loss(params, batch)) != float(loss(params, batch | {"shape": np.zeros(4, int)}))
+
+
+def test_the_example_of_own_classes_trains(tmp_path, one_device, capfd):
+    page = (Path(__file__).parents[1] / "docs" / "own_classes.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "page_blobs.py").write_text(code)
+    words = ["--size", "12", "--steps", "1", "--preview.every", "0", "--run-dir", str(tmp_path / "run")]
+    assert run_command(train.main, [str(tmp_path / "page_blobs.py"), *words]) == 0, capfd.readouterr().err
 
 
 RECIPE = """

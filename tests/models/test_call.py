@@ -33,7 +33,7 @@ class Before(legacy.Diffusion, Declared):
     """The model as it was, with what it did not yet declare."""
 
 
-OPTIMIZER = Optimizer(Optimization(AdamW(weight_decay=0.01), learning_rate=1e-2), (Ema(0.9),), 10, accumulate=2)
+OPTIMIZER = Optimizer(Optimization(AdamW(weight_decay=0.01), learning_rate=1e-2), (Ema(0.9),), 10)
 FLOW = (RectifiedFlow("x0", loss="velocity"), Plan(Heun(), 3, Guidance(2.0, rescale=0.5), clip=True))
 GIVEN = {"shape": jnp.arange(4) % 6}
 CHAIN = (DiscreteGaussian(steps=40, variance="learned_range"), Plan(Ddpm(), 4, Guidance(1.5)))

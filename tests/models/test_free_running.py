@@ -135,7 +135,7 @@ def test_a_document_of_nothing_given_holds_something(params):
     made = draw(params, {}, wanted=(), keys=jax.random.split(jax.random.key(1), 4), plan=Plan(steps=2))
     assert (np.asarray(made["order"])[:, 0] >= 0).all()
     everything = {m.name: jnp.zeros((1, *np.shape(records(1)[0][m.name])), jnp.int32) for m in MODEL.modalities}
-    with pytest.raises(UserError, match="not all given"):
+    with pytest.raises(UserError, match="Everything is given"):
         MODEL.generate(params, everything, (), jax.random.split(jax.random.key(1), 1), Plan())
 
 

@@ -65,7 +65,7 @@ class SignDescent:
 
 def experiment(size: int = 8):
     return Experiment(
-        model=Diffusion(Mixer(), Circle(), Image(size, size, 1, patch=4)), data=Blobs(size), steps=4, batch_size=4,
+        model=Diffusion(Mixer(), Circle(), Image(size, size, 1, patch=4)), data=Blobs(size), steps=4, batch_size=8,
         optimizer=Optimization(SignDescent(), learning_rate=1e-3), log_every=1, checkpoint=Checkpointing(every=2),
         preview=Previews(every=0, plan=Plan(Stride(), steps=2)),
     )

@@ -11,6 +11,8 @@ import pytest
 from tests.helpers import EXPERIMENT, first_steps
 from tests.training.test_meshes import UNIFIED
 from unified_jax.errors import UserError
+from unified_jax.models.base import blank_batch
+from unified_jax.processes.gaussian import DiscreteGaussian
 from unified_jax.sharding import MeshShape, make_mesh
 from unified_jax.training.balancing import (
     FixedBalance,
@@ -20,8 +22,11 @@ from unified_jax.training.balancing import (
     Uncertainty,
     gradnorm_loss,
 )
+from unified_jax.training.ema import Ema
+from unified_jax.training.optimizer import Optimization
 from unified_jax.training.program import assemble
 from unified_jax.training.projection import project
+from unified_jax.training.step import Optimizer, init_state, train_step
 
 KEY = jax.random.key(0)
 
@@ -181,3 +186,18 @@ def test_what_does_not_go_together_is_refused():
         assemble(strict, make_mesh(strict.mesh, jax.devices()[:1]))
     with pytest.raises(ValueError, match="decay"):
         MagnitudeBalance(1.0)
+
+
+def test_learned_balances_weigh_a_streams_second_term():
+    """A stream of learned variance has two terms; both have a weight from the first step on."""
+    stream = dataclasses.replace(UNIFIED.model.streams[0], process=DiscreteGaussian(steps=40, variance="learned_range"))
+    model = dataclasses.replace(UNIFIED.model, streams=(stream, *UNIFIED.model.streams[1:]))
+    name = stream.modality.name
+    assert {"text", name, f"{name}_vb"} <= set(model.terms)
+    optimizer = Optimizer(Optimization(), (Ema(),), 10)
+    shapes = jax.eval_shape(functools.partial(init_state, model, optimizer, Uncertainty()), KEY)
+    assert shapes.balance["log_variance"].shape == (len(model.terms),)
+    batch = {n: jax.ShapeDtypeStruct((4, *one.shape), one.dtype) for n, (_, one) in blank_batch(model, 4).items()}
+    step = functools.partial(train_step, model, optimizer, Uncertainty())
+    _, metrics = jax.eval_shape(step, shapes, {}, batch, KEY)
+    assert {f"weight/{term}" for term in model.terms} <= set(metrics)

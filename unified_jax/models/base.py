@@ -170,6 +170,8 @@ class Declared:
             if name not in known:
                 what = f"generates {', '.join(known)}" if name in wanted else f"is conditioned on {', '.join(known)}"
                 raise UserError(f"This model {what or 'nothing'}; found {name!r}.")
+        if twice := sorted({name for name in wanted if wanted.count(name) > 1}):
+            raise UserError(f"{', '.join(twice)}: asked for twice; name each once.")
         if both := sorted(set(given) & set(wanted)):
             raise UserError(f"{', '.join(both)}: both given and to be generated; choose one.")
         if not given and not wanted:

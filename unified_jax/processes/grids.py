@@ -121,10 +121,11 @@ def time_grid(process: Any, request: GridRequest, start: float = 1.0, end: float
     near_data, near_noise = max(end, min(SHORT, middle)), min(start, max(1.0 - SHORT, middle))
     if needs.adaptive:
         return adaptive_grid(request, start, near_data, end)
-    with jax.ensure_compile_time_eval():
-        alpha, sigma = (np.asarray(v) for v in process.alpha_sigma(jnp.asarray([start, end])))
-    start = near_noise if needs.below_noise and alpha[0] == 0 else start
-    end = near_data if needs.above_data and sigma[1] == 0 else end
+    if needs.below_noise or needs.above_data:  # only then: several processes join before JAX opens its devices
+        with jax.ensure_compile_time_eval():
+            alpha, sigma = (np.asarray(v) for v in process.alpha_sigma(jnp.asarray([start, end])))
+        start = near_noise if needs.below_noise and alpha[0] == 0 else start
+        end = near_data if needs.above_data and sigma[1] == 0 else end
     if needs.last_size:
         return _grid_with_last(request, start, end)
     if not request.by_level:

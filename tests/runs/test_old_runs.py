@@ -1,0 +1,60 @@
+"""Runs of version 0.1.0: their configurations open, go on and are started from; their parameters lie where they lay.
+
+`tests/legacy/runs/*.json` hold what that version wrote: config.json, and the paths and shapes of all parameters.
+"""
+
+import dataclasses
+import json
+
+import jax
+import pytest
+
+from unified_jax.config import config_hash, from_plain
+from unified_jax.errors import UserError
+from unified_jax.interop.names import flatten
+from unified_jax.models.tuned import Tuning
+from unified_jax.runs.directory import load_experiment
+from unified_jax.runs.recipe import load_recipe
+from unified_jax.runs.resume import check_same_run
+from unified_jax.runs.weight_transfer import plan_graft
+
+NAMES = ("quickstart", "transfusion_world", "dit_fashion_mnist", "edm_fashion_mnist")
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def old(request, tmp_path_factory):
+    from tests.helpers import ROOT
+
+    saved = json.loads((ROOT / "tests" / "legacy" / "runs" / f"{request.param}.json").read_text())
+    folder = tmp_path_factory.mktemp(request.param)
+    (folder / "config.json").write_text(json.dumps(saved["config"]))
+    return request.param, folder, saved
+
+
+def test_its_configuration_opens_as_todays(old):
+    name, folder, saved = old
+    assert load_experiment(folder) == load_recipe(name)
+    assert config_hash(from_plain(saved["config"])) == config_hash(load_recipe(name))
+
+
+def test_it_may_be_resumed_and_no_other(old):
+    name, folder, _ = old
+    recipe = load_recipe(name)
+    check_same_run(recipe, folder)
+    with pytest.raises(UserError, match=r"batch_size \(\d+ -> 7\)"):
+        check_same_run(dataclasses.replace(recipe, batch_size=7, accumulate=1), folder)
+
+
+def test_its_parameters_are_where_they_were(old):
+    name, _, saved = old
+    model = load_recipe(name).model
+    shapes = flatten(jax.eval_shape(model.init, jax.random.key(0)))
+    assert {path: list(leaf.shape) for path, leaf in shapes.items()} == saved["parameters"]
+    assert set(saved["terms"]) <= set(model.terms)
+
+
+def test_a_new_model_starts_from_it(old):
+    _, folder, saved = old
+    experiment = load_experiment(folder)
+    graft = plan_graft(experiment.model, experiment.model, Tuning())
+    assert set(graft.taken) == set(saved["parameters"]) and not graft.fresh and not graft.left
