@@ -185,6 +185,7 @@ CASES = [
     ("gradnorm_toy", {"steps": 1, "lr": 0.1}),
     ("transfusion_mask", {"n": 4, "types": 1, "window": 2}),
     ("mel", {"sr": 8000, "sets": [], "dither": 1.0}),
+    ("min_snr", {"schedule": "linear", "steps": 4, "gamma": 5.0, "space": "v"}),
 ]
 
 

@@ -4,6 +4,7 @@ library.
     python tests/goldens/make.py
 
 gd_small.safetensors    DDPM posterior, learned-range variance, ancestral and DDIM loops over a linear chain of 50 steps
+min_snr_small.safetensors   min-SNR weights of eps, x0 and v at every step of the linear chain
 dit_small.safetensors   one forward pass of a DiT of two blocks with random weights, torch layouts
 """
 
@@ -139,6 +140,15 @@ def dit_forward(w, x, t, y, depth, heads, patch, channels):
     return out.reshape(len(x), side, side, patch, patch, channels).transpose(0, 5, 1, 3, 2, 4).reshape(x.shape)
 
 
+def min_snr():
+    """Hang et al. 2023: min(SNR, gamma) of x0's mean square, over SNR of eps's, over SNR + 1 of v's; 1,000 steps."""
+    abar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+    snr = abar / (1 - abar)
+    bounded = np.minimum(snr, 5.0)
+    out = {"out/x0": bounded, "out/eps": bounded / snr, "out/v": bounded / (snr + 1)}
+    write("min_snr_small", "min_snr", {"schedule": "linear", "steps": 1000, "gamma": 5.0}, out)
+
+
 if __name__ == "__main__":
     name, family, config, exact = gaussian_diffusion()
     write(name, family, config, exact)
@@ -147,3 +157,4 @@ if __name__ == "__main__":
     outputs = {key: {"f32_minus_f64_maxabs": error} for key, error in own.items()}
     (HERE / "manifest.json").write_text(json.dumps({name: {"outputs": outputs}}, indent=1) + "\n")
     dit()
+    min_snr()

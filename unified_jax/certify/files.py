@@ -78,6 +78,7 @@ def runners() -> dict[str, Runner]:
         "sd3_training_density": tables.run_training_density,
         "ema": tables.run_ema,
         "kid_pr_is": tables.run_kid_pr_is,
+        "min_snr": tables.run_min_snr,
         "pcgrad": balancing.run_pcgrad,
         "gradnorm_libmtl": balancing.run_gradnorm_libmtl,
         "gradnorm_toy": balancing.run_gradnorm_toy,

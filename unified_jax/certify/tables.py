@@ -11,6 +11,7 @@ from unified_jax.certify.options import (
     anything,
     count,
     each,
+    either,
     flag,
     mapping,
     named,
@@ -20,6 +21,7 @@ from unified_jax.certify.options import (
     whole,
 )  # fmt: skip
 from unified_jax.evaluation.distances import frechet, inception_score, kernel_distance, moments, precision_recall
+from unified_jax.processes.gaussian import DiscreteGaussian
 from unified_jax.processes.interpolant import RectifiedFlow
 from unified_jax.processes.schedules import Schedule, make_betas, space_timesteps
 from unified_jax.processes.times import CosMapTimes, LogitNormalTimes, ModeTimes
@@ -45,6 +47,20 @@ AVERAGES: dict[str, Check] = DRAWN | {"steps": count, "decay": number, "variants
 VARIANT: dict[str, Check] = {"use_ema_warmup": flag, "inv_gamma": positive, "power": positive, "decay": number}
 VARIANT |= {"update_after_step": whole, "min_decay": number, "foreach": flag}
 FEATURES: dict[str, Check] = DRAWN | {"nhood": each(count), "splits": each(count)}
+
+
+WEIGHTS: dict[str, Check] = {"schedule": either(*NAMES.values()), "steps": count, "gamma": positive}
+
+
+def run_min_snr(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str, Any]:
+    """min-SNR weights of every step of a chain, one output a target."""
+    require(config, WEIGHTS)
+    t, out = jnp.arange(config["steps"]), {}
+    for target in ("eps", "x0", "v"):
+        chain = DiscreteGaussian(config["schedule"], config["steps"], target=target)
+        path = chain.alpha_sigma(t)
+        out[target] = loss_weight("min_snr", *path, *chain.target_coefficients(t), path, config["gamma"])
+    return {name: value for name, value in out.items() if f"out/{name}" in tensors}
 
 
 def run_beta_schedules(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str, Any]:
