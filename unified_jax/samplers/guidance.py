@@ -115,8 +115,11 @@ def extrapolate(conditional: Array, unconditional: Array, scale: Any, channels: 
 
     The other channels stay conditional. DiT's published samples guide 3 of 4 latent channels.
     """
-    guided = unconditional + scale * (conditional - unconditional)
-    if channels is None:
+    return _in_channels(unconditional + scale * (conditional - unconditional), conditional, channels)
+
+
+def _in_channels(guided: Array, conditional: Array, channels: int | None) -> Array:
+    if not channels:
         return guided
     return jnp.concatenate([guided[..., :channels], conditional[..., channels:]], axis=-1)
 
@@ -163,9 +166,7 @@ def nested(
                 x0 = x0 + scale * (after[name].x0 - before[name].x0)
                 eps = eps + scale * (after[name].eps - before[name].eps)
             full = said[-1][name]
-            if guidance.channels:
-                x0, eps = (jnp.concatenate([g[..., : guidance.channels], c[..., guidance.channels :]], axis=-1)
-                           for g, c in ((x0, full.x0), (eps, full.eps)))  # fmt: skip
+            x0, eps = _in_channels(x0, full.x0, guidance.channels), _in_channels(eps, full.eps, guidance.channels)
             if guidance.rescale:
                 x0, eps = restore_deviation(p, x0, eps, full.x0, x[name], t[name], guidance.rescale)
             found[name] = Prediction(x0, eps, full.log_variance)
