@@ -1,6 +1,8 @@
 """Eight fake CPU devices for the whole suite, unless `make gpu` asks for the GPU; shared sets where present."""
 
+import gc
 import os
+import resource
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +27,9 @@ import jax
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
+gc.set_threshold(
+    20_000, 20, 50
+)  # traces make many objects that live; the default threshold looks at them all too often
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -54,10 +59,22 @@ def shared_goldens() -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Compiled programs, shared by the processes of a file."""
-    return str(tmp_path_factory.mktemp("cache"))
+    """Compiled programs, shared by all processes that the suite starts."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "compiled"
+    folder.mkdir(exist_ok=True)
+    return str(folder)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def little_memory() -> Iterator[None]:
+    """Compiled programs of earlier files are dropped once the process has held more than 2.5 GB."""
+    yield
+    if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 2.5e6:  # of Linux, in KB
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="module")

@@ -120,6 +120,7 @@ def environment(devices: int, cache: str = "", flags: str = "") -> dict[str, str
         "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {flags} --xla_force_host_platform_device_count={devices}",
         "PJRT_NPROC": str(16 * devices if devices > 1 else os.cpu_count()),
         "JAX_COMPILATION_CACHE_DIR": cache,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
     }
 
 

@@ -234,6 +234,8 @@ def _manager(folder: Path, keep: int, write: bool) -> ocp.CheckpointManager:
     options = ocp.CheckpointManagerOptions(
         max_to_keep=keep,
         create=write,
+        # Both managers may save at once, and processes meet at barriers by name.
+        multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=folder.name),
         cleanup_tmp_directories=write,
         read_only=not write,
         async_options=ocp.AsyncOptions(post_finalization_callback=finish) if write else None,
