@@ -59,7 +59,7 @@ class Stride:
 
 @dataclasses.dataclass(frozen=True)
 class SignDescent:
-    def transform(self, rate, decay):
+    def transform(self, rate, decay, stacked):
         return optax.chain(optax.scale_by_sign(), optax.scale_by_learning_rate(rate))
 
 
@@ -170,7 +170,7 @@ def test_changed_code_is_refused_on_resume_unless_it_is_meant(folder, capfd, one
         ("    def unit_time(self, t):\n        return t\n", "Circle lacks unit_time"),
         ('    takes: ClassVar = ("label",)\n', "Mixer lacks takes"),
         ("    needs = Needs()\n", "Stride lacks needs"),
-        ("    def transform(self, rate, decay):\n", "SignDescent lacks transform"),
+        ("    def transform(self, rate, decay, stacked):\n", "SignDescent lacks transform"),
         ("*, layout=None, capture=()", "without layout, capture"),
     ],
 )
@@ -178,7 +178,7 @@ def test_one_method_missing_is_a_sentence_before_anything_is_compiled(folder, ca
     whole = (folder / "own_recipe.py").read_text()
     assert gone in whole
     broken = folder / "own_broken.py"
-    instead = {"    def transform": "    def other(self, rate, decay):\n", "*, layout": "**_"}
+    instead = {"    def transform": "    def other(self, rate, decay, stacked):\n", "*, layout": "**_"}
     put = next((new for start, new in instead.items() if gone.startswith(start)), "")
     broken.write_text(whole.replace(gone, put))
     assert run_command(train.main, [str(broken), "--run-dir", str(folder / "none"), "--steps", "1"]) == 2

@@ -10,6 +10,7 @@ from tests.helpers import MODEL
 from unified_jax.training.algorithms import Adafactor, AdamW, Lion, Muon, matrices, path_of
 from unified_jax.training.ema import Ema, post_hoc_weights, power_of
 from unified_jax.training.optimizer import Group, Optimization
+from unified_jax.training.program import stacked_paths
 
 RULES = [
     (AdamW(), 3e-3),
@@ -18,6 +19,7 @@ RULES = [
     (Adafactor(momentum=0.9, relative=False), 3e-3),
     (Muon(), 3e-3),
 ]
+STACKED = stacked_paths(MODEL.axes())
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +31,7 @@ def params():
 def test_every_rule_goes_downhill(rule, rate, params):
     """A quadratic around other parameters: each rule at least halves it in sixty steps."""
     goal = jax.tree.map(lambda p: p + 0.03, params)
-    transform = Optimization(rule, learning_rate=rate, clip_norm=100.0).transform(60)
+    transform = Optimization(rule, learning_rate=rate, clip_norm=100.0).transform(60, STACKED)
 
     def value(p):
         return sum(jnp.sum((a - b) ** 2) for a, b in zip(jax.tree.leaves(p), jax.tree.leaves(goal), strict=True))
@@ -44,7 +46,7 @@ def test_every_rule_goes_downhill(rule, rate, params):
 
 
 def test_muon_orthogonalises_the_matrices_of_the_blocks(params):
-    numbers = matrices(params)
+    numbers = matrices(params, STACKED)
     whole = lambda x: x is None or hasattr(x, "reduction_axis")  # noqa: E731
     named = {path_of(p): n for p, n in jax.tree_util.tree_leaves_with_path(numbers, is_leaf=whole) if n is not None}
     assert set(named) == {
@@ -53,7 +55,7 @@ def test_muon_orthogonalises_the_matrices_of_the_blocks(params):
         "blocks/mlp/fc1/kernel",
         "blocks/mlp/fc2/kernel",
     }
-    transform = Optimization(Muon(rms=0.2), learning_rate=1.0).transform(10)
+    transform = Optimization(Muon(rms=0.2), learning_rate=1.0).transform(10, STACKED)
     gradient = jax.tree.map(lambda p: jax.random.normal(jax.random.key(p.size), p.shape), params)
     updates, _ = transform.update(gradient, transform.init(params), params)
     for name, layer in (("fc1", 0), ("fc2", 1)):
@@ -88,11 +90,11 @@ def test_muon_takes_the_polar_factor_of_each_matrix():
         kept = [size for axis, size in enumerate(shape) if axis != apart]
         whole = scaled.reshape(shape if apart is None else (kept[0], shape[apart], *kept[1:]))
         gradients[name] = jnp.asarray(whole if apart is None else np.moveaxis(whole, 1, apart), jnp.float32)
-    params = {"blocks": {"half": jax.tree.map(jnp.zeros_like, gradients)}}
-    transform = Optimization(Muon(rms=0.2), learning_rate=1.0).transform(10)
-    found, _ = transform.update({"blocks": {"half": gradients}}, transform.init(params), params)
+    params = {"trunk": {"half": jax.tree.map(jnp.zeros_like, gradients)}}  # stacks are what the axes say, not a name
+    transform = Optimization(Muon(rms=0.2), learning_rate=1.0).transform(10, tuple(f"trunk/half/{n}" for n in STACKS))
+    found, _ = transform.update({"trunk": {"half": gradients}}, transform.init(params), params)
     for name, polar in polars.items():
-        step = matrices_of(name, np.asarray(found["blocks"]["half"][name]))
+        step = matrices_of(name, np.asarray(found["trunk"]["half"][name]))
         lengths = np.linalg.norm(step, axis=(2, 3)) * np.linalg.norm(polar, axis=(2, 3))
         assert (-np.sum(step * polar, axis=(2, 3)) / lengths > 0.97).all(), name  # singular values are near 1, not at 1
         np.testing.assert_allclose(np.sqrt(np.mean(step**2, axis=(2, 3))), 0.2, rtol=0.2, err_msg=name)

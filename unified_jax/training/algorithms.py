@@ -9,6 +9,7 @@ Muon        Jordan et al. 2024: the momentum of a matrix, orthogonalised by Newt
             a matrix inside a block (embeddings, biases, gains, modulation, first and last layers) goes to Adam
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -19,14 +20,20 @@ import optax
 from unified_jax.typing import Params
 
 Rate = Callable[[Any], Any]
+Stacked = tuple[str, ...]
+"""Paths of the parameters that lie in stacks of layers (their first logical axis is `layers`)."""
 
 
 @runtime_checkable
 class Rule(Protocol):
     """An update rule."""
 
-    def transform(self, rate: Rate, decay: float) -> optax.GradientTransformation:
-        """The optax transformation for a learning rate (step -> rate); `decay` is a factor on the weight decay."""
+    def transform(self, rate: Rate, decay: float, stacked: Stacked) -> optax.GradientTransformation:
+        """The optax transformation for a learning rate (step -> rate).
+
+        decay    a factor on the weight decay
+        stacked  paths of the parameters that lie in stacks of layers
+        """
         ...
 
 
@@ -57,8 +64,9 @@ class AdamW:
         _check_decays("AdamW", self.b1, self.b2)
         _check_weight_decay("AdamW", self.weight_decay)
 
-    def transform(self, rate: Rate, decay: float) -> optax.GradientTransformation:
-        """`decay` is a factor on the weight decay."""
+    def transform(self, rate: Rate, decay: float, stacked: Stacked) -> optax.GradientTransformation:
+        """See `Rule`."""
+        del stacked
         return optax.adamw(rate, self.b1, self.b2, self.eps, weight_decay=decay * self.weight_decay, mask=decay_mask)
 
 
@@ -77,8 +85,9 @@ class Lion:
         _check_decays("Lion", self.b1, self.b2)
         _check_weight_decay("Lion", self.weight_decay)
 
-    def transform(self, rate: Rate, decay: float) -> optax.GradientTransformation:
-        """`decay` is a factor on the weight decay."""
+    def transform(self, rate: Rate, decay: float, stacked: Stacked) -> optax.GradientTransformation:
+        """See `Rule`."""
+        del stacked
         return optax.lion(rate, self.b1, self.b2, weight_decay=decay * self.weight_decay, mask=decay_mask)
 
 
@@ -101,8 +110,9 @@ class Adafactor:
         if self.clipping <= 0:
             raise ValueError(f"Adafactor.clipping must be positive, found {self.clipping}.")
 
-    def transform(self, rate: Rate, decay: float) -> optax.GradientTransformation:
-        """`decay` is a factor on the weight decay."""
+    def transform(self, rate: Rate, decay: float, stacked: Stacked) -> optax.GradientTransformation:
+        """See `Rule`."""
+        del stacked
         return optax.adafactor(
             rate,
             multiply_by_parameter_scale=self.relative,
@@ -136,9 +146,9 @@ class Muon:
         if self.iterations < 1 or self.rms <= 0:
             raise ValueError(f"Muon needs iterations >= 1 and rms > 0, found {self.iterations} and {self.rms}.")
 
-    def transform(self, rate: Rate, decay: float) -> optax.GradientTransformation:
-        """`decay` is a factor on the weight decay."""
-        axes: Any = matrices  # a function of the parameters, which the annotation does not say
+    def transform(self, rate: Rate, decay: float, stacked: Stacked) -> optax.GradientTransformation:
+        """See `Rule`."""
+        axes: Any = functools.partial(matrices, stacked=stacked)  # a function, which the annotation does not say
         muon = optax.contrib.muon(
             rate,
             ns_steps=self.iterations,
@@ -159,7 +169,7 @@ class Muon:
         return optax.GradientTransformation(muon.init, update)
 
 
-def matrices(params: Any) -> Any:
+def matrices(params: Any, stacked: Stacked) -> Any:
     """Which axes of a parameter are the rows and columns of a matrix; None for what Muon leaves to Adam.
 
     The leading axis of stacked blocks and the queries, keys and values of one kernel are separate matrices.
@@ -168,7 +178,7 @@ def matrices(params: Any) -> Any:
 
     def leaf(path: Any, value: Any) -> Any:
         name = path_of(path)
-        if not name.startswith("blocks/") or "modulation" in name or not name.endswith("kernel"):
+        if name not in stacked or "modulation" in name or not name.endswith("kernel"):
             return None
         match name.rsplit("/", 1)[-1]:
             case "qkv_kernel":  # [layers, d, g, r + 2, e]

@@ -14,7 +14,7 @@ import jax
 import optax
 
 from unified_jax.config import Open, check_finite
-from unified_jax.training.algorithms import AdamW, Rule, path_of
+from unified_jax.training.algorithms import AdamW, Rule, Stacked, path_of
 from unified_jax.typing import Params
 
 
@@ -89,13 +89,13 @@ class Optimization:
         ramp = optax.linear_schedule(peak / warm, peak, max(1, warm - 1))
         return optax.join_schedules([ramp, after], [warm])
 
-    def transform(self, steps: int) -> optax.GradientTransformation:
-        """The optax transformation."""
+    def transform(self, steps: int, stacked: Stacked = ()) -> optax.GradientTransformation:
+        """The optax transformation; `stacked` are the paths of parameters in stacks of layers (see `Rule`)."""
         rate = self.rate(steps)
-        step = self.rule.transform(rate, 1.0)
+        step = self.rule.transform(rate, 1.0, stacked)
         if self.groups:
             rules: dict[Hashable, optax.GradientTransformation] = {
-                str(i): _of_group(self.rule, group, rate) for i, group in enumerate(self.groups)
+                str(i): _of_group(self.rule, group, rate, stacked) for i, group in enumerate(self.groups)
             }
             step = optax.multi_transform(rules | {"rest": step}, self.labels)
         return optax.chain(optax.clip_by_global_norm(self.clip_norm), step) if self.clip_norm else step
@@ -124,7 +124,7 @@ def at_step(opt_state: Any, step: Any) -> Any:
     return jax.tree.map(leaf, opt_state, is_leaf=lambda part: isinstance(part, optax.ScaleByScheduleState))
 
 
-def _of_group(rule: Rule, group: Group, rate: Callable[[Any], Any]) -> optax.GradientTransformation:
+def _of_group(rule: Rule, group: Group, rate: Callable[[Any], Any], stacked: Stacked) -> optax.GradientTransformation:
     if group.rate == 0:
         return optax.set_to_zero()
-    return rule.transform(lambda step: group.rate * rate(step), group.decay)
+    return rule.transform(lambda step: group.rate * rate(step), group.decay, stacked)

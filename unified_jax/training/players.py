@@ -24,7 +24,7 @@ from unified_jax.errors import UserError
 from unified_jax.interop.names import flatten, unflatten
 from unified_jax.models.base import Model, Player
 from unified_jax.training.balancing import Balance, FixedBalance
-from unified_jax.training.optimizer import Optimization, at_step
+from unified_jax.training.optimizer import at_step
 from unified_jax.training.state import State
 from unified_jax.training.step import Optimizer, add_up, averages, losses_of, scales, split, train_step
 from unified_jax.typing import Batch, Params
@@ -46,11 +46,6 @@ class Turn(NamedTuple):
 def merged(params: Params, part: Params) -> Params:
     """The tree with a part of it replaced."""
     return unflatten(flatten(params) | flatten(part))
-
-
-def optimizer_of(player: Player, optimizer: Optimizer) -> Optimization:
-    """The player's, or the experiment's."""
-    return player.optimizer or optimizer.config
 
 
 def step_of(model: Model) -> Callable[..., tuple[State, dict[str, Array]]]:
@@ -95,9 +90,8 @@ def _turn(
         return jax.value_and_grad(objective, has_aux=True)(mine)
 
     (value, sums), gradient = add_up(part, micro)
-    config = optimizer_of(player, optimizer)
     before = at_step(state.opt_state[player.name], state.step)
-    updates, opt_state = config.transform(optimizer.steps).update(gradient, before, mine)
+    updates, opt_state = optimizer.of(player).transform.update(gradient, before, mine)
     updated: Any = optax.apply_updates(mine, updates)
     terms = {name: sums.totals[name] / divisor[name] for name in player.terms}
     return Turn(
@@ -123,7 +117,7 @@ def _settled(
     metrics |= turns[0].extra
     for player, turn in zip(model.players, turns, strict=True):
         metrics |= {f"loss/{name}": term for name, term in turn.terms.items()}
-        rate = optimizer_of(player, optimizer).rate(optimizer.steps)(state.step)
+        rate = optimizer.of(player).config.rate(optimizer.steps)(state.step)
         metrics |= {f"grad_norm/{player.name}": turn.norm, f"lr/{player.name}": jnp.asarray(rate, jnp.float32)}
     metrics["lr"] = metrics[f"lr/{model.players[0].name}"]
     return dataclasses.replace(new, step=state.step + 1), metrics

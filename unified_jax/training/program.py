@@ -12,6 +12,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from unified_jax.errors import UserError
+from unified_jax.interop.names import flatten
 from unified_jax.models.base import blank_batch
 from unified_jax.models.tuned import Tuned
 from unified_jax.precision import seed_key
@@ -99,8 +100,9 @@ def check_batch(experiment: Experiment, mesh: Mesh) -> None:
 def assemble(experiment: Experiment, mesh: Mesh) -> Program:
     """The program of an experiment. Raises UserError for a batch or a parameter that the mesh does not divide."""
     check_batch(experiment, mesh)
-    optimizer = Optimizer(experiment.optimizer, experiment.ema, experiment.steps, experiment.accumulate)
     model = experiment.trained
+    stacked = stacked_paths(model.axes()) if experiment.tuning.full else ()
+    optimizer = Optimizer(experiment.optimizer, experiment.ema, experiment.steps, experiment.accumulate, stacked)
     make = functools.partial(init_state, model, optimizer, experiment.balance)
     shapes = jax.eval_shape(make, seed_key(experiment.seed))
     if experiment.model.players:
@@ -132,3 +134,8 @@ def frozen_layout(model: Any, mesh: Mesh, rules: Rules) -> Params:
         return {}
     shapes = jax.eval_shape(model.model.init, seed_key(0))
     return laid_out(mesh, rules, model.frozen(model.model.axes()), model.frozen(shapes))
+
+
+def stacked_paths(axes: Any) -> tuple[str, ...]:
+    """Paths of the parameters that lie in stacks: their first logical axis is `layers`."""
+    return tuple(path for path, names in flatten(axes).items() if names[:1] == ("layers",))

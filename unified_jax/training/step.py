@@ -20,8 +20,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from unified_jax.models.base import Model, Terms
+from unified_jax.models.base import Model, Player, Terms
 from unified_jax.sharding import constrain
+from unified_jax.training.algorithms import Stacked
 from unified_jax.training.balancing import Balance
 from unified_jax.training.ema import Ema
 from unified_jax.training.optimizer import Optimization, at_step
@@ -36,17 +37,22 @@ class Optimizer(NamedTuple):
     ema: tuple[Ema, ...]
     steps: int
     accumulate: int = 1
+    stacked: Stacked = ()
 
     @property
     def transform(self) -> optax.GradientTransformation:
         """The optax transformation."""
-        return self.config.transform(self.steps)
+        return self.config.transform(self.steps, self.stacked)
+
+    def of(self, player: Player) -> "Optimizer":
+        """A player's own, or this one."""
+        return self._replace(config=player.optimizer or self.config)
 
     def init(self, model: Model, params: Params) -> Any:
         """A fresh state: of the transformation, or {player: of its own} (`training.players`)."""
         if not model.players:
             return self.transform.init(params)
-        return {p.name: (p.optimizer or self.config).transform(self.steps).init(p.own(params)) for p in model.players}
+        return {p.name: self.of(p).transform.init(p.own(params)) for p in model.players}
 
 
 class Sums(NamedTuple):
