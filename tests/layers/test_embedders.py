@@ -1,5 +1,8 @@
 """Embedders: as many tokens as patches, outputs of the input's sizes, and what each promises."""
 
+import functools
+import itertools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -30,33 +33,50 @@ class Around(nn.Module):
         return tokens, embedder.decode(tokens, skips, c)
 
 
-def build(kind, shape, cut, seed=0):
-    form = Form("m", shape, cut, shape[-1] + 1, kind, 8)
-    noise = np.random.default_rng(seed)
+@functools.cache
+def build(kind, shape, cut):
+    """(the compiled call, random parameters, x, c)."""
+    module, noise, x, c = given(kind, shape, cut)
+    shapes = nn.meta.unbox(jax.eval_shape(module.init, jax.random.key(2), x, c))
+    moved = jax.tree.map(lambda p: jnp.asarray(noise.normal(0, 0.3, p.shape), jnp.float32), shapes)
+    return jax.jit(module.apply), moved, x, c
+
+
+def given(kind, shape, cut):
+    noise = np.random.default_rng(0)
     x, c = (jnp.asarray(noise.normal(size=(3, *size)), jnp.float32) for size in (shape, (WIDTH,)))
-    module = Around(form)
-    fresh = nn.meta.unbox(jax.jit(module.init)(jax.random.key(2), x, c))
-    moved = jax.tree.map(lambda p: p + noise.normal(0, 0.1, p.shape).astype(np.float32), fresh)
-    return jax.jit(module.apply), fresh, moved, x, c
+    return Around(Form("m", shape, cut, shape[-1] + 1, kind, 8)), noise, x, c
 
 
-@pytest.mark.parametrize("shape_and_cut", [CLOUD, PICTURE, FILM, PATH])
-@pytest.mark.parametrize("kind", ["linear", "convolutional", "unet", "pointnet", "groups"])
+@pytest.mark.parametrize(
+    ("kind", "shape_and_cut"),
+    [
+        *itertools.product(("linear", "convolutional", "unet"), (PICTURE, FILM, PATH)),
+        *itertools.product(("pointnet", "groups"), (CLOUD, FILM)),
+    ],
+)
 def test_sizes_and_start(kind, shape_and_cut):
     """Odd sizes too; the output starts at zero, every parameter is trained, and one example says nothing of another."""
     if kind in ("pointnet", "groups") and shape_and_cut is not CLOUD:
         with pytest.raises(ValueError, match=r"needs points .* use linear, convolutional or unet"):
             make_embedder(Form("m", *shape_and_cut, 1, kind))
         return
-    apply, fresh, moved, x, c = build(kind, *shape_and_cut)
-    _, y = apply(fresh, x, c)
+    module, noise, x, c = given(kind, *shape_and_cut)
+    (_, y), fresh = jax.jit(module.init_with_output)(jax.random.key(2), x, c)
     assert y.shape == (*x.shape[:-1], x.shape[-1] + 1)
     np.testing.assert_array_equal(y, 0.0)
-    tokens, y = apply(moved, x, c)
-    gradient = jax.jit(jax.grad(lambda p: jnp.sum(jnp.square(apply(p, x, c)[1] - 1))))(moved)
+
+    @jax.jit
+    @functools.partial(jax.grad, has_aux=True)
+    def run(p, x):
+        tokens, y = module.apply(p, x, c)
+        return jnp.sum(jnp.square(y - 1)), (tokens, y)
+
+    fresh = jax.device_get(nn.meta.unbox(fresh))
+    moved = jax.tree.map(lambda p: p + noise.normal(0, 0.1, p.shape).astype(np.float32), fresh)
+    gradient, (tokens, y) = run(moved, x)
     assert all(np.any(leaf) for leaf in jax.tree.leaves(gradient))
-    other = x.at[1].set(0.0)
-    tokens_after, y_after = apply(moved, other, c)
+    _, (tokens_after, y_after) = run(moved, x.at[1].set(0.0))
     for before, after in ((tokens, tokens_after), (y, y_after)):
         np.testing.assert_allclose(before[::2], after[::2], atol=1e-6)
         assert np.abs(before[1] - after[1]).max() > 1e-3
@@ -65,7 +85,7 @@ def test_sizes_and_start(kind, shape_and_cut):
 def test_linear_patches_are_strangers_and_convolved_ones_are_neighbours():
     """A pixel beside a patch's edge changes the neighbouring token of a convolutional embedder, not of a linear one."""
     for kind, changed in (("linear", False), ("convolutional", True), ("unet", True)):
-        apply, _, moved, x, c = build(kind, (8, 8, 3), (4, 4))
+        apply, moved, x, c = build(kind, *PICTURE)
         tokens, _ = apply(moved, x, c)
         after, _ = apply(moved, x.at[:, 0, 4].add(1.0), c)
         assert np.abs(after[:, 1] - tokens[:, 1]).max() > 1e-3
@@ -74,7 +94,7 @@ def test_linear_patches_are_strangers_and_convolved_ones_are_neighbours():
 
 def test_only_the_unet_hears_the_time():
     for kind, heard in (("linear", False), ("convolutional", False), ("unet", True)):
-        apply, _, moved, x, c = build(kind, *PICTURE)
+        apply, moved, x, c = build(kind, *PICTURE)
         assert (np.abs(apply(moved, x, c)[0] - apply(moved, x, c + 1)[0]).max() > 1e-4) == heard
 
 
@@ -107,13 +127,13 @@ def test_stages_multiply_up_to_the_cut():
 
 def test_points_of_a_token_have_no_order_and_groups_no_order_at_all():
     rng = np.random.default_rng(0)
-    apply, _, moved, x, c = build("pointnet", (32, 6), (8,))
+    apply, moved, x, c = build("pointnet", (32, 6), (8,))
     within = np.concatenate([8 * i + rng.permutation(8) for i in range(4)])
     tokens, y = apply(moved, x, c)
     mixed, mixed_y = apply(moved, x[:, within], c)
     np.testing.assert_allclose(mixed, tokens, atol=1e-5)
     np.testing.assert_allclose(mixed_y, y[:, within], atol=1e-5)
-    apply, _, moved, x, c = build("groups", (32, 6), (8,))
+    apply, moved, x, c = build("groups", (32, 6), (8,))
     every = np.concatenate([[0], 1 + rng.permutation(31)])
     tokens, y = apply(moved, x, c)
     mixed, mixed_y = apply(moved, x[:, every], c)
