@@ -4,7 +4,6 @@ import dataclasses
 import io
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -267,25 +266,6 @@ def test_every_changed_field_is_listed(tmp_path):
     del older["accumulate"]  # a field that an older version did not have had what is now its default
     assert differences(EXPERIMENT, older) == []
     assert differences(EXPERIMENT, older | {"gone": 1}) == ["gone (1 -> no such field)"]
-
-
-@pytest.mark.slow
-def test_a_resumed_run_refuses_or_falls_back_at_a_damaged_checkpoint(tmp_path, recipe, cache):
-    folder = tmp_path / "run"
-    assert run("train.py", recipe, "--run-dir", folder, cache=cache)[0] == 0
-    shutil.copytree(folder, tmp_path / "whole")
-    for path in (folder / "checkpoints" / "rolling" / "12" / "state").rglob("d/*"):
-        path.write_bytes(path.read_bytes()[:-1] + b"?")
-    again = ("train.py", recipe, "--run-dir", folder)
-    code, _, err = run(*again, "--resume", "must", cache=cache)
-    assert code == 2, err
-    assert "rolling/12 cannot be read" in err and "Traceback" not in err
-    code, _, err = run(*again, cache=cache)
-    assert code == 0, err
-    assert "rolling/12 cannot be read" in err and "goes on from step 8" in err
-    numbers = [[(line["step"], line.get("loss")) for line in read_lines(f / "metrics.jsonl")]
-               for f in (folder, tmp_path / "whole")]  # fmt: skip
-    assert numbers[0] == numbers[1]
 
 
 def test_directories_that_cannot_be_written(tmp_path, recipe, monkeypatch, capsys):

@@ -1,5 +1,6 @@
 """A resumed run is the same run, to the bit, whatever interrupted it. Real processes, real signals."""
 
+import functools
 import json
 import shutil
 import signal
@@ -10,7 +11,11 @@ import numpy as np
 import pytest
 
 from tests.helpers import command, run
+from unified_jax.cli import train
+from unified_jax.cli.entry import run_command
 from unified_jax.runs.metrics import cut_lines, read_lines
+
+TORN = '{"step": 99, "loss": 0.'
 
 
 def lines(folder: Path) -> list[dict]:
@@ -27,12 +32,17 @@ def parameters(folder: Path) -> dict[str, np.ndarray]:
 
     from unified_jax.runs.checkpoints import Checkpoints
     from unified_jax.runs.directory import load_experiment
+
+    state = Checkpoints(folder, write=False).restore(abstract_state(load_experiment(folder, trust=True)))
+    return {jax.tree_util.keystr(p): np.asarray(v) for p, v in jax.tree_util.tree_leaves_with_path(state)}
+
+
+@functools.cache
+def abstract_state(experiment):
+    """What a checkpoint of its runs holds."""
     from unified_jax.runs.loop import prepare
 
-    state = Checkpoints(folder, write=False).restore(
-        prepare(load_experiment(folder, trust=True)).program.abstract_state()
-    )
-    return {jax.tree_util.keystr(p): np.asarray(v) for p, v in jax.tree_util.tree_leaves_with_path(state)}
+    return prepare(experiment).program.abstract_state()
 
 
 def assert_same_run(a: Path, b: Path) -> None:
@@ -71,30 +81,34 @@ def count_lines(folder: Path) -> int:
     return path.read_text().count("\n") if path.exists() else 0
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("moment", ["before_the_first_checkpoint", "inside_a_save", "between_checkpoints"])
-def test_kill_and_resume(tmp_path, recipe, cache, whole, moment):
-    process = command("train.py", recipe, "--run-dir", tmp_path, cache=cache)
-    rolling = tmp_path / "checkpoints" / "rolling"
-    conditions = {
-        "before_the_first_checkpoint": lambda: count_lines(tmp_path) >= 1,
-        "inside_a_save": lambda: any("tmp" in p.name for p in rolling.glob("*")) or (rolling / "4").exists(),
-        "between_checkpoints": lambda: (rolling / "4").exists() and count_lines(tmp_path) >= 6,
-    }
-    wait_for(process, conditions[moment])
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 99, "loss": 0.')  # a torn last line
-    code, _, err = run("train.py", recipe, "--run-dir", tmp_path, cache=cache)
-    assert code == 0, err
-    assert_same_run(tmp_path, whole)
+MOMENTS = {
+    "before_the_first_checkpoint": lambda rolling, lines: lines >= 1,
+    "inside_a_save": lambda rolling, lines: any("tmp" in p.name for p in rolling.glob("*")) or (rolling / "4").exists(),
+    "between_checkpoints": lambda rolling, lines: (rolling / "4").exists() and lines >= 6,
+}
 
 
 @pytest.mark.slow
-def test_sigterm_saves_and_exits_with_0(tmp_path, recipe, cache, whole):
-    process = command("train.py", recipe, "--run-dir", tmp_path, cache=cache)
-    wait_for(process, lambda: count_lines(tmp_path) >= 1)
+def test_kill_and_resume(tmp_path, recipe, cache, whole):
+    """Killed at one moment after the other, then ended by SIGTERM: what goes on to the end is the run left alone."""
+    metrics, rolling = tmp_path / "metrics.jsonl", tmp_path / "checkpoints" / "rolling"
+
+    def started():
+        """A process, once it has cut the torn line of the one before."""
+        process = command("train.py", recipe, "--run-dir", tmp_path, cache=cache)
+        wait_for(process, lambda: metrics.exists() and TORN not in metrics.read_text())
+        return process
+
+    for reached in MOMENTS.values():
+        process = started()
+        wait_for(process, lambda reached=reached: reached(rolling, count_lines(tmp_path)))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        with metrics.open("a") as file:
+            file.write(TORN)
+    process = started()
+    before = count_lines(tmp_path)
+    wait_for(process, lambda: count_lines(tmp_path) > before)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
@@ -105,11 +119,16 @@ def test_sigterm_saves_and_exits_with_0(tmp_path, recipe, cache, whole):
     assert_same_run(tmp_path, whole)
 
 
-@pytest.mark.slow
-def test_replay_reproduces_a_step_and_writes_nothing(recipe, cache, whole):
+def attempt(capsys, *arguments) -> tuple[int, str]:
+    """(exit code, stderr) of a training command in this process."""
+    code = run_command(train.main, [str(a) for a in arguments])
+    return code, capsys.readouterr().err
+
+
+def test_replay_reproduces_a_step_and_writes_nothing(recipe, whole, one_device, capsys):
     before = {p: p.stat().st_mtime_ns for p in whole.rglob("*") if p.is_file()}
-    code, out, err = run("train.py", recipe, "--run-dir", whole, "--replay", "6", cache=cache)
-    assert code == 0, err
+    assert run_command(train.main, [str(recipe), "--run-dir", str(whole), "--replay", "6"]) == 0
+    out = capsys.readouterr().out
     logged = next(line for line in lines(whole) if line["step"] == 6 and "loss" in line)
     assert f"step 6: loss {logged['loss']:.6g}, gradient norm {logged['grad_norm']:.6g} (finite)" in out
     assert out.count("slot") == 8
@@ -117,43 +136,34 @@ def test_replay_reproduces_a_step_and_writes_nothing(recipe, cache, whole):
 
 
 @pytest.mark.slow
-def test_faults_of_a_run_directory(tmp_path, recipe, cache, whole):
-    def attempt(*arguments):
-        code, _, err = run("train.py", recipe, "--run-dir", tmp_path / "run", *arguments, cache=cache)
-        assert "Traceback" not in err
-        return code, err.strip().splitlines()[-1]
-
-    code, err = attempt("--resume", "must")
-    assert code == 2
-    assert "holds no finished checkpoint" in err
-    shutil.copytree(whole, tmp_path / "run")
-    code, err = attempt("--resume", "never")
-    assert code == 2
-    assert "already holds a run (step 12)" in err
-    code, err = attempt("--optimizer.learning-rate", "0.5", "--steps", "20")
-    assert code == 2
-    assert "another optimizer.learning_rate (0.001 -> 0.5)" in err
-    code, err = attempt("--steps", "8")
-    assert code == 2
-    assert "beyond --steps 8" in err
-    newest = tmp_path / "run" / "checkpoints" / "rolling" / "12" / "state"
+def test_faults_of_a_run_directory(tmp_path, recipe, cache, whole, one_device, capsys):
+    folder = tmp_path / "run"
+    code, err = attempt(capsys, recipe, "--run-dir", folder, "--resume", "must")
+    assert code == 2 and "holds no finished checkpoint" in err
+    shutil.copytree(whole, folder)
+    newest = folder / "checkpoints" / "rolling" / "12" / "state"
     for path in [p for p in newest.rglob("*") if p.is_file() and p.stat().st_size > 2000]:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    code, err = attempt("--steps", "20", "--resume", "must")
-    assert code == 2
+    for flags, words in (
+        (("--resume", "never"), "already holds a run (step 12)"),
+        (("--optimizer.learning-rate", "0.5", "--steps", "20"), "another optimizer.learning_rate (0.001 -> 0.5)"),
+        (("--steps", "8"), "beyond --steps 8"),
+        (("--steps", "20", "--resume", "must"), "delete that folder to go back to step 8"),
+    ):
+        code, err = attempt(capsys, recipe, "--run-dir", folder, *flags)
+        assert code == 2 and words in err, err
+        assert "Traceback" not in err
     assert "cannot be read" in err
-    assert "delete that folder to go back to step 8" in err
-    code, _ = attempt()
-    assert code == 0
-    assert (tmp_path / "run" / "checkpoints" / "damaged" / "12").is_dir()
-    assert_same_run(tmp_path / "run", whole)
+    code, _, err = run("train.py", recipe, "--run-dir", folder, cache=cache)
+    assert code == 0, err
+    assert "rolling/12 cannot be read" in err and "goes on from step 8" in err
+    assert (folder / "checkpoints" / "damaged" / "12").is_dir()
+    assert_same_run(folder, whole)
 
 
-@pytest.mark.slow
-def test_init_from_starts_a_new_run_from_the_average(tmp_path, recipe, cache, whole):
-    code, _, err = run(
-        "train.py", recipe, "--run-dir", tmp_path / "new", "--init-from", whole, "--steps", "1", cache=cache
-    )
+def test_init_from_starts_a_new_run_from_the_average(tmp_path, recipe, whole, one_device, capsys):
+    flags = ("--init-from", whole, "--steps", "1", "--preview.every", "0", "--validation.every", "0")
+    code, err = attempt(capsys, recipe, "--run-dir", tmp_path / "new", *flags)
     assert code == 0, err
     first = lines(tmp_path / "new")[0]
     assert first["step"] == 1
@@ -170,15 +180,16 @@ def test_metrics_are_cut_at_the_restored_step(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_not_finite(tmp_path, recipe, cache):
+def test_a_loss_that_is_not_finite(tmp_path, recipe, one_device, capsys):
     folder = tmp_path / "run"
     flags = ("--optimizer.learning-rate", "1e30", "--optimizer.clip-norm", "0", "--optimizer.warmup-steps", "0")
-    code, _, err = run("train.py", recipe, "--run-dir", folder, *flags, cache=cache)
+    flags += ("--preview.every", "0", "--validation.every", "0")
+    code, err = attempt(capsys, recipe, "--run-dir", folder, *flags)
     assert code == 1, err
     assert "not finite" in err
     assert "Traceback" not in err
     record = read_lines(folder / "non_finite.jsonl")[0]
     assert len(record["ids"]) == len(record["slots"]) == 8
-    code, _, err = run("train.py", recipe, "--run-dir", folder, *flags, "--non-finite", "skip", cache=cache)
+    code, err = attempt(capsys, recipe, "--run-dir", folder, *flags, "--non-finite", "skip")
     assert code == 0, err
     assert json.loads((folder / "summary.json").read_text())["skipped"] > 0
