@@ -7,9 +7,9 @@ from functools import reduce
 import pytest
 
 from unified_jax.cli import sample, train
-from unified_jax.cli.given import split_arguments
 from unified_jax.cli.sampling import parse_sampler
 from unified_jax.config import to_plain
+from unified_jax.runs.given import split_arguments
 from unified_jax.runs.recipe import load_recipe, recipe_names
 
 

@@ -29,6 +29,7 @@ MOVED: dict[str, str] = {
     "unified_jax.cli.ablation.timing": "unified_jax.studies.timing",
     "unified_jax.cli.adapters": "unified_jax.runs.adapters",
     "unified_jax.cli.edits": "unified_jax.runs.edits",
+    "unified_jax.cli.given": "unified_jax.runs.given",
     "unified_jax.cli.goldens": "unified_jax.certify",
     "unified_jax.cli.goldens.balancing": "unified_jax.certify.balancing",
     "unified_jax.cli.goldens.chains": "unified_jax.certify.chains",

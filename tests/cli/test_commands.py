@@ -115,7 +115,7 @@ def test_batch_size_and_devices_do_not_matter(trained, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (("--given.shape", "9"), "--given.shape 9 is out of range; expected 0 .. 5"),
+        (("--given.shape", "9"), "--given.shape '9': expected 0 .. 5"),
         (("--given.shape", "blob"), "'blob' is unknown"),
         (("--given.texture", "1"), "conditioned on shape, colour"),
         (("--given.caption", "a small red circel"), "circel"),

@@ -5,7 +5,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from unified_jax.cli.given import read_given, split_arguments
 from unified_jax.errors import RunError, UserError
 from unified_jax.evaluation.finite import check_figures
 from unified_jax.modalities.image import Image
@@ -13,6 +12,7 @@ from unified_jax.modalities.label import Label
 from unified_jax.modalities.numbers import Numbers
 from unified_jax.modalities.sheets import show_samples
 from unified_jax.models.diffusion import Diffusion
+from unified_jax.runs.given import read_given, split_arguments
 
 
 def test_captions_are_given_as_attributes(tmp_path):

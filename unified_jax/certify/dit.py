@@ -35,18 +35,19 @@ def run(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str, Any
     form = Form("image", image.shape, image.cut, out_channels)
     classes = ConditionForm("label", "label", params["label_0"]["table"].shape[0])
 
-    def forward(x: Any, t: Any, y: Any) -> Any:
-        noisy = NoisyInput(form, jnp.moveaxis(jnp.asarray(x), 1, -1), jnp.asarray(t))
-        label = ConditionInput(classes, jnp.asarray(y, jnp.int32))
+    @jax.jit
+    def forward(params: Any, x: Any, t: Any, y: Any) -> Any:
+        noisy = NoisyInput(form, jnp.moveaxis(x, 1, -1), t)
+        label = ConditionInput(classes, y.astype(jnp.int32))
         found: Any = network.apply({"params": params}, (noisy,), (label,))
         return found[0]["image"]
 
-    out = {"y": jnp.moveaxis(forward(tensors["in/x"], tensors["in/t"], tensors["in/y"]), -1, 1)}
+    out = {"y": jnp.moveaxis(forward(params, tensors["in/x"], tensors["in/t"], tensors["in/y"]), -1, 1)}
     if "out/cfg" in tensors:
         half = len(tensors["in/x"]) // 2
         x = np.concatenate([tensors["in/x"][:half]] * 2)
         y = tensors.get("in/cfg_y", tensors["in/y"])
-        raw = forward(x, tensors.get("in/cfg_t", tensors["in/t"]), y)
+        raw = forward(params, x, tensors.get("in/cfg_t", tensors["in/t"]), y)
         conditional, unconditional = raw[:half], raw[half:]
         scale = config.get("cfg_scale", 4.0)
         guided = extrapolate(conditional, unconditional, scale, channels=3)

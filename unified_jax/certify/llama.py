@@ -71,15 +71,13 @@ def run_llama(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[st
     rows, n = tensors["in/ids"].shape
     params = _llama_params(tensors, c)
 
-    def forward(ids: np.ndarray, position: np.ndarray, visible: np.ndarray, embeds: np.ndarray) -> tuple[Any, Any]:
-        start = jnp.full((rows, 1), 0 if (ids < 0).all() else -1)
-        span = Spans(Form("embeds", (n, d), (1,), d), jnp.asarray(embeds)[:, None], start, jnp.ones_like(start))
-        places = jnp.broadcast_to(
-            jnp.asarray(position if stretch == 1.0 else position / stretch)[..., None], (rows, n, 3)
-        )
-        tokens = Tokens(
-            jnp.asarray(ids, jnp.int32), places, jnp.asarray(visible, jnp.int32), jnp.zeros((rows, n), jnp.int32)
-        )
+    @jax.jit
+    def forward(params: Any, ids: Any, position: Any, visible: Any, embeds: Any) -> tuple[Any, Any]:
+        start = jnp.full((rows, 1), jnp.where((ids < 0).all(), 0, -1))
+        span = Spans(Form("embeds", (n, d), (1,), d), embeds[:, None], start, jnp.ones_like(start))
+        places = jnp.broadcast_to((position if stretch == 1.0 else position / stretch)[..., None], (rows, n, 3))
+        whole = ids.astype(jnp.int32), places, visible.astype(jnp.int32)
+        tokens = Tokens(*whole, jnp.zeros((rows, n), jnp.int32))
         found: Any = trunk.apply({"params": params}, tokens, (span,), jnp.zeros((rows, 2)), vocabulary=c["vocab_size"])
         logits, outputs, _ = found
         return logits, outputs["embeds"][:, 0]
@@ -91,13 +89,13 @@ def run_llama(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[st
         raise Unserved("in/allowed with rows that are not one run of tokens is not served")
     mixed = np.stack([allowed.argmax(-1), n - allowed[..., ::-1].argmax(-1)], axis=-1)
     ids, embeds = tensors["in/ids"], tensors["in/embeds"]
-    logits, _ = forward(ids, plain, causal, embeds)
+    logits, _ = forward(params, ids, plain, causal, embeds)
     chosen = jnp.take_along_axis(jax.nn.log_softmax(logits[:, :-1]), jnp.asarray(ids)[:, 1:, None], axis=-1)
     return {
         "causal.logits": logits,
         "causal.loss": -jnp.mean(chosen[:, 1:]),  # the files' labels leave out the first two tokens
-        "mixed.logits": forward(ids, tensors["in/position_ids"], mixed, embeds)[0],
-        "mixed_embeds.hidden": forward(np.full_like(ids, -1), tensors["in/position_ids"], mixed, embeds)[1],
+        "mixed.logits": forward(params, ids, tensors["in/position_ids"], mixed, embeds)[0],
+        "mixed_embeds.hidden": forward(params, np.full_like(ids, -1), tensors["in/position_ids"], mixed, embeds)[1],
         "inv_freq": theta ** (-np.arange(d // heads // 2) * 2.0 / (d // heads)) / stretch,
     }
 

@@ -10,9 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from unified_jax.certify import Disputed, chains
-from unified_jax.certify import levels as lv
-from unified_jax.certify import schedules as grids
+from unified_jax.certify import Disputed, chains, levels as lv, schedules as grids
 from unified_jax.certify.chains import toy
 from unified_jax.certify.scheduler_options import check
 from unified_jax.processes.gaussian import DiscreteGaussian, Variance

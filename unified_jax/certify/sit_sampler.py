@@ -151,8 +151,8 @@ def sde_states(
     if last == "none":
         return jnp.stack([*states, x])
     grid = np.asarray([times[-1], times[-1], times[-1] - size])  # a step of length 0, and the last one
-    states.append(sde(denoiser(process), process, x, grid, keys, method, form, norm, last, lambda *_: 0 * x))
-    return jnp.stack(states)
+    end = jax.jit(lambda x: sde(denoiser(process), process, x, grid, keys, method, form, norm, last, lambda *_: 0 * x))
+    return jnp.stack([*states, end(x)])
 
 
 def _likelihood(

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import Any
 
 from unified_jax.cli.entry import run_command, use_compilation_cache
-from unified_jax.cli.given import split_arguments
 from unified_jax.cli.probing.attention import AttentionCommand, attention
 from unified_jax.cli.probing.loss import LossCommand, loss
 from unified_jax.cli.probing.noise import NoiseCommand, noise
@@ -22,6 +21,7 @@ from unified_jax.cli.probing.similarity import SimilarityCommand, similarity
 from unified_jax.errors import UserError, meant
 from unified_jax.precision import same_numbers
 from unified_jax.runs.flags import check_seed, check_steps, first_word, parse
+from unified_jax.runs.given import split_arguments
 
 
 @same_numbers()

@@ -3,24 +3,19 @@
 import sys
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 from unified_jax.cli.entry import run_command, start_process, use_compilation_cache, use_fake_devices
-from unified_jax.cli.given import read_given, split_arguments
 from unified_jax.cli.outputs import FORMATS, write_samples
 from unified_jax.cli.sampling import parse_sampler
 from unified_jax.config import to_plain
 from unified_jax.errors import UserError, meant
-from unified_jax.evaluation.finite import check_samples
 from unified_jax.hosts import Hosts, together, writes
 from unified_jax.precision import same_numbers
 from unified_jax.runs.flags import check_devices, check_room, check_seed, check_steps, parse
 from unified_jax.runs.folders import check_folder
+from unified_jax.runs.given import read_given, split_arguments
 from unified_jax.samplers.guidance import Guidance
 from unified_jax.samplers.plan import Plan, Spacing
-
-FREE = "free"
-"""--generate free."""
 
 
 @dataclass(frozen=True)
@@ -89,39 +84,27 @@ def main(arguments: list[str]) -> None:
     start_process(command.hosts)
     from tqdm import tqdm
 
-    from unified_jax.models.free_running import ORDER
-    from unified_jax.models.sampling import generate_many
+    from unified_jax.api.run import load, wanted_of
     from unified_jax.runs.directory import load_experiment, provenance
-    from unified_jax.runs.opened import open_run
 
     out = Path(command.out or Path(command.run) / "samples")
     model = load_experiment(Path(command.run), command.trust).model
     check_room("--count", command.count, model.modalities)
     given = read_given(given_text, model, command.count)
-    _, wanted = model.request(tuple(given), _wanted(command.generate, given, model))
+    asked = tuple(part.strip() for part in command.generate.split(",")) if command.generate else ()
+    _, wanted = model.request(tuple(given), wanted_of(asked, given, model, "--generate"))
     formats = formats or (("sheet", "files") if len(model.wantable) > 1 else ("sheet",))
     together(lambda: check_folder(out), by="first")
-    experiment, params, step = open_run(Path(command.run), command.ema, command.best, command.trust)
-    plan = _plan(experiment.preview.plan, command)
-    for process in model.processes:
-        plan.prepare(process)
+    run = load(command.run, ema=command.ema, best=command.best, trust=command.trust)
+    plan = _plan(run.plan(), command)
     with tqdm(total=command.count, unit="sample", dynamic_ncols=True, disable=not writes()) as bar:
-        made = generate_many(
-            model, params, given, wanted, command.count, command.seed, plan, command.batch, experiment.rules, bar.update
-        )
-    check_samples(made)
+        made = run.sample_rows(given, wanted, command.count, command.seed, plan, command.batch, bar.update)
     if not writes():
         return
-    by_name: dict[str, Any] = {m.name: m for m in model.modalities}
-    order = made.pop(ORDER, None)
-    drawn = {name: by_name[name].from_model(value) for name, value in made.items()}
     request = {f.name: getattr(command, f.name) for f in fields(command) if f.name != "hosts"}
-    request |= {"given": given_text, "plan": to_plain(plan), "step": step}
-    if order is not None:
-        names = [m.name for m in model.modalities]
-        request["made"] = [[names[m] for m in row if m >= 0] for row in order]
-        drawn = {name: value for name, value in drawn.items() if any(name in row for row in request["made"])}
-    write_samples(out, model.modalities, given, drawn, formats, provenance(experiment) | request)
+    request |= {"given": given_text, "plan": to_plain(plan), "step": run.step}
+    request |= {} if made.chosen is None else {"made": made.chosen}
+    write_samples(out, model.modalities, given, dict(made), formats, provenance(run.experiment) | request)
     print(f"{command.count} samples in {out}")
 
 
@@ -138,19 +121,6 @@ def _check(command: SampleCommand) -> tuple[str, ...]:
     check_steps(command.steps)
     check_devices(command.devices)
     return formats
-
-
-def _wanted(text: str, given: dict[str, Any], model: Any) -> tuple[str, ...]:
-    """What --generate names, or everything that is not given."""
-    names = model.wantable
-    wanted = tuple(part.strip() for part in text.split(",")) if text else tuple(n for n in names if n not in given)
-    unknown = [name for name in wanted if name not in (*names, FREE)]
-    if unknown and names:
-        near = meant(unknown[0], names)
-        raise UserError(f"--generate {unknown[0]!r} is unknown{near} This model generates {', '.join(names)}.")
-    if len(set(wanted)) != len(wanted):
-        raise UserError(f"--generate names each modality at most once; found {text!r}.")
-    return wanted
 
 
 def _plan(plan: Plan, command: SampleCommand) -> Plan:

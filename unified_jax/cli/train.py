@@ -12,8 +12,7 @@ from unified_jax.cli.entry import run_command, start_process, use_compilation_ca
 from unified_jax.cli.heap import keep_heap
 from unified_jax.errors import UserError
 from unified_jax.hosts import Hosts, writes
-from unified_jax.runs.flags import check_devices, first_word
-from unified_jax.runs.flags import parse as parse_flags
+from unified_jax.runs.flags import check_devices, first_word, parse as parse_flags
 from unified_jax.runs.recipe import open_recipe, recipe_label, recipe_names
 from unified_jax.runs.xla_flags import recommend
 from unified_jax.training.experiment import Experiment
@@ -98,10 +97,10 @@ def _tell(summary: dict[str, Any], run_dir: Path) -> None:
     print(f"Trained {summary['step']} steps, loss {loss}; run directory: {run_dir}")
 
 
-def run() -> int:
-    """The command from its first breath to its exit code."""
+def run(arguments: list[str] | None = None) -> int:
+    """The command from its first breath to its exit code; `arguments` default to the command line's."""
     keep_heap()
-    code = run_command(main, sys.argv[1:])
+    code = run_command(main, sys.argv[1:] if arguments is None else arguments)
     if code == 1:  # the writers of a failed run would only complain again on their way out
         sys.stdout.flush()
         sys.stderr.flush()

@@ -17,15 +17,14 @@ from jaxtyping import Array, Float
 
 from unified_jax.errors import UserError
 from unified_jax.kernels import xla
-from unified_jax.kernels.hopper import attend as hopper_attend
-from unified_jax.kernels.hopper import attend_grad as hopper_grad
-from unified_jax.kernels.hopper import out as hopper_out
-from unified_jax.kernels.hopper import qkv as hopper_qkv
+from unified_jax.kernels.hopper import (
+    attend as hopper_attend,
+    attend_grad as hopper_grad,
+    out as hopper_out,
+    qkv as hopper_qkv,
+)
 from unified_jax.kernels.inputs import Index, Modulation, NormKind, OutWeights, QkvWeights, Rotary, Rows, Visible
-from unified_jax.kernels.tpu import attend as tpu_attend
-from unified_jax.kernels.tpu import attend_grad as tpu_grad
-from unified_jax.kernels.tpu import out as tpu_out
-from unified_jax.kernels.tpu import qkv as tpu_qkv
+from unified_jax.kernels.tpu import attend as tpu_attend, attend_grad as tpu_grad, out as tpu_out, qkv as tpu_qkv
 
 Kept = tuple[Array, Array, Array, Visible | None, Array, Array]
 

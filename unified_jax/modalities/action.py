@@ -66,8 +66,7 @@ class Action(Continuous):
 
     def picture(self, example: Float[np.ndarray, "s c"]) -> Any:
         """The path, from pale to dark."""
-        from PIL import Image as Pillow
-        from PIL import ImageDraw
+        from PIL import Image as Pillow, ImageDraw
 
         side = 96
         canvas = Pillow.new("RGB", (side, side), "white")

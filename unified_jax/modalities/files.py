@@ -54,8 +54,7 @@ def _load(path: Path, frames: int, rate: float, fit: Callable[[Any], np.ndarray]
 
 def _stored_frames(path: Path, frames: int, fit: Callable[[Any], np.ndarray]) -> tuple[list[np.ndarray], list[float]]:
     """The first frames that a picture file holds, and their durations in milliseconds (0: not told)."""
-    from PIL import Image as Pillow
-    from PIL import ImageOps
+    from PIL import Image as Pillow, ImageOps
 
     found: list[np.ndarray] = []
     durations: list[float] = []
@@ -106,8 +105,7 @@ def _film_frames(path: Path, frames: int, fit: Callable[[Any], np.ndarray]) -> l
 
 def save_film(path: Path, frames: list[Any], rate: float) -> None:
     """Pillow pictures as a GIF that repeats for ever, `rate` frames a second; equal neighbours are not merged."""
-    from PIL import GifImagePlugin
-    from PIL import Image as Pillow
+    from PIL import GifImagePlugin, Image as Pillow
 
     timing = {"duration": 10 * max(1, round(100 / rate)), "disposal": 2}  # GIF counts hundredths of a second
     stored = [frame.convert("P", palette=Pillow.Palette.ADAPTIVE) for frame in frames]
@@ -122,8 +120,7 @@ def save_film(path: Path, frames: list[Any], rate: float) -> None:
 
 def draw_words(text: str) -> Any:
     """A text, wrapped, in black on white, as a Pillow picture."""
-    from PIL import Image as Pillow
-    from PIL import ImageDraw
+    from PIL import Image as Pillow, ImageDraw
 
     canvas = Pillow.new("RGB", (96, 96), "white")
     draw = ImageDraw.Draw(canvas)

@@ -104,8 +104,7 @@ def sheet(
     images: UInt8[np.ndarray, "b h w c"], columns: int | None = None, titles: list[str] | None = None, height: int = 112
 ) -> Any:
     """A contact sheet (Pillow): images enlarged to about `height` pixels, in rows, each over its title."""
-    from PIL import Image as Pillow
-    from PIL import ImageDraw
+    from PIL import Image as Pillow, ImageDraw
 
     columns = columns or int(np.ceil(np.sqrt(len(images))))
     scale = max(1, round(height / images.shape[1]))

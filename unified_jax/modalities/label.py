@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from unified_jax.errors import UserError
 from unified_jax.modalities.conditions import ConditionForm
 from unified_jax.modalities.files import draw_words
 from unified_jax.modalities.reading import read_text
@@ -81,16 +80,16 @@ class Label:
         return value.astype(np.int32)
 
     def parse(self, text: str) -> int:
-        """What a person typed: a class number or a class name. Raises UserError listing what there is."""
+        """What a person typed: a class number or a class name. Raises ValueError listing what there is."""
         known = f"0 .. {self.classes - 1}" + (f" or one of {', '.join(self.names)}" if self.names else "")
         if text in self.names:
             return self.names.index(text)
         try:
             value = int(text)
         except ValueError:
-            raise UserError(f"--given.{self.name} {text!r} is unknown; expected {known}.") from None
+            raise ValueError(f"expected {known}") from None
         if not 0 <= value < self.classes:
-            raise UserError(f"--given.{self.name} {value} is out of range; expected {known}.")
+            raise ValueError(f"expected {known}")
         return value
 
     def condition_form(self) -> ConditionForm:

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from unified_jax.errors import UserError
 from unified_jax.modalities.base import check_array
 from unified_jax.modalities.conditions import ConditionForm
 
@@ -40,11 +39,11 @@ class Numbers:
         return check_array(array.reshape(-1) if array.ndim == 0 else array, (self.count,), np.float32)
 
     def parse(self, text: str) -> Float[np.ndarray, " v"]:
-        """What a person typed: numbers with spaces between them. Raises UserError."""
+        """What a person typed: numbers with spaces between them. Raises ValueError."""
         try:
             return self.prepare(np.asarray([float(part) for part in text.split()]))
         except ValueError as error:
-            raise UserError(f"--given.{self.name} {text!r}: expected {self.count} number(s) ({error}).") from None
+            raise ValueError(f"expected {self.count} number(s) ({error})") from None
 
     def title(self, value: Any) -> str:
         """The numbers in words."""

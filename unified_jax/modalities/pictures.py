@@ -44,8 +44,7 @@ def check_pixels(picture: Any, largest: int = LARGEST) -> None:
 
 def decode_picture(content: bytes) -> Any:
     """An encoded picture as a decoded, upright Pillow picture. Raises ValueError where it is none, or broken."""
-    from PIL import Image as Pillow
-    from PIL import ImageOps, UnidentifiedImageError
+    from PIL import Image as Pillow, ImageOps, UnidentifiedImageError
 
     try:
         with Pillow.open(io.BytesIO(content), formats=known_formats()) as file:
@@ -103,8 +102,7 @@ def check_proportions(picture: Any, height: int, width: int) -> None:
 
 def shallow(picture: Any, channels: int) -> Any:
     """A picture of at most 8 bits in grey (1 channel) or RGB, its transparency on white."""
-    from PIL import Image as Pillow
-    from PIL import ImageCms
+    from PIL import Image as Pillow, ImageCms
 
     if picture.mode == "La":
         picture = picture.convert("LA")

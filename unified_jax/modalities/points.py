@@ -94,8 +94,7 @@ class Points(Continuous):
 
     def picture(self, example: Float[np.ndarray, "k c"]) -> Any:
         """The cloud from the front, turned a little, near points over far ones."""
-        from PIL import Image as Pillow
-        from PIL import ImageDraw
+        from PIL import Image as Pillow, ImageDraw
 
         side, turn = 96, 0.35
         canvas = Pillow.new("RGB", (side, side), (16, 16, 18))

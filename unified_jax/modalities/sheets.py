@@ -68,8 +68,7 @@ def _title(by_name: dict[str, Any], given: dict[str, np.ndarray], i: int) -> str
 
 def _rows_of_pictures(rows: list[list[tuple[Any, bool]]], titles: list[str]) -> Any:
     """Two samples side by side, each a row of pictures over its title."""
-    from PIL import Image as Pillow
-    from PIL import ImageDraw
+    from PIL import Image as Pillow, ImageDraw
 
     across = len(rows[0])
     wide = across * (SIDE + GAP)

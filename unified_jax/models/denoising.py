@@ -193,6 +193,13 @@ class Denoising(Declared):
         _, wanted = self.request(tuple(given), tuple(wanted))
         return generation.generate(self, params, given, wanted, keys, plan)
 
+    def sampling(
+        self, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: Plan
+    ) -> generation.Sampling:
+        """What `generate` calls the sampler with, for one of your own."""
+        _, wanted = self.request(tuple(given), tuple(wanted))
+        return generation.sampling(self, params, given, wanted, keys, plan)
+
 
 def _noise(stream: Stream, x0: Array, eps: Array, t: Array, u: Array | None) -> Noised:
     """The stream at these times; `u`, uniform, says which examples are put at an end."""

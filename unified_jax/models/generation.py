@@ -25,6 +25,21 @@ ABSENT = 7003
 """Purpose of the noise of a stream that is neither given nor wanted: drawn once a sample, from a key of its own."""
 
 
+class Sampling(NamedTuple):
+    """What a sampler is called with: `sampler(denoise, process, x, grid, keys)`.
+
+    Of a model of one stream each is plain; of several each is a dict by the stream's label.
+    """
+
+    denoise: Denoiser
+    """(x_t, t) -> Prediction, guided."""
+    process: Any
+    grid: Any
+    """Falling times `[steps + 1]`."""
+    noise: Any
+    """x at the grid's first time `[b, ...]`."""
+
+
 class Request(NamedTuple):
     """What a sampling call knows."""
 
@@ -44,6 +59,19 @@ def generate(
     model: Any, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: Plan
 ) -> dict[str, Float[Array, "b ..."]]:
     """See `Denoising.generate`; a wanted stream's partners of the same clock are sampled with it."""
+    denoise, process, grid, noise = sampling(model, params, given, wanted, keys, plan)
+    made = plan.run(denoise, process, noise, grid, keys)
+    if len(model.streams) == 1:
+        return {wanted[0]: made}
+    sampled = partners(Request(model, params, given, keys, plan), wanted)
+    by_field = {stream.modality.name: made[stream.label] for stream in sampled[::-1]}
+    return {name: by_field[name] for name in wanted}
+
+
+def sampling(
+    model: Any, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: Plan
+) -> Sampling:
+    """The guided denoiser of the wanted streams and their partners, and where it starts."""
     request = Request(model, params, given, keys, plan)
     made = partners(request, wanted)
     check_request(request)
@@ -56,15 +84,11 @@ def generate(
     denoise = guided(lambda dropped: denoiser(request, process, dropped), tuple(removable), process, plan.guidance)
     if plan.clip:
         denoise = clip_x0(denoise, process)
-    if len(model.streams) == 1:  # a sampler of one array: its noise has no name
-        (label,) = process
-        x = _start(process[label], zeros[label], grid[label], keys)
-        whole, denoise = denoise, lambda x, t: whole({label: x}, {label: t})[label]
-        found = {label: plan.run(denoise, process[label], x, grid[label], keys)}
-    else:
-        found = plan.run(denoise, process, _start(process, zeros, grid, keys), grid, keys)
-    by_field = {stream.modality.name: found[stream.label] for stream in made[::-1]}
-    return {name: by_field[name] for name in wanted}
+    if len(model.streams) > 1:
+        return Sampling(denoise, process, grid, _start(process, zeros, grid, keys))
+    (label,) = process  # a sampler of one array: its noise has no name
+    start = _start(process[label], zeros[label], grid[label], keys)
+    return Sampling(lambda x, t: denoise({label: x}, {label: t})[label], process[label], grid[label], start)
 
 
 def partners(request: Request, wanted: tuple[str, ...]) -> tuple[Stream, ...]:

@@ -3,7 +3,9 @@
 A recipe's keyword parameters, `experiment(size: int = 32)`, are flags of its own: `train.py RECIPE --size 64`.
 """
 
+import contextlib
 import dataclasses
+import importlib.metadata
 import inspect
 import typing
 from collections.abc import Callable, Sequence
@@ -18,7 +20,20 @@ from unified_jax.training.experiment import Experiment
 
 Built = TypeVar("Built")
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+def _configs() -> Path:
+    """The recipes that ship: beside the package in a checkout, else where the installed package says."""
+    beside = Path(__file__).resolve().parents[2] / "configs"
+    if (beside / "quickstart.py").is_file():
+        return beside
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        for file in importlib.metadata.files("unified_jax") or ():
+            if file.match("share/unified_jax/configs/quickstart.py"):
+                return Path(file.locate()).resolve().parent
+    return beside
+
+
+CONFIGS = _configs()
 RECIPE = ("recipe", "recipes")
 
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from unified_jax.cli.given import read_given
 from unified_jax.cli.probing.opened import need_diffusion, open_for_probe
 from unified_jax.errors import UserError, meant
 from unified_jax.evaluation.finite import check_samples
 from unified_jax.modalities.text import Text
 from unified_jax.runs.folders import new_files
+from unified_jax.runs.given import read_given
 
 
 @dataclass(frozen=True)
@@ -181,8 +181,7 @@ def frames_in(folder: Path, name: str) -> list[str]:
 
 def _beside(picture: Any, grid: Any, lines: list[str]) -> Any:
     """The picture under the first line, over the others, left of the grid."""
-    from PIL import Image as Pillow
-    from PIL import ImageDraw
+    from PIL import Image as Pillow, ImageDraw
 
     side, line = 128, 14
     canvas = Pillow.new("RGB", (side + 12 + grid.width, max(grid.height, side + 30 + line * len(lines[1:]))), "white")

@@ -63,8 +63,7 @@ def map_grid(
     borders   rows and columns of the maps before which a thin line is drawn
     dark      what is dark blue in each map; default its greatest value
     """
-    from PIL import Image as Pillow
-    from PIL import ImageDraw
+    from PIL import Image as Pillow, ImageDraw
 
     layers, heads, rows, columns = weights.shape
     wide, high = (max(12, round(cell * k / max(rows, columns))) for k in (columns, rows))

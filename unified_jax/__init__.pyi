@@ -1,0 +1,101 @@
+"""What `import unified_jax as uj` gives; `__init__.py` reads this list and imports each name when it is first used."""
+
+from unified_jax import (
+    api as api,
+    certify as certify,
+    data as data,
+    evaluation as evaluation,
+    interop as interop,
+    kernels as kernels,
+    layers as layers,
+    modalities as modalities,
+    models as models,
+    networks as networks,
+    planning as planning,
+    processes as processes,
+    runs as runs,
+    samplers as samplers,
+    studies as studies,
+    training as training,
+)
+from unified_jax.api.commands import evaluate as evaluate, plan as plan, recipe as recipe, train as train
+from unified_jax.api.run import Run as Run, load as load
+from unified_jax.api.samples import Samples as Samples, show as show
+from unified_jax.data.mixture import Mixture as Mixture
+from unified_jax.data.packing import Documents as Documents
+from unified_jax.data.tfds import Tfds as Tfds
+from unified_jax.data.world import World as World
+from unified_jax.data.world.scene import ATTRIBUTES as ATTRIBUTES
+from unified_jax.errors import RunError as RunError, UserError as UserError
+from unified_jax.kernels.choice import attend as attend
+from unified_jax.layers.form import (
+    Backbone as Backbone,
+    ConditionInput as ConditionInput,
+    Form as Form,
+    NoisyInput as NoisyInput,
+)
+from unified_jax.modalities.action import Action as Action
+from unified_jax.modalities.audio import Audio as Audio
+from unified_jax.modalities.base import Continuous as Continuous
+from unified_jax.modalities.conditions import ConditionForm as ConditionForm
+from unified_jax.modalities.depth import Depth as Depth
+from unified_jax.modalities.image import Image as Image
+from unified_jax.modalities.label import Label as Label
+from unified_jax.modalities.mel import Mel as Mel
+from unified_jax.modalities.numbers import Numbers as Numbers
+from unified_jax.modalities.points import Points as Points
+from unified_jax.modalities.text import Text as Text, learn_bpe as learn_bpe
+from unified_jax.modalities.video import Video as Video
+from unified_jax.models.base import Declared as Declared, Model as Model, Player as Player
+from unified_jax.models.diffusion import Diffusion as Diffusion
+from unified_jax.models.joint import JointDiffusion as JointDiffusion
+from unified_jax.models.sampling import sample_keys as sample_keys
+from unified_jax.models.streams import Condition as Condition, Stream as Stream
+from unified_jax.models.transfusion import Transfusion as Transfusion
+from unified_jax.models.tuned import Tuning as Tuning
+from unified_jax.networks.dit import DiT as DiT
+from unified_jax.networks.transfusion import Trunk as Trunk
+from unified_jax.processes import paths as paths, schedules as schedules, times as times
+from unified_jax.processes.edm import Edm as Edm
+from unified_jax.processes.gaussian import DiscreteGaussian as DiscreteGaussian
+from unified_jax.processes.interpolant import Interpolant as Interpolant, RectifiedFlow as RectifiedFlow
+from unified_jax.processes.masking import Masking as Masking
+from unified_jax.processes.targets import Prediction as Prediction, Process as Process
+from unified_jax.samplers.choice import (
+    Ddim as Ddim,
+    Ddpm as Ddpm,
+    Dopri5 as Dopri5,
+    DpmFast as DpmFast,
+    DpmSolver as DpmSolver,
+    Euler as Euler,
+    EulerAncestral as EulerAncestral,
+    Heun as Heun,
+    Karras as Karras,
+    Sampler as Sampler,
+    Sde as Sde,
+    UniPc as UniPc,
+)
+from unified_jax.samplers.guidance import Axis as Axis, Guidance as Guidance
+from unified_jax.samplers.karras import Churn as Churn
+from unified_jax.samplers.loop import slerp as slerp
+from unified_jax.samplers.plan import Plan as Plan
+from unified_jax.sharding import MeshShape as MeshShape, Rules as Rules
+from unified_jax.studies.study import Budget as Budget, Metric as Metric, Study as Study, Variant as Variant
+from unified_jax.training.algorithms import Adafactor as Adafactor, AdamW as AdamW, Lion as Lion, Muon as Muon
+from unified_jax.training.balancing import (
+    FixedBalance as FixedBalance,
+    GradNorm as GradNorm,
+    MagnitudeBalance as MagnitudeBalance,
+    PcGrad as PcGrad,
+    Uncertainty as Uncertainty,
+)
+from unified_jax.training.ema import Ema as Ema
+from unified_jax.training.experiment import (
+    Checkpointing as Checkpointing,
+    Experiment as Experiment,
+    Previews as Previews,
+    Validation as Validation,
+)
+from unified_jax.training.optimizer import Group as Group, Optimization as Optimization
+
+__version__: str

@@ -1,0 +1,210 @@
+"""A trained run, opened: `run = load("runs/quickstart")`, `run.sample({"shape": "star"}, count=8)`."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from unified_jax.api.samples import Samples
+from unified_jax.config import Open
+from unified_jax.data.pipeline import Pipeline
+from unified_jax.errors import UserError, meant
+from unified_jax.evaluation.finite import check_samples
+from unified_jax.models.free_running import ORDER
+from unified_jax.models.generation import Sampling
+from unified_jax.models.sampling import generate_many, sample_keys
+from unified_jax.models.transfusion import FREE
+from unified_jax.precision import same_numbers, seed_key
+from unified_jax.runs.given import given_rows, several
+from unified_jax.runs.opened import open_run
+from unified_jax.samplers.choice import Sampler
+from unified_jax.samplers.plan import Plan
+from unified_jax.training.experiment import Experiment
+from unified_jax.typing import Params
+
+Given = Mapping[str, Any]
+"""By field: one value, or one a sample (`runs.given.given_rows`)."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A model with what it has learned."""
+
+    folder: Path
+    experiment: Experiment
+    params: Params
+    step: int
+    """Of the checkpoint that the parameters come from."""
+
+    @property
+    def model(self) -> Any:
+        """The experiment's."""
+        return self.experiment.model
+
+    def plan(
+        self, sampler: Open[Sampler] | None = None, *, steps: int | None = None, guidance: float | None = None
+    ) -> Plan:
+        """How this run samples its previews, with what is not None replaced.
+
+        guidance   scale s of classifier-free guidance, 1 + w; 1 is none
+        """
+        plan = self.experiment.preview.plan.with_steps(steps, guidance)
+        return plan if sampler is None else replace(plan, sampler=sampler)
+
+    def sample(
+        self, given: Given | None = None, *, generate: tuple[str, ...] = (), count: int | None = None, seed: int = 0,
+        plan: Plan | None = None, batch: int = 64, report: Callable[[int], Any] = lambda done: None,
+    ) -> Samples:  # fmt: skip
+        """Samples; sample i of a seed is always the same, whatever `count` and `batch` are.
+
+        given      by field: a class name or number, a text, a path of a file, an array; or a list, one a sample, which
+                   repeats. What is not given is free
+        generate   fields that are made, in this order; default: all that are not given. ("free",): the model chooses
+        count      number of samples; default: as many as the longest list that is given, or 1
+        plan       default: that of the previews; `run.plan(steps=50)` changes it
+        batch      samples a compiled call
+        report     called with the number of samples of each batch that is done
+
+        Raises UserError for a field, a value or a plan that does not suit the model, RunError for samples that are not
+        finite.
+        """
+        given, model, plan = given or {}, self.model, plan or self.plan()
+        count = self._count(given) if count is None else count
+        if count < 1 or batch < 1:
+            raise UserError(f"count and batch must be at least 1, found {count} and {batch}.")
+        rows = given_rows(given, model, count)
+        _, wanted = model.request(tuple(rows), wanted_of(generate, rows, model))
+        return self.sample_rows(rows, wanted, count, seed, plan, batch, report)
+
+    @same_numbers()
+    def sample_rows(
+        self, rows: dict[str, np.ndarray], wanted: tuple[str, ...], count: int, seed: int, plan: Plan, batch: int,
+        report: Callable[[int], Any],
+    ) -> Samples:  # fmt: skip
+        """`sample`, where the conditions are prepared rows `[count, ...]` and the request is the model's."""
+        for process in self.model.processes:
+            plan.prepare(process)
+        rules = self.experiment.rules
+        made = generate_many(self.model, self.params, rows, wanted, count, seed, plan, batch, rules, report)
+        check_samples(made)
+        return opened(self.model, rows, made)
+
+    def sampling(
+        self, given: Given | None = None, *, generate: tuple[str, ...] = (), count: int | None = None, seed: int = 0,
+        plan: Plan | None = None,
+    ) -> Sampling:  # fmt: skip
+        """The guided denoiser with its process, grid and noise, for a sampler of your own.
+
+        `denoise(x_t, t)`, with x_t `[count, ...]` and t `[count]`, predicts x0 and eps. A model of several streams has
+        dicts of them by stream. Raises UserError where the model does not denoise arrays alone (Transfusion).
+        """
+        given, model = given or {}, self.model
+        count = self._count(given) if count is None else count
+        rows = given_rows(given, model, count)
+        _, wanted = model.request(tuple(rows), wanted_of(generate, rows, model))
+        arrays = {name: jax.numpy.asarray(row) for name, row in rows.items()}
+        return model.sampling(self.params, arrays, wanted, sample_keys(seed, 0, count), plan or self.plan())
+
+    def denoiser(self, given: Given | None = None, *, count: int | None = None, plan: Plan | None = None) -> Any:
+        """`sampling(...)`'s denoiser: (x_t `[count, ...]`, t `[count]`) -> Prediction(x0, eps)."""
+        return self.sampling(given, count=count, plan=plan).denoise
+
+    def batch(self, step: int = 0, split: str = "") -> dict[str, np.ndarray]:
+        """The examples of a training step, or of another split, as `loss` takes them."""
+        e = self.experiment
+        pipeline = Pipeline(e.data, split or e.split, e.model.modalities, e.batch_size, e.seed, packer=e.model.packer)
+        return pipeline.batch(step).arrays
+
+    @same_numbers()
+    def loss(self, batch: Mapping[str, Any], *, seed: int = 0) -> dict[str, float]:
+        """Each term of the loss on a batch, and "loss", their sum with the weights of a constant balance.
+
+        batch   arrays as `run.batch()` or `run.encode(...)` gives them; `slot`, which numbers the rows, may be left out
+        """
+        model = self.model
+        arrays = {name: jax.numpy.asarray(value) for name, value in batch.items()}
+        rows = len(next(iter(arrays.values())))
+        arrays = {"slot": jax.numpy.arange(rows, dtype="int32")} | arrays
+        if missing := [m.name for m in model.modalities if model.packer is None and m.name not in arrays]:
+            raise UserError(f"The batch lacks {', '.join(missing)}; run.batch() has what a step takes.")
+        aux = model.init_aux(self.params)
+        terms, _, _ = jax.jit(model.losses)(self.params, aux, arrays, seed_key(seed))
+        found = {
+            name: float(value.sum() / jax.numpy.maximum(weight.sum(), 1)) for name, (value, weight) in terms.items()
+        }
+        weights = dict(getattr(self.experiment.balance, "weights", ()))
+        return {"loss": sum(weights.get(name, 1.0) * value for name, value in found.items()), **found}
+
+    def encode(self, values: Given) -> dict[str, np.ndarray]:
+        """What the model reads of these values, by field: rows as `prepare` gives them, which `loss` takes."""
+        by_name = {m.name: m for m in self.model.modalities}
+        if unknown := [name for name in values if name not in by_name]:
+            near = meant(unknown[0], by_name)
+            raise UserError(f"{unknown[0]!r} is no field of this model{near} It has {', '.join(by_name)}.")
+        count = self._count(values)
+        readable = _AnyField(tuple(by_name.values()))
+        return given_rows(values, readable, count)
+
+    def _count(self, given: Given) -> int:
+        by_name = {m.name: m for m in self.model.modalities}
+        texts = {name: value for name, value in given.items() if name not in by_name}
+        lists = [len(several(value, by_name[name])) for name, value in given.items() if name in by_name]
+        return max([1, *lists, *(len(v) for v in texts.values() if isinstance(v, list | tuple))])
+
+
+@dataclass(frozen=True)
+class _AnyField:
+    """Every field may be given and is generated: nothing has a null row."""
+
+    modalities: tuple[Any, ...]
+
+    @property
+    def givable(self) -> tuple[str, ...]:
+        return tuple(m.name for m in self.modalities)
+
+    @property
+    def wantable(self) -> tuple[str, ...]:
+        return self.givable
+
+
+def load(run_dir: str | Path, *, ema: int | str | None = 0, best: bool = False, trust: bool = False) -> Run:
+    """Opens a run directory.
+
+    ema     which EMA of the parameters; None (or "none"): the trained parameters themselves
+    best    the checkpoint of the lowest validation loss instead of the newest
+    trust   import the code of your own that the run keeps
+
+    Raises UserError where there is no run, no finished checkpoint, or no such average.
+    """
+    experiment, params, step = open_run(Path(run_dir), "none" if ema is None else str(ema), best, trust)
+    return Run(Path(run_dir), experiment, params, step)
+
+
+def wanted_of(
+    generate: tuple[str, ...], given: Mapping[str, Any], model: Any, flag: str = "generate"
+) -> tuple[str, ...]:
+    """What is made: the fields that are named, or all that are not given. Raises UserError for an unknown one."""
+    wanted = generate or tuple(name for name in model.wantable if name not in given)
+    unknown = [name for name in wanted if name not in (*model.wantable, FREE)]
+    if unknown and model.wantable:
+        near = meant(unknown[0], model.wantable)
+        raise UserError(f"{flag} {unknown[0]!r} is unknown{near} This model generates {', '.join(model.wantable)}.")
+    if len(set(wanted)) != len(wanted):
+        raise UserError(f"{flag} names each modality at most once; found {', '.join(wanted)!r}.")
+    return wanted
+
+
+def opened(model: Any, given: dict[str, np.ndarray], made: dict[str, np.ndarray]) -> Samples:
+    """Samples in model space as people open them."""
+    by_name: dict[str, Any] = {m.name: m for m in model.modalities}
+    order = made.pop(ORDER, None)
+    arrays = {name: by_name[name].from_model(value) for name, value in made.items()}
+    if order is None:
+        return Samples(arrays, model.modalities, given)
+    names = [m.name for m in model.modalities]
+    chosen = [[names[m] for m in row if m >= 0] for row in order]
+    there = {name: value for name, value in arrays.items() if any(name in row for row in chosen)}
+    return Samples(there, model.modalities, given, chosen)

@@ -1,0 +1,59 @@
+"""What sampling gives: arrays by modality, which show themselves as a picture."""
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from unified_jax.errors import UserError
+from unified_jax.modalities.image import sheet
+from unified_jax.modalities.sheets import show_samples
+
+
+class Samples(dict[str, np.ndarray]):
+    """{modality: `[count, ...]`} as people open it: images uint8 `[count, h, w, c]`, texts strings, labels numbers.
+
+    A notebook shows it as a sheet.
+    """
+
+    def __init__(
+        self, arrays: Mapping[str, np.ndarray], modalities: tuple[Any, ...], given: Mapping[str, np.ndarray],
+        chosen: list[list[str]] | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(arrays)
+        self.modalities = modalities
+        self.given = dict(given)
+        """The rows that the samples were made from, as `prepare` gives them."""
+        self.chosen = chosen
+        """Of free running: which modalities each sample holds, in its order."""
+
+    def _repr_png_(self) -> bytes:
+        file = io.BytesIO()
+        show(self).save(file, "PNG")
+        return file.getvalue()
+
+
+def show(shown: "Samples | np.ndarray", titles: list[str] | None = None, columns: int = 8, limit: int = 64) -> Any:
+    """A Pillow picture, which a notebook shows: a sheet of samples, or a grid of uint8 images `[n, h, w, 1 or 3]`.
+
+    titles   one an image; of samples they are what was given
+    limit    most samples that are shown
+
+    Raises UserError for an array of another kind.
+
+    >>> import numpy as np
+    >>> show(np.zeros((4, 8, 8, 3), np.uint8), columns=2).mode
+    'RGB'
+    """
+    if isinstance(shown, Samples):
+        return show_samples(shown.modalities, shown.given, dict(shown), limit, shown.chosen)
+    images = np.asarray(shown)
+    images = images[None] if images.ndim == 3 else images
+    if images.ndim != 4 or images.dtype != np.uint8 or images.shape[-1] not in (1, 3):
+        raise UserError(
+            f"show takes samples, or images as uint8 [n, h, w, 1 or 3]; found {images.dtype} {list(images.shape)}."
+        )
+    if titles is not None and len(titles) != len(images):
+        raise UserError(f"show needs one title an image, found {len(titles)} for {len(images)}.")
+    return sheet(images[:limit], columns=columns, titles=titles[:limit] if titles else None)

@@ -1,0 +1,162 @@
+"""What a sample is made from: conditions as Python values, or as the text of `--given.NAME` flags.
+
+Values repeat over the samples: of the labels `[1, 2]` samples 0, 2, ... are of class 1. `caption` names attributes of
+the world in words where a model is conditioned on labels; what it does not name is left free.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unified_jax.data.world.caption import read_caption
+from unified_jax.errors import UserError, meant
+from unified_jax.modalities.label import Label
+from unified_jax.modalities.reading import read_text
+from unified_jax.modalities.text import Text
+
+FLAG = "--given."
+
+
+def split_arguments(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
+    """({name: text} of the --given flags, all other arguments).
+
+    Raises UserError for a flag without a value, or one that is given twice.
+    """
+    given: dict[str, str] = {}
+    rest: list[str] = []
+    queue = list(arguments)
+    while queue:
+        word = queue.pop(0)
+        if not word.startswith("--given."):
+            rest.append(word)
+            continue
+        name, equals, value = word.removeprefix("--given.").partition("=")
+        if not equals:
+            if not queue:
+                raise UserError(f"{word} needs a value.")
+            value = queue.pop(0)
+        if name in given:
+            raise UserError(
+                f"--given.{name} is given twice; several values stand in one flag with commas, or in @FILE, one a line."
+            )
+        given[name] = value
+    return given, rest
+
+
+def read_given(given: Mapping[str, str], model: Any, count: int) -> dict[str, np.ndarray]:
+    """The rows of flags. Raises UserError.
+
+    A text is given as it is or as `@FILE` with one a line; labels and numbers by commas or as `@FILE`; anything else as
+    `@FILE`, several as `@A,@B`.
+    """
+    known = {m.name: m for m in model.modalities}
+    values = {
+        name: _values(name, known[name], text) if name in known else _texts(name, text) for name, text in given.items()
+    }
+    return given_rows(values, model, count, FLAG)
+
+
+def given_rows(given: Mapping[str, Any], model: Any, count: int, flag: str = "") -> dict[str, np.ndarray]:
+    """One row a sample for every field that is given, as `prepare` gives it.
+
+    given    by field: one value or a list of them (`several`). A label is a number or a name; a text a string, or the
+             path of a file; anything else an array as the modality's `prepare` takes it, or the path of a file
+    flag     what stands before a field's name in messages
+
+    A label that only conditions the model has a null row: it is null where it is not given, and "caption" names such
+    labels in words where no field is called so. Raises UserError for a field or a value that the model does not know.
+    """
+    by_name = {m.name: m for m in model.modalities if m.name in model.givable}
+    labels = {n: m for n, m in by_name.items() if isinstance(m, Label) and n not in model.wantable}
+    rows = {name: np.full(count, label.null, np.int32) for name, label in labels.items()}
+    for name, value in given.items():
+        if name in by_name:
+            prepared = [_prepared(flag + name, by_name[name], one) for one in several(value, by_name[name])]
+            rows[name] = np.stack([prepared[i % len(prepared)] for i in range(count)])
+        elif name == "caption" and labels:
+            texts = [value] if isinstance(value, str) else list(value)
+            for attribute, column in _captions(flag + name, texts, labels, count).items():
+                rows[attribute] = np.where(column >= 0, column, rows[attribute]).astype(np.int32)
+        else:
+            there = ", ".join(by_name) or "nothing"
+            raise UserError(f"{flag}{name}: this model is conditioned on {there}{meant(name, by_name, flag)}")
+    return rows
+
+
+def several(value: Any, modality: Any) -> list[Any]:
+    """The values of a field: a list or a tuple of them, a stack of arrays with one axis more than one example, or one.
+
+    Raises UserError for none.
+    """
+    if hasattr(value, "__array__") and not isinstance(value, np.generic):
+        value = np.asarray(value)
+        whole = 0 if value.dtype.kind in "US" else modality.blank().ndim
+        value = list(value) if value.ndim == whole + 1 else [value]
+    values = list(value) if isinstance(value, list | tuple) else [value]
+    if not values:
+        raise UserError(f"{modality.name}: no value is given.")
+    return values
+
+
+def _prepared(called: str, modality: Any, value: Any) -> np.ndarray:
+    shown = repr(str(value)) if isinstance(value, str | Path) else f"({type(value).__name__})"
+    try:
+        if isinstance(value, str) and hasattr(modality, "parse"):
+            return modality.prepare(modality.parse(value))
+        is_path = isinstance(value, Path) or (isinstance(value, str) and not isinstance(modality, Text))
+        return modality.prepare(modality.load(Path(value)) if is_path else value)
+    except ValueError as error:
+        raise UserError(f"{called} {shown}: {str(error).rstrip('.')}.") from None
+    except OSError as error:
+        raise UserError(f"{called}: {shown} cannot be read ({error.strerror or error}).") from None
+
+
+def _values(name: str, modality: Any, text: str) -> list[Any]:
+    """Each value of a flag."""
+    if hasattr(modality, "parse"):
+        return _texts(name, text, commas=True)
+    if isinstance(modality, Text):
+        return _texts(name, text)
+    if text.startswith("@"):
+        return [Path(part) for part in text[1:].split(",@")]
+    raise UserError(f"{FLAG}{name} takes a file: {FLAG}{name} @PATH.")
+
+
+def _texts(name: str, text: str, commas: bool = False) -> list[str]:
+    if text.startswith("@"):
+        values = [line for line in _lines(name, text[1:]) if line]
+        if not values:
+            raise UserError(f"{FLAG}{name}: the file {text[1:]!r} holds no value; expected one a line.")
+        return values
+    values = [part.strip() for part in text.split(",")] if commas else [text]
+    if not all(values):
+        raise UserError(f"{FLAG}{name} {text!r} holds no value.")
+    return values
+
+
+def _lines(name: str, path: str) -> list[str]:
+    """The lines of a text file of any system, without the blanks around them."""
+    try:
+        return [line.strip() for line in read_text(Path(path)).split("\n")]
+    except ValueError as error:
+        raise UserError(f"{FLAG}{name}: the file {path!r} cannot be read ({error}).") from error
+
+
+def _captions(called: str, texts: list[str], labels: dict[str, Label], count: int) -> dict[str, Any]:
+    """Attribute -> `[count]`, -1 where the caption leaves it free."""
+    rows = []
+    for text in texts:
+        try:
+            objects = read_caption(text)
+        except ValueError as error:
+            raise UserError(f"{called} {text!r}: {error}") from None
+        if len(objects) != 1:
+            raise UserError(f"{called} {text!r} names {len(objects)} objects; this model draws one.")
+        shown = {name: value for name, value in objects[0].items() if name in labels}
+        if not shown:
+            raise UserError(f"{called} {text!r} names nothing that this model is conditioned on ({', '.join(labels)}).")
+        rows.append([shown.get(name, -1) for name in labels])
+    table = np.resize(np.asarray(rows, np.int32), (count, len(labels)))
+    return {name: table[:, i] for i, name in enumerate(labels)}
