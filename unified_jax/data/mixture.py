@@ -11,7 +11,7 @@ class Part:
     """One set and how often it is drawn."""
 
     data: Open[DataSet]
-    """The set."""
+    """The data set."""
     weight: float = 1.0
     """Relative share of the examples."""
 
@@ -26,7 +26,7 @@ class Mixture:
     """Draws from several sets in fixed proportions; each is shuffled by itself and repeats when it is exhausted."""
 
     sets: tuple[Part, ...]
-    """The sets with their weights."""
+    """The data sets with their weights."""
 
     def __post_init__(self) -> None:
         if not self.sets:

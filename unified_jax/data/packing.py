@@ -38,31 +38,31 @@ class Documents:
     """How a record becomes a document."""
 
     order: Literal["given", "random"] = "random"
-    """Of the items."""
+    """Order of the modalities in a document: as the model lists them, or random."""
     text_first: float = 0.0
-    """Probability that the text is moved to the front of a random order (Transfusion: 0.8 of captions)."""
+    """Probability of moving the text to the front of a random order (Transfusion: 0.8 for captions)."""
     text_last: float = 0.0
-    """Probability that it is moved to the end: described is then all of the document."""
+    """Probability of moving the text to the end, where it describes the whole document."""
     keep: float = 1.0
-    """Probability that an item is present (of all of them at least one is)."""
+    """Probability of including a modality; at least one is always included."""
     keep_of: tuple[tuple[str, float], ...] = ()
-    """Modalities with a probability of their own: long ones less often, what is to be learnt best more often."""
+    """Pairs (modality, probability) that replace `keep`: lower for long modalities, higher for the most important."""
     whole: float = 0.0
-    """Probability that all items are present, whatever `keep` and `keep_of` say."""
+    """Probability of including all modalities, whatever `keep` and `keep_of` say."""
     clean: float = 0.5
-    """Probability that a span is given without noise (and has no loss)."""
+    """Probability that a span is a clean condition: no noise, and no loss."""
     clean_of: tuple[tuple[str, float], ...] = ()
-    """Modalities with a probability of their own: 1 for what is only ever given, 0 for what is only ever made."""
+    """Pairs (modality, probability) that replace `clean`: 1 is always a condition, 0 always generated."""
     alone: float = 0.1
-    """Probability that a span sees nothing before it."""
+    """Probability of dropping the context before a span (classifier-free guidance)."""
     noise_limit: float = 1.0
-    """Greatest time of a span that a text follows (Transfusion: 0.5 for captions of pictures)."""
+    """Greatest time of a span that precedes text (Transfusion: 0.5 for image captioning)."""
     causal: bool = False
-    """Whether a span's tokens see of it only what comes before them, as the paper ablates."""
+    """Causal attention within a span, as in the paper's ablation; default: bidirectional."""
     apart: tuple[tuple[str, str], ...] = ()
-    """Pairs of modalities that never share a document: of the two, the later one is left out."""
+    """Pairs of modalities that never share a document: the later of the two is left out."""
     per_row: int = 1
-    """Documents that are tried in a row."""
+    """Most documents packed into one row."""
 
     def __post_init__(self) -> None:
         for name in ("text_first", "text_last", "keep", "whole", "clean", "alone", "noise_limit"):
@@ -86,7 +86,7 @@ class Item:
 
     modality: int
     ids: tuple[int, ...] = ()
-    """Of a text or label."""
+    """Token ids of a text or label."""
     clean: bool = False
     alone: bool = False
     limit: float = 1.0

@@ -31,7 +31,7 @@ class HostBatch:
     """What one process holds of the batch of one step."""
 
     arrays: dict[str, np.ndarray]
-    """Its rows `[b', ...]` of every field, and `slot`; of packed ones as `data.packing` says."""
+    """This process's rows `[b', ...]` of every field, and `slot`; packed rows as in `data.packing`."""
     ids: Int[np.ndarray, "b"]
     """Example ids of the whole global batch."""
     first: int

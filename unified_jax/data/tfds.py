@@ -19,11 +19,11 @@ class Tfds:
     """A prepared TFDS set in ArrayRecord format."""
 
     set: str = "fashion_mnist"
-    """Name of the set, with an optional version: NAME or NAME/VERSION."""
+    """Name of the data set, with an optional version: NAME or NAME/VERSION."""
     data_dir: str = "data/tfds"
     """Folder that holds NAME/VERSION/ (where `tfds build` or `download_and_prepare` put it)."""
     rename: tuple[tuple[str, str], ...] = ()
-    """Pairs (field of the model, feature of the set) where the names differ."""
+    """Pairs (field of the model, feature of the data set) where the names differ."""
 
     @property
     def name(self) -> str:
@@ -54,11 +54,11 @@ class TfdsSource:
     split: str
     source: Any
     wanted: tuple[tuple[str, str], ...]
-    """Pairs (field, feature)."""
+    """Pairs (field of the model, feature of the data set)."""
     pictures: tuple[tuple[str, tuple[int, str]], ...] = ()
-    """Features that are pictures, or sequences of them: (channels, or 0 where the set leaves them open; dtype)."""
+    """Features that are images, or sequences of them: (channels, or 0 where the data set leaves them open; dtype)."""
     light: ClassVar[bool] = True
-    """As `texts.Light`."""
+    """See `texts.Light`."""
 
     def __len__(self) -> int:
         return len(self.source)

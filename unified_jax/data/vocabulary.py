@@ -15,11 +15,11 @@ class Vocabulary:
     """Token ids: those of the texts and labels, then BOS, EOS, and begin and end of each modality."""
 
     text: int
-    """Ids of all texts and labels together."""
+    """Number of ids of all texts and labels together."""
     first: tuple[int, ...]
-    """The first id of each modality's own; texts in the same tokens share theirs."""
+    """First id of each modality; texts with the same tokenizer share theirs."""
     sizes: tuple[int, ...]
-    """How many each has; 0 for what is no text or label."""
+    """Number of ids of each modality; 0 for anything but a text or label."""
 
     @property
     def size(self) -> int:

@@ -29,7 +29,7 @@ class Weights(NamedTuple):
 
     tensors: dict[str, np.ndarray]
     said: tuple[str, ...]
-    """Which of several sets of weights was taken."""
+    """Which of several sets of weights was read."""
 
 
 def read(path: Path, average: bool = True) -> dict[str, np.ndarray]:

@@ -24,7 +24,7 @@ class Lists(NamedTuple):
     """For each of i blocks, which of j blocks it needs."""
 
     blocks: Int[Array, "b i j"]
-    """Beyond the needed ones the last of them again, which a pipeline does not load a second time."""
+    """The needed blocks first; then the last of them again, which a pipeline does not load a second time."""
     count: Int[Array, "b i 2"]
     """(full, needed)."""
 

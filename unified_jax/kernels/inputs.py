@@ -30,7 +30,7 @@ class Modulation(NamedTuple):
     shift: Rows
     scale: Rows
     gate: Rows | None = None
-    """None adds the branch as it is (adaLN without gates)."""
+    """None adds the branch unscaled (adaLN without gates)."""
     index: Index | None = None
 
 

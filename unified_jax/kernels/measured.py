@@ -16,13 +16,13 @@ class Fastest(NamedTuple):
     least_tokens: int
     most_tokens: int
     runs: bool
-    """Whether tokens see runs, or all keys."""
+    """Whether tokens attend to key ranges, or to all keys."""
     choice: Literal["xla", "cudnn", "pallas"]
-    """For attention proper; norm and projections around it are XLA's unless `whole`."""
+    """Implementation of attention itself; norm and projections around it are XLA's unless `whole`."""
     whole: bool
-    """Whether the projections were faster by the choice too."""
+    """Whether this implementation was faster for the projections too."""
     source: str
-    """The result file."""
+    """File of the measurement."""
 
 
 _SOURCE = "benchmarks/results/modulated_attention.json"

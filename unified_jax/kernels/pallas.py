@@ -35,7 +35,7 @@ class Target:
 
     kind: Literal["tpu", "hopper"] = "tpu"
     interpret: Any = False
-    """True, or Pallas' parameters of an interpreter: the kernel runs as plain JAX, slowly, to be checked."""
+    """True, or parameters of a Pallas interpreter: the kernel runs as plain JAX, slowly, for tests."""
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))

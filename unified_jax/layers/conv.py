@@ -17,7 +17,7 @@ class Conv(nn.Module):
     features: int
     stride: tuple[int, ...] = ()
     zero: bool = False
-    """Whether it starts at zero."""
+    """Zero initialisation."""
 
     @nn.compact
     def __call__(self, x: Float[Array, "n ..."]) -> Float[Array, "n ..."]:

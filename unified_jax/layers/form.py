@@ -30,17 +30,17 @@ class Form:
     """What a network knows of something that is denoised."""
 
     name: str
-    """Of the stream; names the layers."""
+    """Name of the stream, and of its layers."""
     shape: tuple[int, ...]
-    """`(*sizes, c)` of one example in model space."""
+    """Shape `(*sizes, c)` of one example in model space."""
     cut: tuple[int, ...]
-    """Sizes of a patch."""
+    """Patch size along each axis."""
     out_channels: int
-    """Channels of what the network answers with."""
+    """Channels of the network's output."""
     embedder: EmbedderKind = "linear"
-    """How it enters and leaves the trunk."""
+    """How patches become tokens, and tokens patches."""
     features: int = 32
-    """Of the embedder's own layers."""
+    """Features of the embedder's own layers."""
 
     @property
     def tokens(self) -> int:
@@ -70,11 +70,11 @@ class NoisyInput(NamedTuple):
 
     form: Form
     x: Float[Array, "b ..."]
-    """`Process.network_input`, the whole array."""
+    """The whole array, as `Process.network_input` gives it."""
     t: Float[Array, "b"]
-    """Its own `Process.network_time`."""
+    """`Process.network_time` of this stream."""
     to: Float[Array, "b"] | None = None
-    """Where the step goes (flow maps); reserved."""
+    """Target time of the step (flow maps); reserved."""
 
 
 class ConditionInput(NamedTuple):
@@ -83,11 +83,11 @@ class ConditionInput(NamedTuple):
     form: ConditionForm
     value: Array
     present: Bool[Array, "b"] | None = None
-    """False: the network's null. None: a label's null row is in its value; anything else is there."""
+    """False selects the network's null. None: a label's null row is part of its value; other conditions are present."""
     length: Int[Array, "b"] | None = None
-    """Tokens that are there; of an absent one the length that its null has."""
+    """Number of tokens; of an absent condition, the length of its null."""
     weight: Float[Array, "b"] | None = None
-    """Share of a control condition at this time; reserved."""
+    """Strength of a control condition at this time; reserved."""
 
 
 @runtime_checkable
@@ -95,9 +95,9 @@ class Backbone(Protocol):
     """A network that denoises: a Linen module with these, whose fields are its configuration."""
 
     takes: ClassVar[tuple[Kind, ...]]
-    """Kinds of conditions that it reads."""
+    """Kinds of conditions that it accepts."""
     streams: ClassVar[Any]
-    """Whether it denoises one array ("one"), or several each at its own time ("many")."""
+    """"one" denoised array, or "many", each at its own time."""
 
     def __call__(
         self,

@@ -17,11 +17,11 @@ class Action(Continuous):
     """Paths of one length. What strays from [0, 1] is kept: a path may leave the canvas."""
 
     steps: int = 16
-    """Points of a path."""
+    """Points of a trajectory."""
     features: int = 2
-    """Numbers a point."""
+    """Coordinates per point."""
     patch: int = 4
-    """Points a token."""
+    """Points per token."""
     name: str = "action"
     """Field of the batch."""
 

@@ -30,17 +30,17 @@ class Audio(Continuous):
     samples: int = 8000
     """Samples of a waveform."""
     mel: Mel = SPEECH_LIKE
-    """The analysis, with the sampling rate."""
+    """Mel analysis, with the sampling rate."""
     patch: tuple[int, int] = (8, 16)
-    """Frames and bands of a patch."""
+    """Frames and mel bands of a patch."""
     floor: float = 1e-5
-    """Softest mel power that is told apart from silence."""
+    """Mel power that counts as silence."""
     top: float = 3e3
-    """Mel power that becomes 1."""
+    """Mel power that maps to 1."""
     iterations: int = 64
-    """Of Griffin-Lim."""
+    """Griffin-Lim iterations."""
     crop: bool = False
-    """Whether a longer sound is cut off; else it is refused."""
+    """Crop longer audio; by default it is refused."""
     name: str = "audio"
     """Field of the batch."""
 

@@ -32,7 +32,7 @@ class Bpe:
 
     tokenizer: Any
     size: int
-    """Largest token id + 1: where ids are left out, rows that no text uses."""
+    """Largest token id + 1; ids without a token leave unused embedding rows."""
 
     def encode(self, text: str) -> list[int]:
         """Token ids of the text alone."""

@@ -15,16 +15,15 @@ class ConditionForm:
     """What a network knows of a condition."""
 
     name: str
-    """Of the condition; names its layers, but for labels, which are counted (`label_0`, `label_1`, ...)."""
+    """Name of the condition and of its layers; labels are numbered instead (`label_0`, `label_1`, ...)."""
     kind: Kind
     """label: int `[b]`; vector `[b, v]`; scalars `[b, s]`; tokens `[b, m, f]`; map `[b, *sizes, c]`."""
     features: int
-    """Rows of a label's table with its null row; numbers of a vector, of scalars, of a token; channels of a map."""
+    """Rows of a label's table with its null row; size of a vector, of scalars, of a token; channels of a map."""
     length: int = 1
-    """Tokens."""
+    """Number of tokens."""
     null: Null = "row"
-    """What stands for an absent one: a row of the table, something learned by the network, zeros, or nothing: it is
-    always there."""
+    """What replaces an absent condition: a row of the table, learned parameters, zeros, or nothing (always present)."""
 
     def __post_init__(self) -> None:
         if self.null == "row" and self.kind != "label":

@@ -19,11 +19,11 @@ class Depth(Continuous):
     """Depth pictures or films of one size."""
 
     frames: int = 1
-    """Frames."""
+    """Frames; 1 is a single depth map."""
     height: int = 32
-    """Rows."""
+    """Height in pixels."""
     width: int = 32
-    """Columns."""
+    """Width in pixels."""
     patch: tuple[int, int, int] = (1, 8, 8)
     """Frames, rows and columns of a patch."""
     name: str = "depth"

@@ -18,13 +18,13 @@ class Image(Continuous):
     """Images of one size."""
 
     height: int = 32
-    """Rows."""
+    """Height in pixels."""
     width: int = 32
-    """Columns."""
+    """Width in pixels."""
     channels: int = 3
-    """1 (grey), 3 (RGB), or the channels of a latent."""
+    """1 (grey), 3 (RGB), or the number of latent channels."""
     patch: int = 4
-    """Side of a patch; pictures that it does not divide are filled up to whole patches."""
+    """Side of a patch in pixels; other image sizes are padded to whole patches."""
     name: str = "image"
     """Field of the batch."""
 

@@ -28,7 +28,7 @@ class Label:
     names: tuple[str, ...] = ()
     """Class names in order; text labels of a data set are looked up here."""
     absent: bool = False
-    """Whether data may hold the index after the last class, which is the null row, for "nothing"."""
+    """Whether the data may hold index `classes`, the null row, for "no label"."""
 
     def __post_init__(self) -> None:
         if self.classes < 1:

@@ -29,15 +29,15 @@ class Mel:
     """A mel analysis."""
 
     rate: int = 16_000
-    """Samples a second."""
+    """Sampling rate in Hz."""
     n_fft: int = 1024
     """Samples of a frame."""
     hop: int = 256
     """Samples between frames."""
     window: int = 0
-    """Samples of the window, in the middle of the frame; 0 is the whole frame."""
+    """Samples of the window, centred in the frame; 0 is the whole frame."""
     mels: int = 64
-    """Bands."""
+    """Number of mel bands."""
     low: float = 0.0
     """Lower edge of the first band in Hz."""
     high: float = 0.0
@@ -45,7 +45,7 @@ class Mel:
     scale: Literal["htk", "slaney"] = "htk"
     """The mel scale."""
     slaney_norm: bool = False
-    """Triangles of the same area instead of the same height."""
+    """Normalise the triangles to equal area instead of equal height."""
     power: float = 2.0
     """2: power, 1: magnitude."""
     center: bool = True

@@ -18,7 +18,7 @@ class Numbers:
     name: str = "numbers"
     """Field of the batch and name on the command line: --given.NAME."""
     count: int = 1
-    """How many."""
+    """How many numbers."""
     kind: Literal["vector", "scalars"] = "vector"
     """One vector, or scalars that a network embeds one by one."""
 

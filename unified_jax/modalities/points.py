@@ -34,11 +34,11 @@ class Points(Continuous):
     """Clouds of one number of points."""
 
     count: int = 256
-    """Points of a cloud."""
+    """Points of a point cloud."""
     features: int = 6
     """3 (position) or 6 (position and colour)."""
     per_token: int = 16
-    """Points a token."""
+    """Points per token."""
     name: str = "points"
     """Field of the batch."""
 

@@ -22,17 +22,17 @@ class Text:
     """Strings of at most `length` tokens."""
 
     length: int = 96
-    """Longest text in tokens."""
+    """Maximum length in tokens."""
     bpe: str = ""
     """JSON of a trained BPE (`learn_bpe`); empty: bytes."""
     names: tuple[str, ...] = ()
-    """Texts of a class label: where a data set has a number, it is the index of one of these."""
+    """Texts of a class label: a number in the data set is the index of one of these."""
     name: str = "caption"
     """Field of the batch."""
     too_long: Literal["refuse", "crop", "skip"] = "refuse"
-    """Of longer texts: refuse them, keep their first `length` tokens, or leave such records of a data set out."""
+    """Longer texts: refuse them, crop them to `length` tokens, or skip their records."""
     empty: Literal["refuse", "skip"] = "refuse"
-    """Of texts of nothing but blanks: refuse them, or leave such records of a data set out."""
+    """Blank texts: refuse them, or skip their records."""
 
     def __post_init__(self) -> None:
         if self.length < 1:

@@ -23,15 +23,15 @@ class Video(Continuous):
     frames: int = 8
     """Frames."""
     height: int = 32
-    """Rows."""
+    """Height in pixels."""
     width: int = 32
-    """Columns."""
+    """Width in pixels."""
     channels: int = 3
-    """1 (grey), 3 (RGB), or the channels of a latent."""
+    """1 (grey), 3 (RGB), or the number of latent channels."""
     patch: tuple[int, int, int] = (2, 8, 8)
     """Frames, rows and columns of a tubelet."""
     rate: float = 16.0
-    """Frames a second of the files that are written."""
+    """Frames per second of the written files."""
     name: str = "video"
     """Field of the batch."""
 

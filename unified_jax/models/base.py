@@ -35,17 +35,17 @@ class Player:
     """A part of a model that is trained on loss terms of its own, after the players before it (`training.players`)."""
 
     name: str
-    """Names its metrics and its optimizer's state."""
+    """Name in the metrics and in the optimizer's state."""
     trains: tuple[str, ...]
-    """Patterns over parameter paths, as `Tuning.train`."""
+    """Patterns over parameter paths; see `Tuning.train`."""
     terms: tuple[str, ...]
-    """Loss terms that it makes smaller."""
+    """Loss terms that it minimises."""
     optimizer: Any = None
     """An `Optimization`; None: the experiment's."""
     start: int = 0
-    """First step at which it plays."""
+    """First step at which it is trained."""
     every: int = 1
-    """It plays every so many steps from there on."""
+    """Steps between its updates."""
 
     def __post_init__(self) -> None:
         if not self.trains or not self.terms or self.start < 0 or self.every < 1:

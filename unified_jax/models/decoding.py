@@ -36,9 +36,9 @@ class Past(NamedTuple):
     cache: KvCache
     """`[layers, b, m, ...]`."""
     at: Int[Array, "b"]
-    """Tokens so far."""
+    """Number of tokens so far."""
     position: Int[Array, "b"]
-    """The next token's position (a span counts as one)."""
+    """Position of the next token (a span counts as one)."""
 
 
 def generate(

@@ -55,10 +55,10 @@ class Denoising(Declared):
     time_bins: int
     streams: tuple[Stream, ...]
     reads: tuple[Condition, ...]
-    """The conditions, bare modalities made conditions."""
+    """The conditions; bare modalities are wrapped."""
     flip: bool = False
     term_names: bool = True
-    """Whether loss terms carry their stream's name; a model of one stream has the process's own."""
+    """Whether loss terms carry their stream's name; a model of one stream uses the process's names."""
 
     @property
     def modalities(self) -> tuple[Any, ...]:

@@ -33,19 +33,19 @@ class Diffusion(Denoising):
     network: Open[Backbone] = field(default_factory=DiT)
     """The backbone (DiT)."""
     process: Open[Process] = RectifiedFlow()
-    """The noising process and what the network predicts."""
+    """The noising process, and what the network predicts."""
     modality: Continuous = Image()
-    """What is generated."""
+    """The generated modality."""
     conditions: Open[tuple[Condition | Open[ConditionSource], ...]] = ()
-    """What the model is conditioned on; a label stands for a condition of it."""
+    """What the model is conditioned on; a bare modality is a condition with its name."""
     drop_all: float = 0.1
-    """Probability of dropping all conditions of an example in training."""
+    """Probability of dropping all conditions of a training example (classifier-free guidance)."""
     drop_some: float = 0.0
-    """Probability of leaving an example a random subset of its conditions."""
+    """Probability of keeping only a random subset of a training example's conditions."""
     flip: bool = False
-    """Flip examples left to right with probability one half."""
+    """Flip training examples horizontally with probability 1/2."""
     time_bins: int = 10
-    """Bins of the loss over time in the metrics."""
+    """Number of time bins of the loss in the metrics."""
 
     def __post_init__(self) -> None:
         check_declared(self)

@@ -32,12 +32,12 @@ class Sampling(NamedTuple):
     """
 
     denoise: Denoiser
-    """(x_t, t) -> Prediction, guided."""
+    """(x_t, t) -> Prediction, with guidance applied."""
     process: Any
     grid: Any
-    """Falling times `[steps + 1]`."""
+    """Decreasing times `[steps + 1]`."""
     noise: Any
-    """x at the grid's first time `[b, ...]`."""
+    """Initial noise: x at the grid's first time `[b, ...]`."""
 
 
 class Request(NamedTuple):
@@ -46,7 +46,7 @@ class Request(NamedTuple):
     model: Any
     params: Params
     given: dict[str, Array]
-    """Prepared arrays by field, a row a sample."""
+    """Prepared conditions by field, one row per sample."""
     keys: Keys
     plan: Plan
 

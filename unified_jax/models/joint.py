@@ -21,15 +21,15 @@ class JointDiffusion(Denoising):
     network: Open[Backbone]
     """A backbone of many streams."""
     streams: tuple[Stream, ...]
-    """Everything that is denoised; the order in which the network is shown it."""
+    """Everything that is denoised, in the network's order."""
     conditions: Open[tuple[Condition | Open[ConditionSource], ...]] = ()
-    """What the model is conditioned on besides; a label stands for a condition of it."""
+    """Further conditions; a bare modality is a condition with its name."""
     drop_all: float = 0.1
-    """Probability of dropping all conditions of an example in training."""
+    """Probability of dropping all conditions of a training example (classifier-free guidance)."""
     drop_some: float = 0.0
-    """Probability of leaving an example a random subset of its conditions."""
+    """Probability of keeping only a random subset of a training example's conditions."""
     time_bins: int = 10
-    """Bins of the loss over time in the metrics."""
+    """Number of time bins of the loss in the metrics."""
 
     def __post_init__(self) -> None:
         if not self.streams:

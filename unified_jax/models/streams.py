@@ -22,19 +22,19 @@ class Stream:
     """Something that is denoised, and how it is noised."""
 
     modality: Continuous = Image()
-    """What it is."""
+    """The denoised modality."""
     process: Open[Process] = RectifiedFlow()
-    """Its noising process and what the network predicts."""
+    """Its noising process, and what the network predicts."""
     embedder: EmbedderKind = "linear"
-    """How it enters and leaves the trunk (`layers.embedders`)."""
+    """How patches become tokens, and tokens patches (`layers.embedders`)."""
     features: int = 32
-    """Of the embedder's own layers, where it has any."""
+    """Features of the embedder's own layers, where it has any."""
     name: str = ""
-    """What the network and the loss terms call it; its modality's name where it is empty."""
+    """Name in the network and in the loss terms; empty: its modality's name."""
     time: str = ""
-    """Name of another stream whose times it shares; empty: times of its own."""
+    """Another stream whose times it shares; empty: its own times."""
     ends: float = 0.0
-    """Share of training examples that are shown at either end, half clean and half pure noise."""
+    """Share of training examples at the ends of time: half of them clean, half pure noise."""
 
     def __post_init__(self) -> None:
         check_finite(self)
@@ -95,11 +95,11 @@ class Condition:
     """Something that a network reads."""
 
     source: Open[ConditionSource]
-    """The modality that it comes from."""
+    """The modality that provides it."""
     name: str = ""
-    """What the network, guidance and requests call it; its source's name where it is empty."""
+    """Name in the network, in guidance and in requests; empty: its source's name."""
     drop: float = 0.0
-    """Probability of leaving it out of a training example by itself, whatever happens to the others."""
+    """Probability of dropping this condition from a training example, independently of the others."""
 
     def __post_init__(self) -> None:
         if words := lacking(type(self.source), ConditionSource):

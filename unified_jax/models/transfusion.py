@@ -47,19 +47,19 @@ class Transfusion(Declared):
     network: nn.Module = field(default_factory=Trunk)
     """The transformer."""
     text: Text = Text()
-    """The text."""
+    """The text modality."""
     streams: tuple[Stream, ...] = (Stream(),)
     """Everything that is denoised."""
     length: int = 256
-    """Tokens of a row."""
+    """Tokens per packed row."""
     documents: Documents = Documents()
-    """How a record becomes a document, and how many share a row."""
+    """How a record becomes a document, and how many documents share a row."""
     written: tuple[Text | Label, ...] = ()
-    """Further texts and labels."""
+    """Further text and label modalities."""
     z_loss: float = 0.0
     """Weight of the z-loss (1e-4 is usual)."""
     time_bins: int = 10
-    """Bins of the loss over time in the metrics."""
+    """Number of time bins of the loss in the metrics."""
 
     def __post_init__(self) -> None:
         names = [m.name for m in self.modalities]

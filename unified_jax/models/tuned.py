@@ -38,15 +38,15 @@ class Tuning:
     """Patterns are regular expressions, searched in paths such as "blocks/mlp/fc1/kernel"."""
 
     train: tuple[str, ...] = (EVERYTHING,)
-    """Parameters that are trained themselves; everything, unless said otherwise."""
+    """Parameters to train in full; default: all."""
     lora: tuple[str, ...] = ()
-    """Kernels that get a low-rank update, of those that are not trained themselves."""
+    """Kernels that get a low-rank update (LoRA), among those not trained in full."""
     rank: int = 8
-    """Of the updates."""
+    """Rank of the low-rank updates."""
     alpha: float = 8.0
-    """Updates are multiplied by alpha / rank."""
+    """Scale of the low-rank updates: they are multiplied by alpha / rank."""
     fresh: tuple[str, ...] = ()
-    """Parameters that do not start from the other run's."""
+    """Parameters to initialise anew instead of copying them from the other run."""
     like: tuple[tuple[str, str], ...] = ()
     """Pairs (new, old) of modalities: the new one starts from the old one's parameters."""
 

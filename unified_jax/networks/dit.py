@@ -105,9 +105,9 @@ class DiT(nn.Module):
     width: int = 384
     """Features of the residual stream."""
     heads: int = 6
-    """Attention heads; divides width."""
+    """Attention heads; must divide width."""
     mlp_ratio: float = 4.0
-    """Hidden features of the MLP over width."""
+    """Hidden features of the MLP, as a multiple of width."""
     conditioning: Conditioning = "adaln_zero"
     """How time and labels enter: 'adaln_zero', 'adaln', 'cross' or 'in_context'."""
     qk_norm: bool = False
@@ -115,13 +115,13 @@ class DiT(nn.Module):
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute dtype; parameters, norms, softmax and modulation stay float32."""
     label_std: float = 0.02
-    """Standard deviation of the label tables at the start; the paper's 0.02 learns a few labels slowly."""
+    """Initial standard deviation of the label tables; the paper's 0.02 learns a few labels slowly."""
     frequency_shift: float = 0.0
-    """Time frequencies are 10000^(-i / (128 - frequency_shift)); models trained in diffusers' class have 1."""
+    """Time frequencies are 10000^(-i / (128 - frequency_shift)); diffusers' models have 1."""
     attention: Attention = "auto"
     """Implementation of attention."""
     remat: Remat = "dots"
-    """What the backward pass keeps of a block (`layers.remat`)."""
+    """Rematerialisation: what the backward pass keeps of a block (`layers.remat`)."""
     unroll: int = 1
     """Blocks per step of the scan; more compile longer and may run faster."""
 

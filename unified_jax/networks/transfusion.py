@@ -54,7 +54,7 @@ class Tokens(NamedTuple):
     position: Int[Array, "b n 3"]
     visible: Visible
     item: Int[Array, "b n"]
-    """Row of `times` whose time a span's token has; 0 for text."""
+    """Row of `times` that holds the time of a span's token; 0 for text."""
 
 
 class Spans(NamedTuple):
@@ -64,7 +64,7 @@ class Spans(NamedTuple):
     x: Float[Array, "b s ..."]
     """Network inputs `[*sizes, c]`."""
     start: Int[Array, "b s"]
-    """Token of the row at which they begin; -1: not there."""
+    """Token of the row at which each begins; -1: absent."""
     row: Int[Array, "b s"]
     """Row of `times` that holds their time."""
 
@@ -73,9 +73,9 @@ class Captured(NamedTuple):
     """What the blocks did, for probes."""
 
     attention: Float[Array, "*layers b h n n"]
-    """Rows are queries and sum to 1 over what they see."""
+    """Rows are queries and sum to 1 over their visible keys."""
     hidden: Float[Array, "*layers b n d"]
-    """The residual stream after a block; of the whole trunk with what enters it in front, layers + 1 in all."""
+    """The residual stream after each block; the trunk's also has its input in front: layers + 1 in all."""
 
 
 class Block(nn.Module):
@@ -133,13 +133,13 @@ class Trunk(nn.Module):
     """The trunk with its embeddings and heads."""
 
     depth: int = 6
-    """Blocks."""
+    """Number of blocks."""
     width: int = 192
     """Features of the residual stream."""
     heads: int = 4
-    """Attention heads; divides width."""
+    """Attention heads; must divide width."""
     kv_heads: int = 0
-    """Heads of keys and values; 0: as many."""
+    """Key/value heads; 0: as many as heads."""
     hidden: int = 0
     """Hidden features of the MLP; 0: 8/3 of the width, rounded up to a multiple of 256 (32 below 768)."""
     modulated: bool = True
@@ -147,17 +147,17 @@ class Trunk(nn.Module):
     theta: float = 10000.0
     """Base of the rotary frequencies."""
     eps: float = 1e-5
-    """Of the norms."""
+    """Epsilon of the norms."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute dtype."""
     attention: Attention = "auto"
     """Implementation of attention."""
     remat: Remat = "dots"
-    """What is recomputed in the backward pass."""
+    """Rematerialisation: what the backward pass recomputes (`layers.remat`)."""
     unroll: int = 1
     """Blocks per step of the scan."""
     bias: bool = False
-    """Biases of the attention's projections."""
+    """Biases in the attention projections."""
 
     def __post_init__(self) -> None:
         kv = self.kv_heads or self.heads

@@ -32,11 +32,11 @@ class Edm:
     sigma_data: float = 0.5
     """Standard deviation of the data."""
     sigma_min: float = 0.002
-    """Least level but 0 that is sampled."""
+    """Smallest noise level that is sampled, before 0."""
     sigma_max: float = 80.0
-    """Level at which sampling starts."""
+    """Noise level at which sampling starts."""
     levels: LogNormalLevels = LogNormalLevels()
-    """Density of the training levels."""
+    """Density of the training noise levels."""
 
     def __post_init__(self) -> None:
         check_finite(self)

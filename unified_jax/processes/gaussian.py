@@ -45,31 +45,32 @@ class DiscreteGaussian:
     """A chain of T Gaussian noising steps."""
 
     schedule: Schedule = "linear"
-    """Shape of beta over the steps."""
+    """Noise schedule: the shape of beta over the steps."""
     steps: int = 1000
-    """T, the length of the training chain."""
+    """T, the number of training steps of the process."""
     beta_start: float = 1e-4
     """First beta (of schedules that have ends)."""
     beta_end: float = 0.02
     """Last beta."""
     table: tuple[float, ...] = ()
-    """The betas one by one, in place of a schedule; as many as steps."""
+    """All betas explicitly, one per step, in place of a schedule."""
     rescale_betas: bool = True
-    """Multiply both ends by 1000 / T, so that a chain of any length ends in noise."""
+    """Multiply both ends by 1000 / T, so that a process of any length ends in noise."""
     zero_snr: bool = False
-    """Rescale so that abar_T = 0 (refuses target 'eps')."""
+    """Rescale so that abar_T = 0 (not with target 'eps')."""
     target: Target = "eps"
     """What the network predicts: 'eps', 'x0' or 'v' ('velocity' needs continuous time)."""
     variance: Variance = "fixed_small"
     """Variance of a reverse step; 'learned_range' doubles the output channels."""
     objective: Objective = "mse"
-    """'mse' is the simple loss, plus the variational term where the variance is learned; 'kl' the bound alone."""
+    """'mse': the simple loss, plus the variational term where the variance is learned; 'kl': the variational bound
+    only."""
     weighting: Literal["target", "eps", "min_snr", "max_snr"] = "target"
     """Weight of the simple loss over time."""
     snr_gamma: float = 5.0
     """gamma of the weighting 'min_snr'."""
     timesteps: tuple[int, ...] = ()
-    """Indices of the chain that are kept, rising; empty keeps all."""
+    """Increasing indices of the kept steps (a shorter process); empty keeps all."""
 
     def __post_init__(self) -> None:
         if self.steps < 1:

@@ -40,7 +40,7 @@ class Needs:
     """What a sampler asks of a process and its grid."""
 
     over: Literal["chain", "either", "continuous", "levels", "path"] = "continuous"
-    """What it steps over: the indices of a chain; these or continuous time; any continuous time; noise levels
+    """What it steps over: a discrete process's indices; these or continuous time; any continuous time; noise levels
     (alpha = 1); a path between data and noise."""
     above_data: bool = False
     """The grid must end above sigma = 0."""
@@ -49,9 +49,9 @@ class Needs:
     adaptive: bool = False
     """It chooses its own steps between the ends."""
     last_size: float = 0.0
-    """Length of a last step of its own kind; 0 where all steps are alike."""
+    """Length of a special last step; 0 where all steps are alike."""
     even_log_levels: bool = False
-    """Over a chain's noise levels, its default spacing is even in log s."""
+    """Over a discrete process's noise levels, its default spacing is even in log s."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,13 @@ class GridRequest:
     steps: int = 50
     """Steps of the sampler."""
     spacing: Spacing = "default"
-    """The process's own, or one by name."""
+    """The process's own spacing, or one by name."""
     shift: float = 1.0
     """Resolution shift of an even grid in continuous time."""
     needs: Needs = Needs()
-    """Of the sampler."""
+    """The sampler's needs."""
     sampler: str = "of this plan"
-    """The sampler as messages name it."""
+    """The sampler's name in error messages."""
 
     @property
     def by_level(self) -> bool:

@@ -52,20 +52,20 @@ class Interpolant:
     times: Times = UniformTimes()
     """Density of the training times."""
     loss: Weighting = "target"
-    """Weight of the mean square ('velocity': of the velocity that the prediction implies)."""
+    """Weighting of the mean square over time ('velocity': the error of the implied velocity)."""
     snr_gamma: float = 5.0
-    """gamma of the loss 'min_snr'."""
+    """gamma of the weighting 'min_snr'."""
     direction_weight: float = 0.0
-    """Weight of the term 1 - cos(velocity)."""
+    """Weight of the direction term 1 - cos(velocity)."""
     data_end: float = 0.0
-    """Least time that is trained and sampled."""
+    """Smallest time that is trained and sampled."""
     noise_end: float = 1.0
     """Largest time that is trained and sampled."""
     time_scale: float = 1000.0
-    """The network is shown time_scale * t (1,000 suits sinusoidal embeddings made for discrete steps)."""
+    """The network's time input is time_scale * t (1,000 suits sinusoidal embeddings of discrete steps)."""
     reversed_time: bool = False
-    """The network counts time from noise to data, as SiT's checkpoints do: it is shown time_scale * (1 - t), and a
-    velocity of it points towards the data."""
+    """The network counts time from noise to data, as SiT's checkpoints do: its input is time_scale * (1 - t), and its
+    velocity points towards the data."""
 
     def __post_init__(self) -> None:
         check_finite(self)

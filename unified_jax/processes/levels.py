@@ -33,7 +33,7 @@ class NoiseLevels:
     """The whole chain `chain` over its noise levels; for sampling."""
 
     chain: Chain
-    """What the network was trained on: a `DiscreteGaussian`."""
+    """The discrete process that the network was trained on: a `DiscreteGaussian`."""
 
     @functools.cached_property
     def table(self) -> Float[np.ndarray, "t"]:

@@ -33,9 +33,9 @@ class Masking:
     vocabulary: int = 256
     """V; the mask is token V, so an embedding table needs V + 1 rows."""
     schedule: Literal["linear", "cosine"] = "linear"
-    """alpha(t)."""
+    """Noise schedule alpha(t)."""
     least_time: float = 1e-3
-    """Training times are drawn from [least_time, 1): the weight has no bound at 0."""
+    """Training times are sampled from [least_time, 1): the weight is unbounded at 0."""
 
     def __post_init__(self) -> None:
         check_finite(self)

@@ -112,7 +112,7 @@ class InterpolatedVp:
     """A discrete chain in continuous time: log alpha linear between t = 1/T, 2/T, ..., 1, and beyond."""
 
     schedule: Schedule = "linear"
-    """Shape of beta over the steps."""
+    """Noise schedule: the shape of beta over the steps."""
     steps: int = 1000
     """T."""
     beta_start: float = 1e-4

@@ -134,9 +134,9 @@ class DpmSolver:
     order: int = 2
     """1, 2 or 3."""
     form: Kind = "midpoint"
-    """Second order's form."""
+    """Variant of the second order."""
     sde: bool = False
-    """Add noise."""
+    """Add noise: solve the SDE."""
     of_eps: bool = False
     """Fit eps instead of x0 (order 3 only without noise); ends above sigma = 0."""
 
@@ -174,7 +174,7 @@ class UniPc:
     order: int = 2
     """1, 2 or 3."""
     form: B = "bh2"
-    """B(h)."""
+    """Function B(h)."""
     needs = Needs()
 
     def __post_init__(self) -> None:
@@ -193,11 +193,11 @@ class Sde:
     method: Literal["euler", "heun"] = "euler"
     """Euler-Maruyama or Heun."""
     form: Form = "sigma"
-    """Form of w(t)."""
+    """Variant of w(t)."""
     norm: float = 1.0
-    """Size of w(t)."""
+    """Magnitude of w(t)."""
     last: Last = "mean"
-    """What the last step does."""
+    """Treatment of the last step."""
     last_size: float = 0.04
     """Length of the last step."""
 
@@ -223,7 +223,7 @@ class Karras:
     churn: Churn = Churn()
     """Noise added before each step."""
     order: Literal[1, 2] = 2
-    """2 is Heun's, 1 leaves the correction out."""
+    """2: Heun; 1: Euler, without the correction."""
     needs = Needs(over="levels")
 
     def __call__(self, denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys) -> Any:

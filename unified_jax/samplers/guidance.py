@@ -44,7 +44,7 @@ class Axis:
     without: tuple[str, ...]
     """Conditions (or given streams) that this axis adds to those of the axes before it."""
     scale: float = 1.0
-    """s_k; 1 is none."""
+    """Scale s_k; 1 is no guidance."""
     low: float = 0.0
     """No guidance at times (0 data, 1 noise) up to this."""
     high: float = 1.0
@@ -71,7 +71,7 @@ class Guidance:
     """Classifier-free guidance of a sampling run."""
 
     scale: float = 1.0
-    """s = 1 + w; 1 is none."""
+    """Scale s = 1 + w; 1 is no guidance."""
     low: float = 0.0
     """No guidance at times (0 data, 1 noise) up to this."""
     high: float = 1.0
@@ -81,9 +81,9 @@ class Guidance:
     rescale: float = 0.0
     """Share of the conditional standard deviation that is restored (0.7 in the paper); 0 is none."""
     channels: int = 0
-    """Guide only the first so many channels (3 of 4 latent ones in DiT's and SiT's published samples); 0 guides all."""
+    """Guide only the first N channels (3 of 4 latent channels in DiT's and SiT's published samples); 0: all."""
     axes: tuple[Axis, ...] = ()
-    """Several directions, in place of one scale for all conditions."""
+    """Several guidance directions, in place of one scale for all conditions."""
 
     def __post_init__(self) -> None:
         check_finite(self)

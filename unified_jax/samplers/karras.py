@@ -29,11 +29,11 @@ class Churn:
     churn: float = 0.0
     """S_churn; 0 is deterministic."""
     low: float = 0.0
-    """S_min: no noise below this level."""
+    """S_min: no noise below this noise level."""
     high: float = float("inf")
-    """S_max: none above."""
+    """S_max: no noise above this noise level."""
     noise: float = 1.0
-    """S_noise: factor on the standard deviation of what is added."""
+    """S_noise: factor on the standard deviation of the added noise."""
 
     def __post_init__(self) -> None:
         check_finite(self)

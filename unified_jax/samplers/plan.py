@@ -20,19 +20,20 @@ class Plan:
     sampler: Open[Sampler] = Euler()
     """The solver, with its own options."""
     steps: int = 50
-    """Steps of the sampler."""
+    """Sampling steps."""
     guidance: Guidance = Guidance()
     """Classifier-free guidance."""
     spacing: Spacing = "default"
-    """Default: even in time (chains: even steps, both ends); Karras' levels for EDM, even log-levels for DpmFast."""
+    """Step spacing. Default: uniform in time or in step index; Karras' noise levels for EDM, even log-levels for
+    DpmFast."""
     shift: float = 1.0
-    """Resolution shift of an even grid in continuous time."""
+    """Resolution shift of a uniform grid in continuous time."""
     clip: bool = False
     """Clip the predicted x0 to [-1, 1] at every step."""
     temperature: float = 0.0
-    """Of text: 0 takes the likeliest token."""
+    """Temperature of text sampling; 0 is greedy."""
     top_p: float = 1.0
-    """Text is drawn among the fewest tokens that hold this share of the probability."""
+    """Nucleus sampling of text: the smallest set of tokens with this total probability."""
 
     def __post_init__(self) -> None:
         check_finite(self)

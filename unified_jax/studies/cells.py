@@ -36,12 +36,12 @@ class Arm:
 
     name: str
     experiment: Experiment
-    """With seed 0."""
+    """Its experiment, with seed 0."""
     seeds: tuple[int, ...]
     parameters: int
     flops_per_step: float
     origin: Origin | None = None
-    """What its runs start from."""
+    """The run that its runs start from."""
 
     @property
     def hash(self) -> str:

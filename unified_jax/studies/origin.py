@@ -20,7 +20,7 @@ class Origin:
     experiment: Experiment
     step: int
     fingerprint: str
-    """Of its newest checkpoint."""
+    """Fingerprint of its newest checkpoint."""
 
     @property
     def text(self) -> str:

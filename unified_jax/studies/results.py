@@ -34,12 +34,12 @@ class Row:
     mean: Mean | None
     """None where no cell has a value."""
     difference: Mean | None
-    """To the base, over paired seeds; None for the base itself."""
+    """Difference to the base over paired seeds; None for the base itself."""
     p: float
-    """Uncorrected, then corrected: what a claim is made of."""
+    """p-values, uncorrected and corrected, on which claims rest."""
     p_corrected: float
     seeds: tuple[int, ...]
-    """Those that have a value."""
+    """Seeds that have a value."""
     failed: tuple[str, ...]
     """`seed N: why` of the others."""
 

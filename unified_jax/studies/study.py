@@ -35,10 +35,10 @@ class Variant:
     name: str
     change: Change = field(default_factory=dict)
     seeds: tuple[int, ...] = ()
-    """Its own seeds, paired with the base's by their place; default the study's."""
+    """Its own seeds, paired with the base's in order; default: the study's."""
     share: float = 1.0
-    """Of the budget (parameters where `Budget.adjust` searches them, FLOPs or seconds): a quarter each for four
-    specialists beside one model of everything."""
+    """Share of the budget (parameters where `Budget.adjust` searches them, else FLOPs or seconds): 1/4 each for four
+    specialists against one generalist."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ class Budget:
     """What the arms have in common with the base."""
 
     by: Literal["steps", "flops", "seconds"] = "steps"
-    """As many steps as each recipe says; or steps for the same training FLOPs, or for the same seconds (measured)."""
+    """Equal steps (each recipe's), equal training FLOPs, or equal measured seconds."""
     amount: float = 0.0
-    """FLOPs or seconds a cell; 0 takes what the base takes."""
+    """FLOPs or seconds per cell; 0: the base's."""
     adjust: str = ""
-    """A whole-number field of the model that is searched for the base's parameter count; "" leaves sizes alone."""
+    """An integer field of the model, searched to match the base's parameter count; "" keeps sizes."""
     multiple: int = 8
     """Values of `adjust` are multiples of this."""
 
@@ -67,11 +67,11 @@ class Metric:
     better: Literal["higher", "lower"] = "higher"
     split: str = "test"
     given: tuple[str, ...] = ()
-    """Of a matrix: what is given; () takes any row of the metric."""
+    """Of a matrix: the given modalities; () takes any row of the metric."""
     wanted: tuple[str, ...] = ()
-    """And what is made."""
+    """Of a matrix: the generated modalities."""
     arms: tuple[str, ...] = ()
-    """Variants that are compared by it, beside the base; () all."""
+    """Variants compared by it, beside the base; () all."""
 
     @property
     def evaluated(self) -> bool:
@@ -94,21 +94,21 @@ class Study:
     """A recipe: a name under configs/ or a path."""
     variants: tuple[Variant, ...]
     seeds: int | tuple[int, ...] = 5
-    """How many (0, 1, ...) or which."""
+    """Number of seeds (0, 1, ...), or the seeds."""
     common: Change = field(default_factory=dict)
-    """A change of all arms, the base's too."""
+    """A change of all arms, including the base."""
     budget: Budget = Budget()
     metrics: tuple[Metric, ...] = (Metric("validation/loss", "lower"),)
     samples: int = 256
-    """Samples of a cell and split, where a metric needs them."""
+    """Samples per cell and split, where a metric needs them."""
     together: Literal["auto", "never", "always"] = "auto"
-    """Seeds of an arm in one program: where that is measured to be faster, never, or always."""
+    """Train an arm's seeds in one program: auto (where measured to be faster), never, or always."""
     init_from: str = ""
-    """A run that every cell starts from, as with --init-from; "" none."""
+    """A run that every cell starts from, as with --init-from; "": none."""
     trust: bool = False
-    """Import the code of your own that the run of `init_from` keeps."""
+    """Import the custom code that the run of `init_from` keeps."""
     power_law: bool = False
-    """Fit every metric's means over the arms as a power of the training FLOPs."""
+    """Fit every metric's means over the arms as a power law of the training FLOPs."""
     about: str = ""
     """A sentence for the report."""
 

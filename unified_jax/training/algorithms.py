@@ -56,7 +56,7 @@ class AdamW:
     b2: float = 0.999
     """Decay of the second moment."""
     eps: float = 1e-8
-    """Added to the root of the second moment."""
+    """Epsilon, added to the root of the second moment."""
     weight_decay: float = 0.0
     """Decoupled weight decay of the kernels."""
 
@@ -75,7 +75,7 @@ class Lion:
     """Sign momentum."""
 
     b1: float = 0.9
-    """Share of the momentum in the direction."""
+    """Share of the momentum in the update direction."""
     b2: float = 0.99
     """Decay of the momentum."""
     weight_decay: float = 0.0
@@ -98,11 +98,11 @@ class Adafactor:
     relative: bool = True
     """Multiply the step by the root mean square of the parameter."""
     momentum: float = 0.0
-    """Decay of a first moment; 0 keeps none."""
+    """Decay of the first moment; 0: none."""
     clipping: float = 1.0
     """Root mean square above which an update is scaled down."""
     weight_decay: float = 0.0
-    """Weight decay of the kernels, a step (not multiplied by the learning rate)."""
+    """Weight decay of the kernels per step (not multiplied by the learning rate)."""
 
     def __post_init__(self) -> None:
         _check_decays("Adafactor", self.momentum)
@@ -132,11 +132,11 @@ class Muon:
     iterations: int = 5
     """Newton-Schulz iterations."""
     rms: float = 0.2
-    """Root mean square of a step of rate 1."""
+    """Root mean square of an update at learning rate 1."""
     b1: float = 0.9
-    """First decay of Adam."""
+    """Decay of Adam's first moment."""
     b2: float = 0.999
-    """Second decay of Adam."""
+    """Decay of Adam's second moment."""
     weight_decay: float = 0.0
     """Decoupled weight decay of the kernels."""
 

@@ -96,7 +96,7 @@ class MagnitudeBalance(_Plain):
     """Weights that bring all terms to one size: the inverse of their running mean."""
 
     decay: float = 0.99
-    """Of the mean."""
+    """Decay of the running mean."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.decay < 1:
@@ -128,7 +128,7 @@ class Uncertainty(_Plain):
     """Weights exp(-s), s the log of each term's own variance, learned beside the parameters."""
 
     learning_rate: float = 1e-2
-    """Of the log variances, by plain gradient descent."""
+    """Learning rate of the log variances (plain gradient descent)."""
 
     def init(self, names: Names) -> dict[str, Array]:
         """Log variances 0."""
@@ -159,11 +159,11 @@ class GradNorm:
     """Weights that let all terms train at one rate."""
 
     layer: str = "final_norm"
-    """Name at the top of the parameter tree of the shared layer W."""
+    """The shared layer W: a name at the top of the parameter tree."""
     alpha: float = 1.5
-    """Strength: 0 makes the gradients' norms equal."""
+    """Strength; 0 makes the gradient norms equal."""
     learning_rate: float = 0.025
-    """Of the weights' own Adam."""
+    """Learning rate of the weights (Adam)."""
 
     def init(self, names: Names) -> GradNormState:
         """Weights 1."""

@@ -27,19 +27,19 @@ class Ema:
     """A moving average of the parameters."""
 
     decay: float = 0.9999
-    """Share of the average that is kept each step (not of 'power')."""
+    """Decay per step (not of 'power')."""
     warmup: Literal["constant", "ratio", "inverse", "power"] = "ratio"
-    """How the share grows."""
+    """How the decay grows at the start."""
     inv_gamma: float = 1.0
     """Length of the warm-up 'inverse'."""
     power: float = 2 / 3
     """Power of the warm-up 'inverse'."""
     std: float = 0.1
-    """Width of 'power' as a share of the run."""
+    """Width of 'power', as a share of the run."""
     after: int = 0
-    """Steps (of 'ratio' and 'inverse') before averaging begins; until then the average is the parameters."""
+    """Steps (of 'ratio' and 'inverse') before averaging begins; until then the EMA equals the parameters."""
     least: float = 0.0
-    """Least share kept by 'ratio' and 'inverse'."""
+    """Smallest decay of 'ratio' and 'inverse'."""
 
     def __post_init__(self) -> None:
         if not (0 <= self.decay < 1 and 0 <= self.least < 1):

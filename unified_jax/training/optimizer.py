@@ -44,19 +44,19 @@ class Optimization:
     """A rule with its schedule."""
 
     rule: Open[Rule] = AdamW()
-    """How a gradient becomes a direction."""
+    """Optimization algorithm."""
     learning_rate: float = 1e-4
     """Peak learning rate."""
     warmup_steps: int = 0
     """Steps of linear warm-up from 0."""
     schedule: Literal["constant", "cosine", "linear"] = "constant"
-    """After the warm-up: constant, or down towards final_fraction, which the step after the last one would have."""
+    """Learning rate after the warm-up: constant, or decaying to final_fraction of the peak."""
     final_fraction: float = 0.0
-    """Learning rate at the end of the schedule, as a share of the peak."""
+    """Final learning rate, as a share of the peak."""
     clip_norm: float = 0.0
-    """Global gradient norm above which gradients are scaled down; 0 never clips."""
+    """Largest global gradient norm; larger gradients are scaled down. 0: no clipping."""
     groups: tuple[Group, ...] = ()
-    """Parameters that are treated differently."""
+    """Parameter groups with their own learning rate or weight decay."""
 
     def __post_init__(self) -> None:
         check_finite(self)

@@ -42,7 +42,7 @@ class Kind:
     """What is painted: how a shape covers pixels, and the colours' differences from the background."""
 
     cover: Callable[[int, float, float, float, tuple[int, int], tuple[int, int]], np.ndarray]
-    """As `render.coverage`."""
+    """Coverage of the pixels by a shape; see `render.coverage`."""
     colours: tuple[tuple[float, ...], ...]
     """One row a colour, one number a channel."""
 
@@ -65,7 +65,7 @@ class Found:
     """(x, y), canvas units."""
     fit: Float[np.ndarray, "b 2"]
     residual: Float[np.ndarray, " b"]
-    """Root mean square of what is left unexplained."""
+    """Root mean square of what the hypotheses leave unexplained."""
 
 
 @dataclass(frozen=True)

@@ -57,23 +57,23 @@ class World:
     """The synthetic world of coloured shapes. Nothing is downloaded; examples are drawn on demand."""
 
     seed: int = 0
-    """Which world: an integer in [0, 2^32). All splits follow from it."""
+    """Seed of the world: an integer in [0, 2^32). All splits follow from it."""
     resolution: int = 32
-    """Height and width of the pictures in pixels, at least 16."""
+    """Height and width of the images in pixels, at least 16."""
     max_objects: Literal[1, 2] = 2
     """1: always one object; 2: one or two, equally often."""
     jitter: bool = True
-    """Whether objects stray from the centres of their cells. False, with one object, is the finite variant."""
+    """Random offsets from the cell centres. False with one object gives the finite variant."""
     frames: int = 8
-    """Frames of films and of their depth, 1 to 16."""
+    """Frames of a video and of its depth, 1 to 16."""
     points: int = 256
-    """Points of a cloud."""
+    """Points of a point cloud."""
     examples: int = 1_000_000
-    """Length of the training list; the splits test and held_out have 10,000."""
+    """Examples of the training split; the splits test and held_out have 10,000."""
     cache: str = ""
-    """Folder where `cli.data build unified_world` wrote examples: those are read, the rest is rendered."""
+    """Folder of examples rendered by `unified-jax data build unified_world`; what is missing is rendered on demand."""
     name: str = "world"
-    """What error messages call this set."""
+    """Name of this data set in error messages."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:

@@ -23,7 +23,7 @@ class Trace(NamedTuple):
     t: list[float]
     """Unit times."""
     x0: Float[np.ndarray, "k h w c"]
-    """What the network thinks the picture is."""
+    """The network's prediction of the image."""
     weights: Float[np.ndarray, "k l h n n"]
     """Attention, summing to 1 over the last axis."""
 

@@ -34,15 +34,15 @@ class SpanTrace(NamedTuple):
     t: list[float]
     """Unit times."""
     x0: Float[np.ndarray, "k ..."]
-    """What the network thinks the span is, in model space."""
+    """The network's prediction of the span, in model space."""
     x: Float[np.ndarray, "..."]
     """The sample."""
     weights: Float[np.ndarray, "k l h n n"]
     """Attention, summing to 1 over the last axis."""
     owner: Int[np.ndarray, " n"]
-    """The modality of each token (`documents.owners`)."""
+    """Modality of each token (`documents.owners`)."""
     visible: Int[np.ndarray, "n 2"]
-    """What each token may see."""
+    """Key range of each token."""
 
 
 def trace_span(

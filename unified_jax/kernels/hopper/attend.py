@@ -44,9 +44,9 @@ class Launch:
     """The static facts of one launch."""
 
     keys: int
-    """Keys before padding."""
+    """Number of keys before padding."""
     repeats: int
-    """Query heads served by one key head."""
+    """Query heads per key/value head."""
     scale: float
     masked: bool
     block_k: int = 128
