@@ -70,7 +70,8 @@ def on_one_device(patch):
 def stirred(init, by=0.1):
     """The parameters that `init(key)` makes, with noise on each: nothing is zero, every part of a network matters."""
     fresh, noise = jax.jit(init)(jax.random.key(0)), np.random.default_rng(0)
-    return jax.tree.map(lambda p: jnp.asarray(p + noise.normal(0, by, p.shape), p.dtype), jax.device_get(fresh))
+    moved = jax.tree.map(lambda p: (p + noise.normal(0, by, p.shape)).astype(p.dtype), jax.device_get(fresh))
+    return jax.device_put(moved)  # `jnp.asarray` compiles a program for each shape
 
 
 RECIPE = """
@@ -181,6 +182,7 @@ def call_of(image, x, t, labels=(), outputs=None):
     )
 
 
+@functools.cache
 def keys_of(count, seed=0):
     """One key a sample, as `sample_keys` makes them."""
     return jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.arange(count))

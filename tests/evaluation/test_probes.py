@@ -21,6 +21,8 @@ from unified_jax.models.diffusion import Diffusion
 from unified_jax.processes.targets import expand
 from unified_jax.runs.loop import train
 from unified_jax.runs.start import Start
+from unified_jax.training.ema import Ema
+from unified_jax.training.experiment import Validation
 
 
 def quadratic(params, aux, batch, key):
@@ -82,13 +84,15 @@ def test_attention_is_captured_step_by_step():
         query_maps(trace.weights[0], (2, 2), (2, 0))
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("one_device")
 def test_the_commands_write_pictures(tmp_path, capsys):
-    """All three on a run of two steps; and what they refuse."""
+    """All three on a run of one step; and what they refuse."""
     finite = experiment(
         data=World(resolution=16, max_objects=1, jitter=False),
-        steps=2,
+        steps=1,
+        ema=(Ema(0.9),),
         preview=dataclasses.replace(EXPERIMENT.preview, every=0),
+        validation=Validation(every=0),
     )
     run = tmp_path / "run"
     train(finite, Start(run, quiet=True))

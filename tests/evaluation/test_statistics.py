@@ -40,9 +40,8 @@ def test_nothing_is_claimed_below_five_seeds():
     assert not claims(0.05, 5)
 
 
-@pytest.mark.parametrize("arms", [1, 3])
-@pytest.mark.parametrize("draw", ["normal", "uniform", "rates"])
-def test_equal_arms_with_seeds_of_their_own_are_seldom_told_apart(arms, draw):
+@pytest.mark.parametrize(("draw", "arms"), [("normal", 1), ("normal", 3), ("uniform", 3), ("rates", 3)])
+def test_equal_arms_with_seeds_of_their_own_are_seldom_told_apart(draw, arms):
     """A/A: of 2,000 studies of equal arms with disjoint seeds at most 5 % claim any difference."""
     rng, n = np.random.default_rng(7), 5
     make = {

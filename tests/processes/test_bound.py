@@ -51,10 +51,12 @@ def test_bits_per_dim_of_the_finite_world():
 
     With n equally likely pictures the entropy is log2(n) bits a picture. In the limit of many steps the bound is the
     integral of the minimal mean squared error over the signal-to-noise ratio (Guo, Shamai & Verdu 2005); a chain of
-    1,200 steps is a Riemann sum of it from above, about 1.5 % too large.
+    1,200 steps is a Riemann sum of it from above, about 1.5 % too large. Every fourth scene, and every second pixel
+    of it, still tell all scenes apart.
     """
-    scenes = jnp.asarray(finite_images(16))
-    count = 48
+    scenes = jnp.asarray(finite_images(16)[::4, ::2, ::2])
+    assert len(np.unique(scenes, axis=0)) == len(scenes) > 250
+    count = 24
     process = DiscreteGaussian("linear", 1200, beta_start=1e-7, beta_end=0.03, rescale_betas=False)
 
     def denoise(x_t, t):
