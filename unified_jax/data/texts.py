@@ -28,7 +28,7 @@ LOOKED_THROUGH = 10_000
 
 @runtime_checkable
 class Light(Protocol):
-    """A source of which few fields are read in little time: pictures that nobody asks for are not decoded."""
+    """A source of which few fields are read in little time: images that nobody asks for are not decoded."""
 
     light: ClassVar[bool]
 

@@ -11,7 +11,7 @@ from unified_jax.modalities.pictures import decode_picture, pixels
 from unified_jax.modalities.reading import first_line
 
 SIGNS = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"GIF87a", b"GIF89a")
-"""With these a picture begins that the set does not declare as one."""
+"""With these an image begins that the set does not declare as one."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Tfds:
 
 @dataclass(frozen=True)
 class TfdsSource:
-    """Random access to one split. Pictures are decoded to the channels and kind of number that the set declares."""
+    """Random access to one split. Images are decoded to the channels and kind of number that the set declares."""
 
     name: str
     split: str
@@ -85,7 +85,7 @@ def _read(value: Any, kind: tuple[int, str] | None) -> Any:
 
 
 def decoded(value: bytes, channels: int = 0, dtype: str = "uint8") -> np.ndarray:
-    """An encoded picture of any format as an array of this dtype with this many channels (0: as its colours need).
+    """An encoded image of any format as an array of this dtype with this many channels (0: as its colours need).
 
     Floats lie in the bytes of four channels, as TFDS writes them. Raises ValueError for a broken one.
     """
@@ -105,7 +105,7 @@ def decoded(value: bytes, channels: int = 0, dtype: str = "uint8") -> np.ndarray
 
 
 def _pictures(features: Any) -> dict[str, tuple[int, str]]:
-    """Features that are pictures or sequences of them, with their channels and dtype."""
+    """Features that are images or sequences of them, with their channels and dtype."""
     import tensorflow_datasets as tfds
 
     found = {}
@@ -145,7 +145,7 @@ def _open(name: str, data_dir: str, split: str) -> Any:
     opened: Any = builder
 
     class Encoded(tfds.decode.SkipDecoding):
-        """Pictures, and those of a sequence, stay encoded until they are read: Pillow decodes them, not OpenCV."""
+        """Images, and those of a sequence, stay encoded until they are read: Pillow decodes them, not OpenCV."""
 
         def decode_batch_example_np(self, serialized_example: Any) -> Any:
             return serialized_example

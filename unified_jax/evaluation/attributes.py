@@ -1,7 +1,7 @@
 """Attribute accuracy on the world: what a reader finds in a sample against what the sample was asked to be.
 
-The accuracy of a sample is the mean over the attributes that its condition names and that a picture shows (motion does
-not show in one picture). The object that is scored is the one of at most two that fits best; if the model is not
+The accuracy of a sample is the mean over the attributes that its condition names and that an image shows (motion does
+not show in one image). The object that is scored is the one of at most two that fits best; if the model is not
 conditioned on a second object, a sample with another number of objects than one gets zero.
 """
 
@@ -12,7 +12,7 @@ from unified_jax.data.world.read import Reading
 from unified_jax.data.world.scene import ATTRIBUTES
 
 SHOWN = ("shape", "colour", "size", "place")
-"""Attributes that a picture shows."""
+"""Attributes that an image shows."""
 
 
 def attribute_hits(

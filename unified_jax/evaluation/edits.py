@@ -1,11 +1,11 @@
-"""Whether edits of the world's pictures were made: what the reader finds in a picture after its instruction.
+"""Whether edits of the world's images were made: what the reader finds in an image after its instruction.
 
     edit_accuracy    the attribute that the instruction names has the new value
-    kept_accuracy    mean over the other attributes that a picture shows: still as before
+    kept_accuracy    mean over the other attributes that an image shows: still as before
     edit_and_kept    all four are right
 
-A picture in which the reader does not find one object has none of them. Chance is the rate of guessing each attribute;
-`unchanged` beside it is the rate of a picture that was left as it is.
+An image in which the reader does not find one object has none of them. Chance is the rate of guessing each attribute;
+`unchanged` beside it is the rate of an image that was left as it is.
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ SIZES = {name: len(values) for name, values in ATTRIBUTES}
 
 
 def score_edits(pictures: np.ndarray, edits: list[Edit], after: list[Scene], split: str) -> list[dict[str, Any]]:
-    """Rows of evaluation.json for uint8 pictures `[b, h, w, 3]` made after these instructions."""
+    """Rows of evaluation.json for uint8 images `[b, h, w, 3]` made after these instructions."""
     reading = read_image(pictures)
     single = reading.count == 1
     right = {

@@ -35,7 +35,7 @@ class Samples:
 
 
 def is_world(data: DataSet, model: Model) -> bool:
-    """Whether readers can score the model: RGB pictures of a world of one object, conditioned on what they show."""
+    """Whether readers can score the model: RGB images of a world of one object, conditioned on what they show."""
     given, (wanted,) = model.request((), ())
     channels = next(m.blank().shape[-1] for m in model.modalities if m.name == wanted)
     single = isinstance(data, World) and data.max_objects == 1 and channels == 3

@@ -177,7 +177,7 @@ def table(rows: list[dict[str, Any]], names: tuple[str, ...]) -> str:
 
 
 def heat_map(rows: list[dict[str, Any]], names: tuple[str, ...]) -> Any:
-    """The same as a Pillow picture: white is chance, dark green is 1."""
+    """The same as a Pillow image: white is chance, dark green is 1."""
     from PIL import Image as Pillow, ImageDraw
 
     cell, left, top = 64, 96, 24

@@ -10,7 +10,7 @@ Skips are whatever an encoder keeps for its decoder; they go around the trunk, i
                     their neighbours' edges
     unet            down and up blocks with skips (`layers.unet`; Transfusion's other form)
     pointnet        the points of a token through one network and a maximum (`layers.pointnet`)
-    groups          centres by farthest-point sampling and their nearest neighbours, for clouds in any order
+    groups          centres by farthest-point sampling and their nearest neighbours, for point clouds in any order
 
 An embedder is made inside the network's call: its layers belong to the network, under NAME_in and NAME_out.
 """

@@ -1,4 +1,4 @@
-r"""Tokens of clouds of points: PointNet over the points of a token, or over groups around centres.
+r"""Tokens of point clouds: PointNet over the points of a token, or over groups around centres.
 
 PointNet (Qi et al. 2017, arXiv 1612.00593): one network for every point, then the maximum over them; the way back joins
 each point's own features with its token's (their segmentation network).
@@ -37,7 +37,7 @@ def check_cloud(form: Form) -> None:
 
 @dataclass(frozen=True)
 class PointNet:
-    """An embedder (`layers.embedders`) of sorted clouds: a token's points are `cut` neighbours."""
+    """An embedder (`layers.embedders`) of sorted point clouds: a token's points are `cut` neighbours."""
 
     form: Form
 
@@ -68,7 +68,7 @@ class PointNet:
 
 @dataclass(frozen=True)
 class PointGroups:
-    """An embedder (`layers.embedders`) of clouds in any order."""
+    """An embedder (`layers.embedders`) of point clouds in any order."""
 
     form: Form
 

@@ -1,4 +1,4 @@
-r"""Sound: waveforms float32 `[samples]` in [-1, 1] outside, log-mel spectra in model space, cut into patches.
+r"""Audio: waveforms float32 `[samples]` in [-1, 1] outside, log-mel spectra in model space, cut into patches.
 
     x = 2 (ln(max(mel, floor)) - ln floor) / (ln top - ln floor) - 1
 
@@ -20,12 +20,12 @@ from unified_jax.modalities.mel import Mel, griffin_lim
 from unified_jax.modalities.reading import open_file, told
 
 SPEECH_LIKE = Mel(rate=8000, n_fft=1024, hop=250, mels=64)
-"""For sounds of 8 kHz: a frame every 31 ms."""
+"""For audio at 8 kHz: a frame every 31 ms."""
 
 
 @dataclass(frozen=True)
 class Audio(Continuous):
-    """Sounds of one length and rate, one channel."""
+    """Audio clips of one length and rate, one channel."""
 
     samples: int = 8000
     """Samples of a waveform."""
@@ -104,7 +104,7 @@ class Audio(Continuous):
         return np.clip(np.asarray(made), -1, 1)
 
     def load(self, path: Path) -> Float[np.ndarray, " s"]:
-        """A sound file of this rate with one channel. Of a long one no more is read than is asked for."""
+        """An audio file of this rate with one channel. Of a long one no more is read than is asked for."""
         with open_file(path) as content, told("sound"), _opened(content) as file:
             if file.channels != 1:
                 raise ValueError(f"expected one channel, found {file.channels}; mix it down first")

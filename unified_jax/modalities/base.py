@@ -83,7 +83,7 @@ class Continuous(ABC):
 
     @abstractmethod
     def picture(self, example: np.ndarray) -> Any:
-        """The example as a Pillow picture, for a sheet."""
+        """The example as a Pillow image, for a sheet."""
 
     def blank(self) -> np.ndarray:
         """Zeros of the shape and dtype that `prepare` gives, in the place of an example that is not there."""

@@ -1,6 +1,6 @@
 """Depth: distances float32 `[f, h, w, 1]` in [0, 1] outside (1 is the far wall), in [-1, 1] in model space.
 
-A depth picture is a film of one frame.
+A depth map is a video of one frame.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from unified_jax.modalities.files import load_levels
 
 @dataclass(frozen=True)
 class Depth(Continuous):
-    """Depth pictures or films of one size."""
+    """Depth maps or depth videos of one size."""
 
     frames: int = 1
     """Frames; 1 is a single depth map."""
@@ -45,11 +45,11 @@ class Depth(Continuous):
 
     @property
     def suffix(self) -> str:
-        """PNG of 16 bits; of films TIFF, a page a frame."""
+        """PNG of 16 bits; of videos TIFF, a page a frame."""
         return ".png" if self.frames == 1 else ".tif"
 
     def prepare(self, raw: Any) -> Float[np.ndarray, "f h w 1"]:
-        """A float array of this shape in [0, 1]; `[h, w]` and `[h, w, 1]` gain axes, a longer film is cut off."""
+        """A float array of this shape in [0, 1]; `[h, w]` and `[h, w, 1]` gain axes, a longer video is cut off."""
         value = np.asarray(raw)
         value = value[..., None] if value.ndim == 2 else value
         value = value[None] if value.ndim == 3 else value
@@ -69,11 +69,11 @@ class Depth(Continuous):
         return np.clip((np.asarray(x, np.float32) + 1) / 2, 0, 1)
 
     def load(self, path: Path) -> Float[np.ndarray, "f h w 1"]:
-        """A grey picture of any depth (8, 16 or 32 bits, floats), black near; of a film a TIFF of as many pages."""
+        """A grey image of any depth (8, 16 or 32 bits, floats), black near; of a video a TIFF of as many pages."""
         return load_levels(path, self.frames, self.height, self.width)[..., None]
 
     def save(self, path: Path, example: Float[np.ndarray, "f h w 1"]) -> None:
-        """Grey of 16 bits: one frame as PNG, a film as TIFF, a page a frame."""
+        """Grey of 16 bits: one frame as PNG, a video as TIFF, a page a frame."""
         from PIL import Image as Pillow
 
         levels = np.round(np.clip(example[..., 0], 0, 1) * 65535).astype(np.uint16)

@@ -1,8 +1,8 @@
-"""Reading films, writing them, and drawing words.
+"""Reading videos, writing them, and drawing words.
 
-A film is a GIF, WebP, APNG or TIFF of several pages (Pillow), or what PyAV reads. Where frames have durations, one that
-lasts k times as long as the shortest counts k times: writers of GIF merge equal frames. A film that has too few frames
-even so is told by its time, `rate` frames a second.
+A video is a GIF, WebP, APNG or TIFF of several pages (Pillow), or what PyAV reads. Where frames have durations, one
+that lasts k times as long as the shortest counts k times: writers of GIF merge equal frames. A video that has too few
+frames even so is told by its time, `rate` frames a second.
 """
 
 import textwrap
@@ -17,7 +17,7 @@ from unified_jax.modalities.pictures import check_pixels, fit_levels, fit_pictur
 from unified_jax.modalities.reading import open_file, told
 
 LARGEST_FILM = 1 << 25
-"""Pixels of all frames together that are decoded of a film."""
+"""Pixels of all frames together that are decoded of a video."""
 DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,ogg,flv,asf,gif,m4v,h264,hevc,nut"
 """What PyAV opens; playlists (which name other files) are not among it."""
 
@@ -25,7 +25,7 @@ DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,ogg,
 def load_film(
     path: Path, frames: int, height: int, width: int, channels: int, rate: float = 16.0
 ) -> UInt8[np.ndarray, "f h w c"]:
-    """The first frames of a film, or a picture if one frame is wanted.
+    """The first frames of a video, or an image if one frame is wanted.
 
     Raises ValueError for a shorter one, or one that cannot be read.
     """
@@ -53,7 +53,7 @@ def _load(path: Path, frames: int, rate: float, fit: Callable[[Any], np.ndarray]
 
 
 def _stored_frames(path: Path, frames: int, fit: Callable[[Any], np.ndarray]) -> tuple[list[np.ndarray], list[float]]:
-    """The first frames that a picture file holds, and their durations in milliseconds (0: not told)."""
+    """The first frames that an image file holds, and their durations in milliseconds (0: not told)."""
     from PIL import Image as Pillow, ImageOps
 
     found: list[np.ndarray] = []
@@ -104,7 +104,7 @@ def _film_frames(path: Path, frames: int, fit: Callable[[Any], np.ndarray]) -> l
 
 
 def save_film(path: Path, frames: list[Any], rate: float) -> None:
-    """Pillow pictures as a GIF that repeats for ever, `rate` frames a second; equal neighbours are not merged."""
+    """Pillow images as a GIF that repeats for ever, `rate` frames a second; equal neighbours are not merged."""
     from PIL import GifImagePlugin, Image as Pillow
 
     timing = {"duration": 10 * max(1, round(100 / rate)), "disposal": 2}  # GIF counts hundredths of a second
@@ -119,7 +119,7 @@ def save_film(path: Path, frames: list[Any], rate: float) -> None:
 
 
 def draw_words(text: str) -> Any:
-    """A text, wrapped, in black on white, as a Pillow picture."""
+    """A text, wrapped, in black on white, as a Pillow image."""
     from PIL import Image as Pillow, ImageDraw
 
     canvas = Pillow.new("RGB", (96, 96), "white")

@@ -52,7 +52,7 @@ class Image(Continuous):
         return np.zeros(self.shape, np.uint8)
 
     def prepare(self, raw: Any) -> UInt8[np.ndarray, "h w c"]:
-        """A uint8 array of this shape (uint16: value / 257); grey `[h, w]` gains a channel axis, a film `[f, h, w, c]`
+        """A uint8 array of this shape (uint16: value / 257); grey `[h, w]` gains a channel axis, a video `[f, h, w, c]`
         gives its first frame."""
         value = to_bytes(np.asarray(raw))
         if value.ndim == 4 and len(value):
@@ -72,7 +72,7 @@ class Image(Continuous):
         return np.asarray(np.clip(np.round((np.asarray(x, np.float32) + 1.0) * 127.5), 0, 255), np.uint8)
 
     def load(self, path: Path) -> UInt8[np.ndarray, "h w c"]:
-        """A picture file of any mode and depth, turned as it says, scaled to this size if it has its proportions."""
+        """An image file of any mode and depth, turned as it says, scaled to this size if it has its proportions."""
         return load_picture(path, *self.shape)
 
     def save(self, path: Path, example: UInt8[np.ndarray, "h w c"]) -> None:

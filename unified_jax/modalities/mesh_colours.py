@@ -1,4 +1,4 @@
-"""Colours of clouds and meshes in [0, 1], however a file gives them.
+"""Colours of point clouds and meshes in [0, 1], however a file gives them.
 
 In this order: a texture by the corners' coordinates (times a glTF's colour factor and vertex colours), the colours of
 vertices (between them by distance) or of faces, the one colour of a material, grey. PLY files name their colours red,
@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from unified_jax.modalities.pictures import check_pixels, pixels
 
 CLOUD_GREY, MESH_GREY = 0.7, 0.4
-"""Of clouds and of meshes without colours."""
+"""Of point clouds and of meshes without colours."""
 PLY_NAMES = (("red", "green", "blue"), ("diffuse_red", "diffuse_green", "diffuse_blue"), ("r", "g", "b"))
 
 

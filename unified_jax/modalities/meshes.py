@@ -1,4 +1,5 @@
-"""Reading clouds and meshes, writing clouds. PLY, OBJ, GLB, glTF, STL and OFF go through trimesh; XYZ is a table.
+"""Reading point clouds and meshes, writing point clouds. PLY, OBJ, GLB, glTF, STL and OFF go through trimesh; XYZ is a
+table.
 
 Colours are those of the file, however it gives them (`mesh_colours`). What has none is grey.
 """
@@ -17,7 +18,7 @@ from unified_jax.modalities.mesh_colours import cloud_colours, surface_colours
 from unified_jax.modalities.reading import decode_text, first_line, read_bytes, told
 
 SEED = 0
-"""Of the points that are drawn on a mesh: the same file gives the same cloud."""
+"""Of the points that are drawn on a mesh: the same file gives the same point cloud."""
 FORMATS = (".ply", ".obj", ".glb", ".gltf", ".stl", ".off", ".xyz")
 """Endings of what is read; an ending decides how."""
 LARGEST = 1 << 24
@@ -29,7 +30,7 @@ _USHORT, _FLOAT = 5123, 5126
 
 
 def read_cloud(path: Path, count: int, colours: bool) -> Float[np.ndarray, "k c"]:
-    """`count` points of a file: a cloud's own, evenly chosen, or points spread evenly over a mesh's area.
+    """`count` points of a file: a point cloud's own, evenly chosen, or points spread evenly over a mesh's area.
 
     The longest side is scaled to fill the unit cube unless everything lies in it already. Raises ValueError where the
     file cannot be read, has too few points, is a mesh without area, or its colours are asked for and are missing.
@@ -54,7 +55,7 @@ def read_cloud(path: Path, count: int, colours: bool) -> Float[np.ndarray, "k c"
 
 
 def _parts(path: Path, content: bytes) -> list[Any]:
-    """The clouds and meshes of a file, each where it stands."""
+    """The point clouds and meshes of a file, each where it stands."""
     import trimesh
     from trimesh.resolvers import FilePathResolver
     from trimesh.visual import ColorVisuals
@@ -67,7 +68,7 @@ def _parts(path: Path, content: bytes) -> list[Any]:
         plain = kind == ".ply" and not _ply_picture(content)
         load = partial(trimesh.load, fix_texture=False) if plain else trimesh.load
         loaded: Any = load(io.BytesIO(content), file_type=kind[1:], resolver=resolver, process=False)
-        if plain and isinstance(loaded, trimesh.Trimesh):  # from texture coordinates alone trimesh makes up a picture
+        if plain and isinstance(loaded, trimesh.Trimesh):  # from texture coordinates alone trimesh makes up an image
             loaded.visual = ColorVisuals(loaded)
         if not isinstance(loaded, trimesh.Scene):
             return [loaded]
@@ -134,7 +135,7 @@ def _xyz_table(text: str) -> Float[np.ndarray, "n 6"]:
 
 
 def _check_pictures(path: Path, content: bytes) -> None:
-    """Raises ValueError where an OBJ or PLY names materials or pictures that are not beside it."""
+    """Raises ValueError where an OBJ or PLY names materials or images that are not beside it."""
     named: list[tuple[str, ...]] = []
     if path.suffix.lower() == ".ply":
         named = [(name,) for name in [_ply_picture(content)] if name]
@@ -152,7 +153,7 @@ def _check_pictures(path: Path, content: bytes) -> None:
 
 
 def _ply_picture(content: bytes) -> str:
-    """The picture that a PLY's header names, or nothing."""
+    """The image that a PLY's header names, or nothing."""
     header = content[: max(content.find(b"end_header"), 0)].splitlines()
     named = [line.decode(errors="replace") for line in header if b"texturefile" in line.lower()]
     return named[0][named[0].lower().index("texturefile") + 11 :].strip() if named else ""
@@ -200,7 +201,7 @@ def _check_nodes(nodes: list[dict[str, Any]]) -> None:
 
 
 def write_ply(path: Path, cloud: Float[np.ndarray, "k c"]) -> None:
-    """A cloud as PLY (or GLB, by the path's ending), with its colours if it has any."""
+    """A point cloud as PLY (or GLB, by the path's ending), with its colours if it has any."""
     import trimesh
 
     colours = np.round(np.clip(cloud[:, 3:], 0, 1) * 255).astype(np.uint8) if cloud.shape[1] == 6 else None

@@ -1,4 +1,4 @@
-"""Pictures as they come: every colour mode and depth that Pillow opens, turned as the file says, 8 bits in the end.
+"""Images as they come: every colour mode and depth that Pillow opens, turned as the file says, 8 bits in the end.
 
     8 bits, 1 bit       as they are; a palette by its colours; CMYK, YCbCr, LAB and HSV become RGB
     16 bits of grey     value / 257
@@ -6,7 +6,7 @@
     floats              / 1 where all lie in [0, 1], / 255 where all lie in [0, 255]; anything else is refused
     transparency        on white
 
-A picture is turned (EXIF) before its proportions are compared.
+An image is turned (EXIF) before its proportions are compared.
 """
 
 import io
@@ -19,12 +19,12 @@ from jaxtyping import Float, UInt8
 from unified_jax.modalities.reading import first_line, read_bytes, told
 
 LARGEST = 1 << 26
-"""Pixels of the largest picture that is decoded; a broken header may claim any number."""
+"""Pixels of the largest image that is decoded; a broken header may claim any number."""
 FORMATS = (
     *("PNG", "JPEG", "MPO", "GIF", "BMP", "DIB", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA", "ICO", "PCX"),
     *("SGI", "QOI"),
 )
-"""What is opened. The others of Pillow run programs (EPS) or are no pictures."""
+"""What is opened. The others of Pillow run programs (EPS) or are no images."""
 
 
 def known_formats() -> list[str]:
@@ -36,14 +36,14 @@ def known_formats() -> list[str]:
 
 
 def check_pixels(picture: Any, largest: int = LARGEST) -> None:
-    """Raises ValueError where a picture claims too many pixels."""
+    """Raises ValueError where an image claims too many pixels."""
     w, h = picture.size
     if w * h > largest:
         raise ValueError(f"it claims {w} x {h} pixels, more than the {largest} that are read")
 
 
 def decode_picture(content: bytes) -> Any:
-    """An encoded picture as a decoded, upright Pillow picture. Raises ValueError where it is none, or broken."""
+    """An encoded image as a decoded, upright Pillow image. Raises ValueError where it is none, or broken."""
     from PIL import Image as Pillow, ImageOps, UnidentifiedImageError
 
     try:
@@ -60,16 +60,16 @@ def decode_picture(content: bytes) -> Any:
 
 
 def load_picture(path: Path, height: int, width: int, channels: int) -> UInt8[np.ndarray, "h w c"]:
-    """A picture file, scaled to this size if its proportions allow it.
+    """An image file, scaled to this size if its proportions allow it.
 
-    Raises ValueError where it is no picture, or its proportions differ by more than a hundredth.
+    Raises ValueError where it is no image, or its proportions differ by more than a hundredth.
     """
     with told("picture"):
         return fit_picture(decode_picture(read_bytes(path)), height, width, channels)
 
 
 def fit_picture(picture: Any, height: int, width: int, channels: int) -> UInt8[np.ndarray, "h w c"]:
-    """A Pillow picture as an array of this size."""
+    """A Pillow image as an array of this size."""
     check_proportions(picture, height, width)
     if (levels := deep_levels(picture)) is not None:
         grey = np.rint(255 * _scaled(levels, height, width)).astype(np.uint8)
@@ -78,7 +78,7 @@ def fit_picture(picture: Any, height: int, width: int, channels: int) -> UInt8[n
 
 
 def fit_levels(picture: Any, height: int, width: int) -> Float[np.ndarray, "h w"]:
-    """A Pillow picture in grey, in [0, 1], with all the bits it has."""
+    """A Pillow image in grey, in [0, 1], with all the bits it has."""
     check_proportions(picture, height, width)
     if (levels := deep_levels(picture)) is not None:
         return _scaled(levels, height, width)
@@ -86,7 +86,7 @@ def fit_levels(picture: Any, height: int, width: int) -> Float[np.ndarray, "h w"
 
 
 def pixels(picture: Any, channels: int) -> UInt8[np.ndarray, "h w c"]:
-    """A Pillow picture of any size as an array of 1, 3 or 4 channels; 0: of as many as its colours need, 1 or 3."""
+    """A Pillow image of any size as an array of 1, 3 or 4 channels; 0: of as many as its colours need, 1 or 3."""
     if channels == 4:
         return np.asarray(picture.convert("RGBA"), np.uint8)
     grey = picture.mode in ("1", "L", "LA", "La", "I", "F") or picture.mode.startswith("I;16")
@@ -101,7 +101,7 @@ def check_proportions(picture: Any, height: int, width: int) -> None:
 
 
 def shallow(picture: Any, channels: int) -> Any:
-    """A picture of at most 8 bits in grey (1 channel) or RGB, its transparency on white."""
+    """An image of at most 8 bits in grey (1 channel) or RGB, its transparency on white."""
     from PIL import Image as Pillow, ImageCms
 
     if picture.mode == "La":
@@ -116,7 +116,7 @@ def shallow(picture: Any, channels: int) -> Any:
 
 
 def deep_levels(picture: Any) -> Float[np.ndarray, "h w"] | None:
-    """Grey of more than 8 bits in [0, 1], float32; None where a picture has no more.
+    """Grey of more than 8 bits in [0, 1], float32; None where an image has no more.
 
     Raises ValueError where the levels are none of those that the module's docstring names.
     """

@@ -1,8 +1,8 @@
-r"""Clouds of points: float32 `[k, 3 + c]` of x, y, z (and colour) in [0, 1] outside, in [-1, 1] in model space.
+r"""Point clouds: float32 `[k, 3 + c]` of x, y, z (and colour) in [0, 1] outside, in [-1, 1] in model space.
 
-A cloud has no order, but tokens do. `prepare` sorts it along a space-filling curve (Morton's: the bits of x, y and z
-interleaved), so that the `per_token` points of a token are neighbours and token i always holds about the same part of
-the cloud; patches of the sorted cloud are exactly invertible.
+A point cloud has no order, but tokens do. `prepare` sorts it along a space-filling curve (Morton's: the bits of x, y
+and z interleaved), so that the `per_token` points of a token are neighbours and token i always holds about the same
+part of the point cloud; patches of the sorted point cloud are exactly invertible.
 """
 
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ def morton_order(xyz: Float[np.ndarray, "k 3"]) -> Int[np.ndarray, " k"]:
 
 @dataclass(frozen=True)
 class Points(Continuous):
-    """Clouds of one number of points."""
+    """Point clouds of one number of points."""
 
     count: int = 256
     """Points of a point cloud."""
@@ -62,7 +62,7 @@ class Points(Continuous):
         return ".ply"
 
     def prepare(self, raw: Any) -> Float[np.ndarray, "k c"]:
-        """A finite cloud in the unit cube with at least `count` points, of which the first are taken, sorted."""
+        """A finite point cloud in the unit cube with at least `count` points, of which the first are taken, sorted."""
         value = np.asarray(raw)
         if value.ndim == 2 and len(value) < self.count:
             raise ValueError(f"expected at least {self.count} points, found {len(value)}")
@@ -84,16 +84,16 @@ class Points(Continuous):
         return np.clip((np.asarray(x, np.float32) + 1) / 2, 0, 1)
 
     def load(self, path: Path) -> Float[np.ndarray, "k c"]:
-        """A cloud (PLY) or a mesh (PLY, OBJ, GLB), scaled into the unit cube."""
+        """A point cloud (PLY) or a mesh (PLY, OBJ, GLB), scaled into the unit cube."""
         return self.prepare(read_cloud(path, self.count, self.features == 6))
 
     def save(self, path: Path, example: Float[np.ndarray, "k c"]) -> None:
-        """One cloud as PLY, and a picture of it beside it."""
+        """One point cloud as PLY, and an image of it beside it."""
         write_ply(path, example)
         self.picture(example).save(path.with_suffix(".png"))
 
     def picture(self, example: Float[np.ndarray, "k c"]) -> Any:
-        """The cloud from the front, turned a little, near points over far ones."""
+        """The point cloud from the front, turned a little, near points over far ones."""
         from PIL import Image as Pillow, ImageDraw
 
         side, turn = 96, 0.35

@@ -20,10 +20,10 @@ def show_samples(
 ) -> Any:
     """A Pillow sheet of at most `limit` samples.
 
-    given    what `prepare` gives, `[b, ...]`: labels, numbers and texts are titles, the rest pictures under a grey edge
+    given    what `prepare` gives, `[b, ...]`: labels, numbers and texts are titles, the rest images under a grey edge
     made     what `from_model` gives, `[b, ...]`
     chosen   names of what each sample made, in its order, where that differs; the rest stays grey
-    Pictures of one modality lie in a grid; of several, each sample has a row.
+    Images of one modality lie in a grid; of several, each sample has a row.
     """
     from PIL import Image as Pillow
 
@@ -67,7 +67,7 @@ def _title(by_name: dict[str, Any], given: dict[str, np.ndarray], i: int) -> str
 
 
 def _rows_of_pictures(rows: list[list[tuple[Any, bool]]], titles: list[str]) -> Any:
-    """Two samples side by side, each a row of pictures over its title."""
+    """Two samples side by side, each a row of images over its title."""
     from PIL import Image as Pillow, ImageDraw
 
     across = len(rows[0])

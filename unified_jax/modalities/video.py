@@ -1,6 +1,6 @@
-"""Films: uint8 `[f, h, w, c]` outside, float32 in [-1, 1] in model space, cut into tubelets (`grid`).
+"""Videos: uint8 `[f, h, w, c]` outside, float32 in [-1, 1] in model space, cut into tubelets (`grid`).
 
-A picture is a film of one frame.
+An image is a video of one frame.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from unified_jax.modalities.image import to_bytes, to_pillow
 
 @dataclass(frozen=True)
 class Video(Continuous):
-    """Films of one size and length."""
+    """Videos of one size and length."""
 
     frames: int = 8
     """Frames."""
@@ -59,7 +59,7 @@ class Video(Continuous):
         return np.zeros(self.shape, np.uint8)
 
     def prepare(self, raw: Any) -> UInt8[np.ndarray, "f h w c"]:
-        """A uint8 array of this shape (uint16: value / 257); a longer film is cut off, a picture is a film of one
+        """A uint8 array of this shape (uint16: value / 257); a longer video is cut off, an image is a video of one
         frame."""
         value = np.asarray(raw)
         if value.ndim == 3 and self.frames == 1:
@@ -77,11 +77,11 @@ class Video(Continuous):
         return np.asarray(np.clip(np.round((np.asarray(x, np.float32) + 1.0) * 127.5), 0, 255), np.uint8)
 
     def load(self, path: Path) -> UInt8[np.ndarray, "f h w c"]:
-        """The first frames of a GIF, WebP or APNG, each as often as it lasts, or of a film that PyAV reads."""
+        """The first frames of a GIF, WebP or APNG, each as often as it lasts, or of a video that PyAV reads."""
         return load_film(path, *self.shape, self.rate)
 
     def save(self, path: Path, example: UInt8[np.ndarray, "f h w c"]) -> None:
-        """One film as GIF, every frame of it."""
+        """One video as GIF, every frame of it."""
         save_film(path, [to_pillow(frame) for frame in example], self.rate)
 
     def picture(self, example: UInt8[np.ndarray, "f h w c"]) -> Any:

@@ -6,7 +6,7 @@ that is there and not given clean, a time t_j and a process of its modality m,
     loss = lambda_text sum_i V_i CE(logits_i, id_{i+1}) / sum_i V_i  +  sum_m lambda_m sum_j L_m(output_j, t_j) /
     count_m
 
-(the lambdas are the experiment's balance; the paper has 5 for pictures). Every span has one time. A span given clean is
+(the lambdas are the experiment's balance; the paper has 5 for images). Every span has one time. A span given clean is
 shown at t = 0 and has no loss: that is how the model learns to be conditioned on it. Optional z-loss: z log^2 of the
 softmax' denominator, for logits that do not drift.
 

@@ -12,7 +12,7 @@ before, at `noise_end` (SiT takes 1 - 1e-3). The loss is the mean square on the 
 `direction_weight` adds 1 - cos(predicted, true velocity) over the channels (FasterDiT; LightningDiT).
 
 Predicting x0 with the velocity's loss suits patches with many numbers (Li & He 2025, "Back to Basics"): noise fills all
-directions of a patch and a narrow network cannot carry it through, pictures do not.
+directions of a patch and a narrow network cannot carry it through, images do not.
 """
 
 from dataclasses import dataclass

@@ -73,7 +73,7 @@ class Process(Protocol):
         ...
 
     def unit_time(self, t: Array) -> Array:
-        """t on the common picture [0, 1] (0 data, 1 noise), for plots, time bins and guidance schedules."""
+        """t in unit time [0, 1] (0 data, 1 noise), for plots, time bins and guidance schedules."""
         ...
 
     def start(self, eps: Array, t: Array) -> Array:

@@ -33,7 +33,7 @@ def shift_times(t: T, shift: float) -> T:
 
 
 def resolution_shift(pixels: int, base_pixels: int) -> float:
-    """sqrt(pixels / base_pixels): the static shift for pictures of another size (Esser et al. 2024, eq. 23)."""
+    """sqrt(pixels / base_pixels): the static shift for images of another size (Esser et al. 2024, eq. 23)."""
     return math.sqrt(pixels / base_pixels)
 
 

@@ -7,12 +7,12 @@ Classifier-free guidance (Ho & Salimans 2022) in the code convention, scale s = 
 x0 is affine in eps at a fixed x_t, so the same combination is taken of x0 and of eps and they stay consistent; a
 learned variance is taken from the conditional side (as in DiT). s = 1 is no guidance and costs no second call.
 
-The scale may depend on time, in the common picture u in [0, 1] (0 data, 1 noise):
+The scale may depend on time, in unit time u in [0, 1] (0 data, 1 noise):
 
     interval        s within (low, high], 1 outside (Kynkaanniemi et al. 2024)
     power cosine    1 + (s - 1) (1 - cos(pi (1 - u)^p)) / 2, growing as noise falls (MDTv2, Gao et al. 2023)
 
-Several axes (InstructPix2Pix, Brooks et al. 2023, eq. 3; a text and a picture, or two texts) are nested: axis k adds
+Several axes (InstructPix2Pix, Brooks et al. 2023, eq. 3; a text and an image, or two texts) are nested: axis k adds
 what it names to what the axes before it show, and with e_k the prediction that shows axes 1 .. k,
 
     eps = e_0 + sum_k s_k (e_k - e_{k-1})

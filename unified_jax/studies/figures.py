@@ -1,4 +1,4 @@
-"""The pictures of a study: learning curves and the forest of differences."""
+"""The figures of a study: learning curves and the forest of differences."""
 
 from pathlib import Path
 from typing import Any

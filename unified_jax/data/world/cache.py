@@ -2,7 +2,7 @@
 
     DIR/unified_world/1.0.0/    what `tfds.builder("unified_world", data_dir=DIR)` opens
 
-Pictures are PNGs, films and depth stored frame by frame or packed by zlib: everything is read back to the bit. The
+Images are PNGs, videos and depth stored frame by frame or packed by zlib: everything is read back to the bit. The
 set's metadata names the world it was rendered from; `World(cache=DIR)` reads it and refuses another world's.
 """
 

@@ -1,22 +1,22 @@
-"""Matching pursuit: which painted shapes explain a picture, for `read_image` and `read_depth`.
+"""Matching pursuit: which painted shapes explain an image, for `read_image` and `read_depth`.
 
-Let d be a picture less its background and T one of the templates (every shape in every size at some position), painted
+Let d be an image less its background and T one of the templates (every shape in every size at some position), painted
 in a colour whose difference from the background is v. Painting it lowers the squared error from |d|^2 to |d - T v|^2,
 that is, it explains
 
     S(T, v) = 2 <T, d . v> - |T|^2 |v|^2                                                                           (1)
 
-of the energy of the picture: |T|^2 |v|^2 when the template is exactly right. The hypothesis with the greatest S is
+of the energy of the image: |T|^2 |v|^2 when the template is exactly right. The hypothesis with the greatest S is
 looked for; pixels that the template does not cover play no part, so a second object elsewhere does not disturb it.
 
-    1. Coarse: (1) for every template at every pixel, in every colour, on the picture averaged down to 16 pixels (up
+    1. Coarse: (1) for every template at every pixel, in every colour, on the image averaged down to 16 pixels (up
        to 31, as whole pixels are averaged). This finds where, not what.
     2. Fine: (1) about the coarse optimum, for every template at steps of a quarter pixel, in every colour, at full
        resolution. This also finds what, and the centre to about an eighth of a pixel.
     3. The object is subtracted and 1 and 2 are repeated for a second one; the first is then fitted once more without
-       it, and the picture is searched for a third.
+       it, and the image is searched for a third.
 
-The *fit* of an object is S / (|T|^2 |v|^2): 1 for a perfect picture, 2a - 1 for one whose contrast is a, and at most 0
+The *fit* of an object is S / (|T|^2 |v|^2): 1 for a perfect image, 2a - 1 for one whose contrast is a, and at most 0
 when painting nothing would have been as good. Objects with a fit above `LEAST_FIT` are reported.
 """
 
@@ -54,7 +54,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Found:
-    """Two hypotheses a picture, as they were found, and how many of them (and of a third) are there."""
+    """Two hypotheses an image, as they were found, and how many of them (and of a third) are there."""
 
     count: Int[np.ndarray, " b"]
     """0 to 3."""
@@ -88,7 +88,7 @@ class _Bank:
 
 @dataclass
 class _Fits:
-    """The best hypothesis for each of n pictures: window corner (row, column), template, colour, share explained."""
+    """The best hypothesis for each of n images: window corner (row, column), template, colour, share explained."""
 
     corner: np.ndarray  # [n, 2]
     template: np.ndarray  # [n]
@@ -161,7 +161,7 @@ def _coarse(kind: Kind, signal: np.ndarray, factor: int) -> np.ndarray:
 def _fine(padded: np.ndarray, pixels: np.ndarray, bank: _Bank, reach: int) -> _Fits:
     """The best hypothesis with its centre within `reach` pixels of the given ones."""
     resolution = padded.shape[1] - 2 * bank.half
-    # A window is named by its corner in the padded picture, which is its middle pixel in the picture.
+    # A window is named by its corner in the padded image, which is its middle pixel in the image.
     low = np.clip(pixels - reach, 0, resolution - (2 * reach + 1))
     side = 2 * reach + 1
     everywhere = _windows(padded, 2 * bank.half + 1)
@@ -171,7 +171,7 @@ def _fine(padded: np.ndarray, pixels: np.ndarray, bank: _Bank, reach: int) -> _F
 
 
 def _paint(padded: np.ndarray, fits: _Fits, bank: _Bank, sign: int, chosen: np.ndarray) -> None:
-    """Adds (sign = 1) or subtracts (-1) the hypotheses of the chosen pictures, in place."""
+    """Adds (sign = 1) or subtracts (-1) the hypotheses of the chosen images, in place."""
     width = 2 * bank.half + 1
     for k in np.flatnonzero(chosen):
         i, j = fits.corner[k]
@@ -189,7 +189,7 @@ def _search(kind: Kind, padded: np.ndarray, bank: _Bank) -> _Fits:
 
 
 def _search_chunk(kind: Kind, signal: np.ndarray, bank: _Bank) -> tuple[_Fits, _Fits, np.ndarray, np.ndarray]:
-    """First and second hypotheses, the count, and the residual, of pictures less background [n, r, r, c]."""
+    """First and second hypotheses, the count, and the residual, of images less background [n, r, r, c]."""
     padded = _pad(signal, bank.half)
     first = _search(kind, padded, bank)
     one = first.fit > LEAST_FIT
@@ -209,7 +209,7 @@ def _search_chunk(kind: Kind, signal: np.ndarray, bank: _Bank) -> tuple[_Fits, _
 
 
 def search(kind: Kind, signal: Float[np.ndarray, "b r r c"]) -> Found:
-    """What explains pictures less their background."""
+    """What explains images less their background."""
     b, resolution = signal.shape[:2]
     bank = _bank(kind, resolution, _PHASES)
     count, residual = np.zeros(b, np.int32), np.zeros(b, np.float32)

@@ -1,9 +1,9 @@
-"""Reading pictures and films: which objects an array shows, from the array alone, by matching pursuit (`match`).
+"""Reading images and videos: which objects an array shows, from the array alone, by matching pursuit (`match`).
 
-A film is read frame by frame. Each object of the first frame is given the motion whose path (`scene.trajectory`) passes
-closest to what the other frames show, and the shape, colour and size for which the frames along that path vote.
+A video is read frame by frame. Each object of the first frame is given the motion whose path (`scene.trajectory`)
+passes closest to what the other frames show, and the shape, colour and size for which the frames along that path vote.
 
-Pictures of 128 pixels and more are first averaged down, to 64 or a little more where that divides. Nothing is random.
+Images of 128 pixels and more are first averaged down, to 64 or a little more where that divides. Nothing is random.
 Any values are read without error; those that are infinite or undefined are taken as background.
 """
 
@@ -41,7 +41,7 @@ _PICTURE = Kind(coverage, tuple(map(tuple, ((COLOUR_RGB.astype(np.float32) / 127
 class Reading:
     """What was read, for a batch, from any modality.
 
-    Objects are sorted by place, then colour, shape and size (a sound's by time); scores match them as sets. Where there
+    Objects are sorted by place, then colour, shape and size (of audio by time); scores match them as sets. Where there
     is no object, or where an array of this kind does not show the attribute, it is the number of values of the
     attribute; then the centre is (-1, -1), and the fit of an absent object is 0.
     """
@@ -92,7 +92,7 @@ def make_reading(
 
 
 def _signal(images: np.ndarray) -> np.ndarray:
-    """Pictures less background on the [-1, 1] scale, finite: float32 [b, r, r, 3]. ValueError for other shapes."""
+    """Images less background on the [-1, 1] scale, finite: float32 [b, r, r, 3]. ValueError for other shapes."""
     if images.ndim != 4 or images.shape[1] != images.shape[2] or images.shape[3] != 3:
         raise ValueError(f"Pictures to be read must have the shape [b, r, r, 3]; found {list(images.shape)}.")
     if images.shape[1] < MIN_RESOLUTION:
@@ -107,13 +107,13 @@ def _signal(images: np.ndarray) -> np.ndarray:
 
 
 def shrink(signal: Float[np.ndarray, "b r r c"]) -> Float[np.ndarray, "b s s c"]:
-    """Large pictures averaged down to what is enough."""
+    """Large images averaged down to what is enough."""
     factors = range(1, max(signal.shape[1] // ENOUGH, 1) + 1)
     return average(signal, max(f for f in factors if signal.shape[1] % f == 0))
 
 
 def read_image(images: Num[np.ndarray, "..."]) -> Reading:
-    """Reads a batch of pictures [b, r, r, 3]: uint8, or float on the [-1, 1] scale, with r of 16 or more.
+    """Reads a batch of images [b, r, r, 3]: uint8, or float on the [-1, 1] scale, with r of 16 or more.
 
     ValueError for another shape or dtype.
     """
@@ -121,7 +121,7 @@ def read_image(images: Num[np.ndarray, "..."]) -> Reading:
 
 
 def read_video(videos: Num[np.ndarray, "..."]) -> Reading:
-    """Reads a batch of films [b, f, r, r, 3] as `read_image` reads pictures; motion needs two frames or more."""
+    """Reads a batch of videos [b, f, r, r, 3] as `read_image` reads images; motion needs two frames or more."""
     if videos.ndim != 5:
         raise ValueError(f"Films to be read must have the shape [b, f, r, r, 3]; found {list(videos.shape)}.")
     b, f = videos.shape[:2]
@@ -153,7 +153,7 @@ def sort_found(found: Found, motion: np.ndarray | None = None, colours: bool = T
 
 
 def follow(found: Found, frames: int, colours: bool = True) -> Reading:
-    """The reading of films from what was found in all their frames, [b f] in a row."""
+    """The reading of videos from what was found in all their frames, [b f] in a row."""
 
     def films(values: np.ndarray) -> np.ndarray:
         return values.reshape((-1, frames) + values.shape[1:])

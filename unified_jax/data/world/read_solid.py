@@ -1,8 +1,8 @@
-r"""Reading depth pictures (by matching pursuit, as pictures) and clouds of points (by likelihood).
+r"""Reading depth maps (by matching pursuit, as images) and point clouds (by likelihood).
 
-A cloud is one object, or two if its points fall into two groups with an empty strip of at least `STRIP` between them
-(objects keep a larger distance). An object's colour is the one nearest to its points' mean. Its shape, size and centre
-c maximise the likelihood of its N points under a uniform density on the shape, with a little everywhere else,
+A point cloud is one object, or two if its points fall into two groups with an empty strip of at least `STRIP` between
+them (objects keep a larger distance). An object's colour is the one nearest to its points' mean. Its shape, size and
+centre c maximise the likelihood of its N points under a uniform density on the shape, with a little everywhere else,
 
     sum_i log( (1 - OUTSIDE) 1[s((p_i - c) / r) < SOFT] / area + OUTSIDE )
 
@@ -30,7 +30,7 @@ _RELIEF = Kind(nearness, ((1.0,),))
 
 
 def read_depth(depth: Num[np.ndarray, "..."]) -> Reading:
-    """Reads depth pictures [b, r, r, 1] or films [b, f, r, r, 1], float in [0, 1]: all but colour."""
+    """Reads depth maps [b, r, r, 1] or videos [b, f, r, r, 1], float in [0, 1]: all but colour."""
     if depth.ndim not in (4, 5) or depth.shape[-1] != 1 or depth.shape[-2] != depth.shape[-3]:
         raise ValueError(f"Depth must have the shape [b, r, r, 1] or [b, f, r, r, 1]; found {list(depth.shape)}.")
     if depth.shape[-2] < MIN_RESOLUTION:
@@ -50,7 +50,7 @@ def _areas() -> Float[np.ndarray, "s"]:
 
 
 def read_points(clouds: Num[np.ndarray, "..."]) -> Reading:
-    """Reads clouds [b, k, 6] of x, y (upward), z and colour in [0, 1], k of 32 or more: all but motion."""
+    """Reads point clouds [b, k, 6] of x, y (upward), z and colour in [0, 1], k of 32 or more: all but motion."""
     if clouds.ndim != 3 or clouds.shape[2] != 6 or clouds.shape[1] < LEAST_POINTS:
         raise ValueError(
             f"Clouds to be read must have the shape [b, k >= {LEAST_POINTS}, 6]; found {list(clouds.shape)}."
@@ -72,7 +72,7 @@ def read_points(clouds: Num[np.ndarray, "..."]) -> Reading:
 
 
 def _groups(cloud: np.ndarray) -> list[np.ndarray]:
-    """The cloud whole, or cut in two."""
+    """The point cloud whole, or cut in two."""
     plane = cloud[:, :2]
     far = plane[np.square(plane - plane.mean(0)).sum(1).argmax()]
     means = np.stack([far, plane[np.square(plane - far).sum(1).argmax()]])

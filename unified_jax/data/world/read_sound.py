@@ -1,4 +1,4 @@
-r"""Reading sounds: notes by their mel spectra, clicks by energy where no note reaches.
+r"""Reading audio: notes by their mel spectra, clicks by energy where no note reaches.
 
 The root y of the mean mel power (64 bands, frames of 1024 samples) of a segment is compared with that of every note of
 level one, z_fs for pitch f and shape s: the level is l = <y, z> / |z|^2, and the pair that explains most, <y, z>^2 /

@@ -1,4 +1,4 @@
-"""Pictures and films of scenes: anti-aliased by signed distance, at any resolution.
+"""Images and videos of scenes: anti-aliased by signed distance, at any resolution.
 
 Every shape is given by a function s(u, v), in units of the object's radius, with the origin at its centre, negative
 inside, and of gradient length 1 near its outline, so that s is the signed distance there:
@@ -116,12 +116,12 @@ def _paint(image: np.ndarray, object: Object, x: float, y: float) -> None:
 
 
 def render_image(scene: Scene, resolution: int) -> UInt8[np.ndarray, "r r 3"]:
-    """The film's first frame. ValueError for a resolution below 16."""
+    """The video's first frame. ValueError for a resolution below 16."""
     return render_video(scene, resolution, 1)[0]
 
 
 def render_video(scene: Scene, resolution: int, frames: int) -> UInt8[np.ndarray, "f r r 3"]:
-    """The film: every object moves as its motion says and turns at the walls. ValueError for a resolution below 16."""
+    """The video: every object moves as its motion says and turns at the walls. ValueError for a resolution below 16."""
     if resolution < MIN_RESOLUTION:
         raise ValueError(f"The resolution of a picture must be at least {MIN_RESOLUTION}; found {resolution}.")
     film = np.empty((frames, resolution, resolution, 3), np.uint8)

@@ -20,7 +20,7 @@ It touches a wall whenever u(t) is a multiple of L. At the start every object is
 so that its first step shows its true direction.
 
 *Two objects* lie in different cells and keep a distance of at least r_1 + r_2 + `GAP` in every one of the `FRAMES`
-frames of the film; the image is frame 0. The object earlier in reading order of the cells is the first.
+frames of the video; the image is frame 0. The object earlier in reading order of the cells is the first.
 
 *Randomness.* A scene is a pure function of (seed, split, id): the three are packed, injectively, into the 128-bit key
 of a Philox generator. Shape, colour, size and motion are drawn first and kept; places and jitter are drawn, with

@@ -1,4 +1,4 @@
-r"""The scene as a relief: depth pictures, and clouds of coloured points on the surfaces.
+r"""The scene as a relief: depth maps, and coloured point clouds on the surfaces.
 
 The background is a wall at distance 1 from the viewer. Each object stands out from it by a height z that rises from its
 outline inward, to a plateau,
@@ -7,7 +7,7 @@ outline inward, to a plateau,
 
 so that all objects have the same thickness and a small one is as near as a large one.
 
-*Depth* of a pixel is 1 - coverage z: the mean over its four quarters, anti-aliased as the picture is. float32 in
+*Depth* of a pixel is 1 - coverage z: the mean over its four quarters, anti-aliased as the image is. float32 in
 [0, 1].
 
 *Points.* k points lie uniformly over the objects (as seen from the front), half of them on either of two; x to the
@@ -41,7 +41,7 @@ def nearness(
 
 
 def render_depth(scene: Scene, resolution: int, frames: int = 1) -> Float[np.ndarray, "f r r 1"]:
-    """Distance from the viewer, float32 in [0, 1], in each frame of the film."""
+    """Distance from the viewer, float32 in [0, 1], in each frame of the video."""
     depth = np.ones((frames, resolution, resolution, 1), np.float32)
     for object in scene.objects:
         radius = object.radius * resolution
@@ -53,7 +53,7 @@ def render_depth(scene: Scene, resolution: int, frames: int = 1) -> Float[np.nda
 
 
 def render_points(scene: Scene, count: int, rng: np.random.Generator) -> Float[np.ndarray, "k 6"]:
-    """A cloud of `count` points; two objects share it, the first taking the odd one."""
+    """A point cloud of `count` points; two objects share it, the first taking the odd one."""
     first = -(-count // len(scene.objects))
     counts = (first, count - first)
     parts = [_on_surface(object, k, rng) for object, k in zip(scene.objects, counts, strict=False)]

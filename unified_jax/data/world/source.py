@@ -4,9 +4,9 @@ The fields of an example (those of a second object carry the suffix "_2"; where 
 values of the attribute, which a `Label(absent=True)` takes for its null row, "nothing"):
 
     id                                    int64     the index
-    image                                 uint8     [r, r, 3], the film's first frame
+    image                                 uint8     [r, r, 3], the video's first frame
     video                                 uint8     [f, r, r, 3]
-    depth                                 float32   [f, r, r, 1] in [0, 1], of the film's frames
+    depth                                 float32   [f, r, r, 1] in [0, 1], of the video's frames
     audio                                 float32   [8000] in [-1, 1], a second
     points                                float32   [k, 6] in [0, 1], of the first frame
     action                                float32   [16, 2], the path to the first object

@@ -57,7 +57,7 @@ def map_grid(
     borders: tuple[tuple[int, ...], tuple[int, ...]] = ((), ()),
     dark: Float[np.ndarray, "l h"] | None = None,
 ) -> Any:
-    """A Pillow picture: a row a block, a column a head, each map from white (0) to dark blue.
+    """A Pillow image: a row a block, a column a head, each map from white (0) to dark blue.
 
     cell      pixels of the longer side of a map
     borders   rows and columns of the maps before which a thin line is drawn
@@ -89,9 +89,9 @@ def map_grid(
 def query_maps(
     weights: Float[np.ndarray, "l h n n"], sizes: tuple[int, int], query: tuple[int, int]
 ) -> Float[np.ndarray, "l h r c"]:
-    """Where one patch looks: its row of every map, laid out over the `sizes` patches of the picture.
+    """Where one patch looks: its row of every map, laid out over the `sizes` patches of the image.
 
-    Tokens beyond the picture's (conditions in context) are left out. Raises ValueError for a patch outside.
+    Tokens beyond the image's (conditions in context) are left out. Raises ValueError for a patch outside.
     """
     rows, columns = sizes
     if not (0 <= query[0] < rows and 0 <= query[1] < columns):
@@ -101,7 +101,7 @@ def query_maps(
 
 
 def tint(values: Float[np.ndarray, "r c"], size: tuple[int, int], top: Any = None) -> Any:
-    """A Pillow picture of a map, (width, height) pixels; `top` (default the greatest value) is dark blue."""
+    """A Pillow image of a map, (width, height) pixels; `top` (default the greatest value) is dark blue."""
     from PIL import Image as Pillow
 
     share = np.minimum(values / max(float(values.max() if top is None else top), 1e-12), 1.0)

@@ -2,7 +2,7 @@
 
 Without jitter and with one object the Bayes-optimal denoiser is known (`data.world.finite`): at every time the mean
 squared error on the target p x0 + q eps has a floor. The model is asked without labels, because given all of them it
-knows the picture; its distance to the floor is what training has left.
+knows the image; its distance to the floor is what training has left.
 """
 
 from typing import Any, NamedTuple
