@@ -1,5 +1,5 @@
 """How each family of reference numbers is computed with this library: `run(tensors, config) -> {output: array}`, one
-file a family.
+file per family.
 
 A golden file stores a reference implementation's inputs, weights and outputs. Arrays there are channel-first; the
 conversion is here, at the edge. An output that `run` leaves out is reported as uncovered. An option is served as the

@@ -57,7 +57,7 @@ LIGHTNING |= {"method": either(*METHODS)}
 
 
 def run_sampler(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str, Any]:
-    """Trajectories, one sampler call a step, and the likelihood."""
+    """Trajectories, one sampler call per step, and the likelihood."""
     require(config, SAMPLER)
     path, steps, z = config["path"], config["steps"], jnp.asarray(tensors["in/z"])
     noise = jnp.asarray(tensors["in/noise"])

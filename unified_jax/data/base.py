@@ -22,7 +22,8 @@ class Source(Protocol):
 class DataSet(Protocol):
     """A named data set of one or more weighted sources.
 
-    Frozen and hashable; it touches no file before `parts` is called.
+    Frozen and hashable; it touches no file before `parts` is called. A class variable `places`, where there is one,
+    names the fields that say where the examples lie: they may change when a run is resumed.
     """
 
     @property

@@ -24,7 +24,7 @@ def bits_per_dim(
     model: Any, params: Params, data: DataSet, split: str, count: int, seed: int, steps: int = 100,
     batch: int = 64, report: Callable[[int], Any] = lambda done: None,
 ) -> np.ndarray:  # fmt: skip
-    """One number an example. `steps` are those of the ODE (Heun); a chain is walked whole.
+    """One number per example. `steps` are those of the ODE (Heun); a chain is walked whole.
 
     Raises UserError for a model without a likelihood (`Model.bits`).
     """

@@ -9,7 +9,7 @@ from unified_jax.errors import RunError
 
 
 def check_samples(made: Mapping[str, Any]) -> None:
-    """Raises RunError naming the modality and the samples where `made` (modality -> a row a sample) is not finite."""
+    """Raises RunError naming the modality and the samples where `made` (modality -> a row per sample) is not finite."""
     for name, rows in made.items():
         values = np.asarray(rows)
         if not np.issubdtype(values.dtype, np.inexact):

@@ -2,7 +2,7 @@
 
 Widening is exact; float64 is rounded. An F8 weight may have a scale beside it, by one of three conventions:
 
-    NAME.weight_scale       one number, or one a row (compressed-tensors)
+    NAME.weight_scale       one number, or one per row (compressed-tensors)
     NAME.scale_weight       one number (ComfyUI, beside a marker `scaled_fp8`)
     NAME.weight_scale_inv   one number a block of 128 x 128, and a factor in spite of its name (DeepSeek)
 """

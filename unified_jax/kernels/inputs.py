@@ -2,7 +2,7 @@
 
     x + gate * out(attend(qkv(norm(x) * (1 + scale) + shift), visible))
 
-Modulation: `rows` are `[b, k, d]`. With `index=None` k is 1, one row an example, and is broadcast. With `index:
+Modulation: `rows` are `[b, k, d]`. With `index=None` k is 1, one row per example, and is broadcast. With `index:
 int32[b, n]` token i of example j is modulated by row `index[j, i]` (Transfusion: a time an item, row 0 the identity
 for text).
 

@@ -3,7 +3,7 @@ r"""The path that runs everywhere: the same three parts through XLA, in the comp
 Choices that differ from the reference, for speed (`benchmarks/profile_step.py` times the parts):
 
 - The softmax divides after the second matmul, `exp(s - max) v / sum`, with the maximum out of the gradient.
-- Heads come before tokens in attention's two matmuls, so that each is one plain product a head: no scores are moved.
+- Heads come before tokens in attention's two matmuls, so that each is one plain product per head: no scores are moved.
 - Projections see batch and tokens as one axis (`rows_of`) and heads and their features as one: the gradient of a weight
   is then one plain product too, and no weight is turned first.
 - Above 2,048 x 2,048 scores queries go by chunks, whose scores are computed again in the backward pass: memory is

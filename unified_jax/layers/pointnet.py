@@ -4,8 +4,8 @@ PointNet (Qi et al. 2017, arXiv 1612.00593): one network for every point, then t
 each point's own features with its token's (their segmentation network).
 
 Groups (Qi et al. 2017, arXiv 1706.02413; Point-BERT): k centres by farthest-point sampling, the nearest neighbours of
-each, relative to it, through a PointNet. The way back gives each point the tokens of its three nearest centres, weighed
-by the inverse squared distance. Nothing depends on the order of the points but the first centre.
+each, relative to it, through a PointNet. The way back gives each point the tokens of its three nearest centres,
+weighted by the inverse squared distance. Nothing depends on the order of the points but the first centre.
 
 The first three features of a point are its place.
 """

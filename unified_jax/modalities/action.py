@@ -41,7 +41,7 @@ class Action(Continuous):
 
     @property
     def suffix(self) -> str:
-        """A table, one point a line."""
+        """A table, one point per line."""
         return ".csv"
 
     def prepare(self, raw: Any) -> Float[np.ndarray, "s c"]:
@@ -57,7 +57,7 @@ class Action(Continuous):
         return (np.asarray(x, np.float32) + 1) / 2
 
     def load(self, path: Path) -> Float[np.ndarray, "s c"]:
-        """A table of numbers separated by commas, one point a line."""
+        """A table of numbers separated by commas, one point per line."""
         return self.prepare(read_table(path))
 
     def save(self, path: Path, example: Float[np.ndarray, "s c"]) -> None:

@@ -104,7 +104,7 @@ class Audio(Continuous):
         return np.clip(np.asarray(made), -1, 1)
 
     def load(self, path: Path) -> Float[np.ndarray, " s"]:
-        """An audio file of this rate with one channel. Of a long one no more is read than is asked for."""
+        """An audio file of this rate with one channel. Of a long one, only the requested part is read."""
         with open_file(path) as content, told("sound"), _opened(content) as file:
             if file.channels != 1:
                 raise ValueError(f"expected one channel, found {file.channels}; mix it down first")

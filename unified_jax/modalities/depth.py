@@ -45,7 +45,7 @@ class Depth(Continuous):
 
     @property
     def suffix(self) -> str:
-        """PNG of 16 bits; of videos TIFF, a page a frame."""
+        """PNG of 16 bits; of videos TIFF, a page per frame."""
         return ".png" if self.frames == 1 else ".tif"
 
     def prepare(self, raw: Any) -> Float[np.ndarray, "f h w 1"]:
@@ -73,7 +73,7 @@ class Depth(Continuous):
         return load_levels(path, self.frames, self.height, self.width)[..., None]
 
     def save(self, path: Path, example: Float[np.ndarray, "f h w 1"]) -> None:
-        """Grey of 16 bits: one frame as PNG, a video as TIFF, a page a frame."""
+        """Grey of 16 bits: one frame as PNG, a video as TIFF, a page per frame."""
         from PIL import Image as Pillow
 
         levels = np.round(np.clip(example[..., 0], 0, 1) * 65535).astype(np.uint16)

@@ -2,7 +2,7 @@
 
 A video is a GIF, WebP, APNG or TIFF of several pages (Pillow), or what PyAV reads. Where frames have durations, one
 that lasts k times as long as the shortest counts k times: writers of GIF merge equal frames. A video that has too few
-frames even so is told by its time, `rate` frames a second.
+frames even so is told by its time, `rate` frames per second.
 """
 
 import textwrap
@@ -104,7 +104,7 @@ def _film_frames(path: Path, frames: int, fit: Callable[[Any], np.ndarray]) -> l
 
 
 def save_film(path: Path, frames: list[Any], rate: float) -> None:
-    """Pillow images as a GIF that repeats for ever, `rate` frames a second; equal neighbours are not merged."""
+    """Pillow images as a GIF that repeats for ever, `rate` frames per second; equal neighbours are not merged."""
     from PIL import GifImagePlugin, Image as Pillow
 
     timing = {"duration": 10 * max(1, round(100 / rate)), "disposal": 2}  # GIF counts hundredths of a second

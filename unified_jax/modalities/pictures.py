@@ -1,4 +1,4 @@
-"""Images as they come: every colour mode and depth that Pillow opens, turned as the file says, 8 bits in the end.
+"""Images as they come: every colour mode and depth that Pillow opens, rotated as the file says, 8 bits in the end.
 
     8 bits, 1 bit       as they are; a palette by its colours; CMYK, YCbCr, LAB and HSV become RGB
     16 bits of grey     value / 257

@@ -105,14 +105,14 @@ class Denoising(Declared):
         self, params: Params, noisy: tuple[NoisyInput, ...], conditions: tuple[ConditionInput, ...],
         capture: tuple[str, ...] = (),
     ) -> tuple[dict[str, Array], dict[str, Any]]:  # fmt: skip
-        """The network's answer, one raw output a stream, and what was captured."""
+        """The network's answer, one raw output per stream, and what was captured."""
         found: Any = self.network.apply({"params": params}, noisy, conditions, capture=capture)
         return found
 
     # ---- training -------------------------------------------------------------------------------------------------
 
     def losses(self, params: Params, aux: Any, batch: Batch, key: Array) -> tuple[Terms, Any, Terms]:
-        """Loss terms an example; metrics hold the loss by bins of time (`loss_by_time`, sums and weights `[bins]`)."""
+        """Loss terms per example; metrics hold the loss by bins of time (`loss_by_time`, sums and weights `[bins]`)."""
         slots = jax.vmap(lambda slot: jax.random.fold_in(key, slot))(batch["slot"])
         rows = len(batch["slot"])
         turned = jax.vmap(lambda k: jax.random.bernoulli(k))(_folded(slots, FLIP)) if self.flip else None
@@ -189,7 +189,7 @@ class Denoising(Declared):
     def generate(
         self, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: Plan
     ) -> dict[str, Float[Array, "b ..."]]:
-        """{field: samples in model space}, one a key. `given` holds what `prepare` gives, a row a sample."""
+        """{field: samples in model space}, one per key. `given` holds what `prepare` gives, a row per sample."""
         _, wanted = self.request(tuple(given), tuple(wanted))
         return generation.generate(self, params, given, wanted, keys, plan)
 

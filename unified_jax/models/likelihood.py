@@ -24,7 +24,7 @@ LEAST_TIME = 1e-3
 
 
 def bits_per_dim(denoise: Denoiser, process: Any, x0: Array, keys: Keys, steps: int) -> Float[Array, "b"]:
-    """One number an example in [-1, 1]. `steps` are those of the ODE (Heun); a chain is walked whole."""
+    """One number per example in [-1, 1]. `steps` are those of the ODE (Heun); a chain is walked whole."""
     if isinstance(process, Chain):
         return variational_bound(denoise, process, x0, keys).total
     spread = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 1), x0.shape[1:], minval=-1.0))(keys)

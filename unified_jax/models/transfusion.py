@@ -164,7 +164,7 @@ class Transfusion(Declared):
     # ---- training -------------------------------------------------------------------------------------------------
 
     def losses(self, params: Params, aux: Any, batch: Batch, key: Array) -> tuple[Terms, Any, Terms]:
-        """Loss terms a row: 'text' and the streams' names; metrics hold tokens by modality and the share in use."""
+        """Loss terms per row: 'text' and the streams' names; metrics hold tokens by modality and the share in use."""
         slots = jax.vmap(lambda slot: jax.random.fold_in(key, slot))(batch["slot"].reshape(-1))
         count = len(self.modalities)
         noised, shown = [], []
@@ -217,7 +217,7 @@ class Transfusion(Declared):
         """The wanted modalities, in their order, after what is given; texts as ids `[b, length]`, -1 where they ended.
 
         With `wanted` empty the model chooses what it makes (`free_running`), and `order` says what it chose. `given`
-        holds what `prepare` gives, one row a sample. Raises UserError for a modality the model does not have.
+        holds what `prepare` gives, one row per sample. Raises UserError for a modality the model does not have.
         """
         self.request(tuple(given), tuple(wanted) or (FREE,))
         if not wanted:

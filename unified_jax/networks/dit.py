@@ -65,7 +65,7 @@ class Block(nn.Module):
         capture: bool = False,
         hidden: bool = False,
     ) -> tuple[Float[Array, "b n d"], dict[str, Array]]:
-        """(x, captured); c is one row an example (adaLN) or the tokens of the condition (cross).
+        """(x, captured); c is one row per example (adaLN) or the tokens of the condition (cross).
 
         captured["attention"] with `capture`, captured["hidden"], the new x, with `hidden`.
         """

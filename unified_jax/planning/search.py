@@ -1,14 +1,14 @@
-"""Which mesh, batch and rematerialisation: candidates are weighed by arithmetic, the best are compiled and ranked.
+"""Which mesh, batch and rematerialisation: candidates are weighted by arithmetic, the best are compiled and ranked.
 
 Candidates: `tensor` 1, 2, 4, `sequence` 1, 2 (rows of tokens), `fsdp` by powers of two, `data` the rest; every remat
 policy; the batch as it is, half and twice it. Those whose state and kept activations do not fit are left out. The rest
-are ordered by a guess of examples a second, T = max(products / peak, traffic / links), with P the bytes of the
+are ordered by a guess of examples per second, T = max(products / peak, traffic / links), with P the bytes of the
 parameters in float32 on a chip's part of `tensor`:
 
     products    counted in the step, with what is computed again
     fsdp        each parameter gathered twice and its gradient scattered: 3 P
     data        the gradient of a chip's part reduced: 2 P / fsdp
-    tensor      8 sums of the activations a block (they are the network's width wide)
+    tensor      8 sums of the activations per block (they are the network's width wide)
     sequence    keys and values of a block gathered, and their gradients
 
 The guess only chooses what is compiled; the ranking is the compiler's.
@@ -37,7 +37,7 @@ POLICIES = get_args(Remat)
 def search(
     experiment: Experiment, target: Target, most: int, say: Callable[[int, int, Experiment], None]
 ) -> list[dict[str, Any]]:
-    """Forecasts of the `most` likeliest candidates, those that fit first, by examples a second.
+    """Forecasts of the `most` likeliest candidates, those that fit first, by examples per second.
 
     `say(i, n, experiment)` is called before each.
     """
@@ -104,7 +104,7 @@ def _meshes(experiment: Experiment, chips: int) -> Iterator[tuple[MeshShape, int
 
 
 def _guess(program: Program, target: Target, mesh: MeshShape, share: float, flops: float) -> float:
-    """Seconds a step, for `share` of the program's batch; see above."""
+    """Seconds per step, for `share` of the program's batch; see above."""
     model: Any = program.experiment.model
     chips, chip, network = len(target.devices), target.chip, model.network
     packer = program.experiment.model.packer

@@ -53,7 +53,7 @@ def discretized_log_likelihood(x: Array, mean: Array, log_scale: Array) -> Array
 
 
 def bound_term(process: Chain, prediction: Prediction, x0: Array, x_t: Array, t: Array) -> Float[Array, "b"]:
-    """One term of the bound an example, bits/dim: the KL for t > 0, the decoder's negative log-likelihood at t = 0."""
+    """One term of the bound per example, bits/dim: the KL for t > 0, the decoder's negative log-likelihood at t = 0."""
     true_mean, true_log_variance = process.posterior(x0, x_t, t)
     mean, log_variance = process.reverse(prediction, x_t, t)
     kl = mean_per_example(normal_kl(true_mean, true_log_variance, mean, log_variance))
@@ -72,7 +72,7 @@ def prior_term(process: Chain, x0: Array) -> Float[Array, "b"]:
 def variational_bound(
     denoise: Callable[[Array, Array], Prediction], process: Chain, x0: Float[Array, "b *s"], keys: Keys
 ) -> Bound:
-    """Every term of the bound for each example, one draw of noise a term, from one key an example.
+    """Every term of the bound for each example, one draw of noise per term, from one key per example.
 
     The whole chain is walked: len(process) denoiser calls. `Bound.total` is unbiased for the bound in bits/dim.
     """

@@ -75,7 +75,7 @@ class Edm:
         return t / self.sigma_data * c_in, -self.sigma_data * c_in
 
     def draw_times(self, keys: Keys) -> Float[Array, "b"]:
-        """One level an example."""
+        """One level per example."""
         return self.levels.draw(keys)
 
     def network_input(self, x_t: Array, t: Array) -> Array:

@@ -1,4 +1,5 @@
-r"""Grids of times: falling arrays `[k + 1]`, the first entry noise, the last data. A sampler takes one as an argument.
+r"""Grids of times: decreasing arrays `[k + 1]`, the first entry noise, the last data. A sampler takes one as an
+argument.
 
 A sampler says in `Needs` what it steps over and which ends it cannot reach; a plan adds the number of steps, spacing
 and shift (`GridRequest`); `Process.grid` answers with the process to sample with and its grid.

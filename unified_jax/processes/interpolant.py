@@ -115,7 +115,7 @@ class Interpolant:
         return coefficients("eps" if self.target == "score" else self.target, alpha, sigma, *rates(self, t))
 
     def draw_times(self, keys: Keys) -> Float[Array, "b"]:
-        """One training time an example, in [data_end, noise_end]."""
+        """One training time per example, in [data_end, noise_end]."""
         return self.data_end + (self.noise_end - self.data_end) * self.times.draw(keys)
 
     def network_input(self, x_t: Array, t: Array) -> Array:

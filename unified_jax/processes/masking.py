@@ -5,7 +5,7 @@ Tokens are 0 .. V-1 and V is the mask. Each token is kept with probability alpha
 
     -log p(x0) <= int_0^1 w(t) E sum over masked places of -log p(x0_i | x_t) d t,     w = -alpha' / (1 - alpha)
 
-(MD4, eq. 5), the continuous limit of the variational bound, in nats a sequence. For the linear schedule w = 1 / t.
+(MD4, eq. 5), the continuous limit of the variational bound, in nats per sequence. For the linear schedule w = 1 / t.
 Going from t to s < t a masked token is revealed with probability (alpha_s - alpha_t) / (1 - alpha_t), and a revealed
 one never changes.
 
@@ -61,7 +61,7 @@ class Masking:
         return 0.5 * jnp.pi * jnp.tan(0.5 * jnp.pi * (1.0 - t))
 
     def draw_times(self, keys: Keys) -> Float[Array, "b"]:
-        """One training time an example."""
+        """One training time per example."""
         u = jax.vmap(lambda key: jax.random.uniform(key))(keys)
         return self.least_time + (1.0 - self.least_time) * u
 
@@ -73,7 +73,7 @@ class Masking:
     def losses(
         self, logits: Float[Array, "b n v"], tokens: Tokens, x_t: Tokens, t: Float[Array, "b"]
     ) -> dict[str, Float[Array, "b"]]:
-        """{"nelbo": the bound's integrand, nats a token}; logits over the V real tokens."""
+        """{"nelbo": the bound's integrand, nats per token}; logits over the V real tokens."""
         log_p = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
         nll = -jnp.take_along_axis(log_p, tokens[..., None], axis=-1)[..., 0]
         masked = x_t == self.mask

@@ -61,7 +61,7 @@ class Process(Protocol):
         ...
 
     def draw_times(self, keys: Keys) -> Times:
-        """One training time an example."""
+        """One training time per example."""
         ...
 
     def network_input(self, x_t: Array, t: Array) -> Array:
@@ -85,11 +85,11 @@ class Process(Protocol):
         ...
 
     def losses(self, output: Array, x0: Array, eps: Array, x_t: Array, t: Array) -> dict[str, Float[Array, "b"]]:
-        """Named loss terms, one number an example, already weighted against each other."""
+        """Named loss terms, one number per example, already weighted against each other."""
         ...
 
     def grid(self, request: GridRequest) -> tuple["Process", np.ndarray]:
-        """The process to sample with, which may be another view of this one, and its falling times `[k + 1]`.
+        """The process to sample with, which may be another view of this one, and its decreasing times `[k + 1]`.
 
         Raises UserError for what a sampler needs, a spacing, a shift or a number of steps that does not suit it.
         """
@@ -102,7 +102,7 @@ def expand(value: Array, like: Array) -> Array:
 
 
 def diffuse(process: Process, x0: Array, eps: Array, t: Array) -> Array:
-    """x_t of equation (1); t is a prefix of x0's shape (one time an example, or one a token)."""
+    """x_t of equation (1); t is a prefix of x0's shape (one time per example, or one per token)."""
     alpha, sigma = process.alpha_sigma(t)
     return expand(alpha, x0) * x0 + expand(sigma, x0) * eps
 

@@ -1,4 +1,4 @@
-r"""How the training time of a continuous process is drawn: densities on (0, 1), one key an example.
+r"""How the training time of a continuous process is drawn: densities on (0, 1), one key per example.
 
     uniform         t ~ U[0, 1)
     logit-normal    t = sigmoid(mean + std n), n ~ N(0, 1), spends training in the middle of the path (Esser et al.
@@ -62,7 +62,7 @@ class UniformTimes:
         _check_shift(self)
 
     def draw(self, keys: Keys) -> Float[Array, "b"]:
-        """One time an example."""
+        """One time per example."""
         return shift_times(_uniform(keys), self.shift)
 
 
@@ -83,7 +83,7 @@ class LogitNormalTimes:
         _check_shift(self)
 
     def draw(self, keys: Keys) -> Float[Array, "b"]:
-        """One time an example."""
+        """One time per example."""
         return self.of_normal(_normal(keys))
 
     def of_normal(self, n: Float[Array, "b"]) -> Float[Array, "b"]:
@@ -112,7 +112,7 @@ class ModeTimes:
         _check_shift(self)
 
     def draw(self, keys: Keys) -> Float[Array, "b"]:
-        """One time an example."""
+        """One time per example."""
         return self.of_uniform(_uniform(keys))
 
     def of_uniform(self, u: Float[Array, "b"]) -> Float[Array, "b"]:
@@ -122,7 +122,7 @@ class ModeTimes:
 
 @dataclass(frozen=True)
 class CosMapTimes:
-    """The density under which rectified flow weighs log-SNRs as the cosine schedule does."""
+    """The density under which rectified flow weights log-SNRs as the cosine schedule does."""
 
     shift: float = 1.0
     """Resolution shift."""
@@ -131,7 +131,7 @@ class CosMapTimes:
         _check_shift(self)
 
     def draw(self, keys: Keys) -> Float[Array, "b"]:
-        """One time an example."""
+        """One time per example."""
         u = _uniform(keys)
         return shift_times(1.0 - 1.0 / (jnp.tan(0.5 * jnp.pi * u) + 1.0), self.shift)
 
@@ -155,7 +155,7 @@ class LogNormalLevels:
             raise ValueError(f"LogNormalLevels.std must be positive, found {self.std}.")
 
     def draw(self, keys: Keys) -> Float[Array, "b"]:
-        """One noise level an example."""
+        """One noise level per example."""
         return jnp.exp(self.mean + self.std * _normal(keys))
 
 

@@ -48,7 +48,7 @@ class Euler:
 
 @dataclass(frozen=True)
 class Heun:
-    """Second order, deterministic, two evaluations a step."""
+    """Second order, deterministic, two evaluations per step."""
 
     needs = Needs()
 
@@ -169,7 +169,7 @@ class DpmFast:
 
 @dataclass(frozen=True)
 class UniPc:
-    """UniPC: predictor and corrector, one evaluation a step."""
+    """UniPC: predictor and corrector, one evaluation per step."""
 
     order: int = 2
     """1, 2 or 3."""

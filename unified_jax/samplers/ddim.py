@@ -6,9 +6,9 @@ r"""DDIM (Song et al. 2020, eq. 12), for any Gaussian path and any pair of times
 For variance-preserving paths this is the paper's eta sqrt((1 - b) / (1 - a)) sqrt(1 - a / b). eta = 0 is
 deterministic, eta = 1 has the posterior variance beta~.
 
-Run over a rising grid it is the inversion (section 4.3): the same update upwards, from a sample to its noise. It asks
-the network for eps at the data itself, which a network that predicts x0 cannot answer there (sigma = 0) and answers
-badly just beside (its error of x0 is divided by sigma): start at about t = 0.02 with such a model.
+Run over an increasing grid it is the inversion (section 4.3): the same update upwards, from a sample to its noise. It
+asks the network for eps at the data itself, which a network that predicts x0 cannot answer there (sigma = 0) and
+answers badly just beside (its error of x0 is divided by sigma): start at about t = 0.02 with such a model.
 """
 
 import functools
@@ -39,7 +39,7 @@ def ddim_step(
 
 
 def check_direction(process: Process, grid: Any, eta: float = 0.0) -> None:
-    """Raises ValueError for a rising grid (an inversion) that cannot be right; times known only to a trace pass."""
+    """Raises ValueError for an increasing grid (an inversion) that cannot be right; times known only to a trace pass."""
     if isinstance(grid, Tracer) or grid[0] >= grid[-1]:
         return
     if eta:

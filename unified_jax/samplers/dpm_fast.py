@@ -63,7 +63,7 @@ def stages(points: list[Node], of_eps: bool = True) -> Stage:
 
 
 def dpm_fast(denoise: Denoiser, process: Process, x: Array, grid: Any, keys: Keys, of_eps: bool = True) -> Array:
-    """x `[b, ...]` at the grid's first time to a sample at its last, one evaluation a grid step; one process only.
+    """x `[b, ...]` at the grid's first time to a sample at its last, one evaluation per grid step; one process only.
 
     Raises TypeError for a dict of processes, ValueError for a grid that touches alpha = 0 or sigma = 0.
     """

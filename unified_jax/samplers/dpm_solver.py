@@ -109,7 +109,7 @@ def dpm_solver(
     sde: bool = False, of_eps: bool = False, lower_final: bool = True, as_published: bool = False,
     draw: Draw = normal_like,
 ) -> Any:  # fmt: skip
-    """x `[b, ...]` at the grid's first time to a sample at its last; one denoiser call a step.
+    """x `[b, ...]` at the grid's first time to a sample at its last; one denoiser call per step.
 
     `sde` adds noise (the reverse-time SDE); `of_eps` is DPM-Solver instead of DPM-Solver++; `lower_final` lowers the
     order over the last steps, which few-step sampling needs; `as_published` halves D2 of order 3, as other codes do.

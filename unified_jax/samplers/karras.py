@@ -53,7 +53,7 @@ def karras(
     denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys, churn: Churn = Churn(), order: int = 2,
     draw: Draw = normal_like,
 ) -> Any:  # fmt: skip
-    """x `[b, ...]` at the grid's first level to a sample at its last; two denoiser calls a step but the last one."""
+    """x `[b, ...]` at the grid's first level to a sample at its last; two denoiser calls per step but the last one."""
     here, there = step_pairs(process, grid)
     count = jax.tree.leaves(here)[0].shape[0]
 

@@ -4,7 +4,7 @@ Along d x / d t = v(x, t) the log-density changes by -div v, so from the data (t
 
     log p(x_data) = log p_noise(x_noise) + int div v(x_t, t) d t
 
-The divergence is either exact (one derivative a dimension) or Hutchinson's estimate probe . (d v / d x) probe with a
+The divergence is either exact (one derivative per dimension) or Hutchinson's estimate probe . (d v / d x) probe with a
 Rademacher probe, unbiased, one derivative. Bits/dim is -log p / (D log 2); data that were 8-bit, spread over [-1, 1]
 and dequantised with uniform noise, add log2(127.5) a dimension for the width of their bins.
 """
@@ -36,7 +36,7 @@ class Likelihood(NamedTuple):
 
 
 def rademacher(keys: Keys, x: Array) -> Array:
-    """Probe of -1 and 1 shaped as x, one key an example."""
+    """Probe of -1 and 1 shaped as x, one key per example."""
     return jax.vmap(lambda key: jax.random.rademacher(key, x.shape[1:], jnp.result_type(float)))(keys)
 
 

@@ -1,6 +1,6 @@
 """What every sampler shares: the denoiser's type, the scan over a grid, and noise that belongs to a sample.
 
-A sampler works on a tree. `process` is one process or a dict of them (one a modality); `x`, `grid` and the denoiser's
+A sampler works on a tree. `process` is one process or a dict of them (one per modality); `x`, `grid` and the denoiser's
 answer follow its structure: with one process they are an array `[b, ...]`, an array `[k + 1]` and a `Prediction`; with
 a dict they are dicts of these. A new sampler writes its step for one array and passes it to `scan_steps`.
 
@@ -54,7 +54,7 @@ def at_time(process: Any, grid: Any, x: Any) -> Any:
 def scan_steps(
     step: Step, denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys, draw: Draw | None = normal_like
 ) -> Any:
-    """Runs `step` along the grid, one denoiser call a step, inside one scan. `draw=None` for a deterministic step."""
+    """Runs `step` along the grid, one denoiser call per step, inside one scan. `draw=None` for a deterministic step."""
     here, there = step_pairs(process, grid)
 
     def body(x: Any, inputs: Any) -> tuple[Any, None]:

@@ -1,4 +1,4 @@
-"""Sampling of masked discrete diffusion: tokens are revealed along a falling grid of times (`processes.masking`).
+"""Sampling of masked discrete diffusion: tokens are revealed along a decreasing grid of times (`processes.masking`).
 
 One scan; a step asks the network for log-probabilities of all places and reveals each masked one with the probability
 that the schedule gives. Draw i of sample j is a function of (keys[j], i) alone.

@@ -63,12 +63,12 @@ def euler_step(process: Process, prediction: Prediction, x_t: Array, t: Array, s
 
 
 def euler(denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys) -> Any:
-    """First order; one denoiser call a step."""
+    """First order; one denoiser call per step."""
     return scan_steps(euler_step, denoise, process, x, grid, keys, draw=None)
 
 
 def heun(denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys) -> Any:
-    """Second order; two denoiser calls a step but the last one, 2 k - 1 in all."""
+    """Second order; two denoiser calls per step but the last one, 2 k - 1 in all."""
     del keys
     here, there = step_pairs(process, grid)
 

@@ -47,7 +47,7 @@ class Plan:
             raise UserError(f"shift must be positive, found {self.shift}.")
 
     def prepare(self, process: Process) -> tuple[Process, np.ndarray]:
-        """The process to sample with and its falling grid (`Process.grid`).
+        """The process to sample with and its decreasing grid (`Process.grid`).
 
         Raises UserError for a sampler, spacing, shift or number of steps that does not suit the process.
         """

@@ -8,8 +8,8 @@ r_k, r_k = (lambda_k - lambda_s) / h:
     phi_1(u) = (e^u - 1) / u,        phi_{n+1}(u) = (phi_n(u) - 1 / n!) / u
 
 The predictor knows the past k = 1 .. p-1; the corrector also the new point (r = 1), evaluated at the predicted x_t, so
-each step corrects the x it came to before it goes on: one denoiser call a step. rho of order 2 of the predictor and of
-order 1 of the corrector is 1/2 (the paper's simplification). After the last step nothing is corrected.
+each step corrects the x it came to before it goes on: one denoiser call per step. rho of order 2 of the predictor and
+of order 1 of the corrector is 1/2 (the paper's simplification). After the last step nothing is corrected.
 """
 
 import math
@@ -121,7 +121,7 @@ def unipc(
     denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys, order: int = 2, kind: B = "bh2",
     of_eps: bool = False, uncorrected: tuple[int, ...] = (), lower_final: bool = True,
 ) -> Any:  # fmt: skip
-    """x `[b, ...]` at the grid's first time to a sample at its last; one denoiser call a step, no noise."""
+    """x `[b, ...]` at the grid's first time to a sample at its last; one denoiser call per step, no noise."""
     del keys
     tables = jax.tree.map(lambda p, g: unipc_table(p, g, order, kind, of_eps, uncorrected, lower_final), process, grid)
     tables = jax.tree.map(lambda table: jnp.asarray(table, jnp.result_type(float)), tables)

@@ -115,7 +115,7 @@ class Cell:
 
 
 def samples_of(study: Study) -> int:
-    """Samples drawn a cell and split; 0 where no metric needs any."""
+    """Samples drawn per cell and split; 0 where no metric needs any."""
     return study.samples if any(m.evaluated for m in study.metrics) else 0
 
 

@@ -49,7 +49,7 @@ def _smooth(values: Any, width: int = 5) -> Any:
 
 
 def draw_forest(rows: list[Row], path: Path) -> None:
-    """Differences to the base with their intervals, a panel a metric; filled where a difference is claimed."""
+    """Differences to the base with their intervals, a panel per metric; filled where a difference is claimed."""
     metrics = list(dict.fromkeys(row.metric for row in rows))
     height = max(2.0, 0.42 * len({row.arm for row in rows}) + 1.2)
     figure, axes = plt.subplots(

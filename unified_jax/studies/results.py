@@ -1,4 +1,4 @@
-"""What the records of a study say: a row an arm and metric, with what may be claimed.
+"""What the records of a study say: a row per arm and metric, with what may be claimed.
 
 Means are over seeds, with Student-t intervals. Differences to the base pair the seeds that both have; their p-values
 are Holm-corrected over all comparisons of the study, and fewer than five pairs claim nothing
@@ -112,7 +112,7 @@ HEAD = (
 
 
 def as_csv(rows: list[Row], arms: tuple[Arm, ...], records: list[dict[str, Any]]) -> str:
-    """Everything, a line a row; p-values and intervals in full."""
+    """Everything, a line per row; p-values and intervals in full."""
     by_name = {arm.name: arm for arm in arms}
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -194,7 +194,7 @@ def _words(change: Change) -> str:
 
 
 def power_laws(study: Study, rows: list[Row], arms: tuple[Arm, ...]) -> list[str]:
-    """A sentence a metric: the exponent over the arms' training FLOPs, where three arms have a positive mean."""
+    """A sentence per metric: the exponent over the arms' training FLOPs, where three arms have a positive mean."""
     if not study.power_law:
         return []
     flops, found = {arm.name: arm.flops for arm in arms}, []

@@ -1,4 +1,4 @@
-r"""How the terms of a loss are weighed against each other, inside the train step, with its state in the checkpoint.
+r"""How the terms of a loss are weighted against each other, inside the train step, with its state in the checkpoint.
 
 The loss is sum_k w_k L_k. With n terms L_k, g_k the gradient of w_k L_k:
 

@@ -3,7 +3,7 @@ r"""Moving averages of the parameters, average_k = d_k average_{k-1} + (1 - d_k)
     constant    d = decay
     ratio       d = min(decay, (1 + s) / (10 + s)): a short run's average is not its initial value
     inverse     d = min(decay, 1 - (1 + s / inv_gamma)^-power) (diffusers' warm-up)
-    power       d = (1 - 1 / k)^(gamma + 1): the average weighs step i by i^gamma, so its width is a constant share of
+    power       d = (1 - 1 / k)^(gamma + 1): the average weights step i by i^gamma, so its width is a constant share of
                 the
                 run (Karras et al. 2024, eq. 2). gamma follows from that share: std = sqrt((gamma + 1) / ((gamma + 2)^2
                 (gamma + 3))), about 0.05 to 0.15 (eq. 123). From the snapshots of two such averages any other one may

@@ -27,7 +27,7 @@ class State:
 
 
 def state_shardings(mesh: Mesh, rules: Rules, axes: Any, shapes: State) -> State:
-    """A sharding a leaf: whatever mirrors a parameter (moments, EMA) lies like it, the rest is replicated.
+    """A sharding per leaf: whatever mirrors a parameter (moments, EMA) lies like it, the rest is replicated.
 
     A leaf mirrors a parameter if its path ends in the parameter's and their shapes agree.
     """

@@ -196,7 +196,7 @@ def example_losses(model: Model, state: State, frozen: Params, batch: Batch, key
 
 
 def _each_gradient(weighted: Callable[[Params], Array], watched: Params, count: int) -> Params:
-    """Gradient `[n, ...]` of every term by the watched parameters: one forward pass, one backward pass a term."""
+    """Gradient `[n, ...]` of every term by the watched parameters: one forward pass, one backward pass per term."""
     if not jax.tree.leaves(watched):
         return {}
     _, pull = jax.vjp(weighted, watched)

@@ -44,7 +44,7 @@ class Kind:
     cover: Callable[[int, float, float, float, tuple[int, int], tuple[int, int]], np.ndarray]
     """Coverage of the pixels by a shape; see `render.coverage`."""
     colours: tuple[tuple[float, ...], ...]
-    """One row a colour, one number a channel."""
+    """One row per colour, one number per channel."""
 
     @property
     def contrast(self) -> Float[np.ndarray, "k c"]:
@@ -54,7 +54,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Found:
-    """Two hypotheses an image, as they were found, and how many of them (and of a third) are there."""
+    """Two hypotheses per image, as they were found, and how many of them (and of a third) are there."""
 
     count: Int[np.ndarray, " b"]
     """0 to 3."""

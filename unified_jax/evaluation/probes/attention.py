@@ -57,7 +57,7 @@ def map_grid(
     borders: tuple[tuple[int, ...], tuple[int, ...]] = ((), ()),
     dark: Float[np.ndarray, "l h"] | None = None,
 ) -> Any:
-    """A Pillow image: a row a block, a column a head, each map from white (0) to dark blue.
+    """A Pillow image: a row per block, a column per head, each map from white (0) to dark blue.
 
     cell      pixels of the longer side of a map
     borders   rows and columns of the maps before which a thin line is drawn

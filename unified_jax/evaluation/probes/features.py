@@ -26,7 +26,7 @@ def trunk_features(
     batch: int = 32,
     report: Callable[[int], Any] = lambda done: None,
 ) -> Float[np.ndarray, "depth m n d"]:
-    """Features of every modality in `values` (`prepare`'s arrays, a row a scene), after every block.
+    """Features of every modality in `values` (`prepare`'s arrays, a row per scene), after every block.
 
     `report(k)` after k more scenes of a modality.
     """

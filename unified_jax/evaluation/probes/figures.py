@@ -17,7 +17,7 @@ MOST = 8
 
 
 def draw_masses(masses: np.ndarray, even: np.ndarray, items: list[str], title: str, path: Path) -> None:
-    """A row a block, a column a head and one their mean, each a matrix of items `[l, h, q, k]`; below, `even`."""
+    """A row per block, a column per head and one their mean, each a matrix of items `[l, h, q, k]`; below, `even`."""
     layers, heads = masses.shape[:2]
     side = 0.55 + 0.36 * len(items)
     size = (heads + 1) * side + 1.2, (layers + 1) * side + 1.2

@@ -4,7 +4,7 @@ With out = p v, p = exp(s - lse), s = scale q k^T and cotangents do of out and d
 
     ds = p (do v^T - d),   d = rowsum(do out) - dlse,   dq = scale ds k,   dk = scale ds^T q,   dv = p^T do
 
-d is one number a row and comes from outside; p is computed again from lse, by both kernels.
+d is one number per row and comes from outside; p is computed again from lse, by both kernels.
 """
 
 import jax.numpy as jnp

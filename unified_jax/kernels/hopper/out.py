@@ -2,7 +2,7 @@ r"""Output projection with the gate and the residual in its epilogue, on Hopper.
 
     for each example, block of rows (64 for each consumer) and block of outputs:
         acc = sum over chunks of features of a W         wgmma, both operands in shared memory, one under way
-        y   = x + gate (acc + bias)                      x by TMA while the last products run; gate is a row an example
+        y   = x + gate (acc + bias)                      x by TMA while the last products run; gate is a row per example
 
 Gates picked by each token (an index) are not taken here: there XLA adds the residual to the plain product.
 """

@@ -10,7 +10,7 @@ r"""Norm, modulation and projection in one kernel on Hopper: the matmul's left o
 
 So the normalised and modulated x never goes to memory. One consumer makes its h while the other has the matrix unit.
 
-Only one row of modulation an example: with rows picked by each token (an index), h would need a gather of two values a
+Only one row of modulation per example: with rows picked by each token (an index), h would need a gather of two values a
 feature and token into the accumulator's layout, which costs more than it saves: there XLA makes h.
 """
 
@@ -141,7 +141,7 @@ def row_moments(x: Float[Array, "b n d"], norm: NormKind, eps: float) -> Float[A
 
 
 def modulation_rows(modulation: Modulation | None, weights: QkvWeights, b: int, d: int) -> Float[Array, "b 2 d"]:
-    """(a, c) of norm(x) a + c: the norm's gain and offset, and one row of modulation an example, in one."""
+    """(a, c) of norm(x) a + c: the norm's gain and offset, and one row of modulation per example, in one."""
     gain = jnp.ones(d, jnp.float32) if weights.norm_scale is None else weights.norm_scale.astype(jnp.float32)
     offset = jnp.zeros(d, jnp.float32) if weights.norm_bias is None else weights.norm_bias.astype(jnp.float32)
     if modulation is None:

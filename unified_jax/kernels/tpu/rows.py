@@ -1,7 +1,7 @@
 r"""Tiles of tokens and the modulation rows that belong to them, for the two kernels around attention.
 
 A tile is `examples` x `tokens`: several short examples, or a part of one long one. Rows of scale, shift and gate are
-one an example, which broadcasts, or a table `[k, d]` an example with an index a token; then the rows are picked by a
+one per example, which broadcasts, or a table `[k, d]` an example with an index a token; then the rows are picked by a
 product with a one-hot matrix, exact in float32.
 """
 
