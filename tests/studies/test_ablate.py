@@ -54,7 +54,7 @@ def one_device(monkeypatch):
     [
         ({"optimizer.learning_rat": 1.0}, "did you mean optimizer.learning_rate?"),
         ({"model.network.depth": "two"}, "model.network.depth: expected int, found 'two'"),
-        ({"ema.7.decay": 0.5}, "ema.7 is no place in a tuple of 2"),
+        ({"ema.7.decay": 0.5}, "ema.7 is not an index of a tuple of 2"),
         ({"steps.more": 1}, "steps.more: int has no field 'more'; its fields: none"),
         ({"steps": -1}, "arm: --steps must be at least 1"),
         ({"model.network.heads": 5}, "heads"),
@@ -82,7 +82,7 @@ def test_changes_reach_into_tuples_and_are_checked_together():
         (lambda: Study("quickstart", (Variant("a"),), seeds=(1, 1)), "seeds, each once"),
         (lambda: Study("quickstart", (Variant("a", {}, (1, 2)),)), "has 2 seeds of its own, expected 5"),
         (lambda: Study("quickstart", (Variant("a/b"),)), "must not be empty"),
-        (lambda: Study("quickstart", (Variant("a", share=0.0),)), "share of 'a' lies in (0, 1], found 0.0"),
+        (lambda: Study("quickstart", (Variant("a", share=0.0),)), "share of 'a' must lie in (0, 1], found 0.0"),
         (
             lambda: Study("quickstart", (Variant("a"),), metrics=(Metric("loss", arms=("b",)),)),
             "names the arm 'b'; the arms are base, a",
@@ -107,7 +107,7 @@ def test_budgets_match_parameters_and_flops(tmp_path):
     timed = dataclasses.replace(study, budget=Budget("seconds", 30.0))
     arms = cells.plan_arms(timed, {}, lambda e: 0.1 if e.model.network.depth == 4 else 0.05)
     assert [arm.experiment.steps for arm in arms] == [600, 300]
-    with pytest.raises(UserError, match="does not reach for one step"):
+    with pytest.raises(UserError, match="too small for one step"):
         cells.plan_arms(dataclasses.replace(study, budget=Budget("flops", 1.0)), {}, lambda e: 1.0)
 
 
@@ -134,7 +134,7 @@ def test_a_metric_that_cannot_be_is_refused_before_training(tmp_path):
     arm = (Variant("slow", {"optimizer.learning_rate": 1e-4}),)
     for metric, words in (
         (Metric("attribute_accuracy", split="validation"), "no split 'validation'"),
-        (Metric("attribute_accuracy", wanted=("sound",)), "names 'sound', which the model has not"),
+        (Metric("attribute_accuracy", wanted=("sound",)), "names 'sound', which the model does not have"),
     ):
         with pytest.raises(UserError, match=words):
             cells.plan_arms(Study(base, arm, metrics=(metric,)), {}, lambda e: 1.0)
