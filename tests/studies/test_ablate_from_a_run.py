@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from tests.helpers import EXPERIMENT, write_recipe
+from tests.helpers import EXPERIMENT
 from unified_jax.errors import UserError
 from unified_jax.runs.loop import train
 from unified_jax.runs.metrics import read_lines
@@ -30,56 +30,58 @@ def base(tmp_path_factory):
     return folder
 
 
-def study_from(folder, base, **fields):
+@pytest.fixture(scope="module")
+def longer(tmp_path_factory):
+    """The same run, trained further."""
+    folder = tmp_path_factory.mktemp("runs") / "longer"
+    train(dataclasses.replace(BASE, steps=3), Start(folder, quiet=True))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def study(recipe, base):
     """LoRA; the variant differs in sampling alone, so that it shares the base's runs."""
     return Study(
-        str(write_recipe(folder)), (Variant("finer", {"preview.plan.steps": 3}),), seeds=2,
-        common=FIELDS | LORA, metrics=(Metric("loss", "lower"),), init_from=str(base), **fields,
+        str(recipe), (Variant("finer", {"preview.plan.steps": 3}),), seeds=2, common=FIELDS | LORA,
+        metrics=(Metric("loss", "lower"),), init_from=str(base), together="always",
     )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def arms(study):
+    return cells.plan_arms(study, {}, lambda e: 1.0)
 
 
 def losses(run):
     return [line["loss"] for line in read_lines(run / "metrics.jsonl")]
 
 
-def records_of(study, out):
-    return run_study(study, cells.plan_arms(study, {}, lambda e: 1.0), out)
-
-
-def test_seeds_of_a_tuned_arm_together_are_those_alone(tmp_path, base):
+def test_seeds_of_a_tuned_arm_together_are_those_alone(tmp_path, study, arms, longer):
     """Both ways start at the run and hold the same losses; a base that was trained further is another start."""
-    together = study_from(tmp_path, base, together="always")
-    records = records_of(together, tmp_path / "together")
+    records = run_study(study, arms, tmp_path / "together")
     assert not any(record["failed"] for record in records)
-    alone = records_of(dataclasses.replace(together, together="never"), tmp_path / "alone")
+    alone = run_study(dataclasses.replace(study, together="never"), arms, tmp_path / "alone")
     for one, other in zip(records, alone, strict=True):
         a, b = (tmp_path / name / "trained" / r["trained"] for name, r in (("together", one), ("alone", other)))
         assert losses(a) == pytest.approx(losses(b), abs=1e-5)
         kept = [json.loads((run / "summary.json").read_text()) for run in (a, b)]
         assert ["together" in summary for summary in kept] == [True, False]
         assert json.loads((a / "origin.json").read_text())["run"] == "base"
-    assert any("starts from the run base, step 2" in line for line in report.proof(together, records))
-    before = cells.cells_of(cells.plan_arms(together, {}, lambda e: 1.0), tmp_path / "together")
-    assert all(cell.record(together) for cell in before)
-    longer = tmp_path / "longer"
-    train(dataclasses.replace(BASE, steps=3), Start(longer, quiet=True))
-    moved = dataclasses.replace(together, init_from=str(longer))
+    assert any("starts from the run base, step 2" in line for line in report.proof(study, records))
+    assert all(cell.record(study) for cell in cells.cells_of(arms, tmp_path / "together"))
+    moved = dataclasses.replace(study, init_from=str(longer))
     after = cells.cells_of(cells.plan_arms(moved, {}, lambda e: 1.0), tmp_path / "together")
     assert not any(cell.record(moved) or cell.trained for cell in after)
 
 
-def test_seeds_that_freeze_different_parameters_are_not_trained_together(tmp_path, base):
-    other = tmp_path / "other"
-    train(dataclasses.replace(BASE, seed=1), Start(other, quiet=True))
-    arms = cells.plan_arms(study_from(tmp_path, base), {}, lambda e: 1.0)
+def test_seeds_that_freeze_different_parameters_are_not_trained_together(tmp_path, arms, base, longer):
     two = tuple(dataclasses.replace(arms[0].experiment, seed=i) for i in range(2))
-    starts = tuple(Start(tmp_path / f"run{i}", init_from=run, quiet=True) for i, run in enumerate((base, other)))
+    starts = tuple(Start(tmp_path / f"run{i}", init_from=run, quiet=True) for i, run in enumerate((base, longer)))
     with pytest.raises(UserError, match="start from different runs"):
         train_together(two, starts)
 
 
-def test_a_start_that_cannot_be_is_refused_before_training(tmp_path, base):
-    study = study_from(tmp_path, base)
+def test_a_start_that_cannot_be_is_refused_before_training(tmp_path, study):
     for wrong, words in (
         (dataclasses.replace(study, init_from=""), "base: it trains .* say which run it starts from"),
         (dataclasses.replace(study, init_from=str(tmp_path / "none")), "does not exist"),
