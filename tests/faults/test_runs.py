@@ -174,7 +174,7 @@ def test_a_corrupt_record_stops_the_run_and_names_itself(tmp_path, cache):
     assert "Traceback" not in err
     last = err.strip().splitlines()[-1]
     assert last.startswith(f"error: Step {step + 1} (split 'train') has no data: Data set 'torn', split 'train': ")
-    assert f"record {bad} cannot be read (a picture of " in last
+    assert f"record {bad} cannot be read (an image of " in last
     assert last.endswith(f"The last good checkpoint is step {step}.")
     assert Checkpoints(tmp_path / "run", write=False).steps()[-1] == step
 
@@ -245,13 +245,15 @@ def test_every_field_of_an_experiment_is_decided():
     assert fields - set(FREE) - {"steps", "balance"} == set(OTHER)
 
 
-def test_steps_may_grow_only_under_a_constant_schedule(tmp_path):
+def test_steps_may_shrink_only_under_a_constant_schedule(tmp_path):
     write_config(tmp_path, steps=99)
     check_same_run(EXPERIMENT, tmp_path)
     cosine = dataclasses.replace(EXPERIMENT, optimizer=dataclasses.replace(EXPERIMENT.optimizer, schedule="cosine"))
     write_config(tmp_path, steps=99, optimizer=cosine.optimizer)
-    with pytest.raises(UserError, match=r"another steps \(99 -> 12\) \(steps may only change where .* is constant"):
+    with pytest.raises(UserError, match=r"another steps \(99 -> 12\) \(steps may only grow where .* is cosine"):
         check_same_run(cosine, tmp_path)
+    write_config(tmp_path, steps=9, optimizer=cosine.optimizer)
+    check_same_run(cosine, tmp_path)
 
 
 def test_every_changed_field_is_listed(tmp_path):

@@ -56,7 +56,7 @@ class Run:
 
     def sample(
         self, given: Given | None = None, *, generate: tuple[str, ...] = (), count: int | None = None, seed: int = 0,
-        plan: Plan | None = None, batch: int = 64, report: Callable[[int], Any] = lambda done: None,
+        first: int = 0, plan: Plan | None = None, batch: int = 64, report: Callable[[int], Any] = lambda done: None,
     ) -> Samples:  # fmt: skip
         """Samples; sample i of a seed is always the same, whatever `count` and `batch` are.
 
@@ -64,6 +64,7 @@ class Run:
                    repeats. What is not given is free
         generate   fields that are made, in this order; default: all that are not given. ("free",): the model chooses
         count      number of samples; default: as many as the longest list that is given, or 1
+        first      index of the first sample: `first=17, count=1` is sample 17 alone
         plan       default: that of the previews; `run.plan(steps=50)` changes it
         batch      samples a compiled call
         report     called with the number of samples of each batch that is done
@@ -73,22 +74,23 @@ class Run:
         """
         given, model, plan = given or {}, self.model, plan or self.plan()
         count = self._count(given) if count is None else count
-        if count < 1 or batch < 1:
-            raise UserError(f"count and batch must be at least 1, found {count} and {batch}.")
-        rows = given_rows(given, model, count)
+        if count < 1 or batch < 1 or first < 0:
+            raise UserError(f"count and batch must be at least 1, first at least 0; found {count}, {batch}, {first}.")
+        rows = given_rows(given, model, count, first=first)
         _, wanted = model.request(tuple(rows), wanted_of(generate, rows, model))
-        return self.sample_rows(rows, wanted, count, seed, plan, batch, report)
+        return self.sample_rows(rows, wanted, (first, count), seed, plan, batch, report)
 
     @same_numbers()
     def sample_rows(
-        self, rows: dict[str, np.ndarray], wanted: tuple[str, ...], count: int, seed: int, plan: Plan, batch: int,
-        report: Callable[[int], Any],
+        self, rows: dict[str, np.ndarray], wanted: tuple[str, ...], which: tuple[int, int], seed: int, plan: Plan,
+        batch: int, report: Callable[[int], Any],
     ) -> Samples:  # fmt: skip
-        """`sample`, where the conditions are prepared rows `[count, ...]` and the request is the model's."""
+        """`sample` of prepared rows, where the request is the model's; `which` is (first, count)."""
+        first, count = which
         for process in self.model.processes:
             plan.prepare(process)
         rules = self.experiment.rules
-        made = generate_many(self.model, self.params, rows, wanted, count, seed, plan, batch, rules, report)
+        made = generate_many(self.model, self.params, rows, wanted, count, seed, plan, batch, rules, report, first)
         check_samples(made)
         return opened(self.model, rows, made)
 
@@ -170,17 +172,20 @@ class _AnyField:
         return self.givable
 
 
-def load(run_dir: str | Path, *, ema: int | str | None = 0, best: bool = False, trust: bool = False) -> Run:
+def load(
+    run_dir: str | Path, *, ema: int | str | None = 0, best: bool = False, step: int | None = None, trust: bool = False
+) -> Run:
     """Opens a run directory.
 
     ema     which EMA of the parameters; None (or "none"): the trained parameters themselves
     best    the checkpoint of the lowest validation loss instead of the newest
+    step    the checkpoint of this step, of those that are kept
     trust   import the code of your own that the run keeps
 
     Raises UserError where there is no run, no finished checkpoint, or no such average.
     """
-    experiment, params, step = open_run(Path(run_dir), "none" if ema is None else str(ema), best, trust)
-    return Run(Path(run_dir), experiment, params, step)
+    experiment, params, found = open_run(Path(run_dir), "none" if ema is None else str(ema), best, trust, step)
+    return Run(Path(run_dir), experiment, params, found)
 
 
 def wanted_of(

@@ -33,7 +33,7 @@ def _write(
     from unified_jax.runs.directory import write_json
 
     by_name = {m.name: m for m in modalities}
-    chosen = request.get("made")
+    chosen, first = request.get("made"), request.get("first", 0)
     if "sheet" in formats:
         show_samples(modalities, given, made, limit=1 << 20, chosen=chosen).save(out / "sheet.png")
     for name, examples in made.items():
@@ -43,10 +43,14 @@ def _write(
             for i, example in enumerate(examples):
                 if chosen is not None and name not in chosen[i]:
                     continue
-                by_name[name].save(folder / f"{i:06d}{by_name[name].suffix}", example)
+                by_name[name].save(folder / f"{first + i:06d}{by_name[name].suffix}", example)
     if "npz" in formats:
         count = len(next(iter(made.values())))
-        arrays = made | {"index": np.arange(count)} | {f"given/{name}": value for name, value in given.items()}
+        arrays = (
+            made
+            | {"index": np.arange(first, first + count)}
+            | {f"given/{name}": value for name, value in given.items()}
+        )
         np.savez(out / "samples.npz", **arrays)  # type: ignore[arg-type]
     folders = sorted(path.name for path in out.iterdir() if path.is_dir())
     write_json(out / REQUEST, json.loads(json.dumps(request | {"folders": folders})))

@@ -30,8 +30,12 @@ class SampleCommand:
     """Number of samples."""
     batch: int = 64
     """Samples a compiled call; does not change what is drawn."""
+    first: int = 0
+    """Index of the first sample: `--first 17 --count 1` is sample 17 alone."""
     seed: int = 0
     """Sample i of a seed is always the same."""
+    seeds: tuple[int, ...] = ()
+    """Several seeds, each into OUT_seed_N, in the place of --seed."""
     generate: str = ""
     """What is made, in this order, separated by commas; default: everything that is not given. With
     "free" the model chooses what it makes and when it ends (Transfusion)."""
@@ -42,6 +46,8 @@ class SampleCommand:
     """Which average of the parameters: its index, or none."""
     best: bool = False
     """Use the checkpoint with the lowest validation loss instead of the newest."""
+    step: int | None = None
+    """Use the checkpoint of this step, of those that are kept."""
     sampler: str = ""
     """NAME[:OPTION=VALUE,...], such as heun, ddim:eta=0.5 or dpm_solver:order=3,sde=true. Default as in the run's
     previews; so are the next ten."""
@@ -90,22 +96,25 @@ def main(arguments: list[str]) -> None:
     out = Path(command.out or Path(command.run) / "samples")
     model = load_experiment(Path(command.run), command.trust).model
     check_room("--count", command.count, model.modalities)
-    given = read_given(given_text, model, command.count)
+    given = read_given(given_text, model, command.count, command.first)
     asked = tuple(part.strip() for part in command.generate.split(",")) if command.generate else ()
     _, wanted = model.request(tuple(given), wanted_of(asked, given, model, "--generate"))
     formats = formats or (("sheet", "files") if len(model.wantable) > 1 else ("sheet",))
-    together(lambda: check_folder(out), by="first")
-    run = load(command.run, ema=command.ema, best=command.best, trust=command.trust)
+    outs = {seed: out.with_name(f"{out.name}_seed_{seed}") for seed in command.seeds} or {command.seed: out}
+    together(lambda: [check_folder(folder) for folder in outs.values()], by="first")
+    run = load(command.run, ema=command.ema, best=command.best, step=command.step, trust=command.trust)
     plan = _plan(run.plan(), command)
-    with tqdm(total=command.count, unit="sample", dynamic_ncols=True, disable=not writes()) as bar:
-        made = run.sample_rows(given, wanted, command.count, command.seed, plan, command.batch, bar.update)
-    if not writes():
-        return
-    request = {f.name: getattr(command, f.name) for f in fields(command) if f.name != "hosts"}
-    request |= {"given": given_text, "plan": to_plain(plan), "step": run.step}
-    request |= {} if made.chosen is None else {"made": made.chosen}
-    write_samples(out, model.modalities, given, dict(made), formats, provenance(run.experiment) | request)
-    print(f"{command.count} samples in {out}")
+    which, total = (command.first, command.count), command.count * len(outs)
+    request = {f.name: getattr(command, f.name) for f in fields(command) if f.name not in ("hosts", "seeds")}
+    request |= provenance(run.experiment) | {"given": given_text, "plan": to_plain(plan), "step": run.step}
+    with tqdm(total=total, unit="sample", dynamic_ncols=True, disable=not writes()) as bar:
+        for seed, folder in outs.items():
+            made = run.sample_rows(given, wanted, which, seed, plan, command.batch, bar.update)
+            if writes():
+                chosen = {} if made.chosen is None else {"made": made.chosen}
+                write_samples(folder, model.modalities, given, made, formats, request | {"seed": seed} | chosen)
+    if writes():
+        print(f"{total} samples in {', '.join(map(str, outs.values()))}")
 
 
 def _check(command: SampleCommand) -> tuple[str, ...]:
@@ -117,7 +126,12 @@ def _check(command: SampleCommand) -> tuple[str, ...]:
             raise UserError(f"--formats {name} is unknown{near} Expected some of {', '.join(FORMATS)}.")
     if command.count < 1 or command.batch < 1:
         raise UserError(f"--count and --batch must be at least 1, found {command.count} and {command.batch}.")
-    check_seed(command.seed)
+    if command.first < 0:
+        raise UserError(f"--first must be at least 0, found {command.first}.")
+    if len(set(command.seeds)) < len(command.seeds):
+        raise UserError(f"--seeds names a seed twice: {' '.join(map(str, command.seeds))}.")
+    for seed in (command.seed, *command.seeds):
+        check_seed(seed)
     check_steps(command.steps)
     check_devices(command.devices)
     return formats

@@ -1,5 +1,6 @@
 """`python train.py RECIPE ...`: parse, train, evaluate."""
 
+import math
 import os
 import sys
 from dataclasses import dataclass, fields
@@ -41,6 +42,10 @@ class TrainCommand:
     """Compiler flags that are set before the devices are opened (`runs/xla_flags.py`)."""
     hosts: Hosts = Hosts()
     """Several processes as one run (docs/launch.md)."""
+    hours: float = 0.0
+    """Save and stop after so many hours, as at SIGTERM (a queue's limit); the same command resumes. 0 never."""
+    dry_run: bool = False
+    """Check everything, say what the run would take here, draw its first batch, and train nothing."""
     stall: int = 1800
     """Seconds without a finished step after which the stacks of all threads are printed and the run ends; 0 never."""
 
@@ -51,9 +56,10 @@ def parse(arguments: list[str]) -> tuple[str, TrainCommand]:
     recipe = first_word(arguments, "python train.py RECIPE [--flags]", "recipes", recipe_names(), more)
     experiment, flags = open_recipe(recipe, arguments[1:], [field.name for field in fields(TrainCommand)])
     command = parse_flags(TrainCommand, f"train.py {recipe}", flags, TrainCommand(experiment), infinite=True)
-    if command.replay < -1 or command.stall < 0:
+    if command.replay < -1 or command.stall < 0 or not 0 <= command.hours < math.inf:
         raise UserError(
-            f"--replay must be a step from 0 on, and --stall not negative, found {command.replay} and {command.stall}."
+            "--replay must be a step from 0 on, --stall and --hours not negative; found "
+            f"{command.replay}, {command.stall} and {command.hours}."
         )
     check_devices(command.devices)
     return recipe, command
@@ -74,7 +80,16 @@ def main(arguments: list[str]) -> None:
 
     init_from = Path(command.init_from) if command.init_from else None
     trust, changed = command.trust, command.code_changed
-    start = Start(run_dir, command.resume, init_from, trust=trust, code_changed=changed, stall=command.stall)
+    start = Start(
+        run_dir, command.resume, init_from, trust=trust, code_changed=changed, hours=command.hours, stall=command.stall
+    )
+    if command.dry_run:
+        from unified_jax.runs.dry_run import dry_run
+
+        report = dry_run(command.experiment, run_dir)
+        if writes():
+            print(report)
+        return
     if command.replay >= 0:
         report = replay(command.experiment, start, command.replay)
         if writes():

@@ -30,7 +30,7 @@ class Mixture:
 
     def __post_init__(self) -> None:
         if not self.sets:
-            raise ValueError("A mixture needs at least one set.")
+            raise ValueError("A mixture needs at least one data set.")
 
     @property
     def name(self) -> str:

@@ -67,7 +67,7 @@ class Documents:
     def __post_init__(self) -> None:
         for name in ("text_first", "text_last", "keep", "whole", "clean", "alone", "noise_limit"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"Documents.{name} lies in [0, 1], found {getattr(self, name)}.")
+                raise ValueError(f"Documents.{name} must lie in [0, 1], found {getattr(self, name)}.")
         if self.text_first + self.text_last > 1:
             raise ValueError(
                 f"Documents.text_first and text_last exclude each other: their sum is at most 1, found "
@@ -75,7 +75,7 @@ class Documents:
             )
         for name in ("keep_of", "clean_of"):
             if any(not 0 <= rate <= 1 for _, rate in getattr(self, name)):
-                raise ValueError(f"Documents.{name} lies in [0, 1], found {getattr(self, name)}.")
+                raise ValueError(f"Documents.{name} must lie in [0, 1], found {getattr(self, name)}.")
         if self.per_row < 1:
             raise ValueError(f"Documents.per_row must be at least 1, found {self.per_row}.")
 

@@ -62,7 +62,9 @@ class Pipeline:
         """
         documents = packer.policy.per_row if packer else 1
         if batch_size < 1 or batch_size % documents:
-            raise UserError(f"A batch of {batch_size} examples, {documents} to a row, has no whole number of rows.")
+            raise UserError(
+                f"A batch of {batch_size} examples does not fill rows of {documents} documents; choose a multiple."
+            )
         rows = np.arange(batch_size // documents, dtype=np.int32) if rows is None else rows
         self.modalities, self.batch_size, self.name = modalities, batch_size, data.name
         self.packer, self.seed = packer, seed
@@ -77,13 +79,13 @@ class Pipeline:
         )
         self.slots = (rows[:, None] * documents + np.arange(documents, dtype=np.int32)).reshape(-1).astype(np.int32)
         for part in range(len(self.parts)):
-            self._load(self._id(part << PART_BITS))
+            self.example(self._id(part << PART_BITS))
 
     def batch(self, step: int) -> HostBatch:
         """The batch of one step."""
         first = step * self.batch_size
         ids = np.asarray([self._id(int(self.order[first + slot])) for slot in range(self.batch_size)], np.int64)
-        examples = [self._load(int(ids[slot])) for slot in self.slots]
+        examples = [self.example(int(ids[slot])) for slot in self.slots]
         if self.packer:
             return HostBatch(self.packer.pack(examples, self.slots, self.seed, step), ids, first)
         arrays = {m.name: np.stack([example[m.name] for example in examples]) for m in self.modalities}
@@ -93,13 +95,23 @@ class Pipeline:
         """Batches from `first_step` on, prepared in the background, for ever."""
         return Prefetcher(self.batch, first_step, threads, buffer)
 
+    def described(self) -> list[dict[str, Any]]:
+        """Of each part: name, number of examples, and crc32 of its first example."""
+        found = []
+        for part, (_, name, source) in enumerate(self.parts):
+            first = self.example(self._id(part << PART_BITS))
+            crc = zlib.crc32(b"".join(np.ascontiguousarray(first[field]).tobytes() for field in sorted(first)))
+            found.append({"name": name, "examples": len(source), "first": crc})
+        return found
+
     def _id(self, place: int) -> int:
         """The example at a place of the lists that are shuffled: records that are left out are not in them."""
         part, index = place >> PART_BITS, place & ((1 << PART_BITS) - 1)
         kept = self.kept[part]
         return place if kept is None else (part << PART_BITS) + int(kept[index])
 
-    def _load(self, example_id: int) -> dict[str, np.ndarray]:
+    def example(self, example_id: int) -> dict[str, np.ndarray]:
+        """One example by its id, prepared. Raises UserError for bad data."""
         _, name, source = self.parts[example_id >> PART_BITS]
         index = example_id & ((1 << PART_BITS) - 1)
         return prepare_example(name, index, source[index], self.modalities)

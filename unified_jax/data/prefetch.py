@@ -65,7 +65,7 @@ class Prefetcher(Generic[T], Iterator[T]):
             return value  # pyright: ignore[reportReturnType]
         if isinstance(error, Exception):
             raise error
-        raise RunError(f"A background thread that prepares the data was ended by {type(error).__name__}.") from error
+        raise RunError(f"A background thread that prepares the data failed with {type(error).__name__}.") from error
 
     def _lost(self) -> bool:
         owner = self.owners.get(self.wanted)

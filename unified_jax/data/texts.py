@@ -73,7 +73,7 @@ def _kept_of(name: str, source: Source, texts: tuple[Text, ...], skips: bool) ->
             f"record {index}: {error}."
         )
     if not kept and len(source):
-        raise UserError(f"Data set {name!r}: every one of its {len(source)} texts is left out; raise length.")
+        raise UserError(f"Data set {name!r}: every one of its {len(source)} texts is skipped; raise length.")
     if len(kept) == len(source):
         return None
     if writes():

@@ -24,6 +24,8 @@ class Tfds:
     """Folder that holds NAME/VERSION/ (where `tfds build` or `download_and_prepare` put it)."""
     rename: tuple[tuple[str, str], ...] = ()
     """Pairs (field of the model, feature of the data set) where the names differ."""
+    places: ClassVar[tuple[str, ...]] = ("data_dir",)
+    """See `data.base.DataSet`."""
 
     @property
     def name(self) -> str:
@@ -72,7 +74,7 @@ class TfdsSource:
         except Exception as error:  # decoders and readers raise what they like; the record must be named
             raise RunError(
                 f"Data set {self.name!r}, split {self.split!r}: record {index} cannot be read ({first_line(error)}); "
-                "prepare the set again."
+                "prepare the data set again."
             ) from error
 
 
@@ -93,7 +95,7 @@ def decoded(value: bytes, channels: int = 0, dtype: str = "uint8") -> np.ndarray
         picture = decode_picture(value)
         if dtype == "float32":
             if picture.mode != "RGBA":
-                raise ValueError(f"floats are stored in four channels, found the mode {picture.mode}")
+                raise ValueError(f"expected floats stored in four channels, found the mode {picture.mode}")
             return np.ascontiguousarray(picture).view(np.float32)
         if dtype == "uint16":
             if not picture.mode.startswith("I;16"):
@@ -101,7 +103,7 @@ def decoded(value: bytes, channels: int = 0, dtype: str = "uint8") -> np.ndarray
             return np.asarray(picture).astype(np.uint16)[..., None]
         return pixels(picture, channels)
     except Exception as error:  # decoders raise what they like
-        raise ValueError(f"a picture of {len(value)} bytes cannot be decoded: {first_line(error)}") from error
+        raise ValueError(f"an image of {len(value)} bytes cannot be decoded: {first_line(error)}") from error
 
 
 def _pictures(features: Any) -> dict[str, tuple[int, str]]:

@@ -35,8 +35,9 @@ def generate_many(
     batch: int,
     rules: Rules,
     report: Callable[[int], Any] = lambda done: None,
+    first: int = 0,
 ) -> dict[str, np.ndarray]:
-    """`count` samples a wanted modality, model space; with none wanted, what the model's free running gives.
+    """`count` samples a wanted modality from index `first` on, model space; with none wanted, what free running gives.
 
     `given` holds one row a sample; `report(n)` after n more are done.
 
@@ -51,12 +52,12 @@ def generate_many(
     keys_of = jax.jit(sample_keys, static_argnums=2, out_shardings=rows)
     parts: list[dict[str, Any]] = []
     with rules.active(mesh):
-        for first in range(0, count, batch):
-            take = np.minimum(np.arange(first, first + batch), count - 1)
+        for done in range(0, count, batch):
+            take = np.minimum(np.arange(done, done + batch), count - 1)
             some = {name: lay(value[take], rows) for name, value in given.items()}
-            keys = keys_of(seed, first, batch)
+            keys = keys_of(seed, first + done, batch)
             made = jax.device_get(call(params, some, wanted=wanted, keys=keys, plan=plan))
-            kept = min(batch, count - first)
+            kept = min(batch, count - done)
             parts.append({name: value[:kept] for name, value in made.items()})
             report(kept)
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -33,7 +33,7 @@ from unified_jax.training.state import State
 class Checkpoints:
     """The checkpoints of one run directory; leaving the `with` block waits for what is being written."""
 
-    def __init__(self, run_dir: Path, keep: int = 2, write: bool = True) -> None:
+    def __init__(self, run_dir: Path, keep: int = 2, write: bool = True, keep_every: int = 0) -> None:
         folder = (run_dir / "checkpoints").absolute()
         self.folder = folder
         reading.check_path(folder)
@@ -41,8 +41,8 @@ class Checkpoints:
             raise UserError(f"{str(run_dir)!r} holds no finished checkpoint.")
         self.reason = ""
         try:
-            self.rolling = _manager(folder / "rolling", keep, write)
-            self.best = _manager(folder / "best", 1, write)
+            self.rolling = _manager(folder / "rolling", keep, write, keep_every)
+            self.best = _manager(folder / "best", 1, write, 0)
         except OSError as error:
             raise reading.explain(error, folder, "") from error
 
@@ -176,6 +176,15 @@ class Checkpoints:
         """The same for the best checkpoint."""
         return self._restore(self.best, like, None)
 
+    def restore_step(self, like: Any, step: int) -> Any:
+        """The same for any checkpoint that is kept, the best one too. Raises UserError where none is of this step."""
+        if step in self.steps():
+            return self._restore(self.rolling, like, step)
+        if step in self.best.all_steps():
+            return self._restore(self.best, like, step)
+        kept = ", ".join(map(str, sorted({*self.steps(), *self.best.all_steps()}))) or "none"
+        raise UserError(f"{self.folder} holds no checkpoint of step {step}; it keeps {kept}.")
+
     def _restore(self, manager: ocp.CheckpointManager, like: Any, step: int | None) -> Any:
         newest = shared([s for s in (manager.latest_step() if step is None else step,) if s is not None])
         if not newest:
@@ -221,7 +230,7 @@ class Checkpoints:
                 manager.close()
 
 
-def _manager(folder: Path, keep: int, write: bool) -> ocp.CheckpointManager:
+def _manager(folder: Path, keep: int, write: bool, keep_every: int) -> ocp.CheckpointManager:
     def finish() -> None:
         """Runs in Orbax's thread when all files are written, before the folder gets its final name."""
         if jax.process_index() == 0:
@@ -233,6 +242,7 @@ def _manager(folder: Path, keep: int, write: bool) -> ocp.CheckpointManager:
             shutil.rmtree(unfinished, ignore_errors=True)
     options = ocp.CheckpointManagerOptions(
         max_to_keep=keep,
+        keep_period=keep_every or None,
         create=write,
         # Both managers may save at once, and processes meet at barriers by name.
         multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=folder.name),

@@ -28,6 +28,8 @@ class EvaluateCommand:
     """Run directory."""
     out: str = ""
     """Where the files go; default the run directory."""
+    step: int | None = None
+    """The checkpoint of this step, of those that are kept; default the newest."""
     count: int = 512
     """Samples a split."""
     splits: tuple[str, ...] = ()
@@ -61,7 +63,7 @@ def evaluate_run(command: EvaluateCommand, plan: "Plan | None" = None, bars: boo
     from unified_jax.runs.opened import open_run
 
     out = Path(command.out or command.run)
-    experiment, params, step = open_run(Path(command.run), ema="0", trust=command.trust)
+    experiment, params, step = open_run(Path(command.run), ema="0", trust=command.trust, step=command.step)
     evaluate = _evaluation_of(experiment.model, command.bits)
     check_room("--count", command.count, experiment.model.modalities)
     check_room("--bits", command.bits, experiment.model.modalities)

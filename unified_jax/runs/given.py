@@ -45,7 +45,7 @@ def split_arguments(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
     return given, rest
 
 
-def read_given(given: Mapping[str, str], model: Any, count: int) -> dict[str, np.ndarray]:
+def read_given(given: Mapping[str, str], model: Any, count: int, first: int = 0) -> dict[str, np.ndarray]:
     """The rows of flags. Raises UserError.
 
     A text is given as it is or as `@FILE` with one a line; labels and numbers by commas or as `@FILE`; anything else as
@@ -55,11 +55,13 @@ def read_given(given: Mapping[str, str], model: Any, count: int) -> dict[str, np
     values = {
         name: _values(name, known[name], text) if name in known else _texts(name, text) for name, text in given.items()
     }
-    return given_rows(values, model, count, FLAG)
+    return given_rows(values, model, count, FLAG, first)
 
 
-def given_rows(given: Mapping[str, Any], model: Any, count: int, flag: str = "") -> dict[str, np.ndarray]:
-    """One row a sample for every field that is given, as `prepare` gives it.
+def given_rows(
+    given: Mapping[str, Any], model: Any, count: int, flag: str = "", first: int = 0
+) -> dict[str, np.ndarray]:
+    """One row a sample, from index `first` on, for every field that is given, as `prepare` gives it.
 
     given    by field: one value or a list of them (`several`). A label is a number or a name; a text a string, or the
              path of a file; anything else an array as the modality's `prepare` takes it, or the path of a file
@@ -74,10 +76,10 @@ def given_rows(given: Mapping[str, Any], model: Any, count: int, flag: str = "")
     for name, value in given.items():
         if name in by_name:
             prepared = [_prepared(flag + name, by_name[name], one) for one in several(value, by_name[name])]
-            rows[name] = np.stack([prepared[i % len(prepared)] for i in range(count)])
+            rows[name] = np.stack([prepared[i % len(prepared)] for i in range(first, first + count)])
         elif name == "caption" and labels:
             texts = [value] if isinstance(value, str) else list(value)
-            for attribute, column in _captions(flag + name, texts, labels, count).items():
+            for attribute, column in _captions(flag + name, texts, labels, range(first, first + count)).items():
                 rows[attribute] = np.where(column >= 0, column, rows[attribute]).astype(np.int32)
         else:
             there = ", ".join(by_name) or "nothing"
@@ -144,8 +146,8 @@ def _lines(name: str, path: str) -> list[str]:
         raise UserError(f"{FLAG}{name}: the file {path!r} cannot be read ({error}).") from error
 
 
-def _captions(called: str, texts: list[str], labels: dict[str, Label], count: int) -> dict[str, Any]:
-    """Attribute -> `[count]`, -1 where the caption leaves it free."""
+def _captions(called: str, texts: list[str], labels: dict[str, Label], which: range) -> dict[str, Any]:
+    """Attribute -> a row a sample, -1 where the caption leaves it free."""
     rows = []
     for text in texts:
         try:
@@ -158,5 +160,5 @@ def _captions(called: str, texts: list[str], labels: dict[str, Label], count: in
         if not shown:
             raise UserError(f"{called} {text!r} names nothing that this model is conditioned on ({', '.join(labels)}).")
         rows.append([shown.get(name, -1) for name in labels])
-    table = np.resize(np.asarray(rows, np.int32), (count, len(labels)))
+    table = np.asarray([rows[i % len(rows)] for i in which], np.int32)
     return {name: table[:, i] for i, name in enumerate(labels)}

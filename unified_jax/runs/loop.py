@@ -2,6 +2,8 @@
 
 import contextlib
 import functools
+import math
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +28,7 @@ from unified_jax.runs.lock import RunLock
 from unified_jax.runs.memory import check_state_fits
 from unified_jax.runs.metrics import MetricsWriter, Pending, Progress, count_lines, last_loss
 from unified_jax.runs.monitor import Watch
+from unified_jax.runs.resume import DATA, check_same_data
 from unified_jax.runs.start import Start, begin, create
 from unified_jax.runs.watchdog import Pulse
 from unified_jax.sharding import make_mesh
@@ -87,7 +90,7 @@ def train(experiment: Experiment, start: Start) -> dict[str, Any]:
 
 
 def _train(run: Run, start: Start) -> dict[str, Any]:
-    with opened(run, start) as (checkpoints, state), Interrupt() as interrupt:
+    with opened(run, start) as (checkpoints, state), Interrupt(start.hours) as interrupt:
         if int(state.step) >= run.experiment.steps:
             return ended(run, start)
         summary = _steps(run, state, checkpoints, start, interrupt)
@@ -97,11 +100,12 @@ def _train(run: Run, start: Start) -> dict[str, Any]:
 @contextlib.contextmanager
 def opened(run: Run, start: Start) -> Iterator[tuple[Checkpoints, State]]:
     """The run directory, made, locked and described: its checkpoints, and the state that the run goes on from."""
-    folder = start.run_dir
+    folder, keep = start.run_dir, run.experiment.checkpoint
     together(lambda: create(start), by="first")
     with contextlib.ExitStack() as stack:
         together(lambda: stack.enter_context(RunLock(folder)), by="first")
-        checkpoints = stack.enter_context(Checkpoints(folder, run.experiment.checkpoint.keep))
+        checkpoints = stack.enter_context(Checkpoints(folder, keep.keep, keep_every=keep.keep_every))
+        together(lambda: checkpoints.steps() and check_same_data(run.pipeline.described(), folder), by="first")
         state, run.frozen = begin(run.experiment, run.program, run.key, start, checkpoints)
         if int(state.step) < run.experiment.steps:
             together(lambda: _describe(run, folder, int(state.step)), by="first")
@@ -133,17 +137,20 @@ def ended(run: Run, start: Start) -> dict[str, Any]:
 def _describe(run: Run, folder: Path, step: int) -> None:
     keep_code(folder, run.experiment, step)
     runs.save_experiment(folder, run.experiment)
-    runs.write_json(folder / "environment.json", runs.environment(run.experiment, dict(run.program.mesh.shape)))
+    environment = runs.environment(run.experiment, dict(run.program.mesh.shape))
+    runs.write_json(folder / "environment.json", environment | {DATA: run.pipeline.described()})
 
 
 class Interrupt:
     """SIGTERM and SIGINT set a flag that the loop reads between steps; a second one takes its usual course.
 
-    With several processes JAX's coordination service takes SIGTERM instead and tells all of them.
+    With several processes JAX's coordination service takes SIGTERM instead and tells all of them. After `hours` the
+    first process sends itself SIGTERM; 0 never.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, hours: float = 0.0) -> None:
         self.received, self.since = False, 0.0
+        self.deadline = time.monotonic() + 3600 * hours if hours else math.inf
 
     def __enter__(self) -> "Interrupt":
         self.before = {}
@@ -162,6 +169,9 @@ class Interrupt:
 
     def wanted(self, step: int) -> bool:
         """Whether to stop after `step` steps; the same answer in all processes."""
+        if time.monotonic() > self.deadline and writes():
+            self.deadline = math.inf
+            os.kill(os.getpid(), signal.SIGTERM)
         return self.received or stop_wanted(step)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
@@ -211,6 +221,7 @@ def _steps(run: Run, state: State, checkpoints: Checkpoints, start: Start, inter
 def make_watch(run: Run, first: int, checkpoints: Checkpoints, start: Start) -> Watch:
     """What looks at a run from step `first` on."""
     writer = MetricsWriter(start.run_dir, first, mute=not writes())
+    writer.describe(run.experiment)
     progress = Progress(run.experiment.steps, first, not start.quiet and writes(), start.report)
     watch = Watch(run.experiment, run.frozen, writer, progress, checkpoints, start.run_dir)
     watch.skipped = count_lines(writer.skipped_path, first)

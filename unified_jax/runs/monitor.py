@@ -141,6 +141,8 @@ class Watch:
         assert self.previewer
         try:
             self.previewer.write({**self.frozen, **state.ema[0]}, path)
+            if path.is_file():
+                self.writer.image(step, "preview", path)
         except RunError as error:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)

@@ -10,14 +10,19 @@ from unified_jax.training.experiment import Experiment
 from unified_jax.typing import Params
 
 
-def open_run(run_dir: Path, ema: str = "0", best: bool = False, trust: bool = False) -> tuple[Experiment, Params, int]:
-    """(experiment, its model's parameters on every device, step). `ema` is the index of an average, or 'none' for the
-    trained parameters themselves.
+def open_run(
+    run_dir: Path, ema: str = "0", best: bool = False, trust: bool = False, step: int | None = None
+) -> tuple[Experiment, Params, int]:
+    """(experiment, its model's parameters on every device, step). `ema` is the index of an EMA, or 'none' for the
+    trained parameters themselves. The checkpoint is the newest, the best, or that of `step`.
 
     Raises UserError: no run, no finished checkpoint, a damaged one, no such average.
     """
     experiment = load_experiment(run_dir, trust)
     if ema != "none" and not (ema.isascii() and ema.isdecimal() and int(ema) < len(experiment.ema)):
         raise UserError(f"--ema {ema}: this run keeps {len(experiment.ema)} average(s); expected 0 .. or 'none'.")
-    params, step = load_params(run_dir, experiment, make_mesh(MeshShape()), experiment.rules, ema, best)
-    return experiment, params, step
+    if best and step is not None:
+        raise UserError("--best and --step name two checkpoints; choose one.")
+    mesh = make_mesh(MeshShape())
+    params, found = load_params(run_dir, experiment, mesh, experiment.rules, ema, best, step)
+    return experiment, params, found

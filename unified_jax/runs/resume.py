@@ -12,9 +12,11 @@ from unified_jax.config import class_path, fields_of, to_plain
 from unified_jax.errors import UserError
 from unified_jax.moved import present_path
 from unified_jax.runs.code import CODE, changed_code
-from unified_jax.runs.directory import read_config
+from unified_jax.runs.directory import read_config, read_json
 from unified_jax.training.experiment import Experiment
 
+DATA = "data"
+"""Of environment.json: the examples that a run is trained on (`Pipeline.described`)."""
 FREE = (
     *("mesh", "rules", "accumulate", "log_every", "gradients_every", "checkpoint", "preview", "validation", "evaluate"),
     "non_finite",
@@ -25,7 +27,9 @@ FREE = (
 def check_same_run(experiment: Experiment, run_dir: Path) -> None:
     """Raises UserError listing the fields in which `experiment` differs from the run that `run_dir` holds."""
     saved = read_config(run_dir)
-    free = (*FREE, "steps") if experiment.optimizer.schedule == "constant" else FREE
+    constant, before = experiment.optimizer.schedule == "constant", saved.get("steps")
+    longer = isinstance(before, int) and experiment.steps > before
+    free = (*FREE, "steps") if constant or longer else FREE
     if present_path(str(saved.get("class"))) != class_path(type(experiment)):
         raise UserError(f"{run_dir / 'config.json'} does not describe an experiment.")
     kept = {name: value for name, value in saved.items() if name not in free}
@@ -33,11 +37,34 @@ def check_same_run(experiment: Experiment, run_dir: Path) -> None:
     if changed:
         hint = ""
         if any(line.startswith("steps ") for line in changed):
-            hint = f" (steps may only change where optimizer.schedule is constant, not {experiment.optimizer.schedule})"
+            hint = f" (steps may only grow where optimizer.schedule is {experiment.optimizer.schedule}, not constant)"
         raise UserError(
             f"{str(run_dir)!r} holds a run with another {'; '.join(changed)}{hint}. Resume it with its own settings, "
             "or choose another --run-dir for a new run (--init-from starts it from this one's parameters)."
         )
+
+
+def branch_of(experiment: Experiment, run_dir: Path) -> tuple[int, int] | None:
+    """(steps before, steps now) where a run gets more steps and its learning rate follows another schedule by that."""
+    before = read_config(run_dir).get("steps")
+    longer = isinstance(before, int) and experiment.steps > before and experiment.optimizer.schedule != "constant"
+    return (before, experiment.steps) if isinstance(before, int) and longer else None
+
+
+def check_same_data(described: list[dict[str, Any]], run_dir: Path) -> None:
+    """Raises UserError where the data are not those of the run: another count, or another first example.
+
+    Data that were moved to another folder are the same; earlier versions recorded nothing and are taken as they are.
+    """
+    before = (read_json(run_dir / "environment.json") or {}).get(DATA)
+    if not isinstance(before, list) or before == described:
+        return
+    known = {row.get("name"): row for row in before if isinstance(row, dict)}
+    other = [row["name"] for row in described if known.get(row["name"]) != row] or sorted(map(str, known))
+    raise UserError(
+        f"{str(run_dir)!r} was trained on other examples of {', '.join(other)}: their number or the first one differs. "
+        "Point the data set to the folder that the run began with, or choose another --run-dir."
+    )
 
 
 def differences(ours: Any, saved: Any, path: str = "") -> list[str]:
@@ -55,6 +82,8 @@ def differences(ours: Any, saved: Any, path: str = "") -> list[str]:
     found = []
     fields = {field.name: field for field in fields_of(ours)}
     for key, field in fields.items():
+        if key in getattr(type(ours), "places", ()):
+            continue
         where = f"{path}.{key}".lstrip(".")
         found += differences(getattr(ours, key), saved[key] if key in saved else _default(field), where)
     gone = sorted(set(saved) - set(fields) - {"class"})

@@ -40,9 +40,15 @@ def keep_frozen(run_dir: Path, frozen: Params) -> None:
 
 
 def load_trained(
-    run_dir: Path, experiment: Experiment, mesh: Mesh, rules: Rules, ema: str = "0", best: bool = False
+    run_dir: Path,
+    experiment: Experiment,
+    mesh: Mesh,
+    rules: Rules,
+    ema: str = "0",
+    best: bool = False,
+    step: int | None = None,
 ) -> tuple[Params, int]:
-    """(what the run trains, step) of its newest or best checkpoint, cut by the rules.
+    """(what the run trains, step) of its newest checkpoint, the best, or that of `step`; sharded by the rules.
 
     `ema` is the index of an average, or "none" for the trained parameters themselves. Raises UserError where there is
     no finished checkpoint, or a damaged one.
@@ -54,18 +60,27 @@ def load_trained(
     wanted: dict[str, Any] = {"step": jax.ShapeDtypeStruct((), "int32", sharding=whole)}
     wanted |= {"params": like} if ema == "none" else {"ema": tuple(like for _ in experiment.ema)}
     check_params_fit(wanted, mesh.local_devices)
-    found = checkpoints.restore_best(wanted) if best else checkpoints.restore(wanted)
+    if step is not None:
+        found = checkpoints.restore_step(wanted, step)
+    else:
+        found = checkpoints.restore_best(wanted) if best else checkpoints.restore(wanted)
     params = found["params"] if ema == "none" else found["ema"][int(ema)]
     return params, int(found["step"])
 
 
 def load_params(
-    run_dir: Path, experiment: Experiment, mesh: Mesh, rules: Rules, ema: str = "0", best: bool = False
+    run_dir: Path,
+    experiment: Experiment,
+    mesh: Mesh,
+    rules: Rules,
+    ema: str = "0",
+    best: bool = False,
+    step: int | None = None,
 ) -> tuple[Params, int]:
     """The same with what it tunes: the whole model's parameters."""
     model = experiment.trained
-    params, step = load_trained(run_dir, experiment, mesh, rules, ema, best)
+    params, found = load_trained(run_dir, experiment, mesh, rules, ema, best, step)
     if isinstance(model, Tuned):
         params |= load_frozen(run_dir, frozen_layout(model, mesh, rules))
         params = jax.jit(model.compose)(params)
-    return params, step
+    return params, found

@@ -20,7 +20,7 @@ from unified_jax.runs import directory as runs
 from unified_jax.runs.checkpoints import Checkpoints
 from unified_jax.runs.draws import check_same_draws
 from unified_jax.runs.notice import say
-from unified_jax.runs.resume import check_same_code, check_same_run
+from unified_jax.runs.resume import branch_of, check_same_code, check_same_run
 from unified_jax.runs.saved import keep_frozen, load_frozen, load_params
 from unified_jax.runs.weight_transfer import Graft, plan_graft
 from unified_jax.training.experiment import Experiment
@@ -47,6 +47,8 @@ class Start:
     """Import the code that `init_from` keeps."""
     code_changed: bool = False
     """Go on with classes of the user's own that are not those that the run began with."""
+    hours: float = 0.0
+    """Save and stop after so many hours, as at SIGTERM; 0 never."""
     stall: int = 0
     """Seconds without a finished step after which the run ends with the stacks of its threads; 0 never."""
 
@@ -68,6 +70,8 @@ def begin(
         frozen = load_frozen(start.run_dir, program.abstract_frozen())
         state = checkpoints.restore_newest(program.abstract_state(), fall_back=start.resume == "auto")
         checkpoints.drop_after(int(state.step))
+        if writes() and (branch := branch_of(experiment, start.run_dir)):
+            _branch(start.run_dir, int(state.step), branch)
         return state, frozen
     state, frozen, origin = first_state(experiment, program, key, start.init_from, start.trust)
     checkpoints.drop_after(0)
@@ -97,6 +101,17 @@ def first_state(
         params, frozen = {**state.params, "own": model.own(whole)}, model.frozen(whole)
     copies = tuple(jax.tree.map(jnp.copy, params) for _ in state.ema)
     return dataclasses.replace(state, params=jax.tree.map(jnp.copy, params), ema=copies), frozen, origin
+
+
+def _branch(run_dir: Path, step: int, steps: tuple[int, int]) -> None:
+    """Records, and says, that a run goes on with a longer schedule."""
+    origin = runs.read_json(run_dir / ORIGIN) or {}
+    branches = [*origin.get("branches", []), {"step": step, "steps": list(steps)}]
+    runs.write_json(run_dir / ORIGIN, origin | {"branches": branches})
+    say(
+        f"More steps, {steps[0]} -> {steps[1]}: from step {step} on the learning rate follows the longer schedule, so "
+        f"this is no longer the run of {steps[0]} steps ({ORIGIN} records it)."
+    )
 
 
 def _check_start(experiment: Experiment, start: Start, saved: list[int]) -> None:

@@ -69,6 +69,27 @@ class Board:
         values = [Summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
         self._event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
 
+    def image(self, step: int, tag: str, path: Path) -> None:
+        """A PNG file as an image."""
+        from PIL import Image as Pillow
+        from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+        from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
+
+        with Pillow.open(path) as picture:
+            width, height = picture.size
+        image = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=path.read_bytes())
+        value = Summary.Value(tag=tag, image=image)
+        self._event(Event(wall_time=time.time(), step=step, summary=Summary(value=[value])))
+
+    def describe(self, config: str, fields: dict[str, bool | int | float | str], metrics: list[str]) -> None:
+        """The configuration as text, and its fields as hyperparameters that runs are compared by."""
+        from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+        from tensorboardX.summary import hparams, text
+
+        lines = "".join(f"    {line}\n" for line in config.splitlines())
+        for summary in (text("config", lines), *hparams(fields, dict.fromkeys(metrics, 0.0))):
+            self._event(Event(wall_time=time.time(), step=0, summary=summary))
+
     def _event(self, event: object) -> None:
         from tensorboardX.record_writer import masked_crc32c
 

@@ -20,14 +20,14 @@ from unified_jax.training.optimizer import Optimization
 
 @dataclass(frozen=True)
 class Previews:
-    """Pictures of the model as it learns, from fixed noise and fixed conditions."""
+    """Samples of the model as it learns, from fixed noise and fixed conditions."""
 
     every: int = 1000
-    """Steps between sheets; 0 draws none."""
+    """Steps between previews; 0: never."""
     count: int = 16
-    """Samples on a sheet."""
+    """Samples per preview."""
     plan: Plan = Plan()
-    """How they are drawn."""
+    """Sampler settings of the previews."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Validation:
     """The loss of the first EMA on fixed batches and fixed noise; the lowest is kept as the best checkpoint."""
 
     every: int = 0
-    """Steps between validations; 0 never validates."""
+    """Steps between validations; 0: never."""
     batches: int = 4
-    """Batches of the split."""
+    """Batches per validation."""
     split: str = "test"
     """Split of the data set."""
 
@@ -50,10 +50,16 @@ class Checkpointing:
     """Steps between checkpoints; the last step is always saved."""
     keep: int = 2
     """Rolling checkpoints kept."""
+    keep_every: int = 0
+    """Checkpoints of every multiple of this many steps are kept for good; 0: none. A multiple of `every`."""
 
     def __post_init__(self) -> None:
         if self.every < 1 or self.keep < 1:
             raise ValueError(f"checkpoint.every and checkpoint.keep must be at least 1, found {self}.")
+        if self.keep_every < 0 or self.keep_every % self.every:
+            raise ValueError(
+                f"checkpoint.keep_every must be a multiple of checkpoint.every = {self.every}, found {self.keep_every}."
+            )
 
 
 @dataclass(frozen=True)
@@ -63,47 +69,47 @@ class Experiment:
     model: Open[Model] = Diffusion()
     """Network, process and modalities."""
     data: Open[DataSet] = World()
-    """Where examples come from."""
+    """The data set."""
     split: str = "train"
-    """Split that is trained on."""
+    """Training split."""
     tuning: Tuning = Tuning()
-    """What of the model is trained, and how, in a run that starts from another one (--init-from)."""
+    """Fine-tuning: which parameters of a run started with --init-from are trained, and how."""
     optimizer: Optimization = Optimization()
-    """Gradient to update."""
+    """Optimizer, learning-rate schedule, clipping, parameter groups."""
     ema: tuple[Ema, ...] = (Ema(),)
-    """Averages of the parameters; the first is what is sampled and validated."""
+    """EMAs of the parameters; the first is sampled and validated."""
     balance: Open[Balance] = FixedBalance()
     """Weights of the loss terms."""
     mesh: MeshShape = MeshShape()
-    """Devices along data, fsdp, tensor, sequence."""
+    """Device mesh: sizes of the axes data, fsdp, tensor and sequence."""
     rules: Rules = Rules()
-    """Which mesh axes parameters and activations are cut over."""
+    """Sharding rules: the mesh axes that shard parameters and activations."""
     steps: int = 10_000
     """Training steps."""
     batch_size: int = 64
-    """Examples a step, over all devices and processes."""
+    """Global batch size, over all devices and processes."""
     accumulate: int = 1
-    """Microbatches a step."""
+    """Gradient accumulation: microbatches per step."""
     reduction: Literal["fast", "strict"] = "fast"
-    """How gradients are added up: as the compiler likes, or the same to the bit on any number of devices."""
+    """Gradient reduction: fast, or bitwise identical on any number of devices."""
     virtual_shards: int = 8
-    """Parts of a batch whose gradients the strict reduction adds up: the most devices it can use."""
+    """Shards of a batch in the strict reduction: the most devices it can use."""
     seed: int = 0
     """Seed of parameters, data order and noise."""
     non_finite: Literal["stop", "skip"] = "stop"
-    """What happens at a step whose loss or gradient is not finite."""
+    """At a step with a non-finite loss or gradient: stop the run, or skip the update."""
     log_every: int = 20
     """Steps between lines of metrics.jsonl."""
     gradients_every: int = 0
-    """Steps between measurements of every loss term's gradient norm and of the cosines between them; 0 never."""
+    """Steps between measurements of every loss term's gradient norm and their pairwise cosines; 0: never."""
     checkpoint: Checkpointing = Checkpointing()
-    """When checkpoints are written."""
+    """When to write checkpoints."""
     preview: Previews = Previews()
-    """Sheets of samples while training."""
+    """Sample previews during training."""
     validation: Validation = Validation()
-    """Loss on held-out examples while training."""
+    """Validation loss during training."""
     evaluate: int = 0
-    """Samples drawn for the evaluation after the last step; 0 skips it."""
+    """Samples of the evaluation after the last step; 0: none."""
 
     def __post_init__(self) -> None:
         if self.steps < 1:

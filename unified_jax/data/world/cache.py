@@ -73,9 +73,7 @@ def build(world: Any, folder: Path, counts: dict[str, int], report: Callable[[in
             builder.download_and_prepare(download_dir=nothing)
     except OSError as error:
         shutil.rmtree(target, ignore_errors=True)
-        raise RunError(
-            f"{str(target)!r} cannot be written: {error.strerror or error}; nothing of it is left."
-        ) from None
+        raise RunError(f"{str(target)!r} cannot be written: {error.strerror or error}; nothing was kept.") from None
     return target
 
 
@@ -128,11 +126,11 @@ def open_cache(folder: str, split: str, fields: tuple[str, ...], wanted: str) ->
             raise UserError(f"{str(found)!r} cannot be read: {error}; build the cached world again.") from None
         raise UserError(
             f"{folder!r} holds no cached world; write one with "
-            f"python -m unified_jax.cli.data build {NAME} --data-dir {folder}, or leave --data.cache out."
+            f"unified-jax data build {NAME} --data-dir {folder}, or leave out --data.cache."
         ) from None
     asked = json.loads(wanted)
     if other := [f"{k} {there.get(k)!r}, asked for {v!r}" for k, v in asked.items() if there.get(k) != v]:
-        raise UserError(f"The world cached in {folder!r} is another one: {'; '.join(other)}. Build it again.")
+        raise UserError(f"The world cached in {folder!r} differs: {'; '.join(other)}. Build it again.")
     return Tfds(NAME, folder).parts(split, fields)[0][2]
 
 

@@ -94,13 +94,13 @@ def make_reading(
 def _signal(images: np.ndarray) -> np.ndarray:
     """Images less background on the [-1, 1] scale, finite: float32 [b, r, r, 3]. ValueError for other shapes."""
     if images.ndim != 4 or images.shape[1] != images.shape[2] or images.shape[3] != 3:
-        raise ValueError(f"Pictures to be read must have the shape [b, r, r, 3]; found {list(images.shape)}.")
+        raise ValueError(f"Images to be read must have the shape [b, r, r, 3]; found {list(images.shape)}.")
     if images.shape[1] < MIN_RESOLUTION:
-        raise ValueError(f"Pictures to be read must have at least {MIN_RESOLUTION} rows; found {images.shape[1]}.")
+        raise ValueError(f"Images to be read must have at least {MIN_RESOLUTION} rows; found {images.shape[1]}.")
     if images.dtype == np.uint8:
         return images.astype(np.float32) / np.float32(127.5) - 1 - _BACKGROUND
     if not np.issubdtype(images.dtype, np.floating):
-        raise ValueError(f"Pictures to be read must be uint8 or float in [-1, 1]; found {images.dtype}.")
+        raise ValueError(f"Images to be read must be uint8 or float in [-1, 1]; found {images.dtype}.")
     # Far beyond [-1, 1] values carry nothing; the bound keeps squares finite.
     values = np.where(np.isfinite(images), np.clip(images, -3, 3), _BACKGROUND)
     return values.astype(np.float32) - _BACKGROUND
@@ -123,7 +123,7 @@ def read_image(images: Num[np.ndarray, "..."]) -> Reading:
 def read_video(videos: Num[np.ndarray, "..."]) -> Reading:
     """Reads a batch of videos [b, f, r, r, 3] as `read_image` reads images; motion needs two frames or more."""
     if videos.ndim != 5:
-        raise ValueError(f"Films to be read must have the shape [b, f, r, r, 3]; found {list(videos.shape)}.")
+        raise ValueError(f"Videos to be read must have the shape [b, f, r, r, 3]; found {list(videos.shape)}.")
     b, f = videos.shape[:2]
     found = search(_PICTURE, shrink(_signal(videos.reshape((b * f,) + videos.shape[2:]))))
     return follow(found, f)

@@ -53,7 +53,7 @@ def read_points(clouds: Num[np.ndarray, "..."]) -> Reading:
     """Reads point clouds [b, k, 6] of x, y (upward), z and colour in [0, 1], k of 32 or more: all but motion."""
     if clouds.ndim != 3 or clouds.shape[2] != 6 or clouds.shape[1] < LEAST_POINTS:
         raise ValueError(
-            f"Clouds to be read must have the shape [b, k >= {LEAST_POINTS}, 6]; found {list(clouds.shape)}."
+            f"Point clouds to be read must have the shape [b, k >= {LEAST_POINTS}, 6]; found {list(clouds.shape)}."
         )
     clouds = np.nan_to_num(clouds.astype(np.float64), nan=0.5, posinf=1.0, neginf=0.0)
     count = np.zeros(len(clouds), np.int32)

@@ -68,7 +68,7 @@ def _size(level: np.ndarray) -> np.ndarray:
 def read_audio(audio: Num[np.ndarray, "..."]) -> Reading:
     """Reads a batch of waveforms [b, 8000]: shape, colour and size of each note. ValueError for another length."""
     if audio.ndim != 2 or audio.shape[1] != RATE:
-        raise ValueError(f"Sounds to be read must have the shape [b, {RATE}]; found {list(audio.shape)}.")
+        raise ValueError(f"Audio to be read must have the shape [b, {RATE}]; found {list(audio.shape)}.")
     audio = np.clip(np.nan_to_num(audio.astype(np.float64), nan=0.0), -1, 1)
     whole = _note(audio)
     halves = [_note(audio[:, start:stop]) for start, stop in segments(2)]

@@ -123,7 +123,7 @@ def render_image(scene: Scene, resolution: int) -> UInt8[np.ndarray, "r r 3"]:
 def render_video(scene: Scene, resolution: int, frames: int) -> UInt8[np.ndarray, "f r r 3"]:
     """The video: every object moves as its motion says and turns at the walls. ValueError for a resolution below 16."""
     if resolution < MIN_RESOLUTION:
-        raise ValueError(f"The resolution of a picture must be at least {MIN_RESOLUTION}; found {resolution}.")
+        raise ValueError(f"The resolution of an image must be at least {MIN_RESOLUTION}; found {resolution}.")
     film = np.empty((frames, resolution, resolution, 3), np.uint8)
     film[:] = BACKGROUND_RGB
     for object in scene.objects:

@@ -26,7 +26,7 @@ The first object is the one whose place comes first in reading order.
 
 import operator
 from dataclasses import dataclass
-from typing import Literal, SupportsIndex
+from typing import ClassVar, Literal, SupportsIndex
 
 import numpy as np
 
@@ -74,6 +74,8 @@ class World:
     """Folder of examples rendered by `unified-jax data build unified_world`; what is missing is rendered on demand."""
     name: str = "world"
     """Name of this data set in error messages."""
+    places: ClassVar[tuple[str, ...]] = ("cache",)
+    """See `data.base.DataSet`."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:
@@ -87,9 +89,9 @@ class World:
                 f"{self.name!r} has scenes of at most 1 or 2 objects; found max_objects={self.max_objects}."
             )
         if not 1 <= self.frames <= FRAMES:
-            raise ValueError(f"Films of {self.name!r} have 1 to {FRAMES} frames; found {self.frames}.")
+            raise ValueError(f"Videos of {self.name!r} have 1 to {FRAMES} frames; found {self.frames}.")
         if self.points < 1:
-            raise ValueError(f"Clouds of {self.name!r} have at least one point; found {self.points}.")
+            raise ValueError(f"Point clouds of {self.name!r} have at least one point; found {self.points}.")
         if self.examples < 1:
             raise ValueError(f"{self.name!r} must have at least one training example; found {self.examples}.")
 

@@ -1,0 +1,66 @@
+"""What a run would take on the devices at hand, and its first batch as an image: nothing is compiled or trained."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from unified_jax.hosts import together, writes
+from unified_jax.modalities.sheets import show_samples
+from unified_jax.runs.loop import Run, prepare
+from unified_jax.runs.memory import GIB, room_of, state_bytes
+from unified_jax.training.experiment import Experiment
+from unified_jax.training.flops import count_flops
+
+
+def dry_run(experiment: Experiment, run_dir: Path) -> str:
+    """The report; the examples of step 1 lie as RUN_DIR-first_batch.png. Raises UserError as `train` would."""
+    run = together(lambda: prepare(experiment))
+    assert run
+    program = run.program
+    frozen = program.abstract_frozen()
+    key = jax.eval_shape(lambda: run.key)
+    with experiment.rules.active(program.mesh):
+        flops = count_flops(program.fast, program.abstract_state(), frozen, program.abstract_batch(), key)
+    held = state_bytes(program.shapes, program.shardings)
+    room = room_of(program.mesh.local_devices[0])
+    shape = " x ".join(f"{name}={size}" for name, size in program.mesh.shape.items() if size > 1) or "one device"
+    lines = [
+        f"parameters      {program.parameters / 1e6:.2f} M",
+        f"mesh            {shape} ({program.mesh.local_devices[0].device_kind})",
+        f"batch           {experiment.batch_size} examples, {experiment.steps} steps",
+        f"FLOPs a step    {flops:.3g}, the whole run {flops * experiment.steps:.3g}",
+        "state a device  " + ", ".join(f"{name} {size / GIB:.3f} GiB" for name, size in held.items()),
+    ]
+    if room is not None:
+        lines.append(f"free a device   {room / GIB:.1f} GiB (activations come on top of the state)")
+    lines += [f"data            {line}" for line in _data(run)]
+    if writes():
+        lines.append(f"first batch     {_draw(run, run_dir)}")
+    return "\n".join(lines)
+
+
+def _data(run: Run) -> list[str]:
+    split, parts = run.experiment.split, run.pipeline.parts
+    total = sum(weight for weight, _, _ in parts)
+    shares = ["" if len(parts) == 1 else f", {weight / total:.0%} of a batch" for weight, _, _ in parts]
+    seen = run.experiment.steps * run.experiment.batch_size
+    return [
+        f"{name}, split {split!r}: {len(source)} examples{share}, {seen * weight / total / len(source):.3g} epochs"
+        for (weight, name, source), share in zip(parts, shares, strict=True)
+    ]
+
+
+def _draw(run: Run, run_dir: Path) -> Path:
+    """The first examples of step 1, unpacked, as the model is trained on them."""
+    ids = run.pipeline.batch(0).ids[:16]
+    examples = [run.pipeline.example(int(i)) for i in ids]
+    modalities: tuple[Any, ...] = run.experiment.model.modalities
+    rows = {m.name: np.stack([example[m.name] for example in examples]) for m in modalities}
+    shown = {m.name: np.stack([m.open(row) for row in rows[m.name]]) for m in modalities if hasattr(m, "open")}
+    titles = {name: row for name, row in rows.items() if name not in shown}
+    path = run_dir.with_name(f"{run_dir.name}-first_batch.png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    show_samples(modalities, titles, shown or titles, limit=len(ids)).save(path)
+    return path
