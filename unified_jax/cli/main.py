@@ -13,6 +13,7 @@ COMMANDS = {
     "sample": "draw samples from a run",
     "evaluate": "accuracy, distances and a sheet of a run",
     "ablate": "run a study: variants, seeds, intervals",
+    "runs": "list runs; compare some of them",
     "probe": "attention, similarity, gradient noise and loss of a run",
     "plan": "memory, time and traffic on devices that are not there",
     "data": "build and check data sets",
@@ -34,6 +35,8 @@ def command_of(word: str) -> Callable[[list[str]], None]:
             from unified_jax.cli.ablate import main
         case "probe":
             from unified_jax.cli.probe import main
+        case "runs":
+            from unified_jax.cli.runs import main
         case "plan":
             from unified_jax.cli.plan import main
         case "data":

@@ -203,6 +203,12 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def read_whole_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics file, also of a run that is being written or was torn; none where there is no file."""
+    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+    return [json.loads(line) for line in lines if _is_line(line, sys.maxsize)]
+
+
 def to_host(metrics: dict[str, Any]) -> dict[str, Any]:
     """Device scalars to floats, vectors to lists; what is not finite becomes None (JSON has no NaN)."""
 
