@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
+from unified_jax.cli.outputs import check_formats
+from unified_jax.errors import UserError
 from unified_jax.modalities.action import Action
 from unified_jax.modalities.audio import Audio
 from unified_jax.modalities.depth import Depth
@@ -125,3 +127,20 @@ def test_frames_are_counted_by_their_durations():
     assert frame_counts([500.0], 8, 16.0) == [8]
     assert frame_counts([10.0, 655350.0], 40, 16.0) == [1, 40]
     assert frame_counts([], 4, 16.0) == []
+
+
+@pytest.mark.parametrize(("size", "channels"), [((32, 32), 3), ((17, 15), 1)])
+def test_videos_are_written_as_mp4_and_read_again(tmp_path, size, channels):
+    pytest.importorskip("av")
+    rng = np.random.default_rng(0)
+    video = Video(8, *size, channels, patch=(2, 8, 8), rate=8.0)
+    frames = np.repeat(np.repeat(rng.integers(0, 256, (8, 1, 1, channels)), size[0], 1), size[1], 2).astype(np.uint8)
+    video.save(tmp_path / "a.mp4", frames)
+    again = video.load(tmp_path / "a.mp4")
+    assert np.abs(again.astype(int) - frames).mean() < 4  # H.264 keeps what people see, not each number
+
+
+def test_mp4_is_refused_where_nothing_moves():
+    with pytest.raises(UserError, match="nothing of this request is one"):
+        check_formats(("sheet", "mp4"), (Image(16, 16, 3, 8),), ("image",))
+    check_formats(("mp4",), (Image(16, 16, 3, 8), Video()), ("video",))

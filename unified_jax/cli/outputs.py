@@ -1,16 +1,33 @@
 """What `sample.py` writes: a sheet, one file a sample and modality, and samples.npz."""
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from unified_jax.errors import UserError
 from unified_jax.modalities.image import Image
 from unified_jax.modalities.sheets import show_samples
 from unified_jax.runs.folders import REQUEST, new_folder
 
-FORMATS = ("sheet", "files", "png", "npz")
+FORMATS = ("sheet", "files", "png", "mp4", "npz")
+
+
+def is_video(modality: Any) -> bool:
+    """Whether its files move, so that MP4 suits them."""
+    return getattr(modality, "suffix", "") == ".gif"
+
+
+def check_formats(formats: tuple[str, ...], modalities: tuple[Any, ...], wanted: tuple[str, ...]) -> None:
+    """Raises UserError for MP4 of a request without a video, or without PyAV."""
+    if "mp4" not in formats:
+        return
+    if not any(is_video(m) for m in modalities if not wanted or m.name in wanted):
+        raise UserError("--formats mp4 is for video; nothing of this request is one.")
+    if importlib.util.find_spec("av") is None:
+        raise UserError("--formats mp4 needs PyAV: install the extra 'film' (pip install 'unified_jax[film]').")
 
 
 def write_samples(
@@ -19,7 +36,7 @@ def write_samples(
 ) -> None:  # fmt: skip
     """`out` with sheet.png, NAMEs/NNNNNN.*, samples.npz (as asked) and request.json, and nothing else.
 
-    `given` is what `prepare` gives, `made` what `from_model` gives. "png" writes pictures alone, "files" everything.
+    `given` is what `prepare` gives, `made` what `from_model` gives. "png" writes images, "mp4" videos, "files" all.
     Where the request says what each sample made (free running), nothing else is written of it.
     """
     with new_folder(out) as folder:
@@ -37,13 +54,17 @@ def _write(
     if "sheet" in formats:
         show_samples(modalities, given, made, limit=1 << 20, chosen=chosen).save(out / "sheet.png")
     for name, examples in made.items():
-        if "files" in formats or ("png" in formats and isinstance(by_name[name], Image)):
+        modality: Any = by_name[name]
+        plain = "files" in formats or ("png" in formats and isinstance(modality, Image))
+        suffixes = ([modality.suffix] if plain else []) + ([".mp4"] if "mp4" in formats and is_video(modality) else [])
+        if suffixes:
             folder = out / (name if name.endswith("s") else f"{name}s")
             folder.mkdir(exist_ok=True)
             for i, example in enumerate(examples):
                 if chosen is not None and name not in chosen[i]:
                     continue
-                by_name[name].save(folder / f"{first + i:06d}{by_name[name].suffix}", example)
+                for suffix in suffixes:
+                    modality.save(folder / f"{first + i:06d}{suffix}", example)
     if "npz" in formats:
         count = len(next(iter(made.values())))
         arrays = (

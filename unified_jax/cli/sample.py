@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from unified_jax.cli.entry import run_command, start_process, use_compilation_cache, use_fake_devices
-from unified_jax.cli.outputs import FORMATS, write_samples
+from unified_jax.cli.outputs import FORMATS, check_formats, write_samples
 from unified_jax.cli.sampling import parse_sampler
 from unified_jax.config import to_plain
 from unified_jax.errors import UserError, meant
@@ -40,8 +40,8 @@ class SampleCommand:
     """What is made, in this order, separated by commas; default: everything that is not given. With
     "free" the model chooses what it makes and when it ends (Transfusion)."""
     formats: str = ""
-    """What is written, separated by commas: sheet, png (pictures), files (one a sample and modality: PNG, GIF, WAV,
-    PLY, TXT, CSV), npz. Default sheet; of several modalities sheet,files."""
+    """What is written, separated by commas: sheet, png (images), mp4 (videos), files (one a sample and modality: PNG,
+    GIF, WAV, PLY, TXT, CSV), npz. Default sheet; of several modalities sheet,files."""
     ema: str = "0"
     """Which average of the parameters: its index, or none."""
     best: bool = False
@@ -100,6 +100,7 @@ def main(arguments: list[str]) -> None:
     asked = tuple(part.strip() for part in command.generate.split(",")) if command.generate else ()
     _, wanted = model.request(tuple(given), wanted_of(asked, given, model, "--generate"))
     formats = formats or (("sheet", "files") if len(model.wantable) > 1 else ("sheet",))
+    check_formats(formats, model.modalities, wanted)
     outs = {seed: out.with_name(f"{out.name}_seed_{seed}") for seed in command.seeds} or {command.seed: out}
     together(lambda: [check_folder(folder) for folder in outs.values()], by="first")
     run = load(command.run, ema=command.ema, best=command.best, step=command.step, trust=command.trust)

@@ -7,6 +7,7 @@ frames even so is told by its time, `rate` frames per second.
 
 import textwrap
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def _stored_frames(path: Path, frames: int, fit: Callable[[Any], np.ndarray]) ->
 def frame_counts(durations: list[float], frames: int, rate: float) -> list[int]:
     """How often each stored frame is shown, as the module's docstring says; `durations` in milliseconds."""
     if not all(0 <= d < 1e9 for d in durations):
-        raise ValueError("expected frames that last a time, found other durations")
+        raise ValueError("expected finite frame durations, found others")
     shortest = min((d for d in durations if d > 0), default=0.0)
     counts = [min(frames, max(1, round(d / shortest))) if shortest else 1 for d in durations]
     ends = np.rint(np.cumsum(durations) * min(rate, 1e6) / 1000).astype(np.int64)
@@ -88,12 +89,12 @@ def _film_frames(path: Path, frames: int, fit: Callable[[Any], np.ndarray]) -> l
         import av
     except ImportError:
         raise ValueError(
-            "it is no GIF; other films need PyAV: install the extra 'film' (pip install 'unified_jax[film]')"
+            "it is not a GIF; other videos need PyAV: install the extra 'film' (pip install 'unified_jax[film]')"
         ) from None
     found: list[np.ndarray] = []
     with open_file(path) as file, av.open(file, "r", options={"format_whitelist": DEMUXERS}) as container:
         if not container.streams.video:
-            raise ValueError("it is no film that can be read (it has no pictures)")
+            raise ValueError("it cannot be read as a video (it has no frames)")
         for frame in container.decode(video=0):
             if frame.width * frame.height > LARGEST_FILM // frames:
                 raise ValueError(f"it claims frames of {frame.width} x {frame.height} pixels, too many to read")
@@ -127,3 +128,24 @@ def draw_words(text: str) -> Any:
     for i, line in enumerate(textwrap.wrap(text, 15)[:7]):
         draw.text((2, 2 + 13 * i), line, fill="black")
     return canvas
+
+
+def save_mp4(path: Path, frames: np.ndarray, rate: float) -> None:
+    """Frames uint8 `[f, h, w, 1 or 3]` as H.264 in MP4, which slides and browsers play; odd sizes grow by a pixel.
+
+    Raises ValueError where PyAV is not installed.
+    """
+    try:
+        import av
+    except ImportError:
+        raise ValueError("MP4 needs PyAV: install the extra 'film' (pip install 'unified_jax[film]')") from None
+    odd = [(0, size % 2) for size in frames.shape[1:3]]
+    whole = np.pad(frames, ((0, 0), *odd, (0, 0)), mode="edge")
+    whole = np.repeat(whole, 3, axis=-1) if whole.shape[-1] == 1 else whole
+    with av.open(str(path), "w", format="mp4") as container:
+        stream: Any = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(1000))
+        stream.height, stream.width, stream.pix_fmt = *whole.shape[1:3], "yuv420p"
+        stream.options = {"crf": "10"}
+        for frame in whole:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+        container.mux(stream.encode())

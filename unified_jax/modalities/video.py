@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from unified_jax.modalities.base import Continuous, check_array
-from unified_jax.modalities.files import load_film, save_film
+from unified_jax.modalities.files import load_film, save_film, save_mp4
 from unified_jax.modalities.image import to_bytes, to_pillow
 
 
@@ -81,7 +81,10 @@ class Video(Continuous):
         return load_film(path, *self.shape, self.rate)
 
     def save(self, path: Path, example: UInt8[np.ndarray, "f h w c"]) -> None:
-        """One video as GIF, every frame of it."""
+        """One video, every frame of it: as GIF, or as MP4 where the path ends so (ValueError without PyAV)."""
+        if path.suffix == ".mp4":
+            save_mp4(path, example, self.rate)
+            return
         save_film(path, [to_pillow(frame) for frame in example], self.rate)
 
     def picture(self, example: UInt8[np.ndarray, "f h w c"]) -> Any:
