@@ -53,7 +53,7 @@ def test_the_attention_half_is_its_equation(norm, attention):
     rotary = Rotary(jnp.asarray(np.cos(phi), jnp.float32), jnp.asarray(np.sin(phi), jnp.float32))
     given = (jnp.asarray(x, jnp.float32), rows, jnp.asarray(visible), rotary)
     params = parameters(half, *given)
-    found = half.apply({"params": params}, *given)[0]
+    found = jax.jit(half.apply)({"params": params}, *given)[0]
     w = jax.tree.map(lambda p: np.asarray(p, np.float64), params)
     wanted = np.zeros_like(x)
     for b in range(B):
@@ -73,7 +73,7 @@ def test_the_cross_attention_half_is_its_equation():
     x, memory = RNG.normal(size=(B, N, D)), RNG.normal(size=(B, 3, D))
     half, given = CrossAttentionHalf(HEADS, EPS, FLOAT), (jnp.asarray(x, jnp.float32), jnp.asarray(memory, jnp.float32))
     params = parameters(half, *given)
-    found = half.apply({"params": params}, *given)
+    found = jax.jit(half.apply)({"params": params}, *given)
     w = jax.tree.map(lambda p: np.asarray(p, np.float64), params)
     gain, bias = w["norm"]["gain"], w["norm"]["bias"]
     wanted = x + w["out_bias"]

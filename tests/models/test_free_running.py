@@ -39,11 +39,6 @@ def records(count):
     return found
 
 
-@pytest.fixture(scope="module")
-def params():
-    return stirred(MODEL.init, 0.15)
-
-
 def test_labels_and_texts_have_their_own_ids():
     words = vocabulary_of(MODEL.modalities)
     assert (words.text, words.first, words.sizes) == (256 + 14, (0, 256, 262, 0, 0, 0), (256, 6, 8, 256, 0, 0))
@@ -106,49 +101,64 @@ def test_documents_of_everything_come_at_their_rate():
         Packer(MODEL.modalities, 20, policy)
 
 
-def test_free_running_is_forced_order_that_the_model_chose(params):
-    """Each sample equals the same items made in the order that it chose, and does not depend on its batch."""
-    count, plan = 3, Plan(steps=2, guidance=Guidance(1.5), temperature=1.0)
-    keys = jax.random.split(jax.random.key(4), count)
-    given = {"shape": jnp.asarray([r["shape"] for r in records(count)])}
-    draw = jax.jit(MODEL.generate, static_argnames=("wanted", "plan"))
-    made = draw(params, given, wanted=(), keys=keys, plan=plan)
-    order = np.asarray(made.pop("order"))
-    assert set(made) == {m.name for m in MODEL.modalities} - {"shape"}
-    assert len({tuple(row) for row in order}) > 1
-    for i in range(count):
-        names = [MODEL.modalities[m].name for m in order[i] if m >= 0]
+@pytest.fixture(scope="module")
+def small():
+    """(a model of a text, an image and two labels, its parameters, its compiled sampler)."""
+    model = dataclasses.replace(MODEL, streams=MODEL.streams[:1], written=MODEL.written[:2])
+    return model, stirred(model.init, 0.15), jax.jit(model.generate, static_argnames=("wanted", "plan"))
+
+
+def test_free_running_is_forced_order_that_the_model_chose(small):
+    """A sample equals the same items made alone in the order that it chose, and none depends on its batch."""
+    model, params, draw = small
+    plan = Plan(steps=2, guidance=Guidance(1.5), temperature=1.0)
+    keys = jax.random.split(jax.random.key(4), 4)
+    given = {"shape": jnp.asarray([r["shape"] for r in records(4)])}
+    made = jax.device_get(draw(params, given, wanted=(), keys=keys, plan=plan))
+    company = np.asarray([3, 3, 0, 1])
+    others = {"shape": given["shape"][company]}
+    again = jax.device_get(draw(params, others, wanted=(), keys=keys[company], plan=plan))
+    for name, value in again.items():
+        np.testing.assert_allclose(value, made[name][company], atol=2e-5)
+    order = made.pop("order")
+    assert set(made) == {m.name for m in model.modalities} - {"shape"}
+    chosen = [tuple(model.modalities[m].name for m in row if m >= 0) for row in order]
+    for i, names in enumerate(chosen):
         assert len(set(names)) == len(names)
-        alone = {"shape": given["shape"][i : i + 1]}
-        one = draw(params, alone, wanted=(), keys=keys[i : i + 1], plan=plan)
-        assert np.asarray(one["order"])[0].tolist() == order[i].tolist()
-        forced = draw(params, alone, wanted=tuple(names), keys=keys[i : i + 1], plan=plan) if names else {}
-        for name, value in forced.items():
-            np.testing.assert_allclose(np.asarray(made[name][i]), np.asarray(value[0]), atol=2e-5)
-            np.testing.assert_allclose(np.asarray(one[name][0]), np.asarray(value[0]), atol=2e-5)
         for name in set(made) - set(names):
-            assert not np.any(np.asarray(made[name][i]) > 0)
+            assert not np.any(made[name][i] > 0)
+    assert len(set(chosen)) > 1
+    turned = [len(row[row >= 0]) * (np.diff(row[row >= 0]) < 0).any() for row in order]  # 0: in the model's own order
+    i = int(np.argmax(turned))
+    assert turned[i] > 1
+    alone = {"shape": given["shape"][i : i + 1]}
+    forced = draw(params, alone, wanted=chosen[i], keys=keys[i : i + 1], plan=plan)
+    for name, value in forced.items():
+        np.testing.assert_allclose(made[name][i], np.asarray(value[0]), atol=2e-5)
 
 
-def test_a_document_of_nothing_given_holds_something(params):
-    draw = jax.jit(MODEL.generate, static_argnames=("wanted", "plan"))
-    made = draw(params, {}, wanted=(), keys=jax.random.split(jax.random.key(1), 4), plan=Plan(steps=2))
-    assert (np.asarray(made["order"])[:, 0] >= 0).all()
-    everything = {m.name: jnp.zeros((1, *np.shape(records(1)[0][m.name])), jnp.int32) for m in MODEL.modalities}
+def test_a_document_of_nothing_given_holds_something(small):
+    model, params, draw = small
+    keys, plan = jax.random.split(jax.random.key(1), 32), Plan(steps=1, temperature=1.0)
+    made = draw(params, {}, wanted=(), keys=keys, plan=plan)
+    order = np.asarray(made["order"])
+    assert (order[:, 0] >= 0).all()
+    assert (order[:, 1] < 0).any()  # the model ends documents early
+    everything = {m.name: jnp.zeros((1, *np.shape(records(1)[0][m.name])), jnp.int32) for m in model.modalities}
     with pytest.raises(UserError, match="Everything is given"):
-        MODEL.generate(params, everything, (), jax.random.split(jax.random.key(1), 1), Plan())
+        model.generate(params, everything, (), jax.random.split(jax.random.key(1), 1), Plan())
 
 
-@pytest.mark.parametrize("embedder", ["unet", "convolutional"])
-def test_skips_go_around_the_trunk_while_sampling_too(params, embedder):
+def test_skips_go_around_the_trunk_while_sampling_too():
     """A step of the sampler is the training forward: the same x_t, time and past give the same output."""
-    del params
-    image = Stream(Image(16, 16, 3, 8), embedder=embedder, features=4)
-    model = dataclasses.replace(MODEL, streams=(image, Stream(Action())))
+    embedders = {"image": "unet", "second": "convolutional"}
+    streams = tuple(Stream(Image(16, 16, 3, 8, name), embedder=e, features=4) for name, e in embedders.items())
+    model = dataclasses.replace(MODEL, streams=streams, written=())
     moved = stirred(model.init)
     draw = jax.jit(model.generate, static_argnames=("wanted", "plan"))
-    made = draw(moved, {}, wanted=("image",), keys=jax.random.split(jax.random.key(0), 2), plan=Plan(steps=2))["image"]
-    assert made.shape == (2, 16, 16, 3)
-    assert np.isfinite(made).all()
+    made = draw(moved, {}, wanted=tuple(embedders), keys=jax.random.split(jax.random.key(0), 2), plan=Plan(steps=2))
+    for name in embedders:
+        assert made[name].shape == (2, 16, 16, 3)
+        assert np.isfinite(made[name]).all()
     with pytest.raises(ValueError, match="needs points"):
         Stream(Image(), embedder="groups")

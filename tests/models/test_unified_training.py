@@ -1,6 +1,7 @@
 """One batch of any modalities: single modalities are special cases, and terms tell how they pull."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -65,6 +66,19 @@ def narrowed(params, kept):
     return fewer
 
 
+class Fixed(Transfusion):
+    """The same draws in every model: those of a span belong to its slot and to its modality's place."""
+
+    def _noised(self, stream, m, batch, slots):
+        x0, _, _, _, clean = super()._noised(stream, m, batch, slots)
+        eps, t = jax.random.normal(jax.random.key(1), x0.shape), jnp.asarray([0.2, 0.5, 0.9])
+        shaped = t.reshape(-1, *(1,) * (x0.ndim - 1))
+        return x0, eps, t, (1 - shaped) * x0 + shaped * eps, clean
+
+
+LOSSES = jax.jit(Transfusion.losses, static_argnums=0)
+
+
 @pytest.mark.parametrize("name", ["image", "action", "points"])
 def test_a_batch_of_one_modality_is_the_model_of_that_modality(params, name):
     """The same rows, one item each, through the model of all and through the model of that one alone."""
@@ -73,32 +87,15 @@ def test_a_batch_of_one_modality_is_the_model_of_that_modality(params, name):
     found = records(3)
     whole = rows_of(MODEL, found, lambda record: [Item(place)])
     alone = rows_of(single, found, lambda record: [Item(1)])
-    # The draws of a span belong to its slot and its modality's place; the test gives both models the same ones.
-    x0 = STREAMS[place - 1].modality.to_model(whole[name].reshape(-1, *whole[name].shape[2:]))
-    eps, t = jax.random.normal(jax.random.key(1), x0.shape), jnp.asarray([0.2, 0.5, 0.9])
     losses = []
     for model, batch, values in ((MODEL, whole, params), (single, alone, narrowed(params, (name,)))):
-        fixed = _Fixed(**{f.name: getattr(model, f.name) for f in dataclasses.fields(model)})
-        object.__setattr__(fixed, "draws", (name, eps, t))
-        terms, _, _ = fixed.losses(values, {}, batch, jax.random.key(0))
-        losses.append(terms)
+        fixed = Fixed(**{f.name: getattr(model, f.name) for f in dataclasses.fields(model)})
+        losses.append(LOSSES(fixed, values, {}, batch, jax.random.key(0))[0])
     for a, b in zip(losses[0][name], losses[1][name], strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5)
     assert float(losses[0][name][0].sum()) > 0
     for other in {"image", "action", "points"} - {name}:
         assert float(losses[0][other][1].sum()) == 0
-
-
-class _Fixed(Transfusion):
-    """Draws that the test chose, for one modality."""
-
-    def _noised(self, stream, m, batch, slots):
-        x0, eps, t, x_t, clean = super()._noised(stream, m, batch, slots)
-        name, eps_given, t_given = self.draws
-        if stream.modality.name == name:
-            shaped = t_given.reshape(-1, *(1,) * (x0.ndim - 1))
-            eps, t, x_t = eps_given, t_given, (1 - shaped) * x0 + shaped * eps_given
-        return x0, eps, t, x_t, clean
 
 
 def test_a_batch_of_text_is_a_language_model(params):
@@ -109,8 +106,9 @@ def test_a_batch_of_text_is_a_language_model(params):
     def items(record):
         return [Item(0, tuple(record["caption"][record["caption"] >= 0].tolist()))]
 
-    terms, _, metrics = MODEL.losses(params, {}, rows_of(MODEL, found, items), jax.random.key(0))
-    alone, _, _ = single.losses(narrowed(params, ("image",)), {}, rows_of(single, found, items), jax.random.key(0))
+    terms, _, metrics = LOSSES(MODEL, params, {}, rows_of(MODEL, found, items), jax.random.key(0))
+    fewer, rows = narrowed(params, ("image",)), rows_of(single, found, items)
+    alone, _, _ = LOSSES(single, fewer, {}, rows, jax.random.key(0))
     assert float(terms["text"][1].sum()) == float(alone["text"][1].sum()) > 30
     # The larger vocabulary's softmax is over more ids: never better than the smaller one's.
     assert (np.asarray(terms["text"][0]) >= np.asarray(alone["text"][0]) - 1e-4).all()
@@ -123,21 +121,24 @@ def test_terms_pull_as_their_own_gradients(params):
     """Norms and cosines against one gradient a term, and the sum against the whole loss."""
     balance = FixedBalance((("image", 3.0), ("text", 0.5)))
     optimizer = Optimizer(Optimization(), (Ema(),), 10)
-    state = dataclasses.replace(init_state(MODEL, optimizer, balance, jax.random.key(0)), params=params)
+    state = jax.jit(functools.partial(init_state, MODEL, optimizer, balance))(jax.random.key(0))
+    state = dataclasses.replace(state, params=params)
     batch = jax.tree.map(jnp.asarray, MODEL.packer.pack(records(4), np.arange(4, dtype=np.int32), 0, 0))
     key = jax.random.key(7)
     found = jax.jit(term_gradients, static_argnums=(0, 1))(MODEL, balance, state, {}, batch, key)
+    weights = {"image": 3.0, "text": 0.5, "action": 1.0, "points": 1.0}
+
+    @jax.jit
+    @jax.grad
+    def gradient_of(p, chosen):
+        terms, _, _ = MODEL.losses(p, {}, batch, jax.random.fold_in(key, 0))
+        return sum(chosen[name] * w * jnp.sum(terms[name][0]) / jnp.sum(terms[name][1]) for name, w in weights.items())
 
     def term(name):
-        def loss(p):
-            terms, _, _ = MODEL.losses(p, {}, batch, jax.random.fold_in(key, state.step))
-            weight = {"image": 3.0, "text": 0.5}.get(name, 1.0)
-            return weight * jnp.sum(terms[name][0]) / jnp.sum(terms[name][1])
+        gradient = gradient_of(params, {other: float(other == name) for other in weights})
+        return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(gradient)])
 
-        flat = jax.tree.leaves(jax.jit(jax.grad(loss))(params))
-        return np.concatenate([np.ravel(leaf) for leaf in flat])
-
-    own = {name: term(name) for name in ("text", "image", "action", "points")}
+    own = {name: term(name) for name in weights}
     for name, gradient in own.items():
         assert float(found[f"grad_norm/{name}"]) == pytest.approx(float(np.linalg.norm(gradient)), rel=1e-4)
     a, b = own["text"], own["image"]
