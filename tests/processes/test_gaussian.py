@@ -105,5 +105,5 @@ def test_betas_may_be_given_one_by_one():
     named = DiscreteGaussian(schedule="linear", steps=20)
     given = DiscreteGaussian(steps=20, table=tuple(named.betas.tolist()))
     np.testing.assert_array_equal(given.alphas_cumprod, named.alphas_cumprod)
-    with pytest.raises(ValueError, match="3 betas for 20 steps"):
+    with pytest.raises(ValueError, match="expected 20, found 3"):
         DiscreteGaussian(steps=20, table=(0.1, 0.2, 0.3))

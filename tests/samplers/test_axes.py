@@ -119,7 +119,7 @@ def test_names_that_mean_nothing_are_a_sentence(axis, word):
         (lambda: Axis(("text",), low=0.6, high=0.5), "0 <= low <= high <= 1"),
         (lambda: Guidance(2.0, axes=(TEXT,)), "either one scale"),
         (lambda: Guidance(low=0.3, axes=(TEXT,)), "either one scale"),
-        (lambda: Guidance(axes=(TEXT, Axis(("picture", "text")))), "text stands in two"),
+        (lambda: Guidance(axes=(TEXT, Axis(("picture", "text")))), "text is in two"),
     ],
 )
 def test_axes_that_cannot_be_are_a_sentence(make, words):

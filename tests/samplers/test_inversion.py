@@ -45,9 +45,9 @@ def test_a_chain_is_inverted_from_its_data():
 @pytest.mark.parametrize(
     ("process", "grid", "eta", "words"),
     [
-        (RectifiedFlow("x0"), uniform_grid(5)[::-1], 0.0, "says nothing of eps where sigma = 0"),
-        (DiscreteGaussian(target="x0"), discrete_grid(9)[::-1], 0.0, "says nothing of eps"),
-        (RectifiedFlow(), uniform_grid(5)[::-1], 1.0, "inverts without noise"),
+        (RectifiedFlow("x0"), uniform_grid(5)[::-1], 0.0, "says nothing about eps where sigma = 0"),
+        (DiscreteGaussian(target="x0"), discrete_grid(9)[::-1], 0.0, "says nothing about eps"),
+        (RectifiedFlow(), uniform_grid(5)[::-1], 1.0, "needs eta = 0, found 1"),
     ],
 )
 def test_what_cannot_be_inverted_is_refused(process, grid, eta, words):

@@ -1,10 +1,11 @@
-r"""The variational bound of discrete Gaussian diffusion, in bits per dimension (DDPM, section 3; appendix of
-Sohl-Dickstein).
+r"""The variational bound of discrete Gaussian diffusion, in bits per dimension.
+
+DDPM (Ho et al. 2020), section 3; Sohl-Dickstein et al. 2015, appendix:
 
     L = L_T + sum_{t>0} L_{t} + L_0,    L_t = KL(q(x_{t-1} | x_t, x0) || p(x_{t-1} | x_t)),    L_0 = -log p(x0 | x_1)
 
-L_0 is the discretised decoder: data are 0 .. 255 on the [-1, 1] scale, each bin is one 255th wide on either side, and
-the two edge bins reach to infinity (DDPM, eq. 13). The normal CDF is the tanh approximation that the reference uses,
+L_0 is the discretised decoder: data are 0 .. 255 on the [-1, 1] scale, each bin extends 1/255 to either side, and the
+two edge bins extend to infinity (DDPM, eq. 13). The normal CDF is the tanh approximation that the reference uses,
 so that the numbers agree with published ones: Phi(z) ~ (1 + tanh(sqrt(2 / pi) (z + 0.044715 z^3))) / 2.
 """
 
@@ -74,7 +75,7 @@ def variational_bound(
 ) -> Bound:
     """Every term of the bound for each example, one draw of noise per term, from one key per example.
 
-    The whole chain is walked: len(process) denoiser calls. `Bound.total` is unbiased for the bound in bits/dim.
+    It visits every step: len(process) denoiser calls. `Bound.total` is unbiased for the bound in bits/dim.
     """
 
     def term(_: None, t: Array) -> tuple[None, Array]:

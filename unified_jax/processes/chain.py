@@ -1,4 +1,4 @@
-"""What a discrete chain is to those who walk it: the variational bound (`bound`) and its noise levels (`levels`)."""
+"""The interface of a discrete process that the variational bound (`bound`) and noise levels (`levels`) use."""
 
 from typing import Protocol, runtime_checkable
 
@@ -14,7 +14,7 @@ class Chain(Process, Protocol):
 
     @property
     def steps(self) -> int:
-        """T of the whole chain."""
+        """T, the number of training steps."""
         ...
 
     @property
@@ -33,11 +33,11 @@ class Chain(Process, Protocol):
         ...
 
     def __len__(self) -> int:
-        """Number of steps of the (respaced) chain."""
+        """Number of steps of the (respaced) process."""
         ...
 
     def respaced(self, timesteps: tuple[int, ...]) -> "Chain":
-        """The shorter chain over these indices of the whole one; all of it for ()."""
+        """The respaced process that keeps these indices of the full one; () keeps all."""
         ...
 
     def posterior(self, x0: Array, x_t: Array, t: Array) -> tuple[Array, Array]:

@@ -8,7 +8,7 @@ The time is the noise level itself: t = sigma, alpha = 1, from sigma_max (noise)
 
 with sd the standard deviation of the data. So the target of F is (1 - c_skip) / c_out x0 - c_skip sigma / c_out eps, a
 pair (p, q) like any other, of unit variance at every sigma; its plain mean square is the paper's loss, whose weight
-lambda = 1 / c_out^2 cancels c_out. Training levels are lognormal, sampling uses `grids.karras_levels`.
+lambda = 1 / c_out^2 cancels c_out. Training noise levels are lognormal; sampling uses `grids.karras_levels`.
 """
 
 from dataclasses import dataclass
@@ -48,12 +48,12 @@ class Edm:
 
     @property
     def channels_per_output(self) -> int:
-        """1: no variance is learned."""
+        """1: the variance is not learned."""
         return 1
 
     @property
     def noise_time(self) -> float:
-        """The level at which sampling starts."""
+        """The noise level at which sampling starts."""
         return self.sigma_max
 
     def alpha_sigma(self, t: Array) -> tuple[Array, Array]:
@@ -61,7 +61,7 @@ class Edm:
         return jnp.ones_like(t), t
 
     def time_of_level(self, level: Array) -> Array:
-        """The level itself."""
+        """The noise level itself."""
         return level
 
     def preconditioning(self, t: Array) -> tuple[Array, Array, Array]:
@@ -75,7 +75,7 @@ class Edm:
         return t / self.sigma_data * c_in, -self.sigma_data * c_in
 
     def draw_times(self, keys: Keys) -> Float[Array, "b"]:
-        """One level per example."""
+        """One noise level per example."""
         return self.levels.draw(keys)
 
     def network_input(self, x_t: Array, t: Array) -> Array:
@@ -87,7 +87,7 @@ class Edm:
         return 0.25 * jnp.log(jnp.maximum(t, 1e-10))
 
     def unit_time(self, t: Array) -> Array:
-        """sigma / (1 + sigma): the place of this signal-to-noise ratio on the straight path."""
+        """sigma / (1 + sigma): the time of this signal-to-noise ratio on the straight path."""
         return t / (1.0 + t)
 
     def start(self, eps: Array, t: Array) -> Array:
@@ -104,7 +104,7 @@ class Edm:
         return {"mse": mean_per_example((p * x0 + q * eps - output) ** 2)}
 
     def grid(self, request: GridRequest) -> tuple[Process, np.ndarray]:
-        """Karras' levels, or others by name, and then 0."""
+        """Karras' noise levels, or another spacing by name, then 0."""
         if request.needs.over == "chain":
             raise UserError(f"The sampler {request.sampler} needs a discrete process; choose another for this model.")
         if request.needs.over == "path":

@@ -1,5 +1,6 @@
-r"""Discrete Gaussian diffusion: DDPM (Ho et al. 2020) with the learned variance of improved DDPM (Nichol & Dhariwal
-2021).
+r"""Discrete Gaussian diffusion: DDPM, with the learned variance of improved DDPM.
+
+Ho et al. 2020; Nichol & Dhariwal 2021.
 
 Steps are indexed t = 0 .. T-1 (the papers' 1 .. T); index -1 is the data itself, so there is always a step before.
 With abar_t = prod_{i<=t} (1 - beta_i),
@@ -12,9 +13,9 @@ With abar_t = prod_{i<=t} (1 - beta_i),
 beta~_0 = 0; where its logarithm is needed slot 1 is copied into slot 0. The reverse variance is beta~ (fixed_small),
 beta (fixed_large) or, learned, exp(v log beta + (1 - v) log beta~) with v = (output + 1) / 2 (improved DDPM, eq. 15).
 
-Respacing: `timesteps` keeps a subsequence of the chain; beta'_i = 1 - abar_{S_i} / abar_{S_{i-1}} makes a shorter
-chain with the same marginals, whose network time is still that of the long one. Everything here is said of the shorter
-chain.
+Respacing: `timesteps` keeps a subsequence of the steps; beta'_i = 1 - abar_{S_i} / abar_{S_{i-1}} defines a shorter
+process with the same marginals, whose network time remains that of the full one. All quantities below are those of
+the respaced process.
 """
 
 import dataclasses
@@ -42,7 +43,7 @@ Objective = Literal["mse", "rescaled_mse", "kl", "rescaled_kl"]
 
 @dataclass(frozen=True)
 class DiscreteGaussian:
-    """A chain of T Gaussian noising steps."""
+    """A discrete process of T Gaussian noising steps."""
 
     schedule: Schedule = "linear"
     """Noise schedule: the shape of beta over the steps."""
@@ -63,8 +64,7 @@ class DiscreteGaussian:
     variance: Variance = "fixed_small"
     """Variance of a reverse step; 'learned_range' doubles the output channels."""
     objective: Objective = "mse"
-    """'mse': the simple loss, plus the variational term where the variance is learned; 'kl': the variational bound
-    only."""
+    """'mse': the simple loss, plus the variational term for a learned variance; 'kl': the variational bound."""
     weighting: Literal["target", "eps", "min_snr", "max_snr"] = "target"
     """Weight of the simple loss over time."""
     snr_gamma: float = 5.0
@@ -76,7 +76,9 @@ class DiscreteGaussian:
         if self.steps < 1:
             raise ValueError(f"DiscreteGaussian.steps must be at least 1, found {self.steps}.")
         if self.table and len(self.table) != self.steps:
-            raise ValueError(f"DiscreteGaussian.table has {len(self.table)} betas for {self.steps} steps.")
+            raise ValueError(
+                f"DiscreteGaussian.table needs one beta per step: expected {self.steps}, found {len(self.table)}."
+            )
         if self.target == "velocity":
             raise ValueError(
                 "DiscreteGaussian has integer times and no d x_t / d t; choose target 'eps', 'x0' or 'v', "
@@ -92,14 +94,14 @@ class DiscreteGaussian:
             )
         kept = self.timesteps
         if kept and (list(kept) != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= self.steps):
-            raise ValueError(f"DiscreteGaussian.timesteps must rise strictly within 0 .. {self.steps - 1}.")
+            raise ValueError(f"DiscreteGaussian.timesteps must increase strictly within 0 .. {self.steps - 1}.")
         _ = self.betas  # refuses a schedule that does not fit
 
     # ---- tables, float64 ------------------------------------------------------------------------------------------
 
     @functools.cached_property
     def betas(self) -> Float[np.ndarray, "t"]:
-        """beta of the (respaced) chain."""
+        """beta of the (respaced) process."""
         scale = 1000.0 / self.steps if self.rescale_betas else 1.0
         betas = make_betas(self.schedule, self.steps, self.beta_start * scale, self.beta_end * scale)
         betas = np.asarray(self.table, np.float64) if self.table else betas
@@ -117,7 +119,7 @@ class DiscreteGaussian:
 
     @property
     def alphas_cumprod(self) -> Float[np.ndarray, "t"]:
-        """abar of the chain."""
+        """abar of the (respaced) process."""
         return np.cumprod(1.0 - self.betas)
 
     @functools.cached_property
@@ -128,7 +130,7 @@ class DiscreteGaussian:
 
     @functools.cached_property
     def posterior_log_variance(self) -> Float[np.ndarray, "t"]:
-        """log beta~ with slot 1 copied into slot 0 (a chain of one step has no slot 1 and falls back to beta)."""
+        """log beta~ with slot 1 copied into slot 0 (a process of one step has no slot 1 and uses beta)."""
         second = self.posterior_variance[1] if len(self.betas) > 1 else self.betas[0]
         return np.log(np.concatenate([[second], self.posterior_variance[1:]]))
 
@@ -147,7 +149,7 @@ class DiscreteGaussian:
     # ---- the process ----------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
-        """Number of steps of the (respaced) chain."""
+        """Number of steps of the (respaced) process."""
         return len(self.timesteps) or self.steps
 
     @property
@@ -161,7 +163,7 @@ class DiscreteGaussian:
         return len(self) - 1
 
     def respaced(self, timesteps: tuple[int, ...]) -> "DiscreteGaussian":
-        """The shorter chain over these indices of the full one, with the same marginals."""
+        """The respaced process that keeps these indices of the full one, with the same marginals."""
         return dataclasses.replace(self, timesteps=timesteps)
 
     def alpha_sigma(self, t: Int[Array, "*s"]) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
@@ -175,7 +177,7 @@ class DiscreteGaussian:
         return coefficients(self.target, alpha, sigma, alpha, sigma)
 
     def draw_times(self, keys: Keys) -> Int[Array, "b"]:
-        """Uniform over the chain."""
+        """Uniform over the steps."""
         return jax.vmap(lambda key: jax.random.randint(key, (), 0, len(self)))(keys)
 
     def network_input(self, x_t: Array, t: Array) -> Array:
@@ -184,21 +186,21 @@ class DiscreteGaussian:
         return x_t
 
     def start(self, eps: Array, t: Array) -> Array:
-        """Sampling begins at the noise itself."""
+        """Sampling begins at eps itself."""
         del t
         return eps
 
     def network_time(self, t: Array) -> Array:
-        """The index in the full chain, as float; the data (-1), from which an inversion starts, counts as the first."""
+        """The index in the full process, as float; the data (-1) counts as the first step (for inversion)."""
         kept = np.asarray(self.timesteps or range(self.steps), np.float64)
         return _take(kept, jnp.maximum(t, 0))
 
     def unit_time(self, t: Array) -> Array:
-        """(index in the full chain + 1) / T, in (0, 1]."""
+        """(index in the full process + 1) / T, in (0, 1]."""
         return (self.network_time(t) + 1) / self.steps
 
     def predict(self, output: Array, x_t: Array, t: Array) -> Prediction:
-        """The 2 x 2 solve; with a learned variance the second half of the channels is its place in the range."""
+        """The 2 x 2 solve; with a learned variance the second half of the channels interpolates its range."""
         if self.variance != "learned_range":
             return solve(self, output, x_t, t)
         mean_output, place = jnp.split(output, 2, axis=-1)
@@ -243,7 +245,7 @@ class DiscreteGaussian:
         return terms
 
     def grid(self, request: GridRequest) -> tuple[Process, np.ndarray]:
-        """The chain respaced for samplers of chains, or its noise levels: see `levels.chain_grid`."""
+        """The respaced process for discrete samplers, or its noise levels: see `levels.chain_grid`."""
         return chain_grid(self, request)
 
 

@@ -1,20 +1,19 @@
-r"""Grids of times: decreasing arrays `[k + 1]`, the first entry noise, the last data. A sampler takes one as an
-argument.
+r"""Grids of times: decreasing arrays `[k + 1]` from noise to data, the argument of every sampler.
 
 A sampler says in `Needs` what it steps over and which ends it cannot reach; a plan adds the number of steps, spacing
 and shift (`GridRequest`); `Process.grid` answers with the process to sample with and its grid.
 
 Continuous time: uniform from 1 to 0, with the resolution shift t' = s t / (1 + (s - 1) t) (Esser et al. 2024, section
-5.3.2; s > 1 spends more steps near noise). The shift moves the times between the ends, never the ends. Noise levels
+5.3.2; s > 1 spends more steps near noise). The shift keeps both ends. Noise levels
 s = sigma / alpha, k of them from `high` down to `low`, and then 0:
 
     Karras          (high^(1/rho) + i / (k - 1) (low^(1/rho) - high^(1/rho)))^rho, rho = 7 (Karras et al. 2022, eq. 5)
-    exponential     even in log s
-    beta            even in the quantiles of Beta(0.6, 0.6) (Lee et al. 2024, "Beta Sampling is All You Need")
+    exponential     uniform in log s
+    beta            uniform in the quantiles of Beta(0.6, 0.6) (Lee et al. 2024, "Beta Sampling is All You Need")
 
-Discrete time: indices of the chain and then -1, the data. The steps of a chain of T that a sampler of k visits, falling
-(Lin et al. 2023, table 2): "linspace" 0 ... T - 1 even, both ends; "leading" multiples of T // k, which leave out the
-end of the chain; "trailing" T - 1 and down by T / k, which is right for chains of zero terminal SNR.
+Discrete time: step indices, then -1, the data. Of T steps a sampler visits k, in decreasing order
+(Lin et al. 2023, table 2): "linspace" 0 ... T - 1 uniform, both ends; "leading" multiples of T // k, which omit
+the last steps; "trailing" T - 1 and down by T / k, which suits processes of zero terminal SNR.
 """
 
 from dataclasses import dataclass
@@ -33,7 +32,7 @@ LevelSpacing = Literal["karras", "exponential", "beta"]
 StepSpacing = Literal["linspace", "leading", "trailing"]
 
 SHORT = 1e-3
-"""How far from t = 0 (or 1) a grid stops that must not reach the data (or the noise)."""
+"""Distance from t = 0 (or 1) of a grid that must not reach the data (or the noise)."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ class GridRequest:
 
     @property
     def by_level(self) -> bool:
-        """Whether the spacing is one of noise levels."""
+        """Whether the spacing is in noise levels."""
         return self.spacing in get_args(LevelSpacing)
 
     def refuse(self, **reasons: str) -> None:
@@ -83,7 +82,7 @@ class GridRequest:
                 raise UserError(f"{option} {found!r} has no effect here: {reason}. Leave it at {default!r}.")
 
     def levels(self, low: float, high: float, count: int, default: str = "") -> Float[np.ndarray, "k"]:
-        """`count` levels from high to low. Raises UserError for a spacing of whole steps."""
+        """`count` levels from high to low. Raises UserError for a spacing of discrete steps."""
         match default if self.spacing == "default" else self.spacing:
             case "karras":
                 return karras_levels(low, high, count)
@@ -99,13 +98,13 @@ def level_grid(request: GridRequest, low: float, high: float, default: LevelSpac
     """Noise levels from high to low, then 0; a sampler that must not reach 0 ends at low / 2 instead."""
     if request.needs.adaptive:
         return adaptive_grid(request, high, low, 0.0)
-    request.refuse(shift="it moves even grids of continuous time, and these are noise levels")
+    request.refuse(shift="it applies to uniform grids in continuous time, and these are noise levels")
     levels = request.levels(low, high, request.steps, default)
     return np.append(levels, 0.5 * low if request.needs.above_data else 0.0)
 
 
 def adaptive_grid(request: GridRequest, start: float, near: float, end: float) -> Float[np.ndarray, "k"]:
-    """Ends of a solver that places its own times: from start to `near` the data, and one last step from there."""
+    """End points for an adaptive solver: from start to `near` the data, then one last step."""
     why = f"the sampler {request.sampler} chooses its own times"
     request.refuse(spacing=why, shift=why)
     return np.asarray([start, near, end] if end < near else [start, end])
@@ -113,7 +112,7 @@ def adaptive_grid(request: GridRequest, start: float, near: float, end: float) -
 
 def time_grid(process: Any, request: GridRequest, start: float = 1.0, end: float = 0.0) -> Float[np.ndarray, "k"]:
     """Times from start to end, 1 >= start > end >= 0, of a process with `alpha_sigma` (and, for spacings by level,
-    `time_of_level`). Raises UserError for what does not suit continuous time."""
+    `time_of_level`). Raises UserError for options that do not suit continuous time."""
     needs, middle = request.needs, 0.5 * (start + end)
     if needs.over == "chain":
         raise UserError(f"The sampler {request.sampler} needs a discrete process; choose another for this model.")
@@ -131,7 +130,7 @@ def time_grid(process: Any, request: GridRequest, start: float = 1.0, end: float
         return _grid_with_last(request, start, end)
     if not request.by_level:
         if request.spacing != "default":
-            request.levels(1.0, 1.0, 1)  # refuses a spacing of whole steps
+            request.levels(1.0, 1.0, 1)  # refuses a spacing of discrete steps
         return uniform_grid(request.steps, request.shift, start, end)
     request.refuse(shift=f"spacing {request.spacing!r} places the times itself")
     with jax.ensure_compile_time_eval():
@@ -147,11 +146,11 @@ def time_grid(process: Any, request: GridRequest, start: float = 1.0, end: float
 
 
 def _grid_with_last(request: GridRequest, start: float, end: float) -> Float[np.ndarray, "k"]:
-    """An even grid, and then one step of the sampler's own length."""
+    """A uniform grid, then one last step of the length that the sampler asks for."""
     size, name = request.needs.last_size, request.sampler
-    request.refuse(spacing=f"the sampler {name} has even steps and a last one of its own")
+    request.refuse(spacing=f"the sampler {name} has uniform steps and a special last one")
     if request.steps < 2:
-        raise UserError(f"The sampler {name} needs at least two steps: its last one is of its own kind.")
+        raise UserError(f"The sampler {name} needs at least two steps, of which the last is special.")
     if end + size >= start:
         raise UserError(
             f"The sampler {name} has a last step of length {size:g}, which leaves nothing of the times {end:g} to "
@@ -161,12 +160,17 @@ def _grid_with_last(request: GridRequest, start: float, end: float) -> Float[np.
 
 
 def uniform_grid(steps: int, shift: float = 1.0, start: float = 1.0, end: float = 0.0) -> Float[np.ndarray, "k"]:
-    """`steps` + 1 times from start to end, shifted in between. Raises ValueError unless steps >= 1 and 1 >= start > end
-    >= 0."""
+    """`steps` + 1 times from start to end, shifted in between.
+
+    Raises ValueError unless steps >= 1 and 1 >= start > end >= 0.
+
+    >>> [round(float(t), 4) for t in uniform_grid(4, shift=3.0)]
+    [1.0, 0.9, 0.75, 0.5, 0.0]
+    """
     if steps < 1:
         raise ValueError(f"A grid needs at least one step, found {steps}.")
     if not 1.0 >= start > end >= 0.0:
-        raise ValueError(f"A grid falls from start to end within [0, 1], found start {start}, end {end}.")
+        raise ValueError(f"A grid must decrease from start to end within [0, 1], found start {start}, end {end}.")
     if not 0 < shift < float("inf"):
         raise ValueError(f"The shift of a grid must be positive, found {shift}.")
     if shift == 1:
@@ -188,19 +192,22 @@ def check_falls(grid: np.ndarray, request: GridRequest) -> None:
 
 
 def discrete_grid(length: int) -> Int[np.ndarray, "k"]:
-    """length - 1, ..., 0, -1: a whole chain, every index once."""
+    """length - 1, ..., 0, -1: every step once.
+
+    >>> discrete_grid(4).tolist()
+    [3, 2, 1, 0, -1]
+    """
     return np.arange(length - 1, -2, -1, dtype=np.int32)
 
 
 def spaced_steps(total: int, steps: int, spacing: StepSpacing, offset: int = 0) -> Float[np.ndarray, "k"]:
-    """`steps` steps of a chain of `total`, falling; "linspace" has fractions. Raises ValueError for more than there
-    are.
+    """`steps` of `total` discrete steps, decreasing; "linspace" gives fractions.
 
-    `offset` is added to "leading" (Stable Diffusion was sampled with 1). One step of "linspace" is the last of the
-    chain, where sampling begins.
+    `offset` is added to "leading" (Stable Diffusion was sampled with 1). A single step of "linspace" is the last one,
+    where sampling begins. Raises ValueError for steps outside 1 .. total.
     """
     if not 1 <= steps <= total:
-        raise ValueError(f"A sampler visits 1 to {total} of {total} steps, found {steps}.")
+        raise ValueError(f"The process has {total} steps: choose 1 to {total} sampling steps, found {steps}.")
     match spacing:
         case "linspace":
             return np.linspace(0, total - 1, steps)[::-1] if steps > 1 else np.asarray([total - 1.0])
@@ -211,18 +218,18 @@ def spaced_steps(total: int, steps: int, spacing: StepSpacing, offset: int = 0) 
 
 
 def karras_levels(low: float, high: float, steps: int, rho: float = 7.0) -> Float[np.ndarray, "k"]:
-    """`steps` levels from high to low, without the 0 at the end."""
+    """`steps` noise levels from high to low, without the 0 at the end."""
     ramp = np.linspace(0.0, 1.0, steps)
     return (high ** (1 / rho) + ramp * (low ** (1 / rho) - high ** (1 / rho))) ** rho
 
 
 def exponential_levels(low: float, high: float, steps: int) -> Float[np.ndarray, "k"]:
-    """`steps` levels from high to low, even in their logarithm."""
+    """`steps` noise levels from high to low, uniform in their logarithm."""
     return np.exp(np.linspace(np.log(high), np.log(low), steps))
 
 
 def beta_levels(low: float, high: float, steps: int, a: float = 0.6, b: float = 0.6) -> Float[np.ndarray, "k"]:
-    """`steps` levels from high to low, at even quantiles of a beta distribution."""
+    """`steps` noise levels from high to low, at uniform quantiles of a beta distribution."""
     from scipy.stats import beta  # slow to import, and only needed here
 
     return low + beta.ppf(1.0 - np.linspace(0.0, 1.0, steps), a, b) * (high - low)

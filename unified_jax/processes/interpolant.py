@@ -2,7 +2,7 @@ r"""Flows and stochastic interpolants in continuous time (Lipman et al. 2022; Li
 
     x_t = alpha(t) x0 + sigma(t) eps,      d x_t / d t = alpha' x0 + sigma' eps,      t in [0, 1], 0 = data
 
-with a path of `paths`; the straight path (the default) is rectified flow, whose velocity is eps - x0. The papers
+with a path from `paths`; the straight path (the default) is rectified flow, whose velocity is eps - x0. The papers
 integrate noise (0) to data (1); there t_data = 1 - t and the velocity changes sign. Stable Diffusion 3 uses our
 direction.
 
@@ -11,8 +11,8 @@ loss is that of eps (SiT, transport.py). A path that reaches alpha = 0 has no ep
 before, at `noise_end` (SiT takes 1 - 1e-3). The loss is the mean square on the target times a weight of `weights`;
 `direction_weight` adds 1 - cos(predicted, true velocity) over the channels (FasterDiT; LightningDiT).
 
-Predicting x0 with the velocity's loss suits patches with many numbers (Li & He 2025, "Back to Basics"): noise fills all
-directions of a patch and a narrow network cannot carry it through, images do not.
+Predicting x0 with the velocity loss suits patches of many dimensions (Li & He 2025, "Back to Basics"): noise fills all
+directions of a patch, which a narrow network cannot transmit; images do not.
 """
 
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ from unified_jax.typing import Keys
 
 @dataclass(frozen=True)
 class Interpolant:
-    """A continuous path between data and noise, and what is learned of it."""
+    """A continuous path between data and noise, and the target that the network predicts."""
 
     target: Target | Literal["score"] = "velocity"
     """What the network predicts: 'velocity', 'x0', 'v', 'eps' or 'score'."""
@@ -82,7 +82,7 @@ class Interpolant:
         steep = isinstance(self.path, Vp | InterpolatedVp) and self.data_end == 0.0
         if steep and (self.target == "velocity" or self.loss in ("velocity", "likelihood")):
             raise ValueError(
-                f"Interpolant over {type(self.path).__name__} has sigma' without bound at t = 0, so the target and the "
+                f"Interpolant over {type(self.path).__name__} has an unbounded sigma' at t = 0, so the target and the "
                 "loss 'velocity' need a data_end above 0 such as 0.001."
             )
         if self.time_scale <= 0 or self.snr_gamma <= 0 or self.direction_weight < 0:
@@ -93,7 +93,7 @@ class Interpolant:
 
     @property
     def channels_per_output(self) -> int:
-        """1: no variance is learned."""
+        """1: the variance is not learned."""
         return 1
 
     @property
@@ -102,7 +102,7 @@ class Interpolant:
         return self.noise_end
 
     def alpha_sigma(self, t: Array) -> tuple[Array, Array]:
-        """Those of the path."""
+        """alpha and sigma of the path."""
         return self.path.alpha_sigma(t)
 
     def time_of_level(self, level: Array) -> Array:
@@ -132,7 +132,7 @@ class Interpolant:
         return t
 
     def start(self, eps: Array, t: Array) -> Array:
-        """Sampling begins at the noise itself."""
+        """Sampling begins at eps itself."""
         del t
         return eps
 
@@ -141,7 +141,7 @@ class Interpolant:
         return solve(self, self._read(output, t), x_t, t)
 
     def losses(self, output: Array, x0: Array, eps: Array, x_t: Array, t: Array) -> dict[str, Float[Array, "b"]]:
-        """{"mse": weighted mean square error}, and {"direction"} where it has a weight."""
+        """{"mse": weighted mean square error}, and {"direction"} if it has a weight."""
         p, q = self.target_coefficients(t)
         alpha, sigma = self.alpha_sigma(t)
         output = self._read(output, t)
@@ -164,11 +164,11 @@ class Interpolant:
 
 
 RectifiedFlow = Interpolant
-"""An Interpolant with its default path, the straight line, by the name the field knows it by."""
+"""Rectified flow: an Interpolant on the straight path."""
 
 
 def direction_loss(predicted: Array, true: Array) -> Float[Array, "b"]:
-    """Mean of 1 - cos over places, the cosine being taken over the last axis (channels)."""
+    """Mean over positions of 1 - cos, the cosine over the last axis (channels)."""
     dot = jnp.sum(predicted * true, axis=-1)
     length = jnp.sqrt(jnp.sum(predicted**2, -1)) * jnp.sqrt(jnp.sum(true**2, -1))
     return mean_per_example(1.0 - dot / jnp.maximum(length, 1e-8))

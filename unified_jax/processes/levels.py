@@ -1,13 +1,13 @@
-r"""A discrete chain seen in continuous time, its noise level s = sqrt((1 - abar) / abar).
+r"""A discrete process in continuous time, by its noise level s = sqrt((1 - abar) / abar).
 
-Solvers that place their own times (Euler, Heun, DPM-Solver++, UniPC, Karras' grid) run a network that was trained on
+Solvers that choose their own times (Euler, Heun, DPM-Solver++, UniPC, Karras' grid) run a network that was trained on
 T steps as Karras et al. 2022 run it (table 1, "VP"): in the variables
 
     x / sqrt(abar) = x0 + s eps,        alpha = 1, sigma = s,
 
-the time being s itself. The network is shown x / sqrt(1 + s^2), the chain's own x_t, and the step whose level is s,
-with fractions between steps, linear in log s. A chain with zero terminal SNR has no largest level; its last abar is
-taken as 2^-24 (as in diffusers), which is s = 4096.
+the time being s itself. The network's input is x / sqrt(1 + s^2), the process's own x_t, and the step whose noise level
+is s, interpolated linearly in log s. A process with zero terminal SNR has no largest level; its last abar is
+set to 2^-24 (as in diffusers), which is s = 4096.
 """
 
 import functools
@@ -30,36 +30,36 @@ LEAST_ABAR = 2.0**-24
 
 @dataclass(frozen=True)
 class NoiseLevels:
-    """The whole chain `chain` over its noise levels; for sampling."""
+    """The process `chain` over its noise levels; for sampling."""
 
     chain: Chain
     """The discrete process that the network was trained on: a `DiscreteGaussian`."""
 
     @functools.cached_property
     def table(self) -> Float[np.ndarray, "t"]:
-        """Level of every step, rising, float64."""
+        """Noise level of every step, increasing, float64."""
         abar = self.chain.respaced(()).alphas_cumprod
         if self.chain.zero_snr or abar[-1] == 0:
             abar = np.maximum(abar, LEAST_ABAR)
         return np.sqrt((1.0 - abar) / abar)
 
     def at_steps(self, steps: Float[np.ndarray, "k"]) -> Float[np.ndarray, "k"]:
-        """Levels at (fractional) steps, linear between the steps of the chain."""
+        """Noise levels at (fractional) steps, linear between steps."""
         return np.interp(steps, np.arange(len(self.table)), self.table)
 
     @property
     def sigma_min(self) -> float:
-        """Level of the first step."""
+        """Noise level of the first step."""
         return float(self.table[0])
 
     @property
     def sigma_max(self) -> float:
-        """Level of the last step."""
+        """Noise level of the last step."""
         return float(self.table[-1])
 
     @property
     def channels_per_output(self) -> int:
-        """As the chain's."""
+        """See `DiscreteGaussian`."""
         return self.chain.channels_per_output
 
     def alpha_sigma(self, t: Array) -> tuple[Array, Array]:
@@ -67,24 +67,24 @@ class NoiseLevels:
         return jnp.ones_like(t), t
 
     def time_of_level(self, level: Array) -> Array:
-        """The level itself."""
+        """The noise level itself."""
         return level
 
     def target_coefficients(self, t: Array) -> tuple[Array, Array]:
-        """(p, q) of the chain's target."""
+        """(p, q) of the target."""
         scale = self._scale(t)
         return coefficients(self.chain.target, scale, t * scale, scale, t * scale)
 
     def draw_times(self, keys: Keys) -> Float[Array, "b"]:
-        """Levels of uniform steps."""
+        """Noise levels of uniform steps."""
         return jnp.asarray(self.table, jnp.result_type(float))[self.chain.respaced(()).draw_times(keys)]
 
     def network_input(self, x_t: Array, t: Array) -> Array:
-        """The chain's own x_t, x / sqrt(1 + s^2)."""
+        """The discrete process's own x_t, x / sqrt(1 + s^2)."""
         return expand(self._scale(t), x_t) * x_t
 
     def network_time(self, t: Array) -> Array:
-        """The (fractional) step whose level is t."""
+        """The (fractional) step whose noise level is t."""
         logs = jnp.asarray(np.log(self.table), jnp.result_type(float))
         return jnp.interp(jnp.log(jnp.maximum(t, 1e-10)), logs, jnp.arange(len(self.table), dtype=logs.dtype))
 
@@ -93,11 +93,11 @@ class NoiseLevels:
         return (self.network_time(t) + 1.0) / len(self.table)
 
     def start(self, eps: Array, t: Array) -> Array:
-        """The chain starts at x_T = eps: sqrt(1 + s^2) eps here."""
+        """The discrete process starts at x_T = eps, which is sqrt(1 + s^2) eps here."""
         return eps / expand(self._scale(t), eps)
 
     def predict(self, output: Array, x_t: Array, t: Array) -> Prediction:
-        """The solve in the chain's variables; x0 and eps are the same in both. A learned variance is left out."""
+        """The solve in the discrete process's variables; x0 and eps are the same in both. Drops a learned variance."""
         if self.channels_per_output == 2:
             output = jnp.split(output, 2, axis=-1)[0]
         scale = self._scale(t)
@@ -105,10 +105,10 @@ class NoiseLevels:
 
     def losses(self, output: Array, x0: Array, eps: Array, x_t: Array, t: Array) -> dict[str, Float[Array, "b"]]:
         """Not for training: raises TypeError."""
-        raise TypeError("NoiseLevels is for sampling; train on its chain, a DiscreteGaussian.")
+        raise TypeError("NoiseLevels is for sampling; train on its DiscreteGaussian.")
 
     def grid(self, request: GridRequest) -> tuple[Process, np.ndarray]:
-        """As the chain's."""
+        """See `DiscreteGaussian`."""
         return chain_grid(self.chain, request)
 
     def _scale(self, t: Array) -> Array:
@@ -116,7 +116,7 @@ class NoiseLevels:
 
 
 def chain_grid(chain: Chain, request: GridRequest) -> tuple[Any, np.ndarray]:
-    """The chain respaced, for samplers of its steps, or seen through its levels (`NoiseLevels`), for all others."""
+    """The respaced process for discrete samplers, its noise levels (`NoiseLevels`) for all others."""
     chain, needs, name = chain.respaced(()), request.needs, request.sampler
     if needs.over == "path":
         raise UserError(f"The sampler {name} needs continuous time; use Karras with churn, or Ddpm, with this model.")
@@ -124,10 +124,14 @@ def chain_grid(chain: Chain, request: GridRequest) -> tuple[Any, np.ndarray]:
     if needs.adaptive:
         return levels, adaptive_grid(request, levels.sigma_max, levels.sigma_min, 0.0)
     if request.steps > chain.steps:
-        raise UserError(f"The process has {chain.steps} steps; found steps = {request.steps}.")
+        raise UserError(
+            f"The process has {chain.steps} steps: choose 1 to {chain.steps} sampling steps, found {request.steps}."
+        )
     if needs.over == "chain" and request.by_level:
-        raise UserError(f"The sampler {name} visits whole steps; spacing {request.spacing!r} has none.")
-    request.refuse(shift="it moves even grids of continuous time, and this process has steps")
+        raise UserError(
+            f"The sampler {name} needs whole steps; spacing {request.spacing!r} has none. Leave it at 'default'."
+        )
+    request.refuse(shift="it applies to uniform grids in continuous time, and this process has discrete steps")
     if needs.over in ("chain", "either") and not request.by_level:
         return chain.respaced(_visited(chain, request)), discrete_grid(request.steps)
     if request.by_level or (needs.even_log_levels and request.spacing == "default"):
@@ -138,7 +142,7 @@ def chain_grid(chain: Chain, request: GridRequest) -> tuple[Any, np.ndarray]:
 
 
 def _visited(chain: Chain, request: GridRequest) -> tuple[int, ...]:
-    """Indices of the whole chain, rising; by default even ones as improved DDPM rounds them, and of one the last."""
+    """Increasing indices of the full process; default: uniform, rounded as in improved DDPM; one step is the last."""
     if request.spacing == "default" and request.steps > 1:
         return space_timesteps(chain.steps, str(request.steps))
     spacing = "linspace" if request.spacing == "default" else request.spacing

@@ -1,9 +1,9 @@
 r"""Masked discrete diffusion: the absorbing state (Austin et al. 2021; Sahoo et al. 2024, MDLM; Shi et al. 2024, MD4).
 
 Tokens are 0 .. V-1 and V is the mask. Each token is kept with probability alpha(t) and masked otherwise, t = 0 data, t
-= 1 all masked. The network is asked for the data given what is visible; with its log-probabilities,
+= 1 all masked. The network predicts the data given the visible tokens; with its log-probabilities,
 
-    -log p(x0) <= int_0^1 w(t) E sum over masked places of -log p(x0_i | x_t) d t,     w = -alpha' / (1 - alpha)
+    -log p(x0) <= int_0^1 w(t) E sum over masked positions of -log p(x0_i | x_t) d t,     w = -alpha' / (1 - alpha)
 
 (MD4, eq. 5), the continuous limit of the variational bound, in nats per sequence. For the linear schedule w = 1 / t.
 Going from t to s < t a masked token is revealed with probability (alpha_s - alpha_t) / (1 - alpha_t), and a revealed
@@ -51,7 +51,7 @@ class Masking:
         return self.vocabulary
 
     def alpha(self, t: Array) -> Array:
-        """Probability that a token is still there."""
+        """Probability that a token is not masked."""
         return 1.0 - t if self.schedule == "linear" else 1.0 - jnp.cos(0.5 * jnp.pi * (1.0 - t))
 
     def weight(self, t: Array) -> Array:
@@ -66,7 +66,7 @@ class Masking:
         return self.least_time + (1.0 - self.least_time) * u
 
     def corrupt(self, tokens: Tokens, t: Float[Array, "b"], keys: Keys) -> Tokens:
-        """x_t: every token masked by its own draw."""
+        """x_t: every token is masked independently."""
         u = jax.vmap(lambda key: jax.random.uniform(key, tokens.shape[1:]))(keys)
         return jnp.where(u < self.alpha(t)[:, None], tokens, self.mask)
 
@@ -82,7 +82,7 @@ class Masking:
     def reveal(
         self, logits: Float[Array, "b n v"], x_t: Tokens, t: Array, s: Array, keys: Keys, temperature: float = 1.0
     ) -> Tokens:
-        """x_s of x_t, s < t scalars. temperature 0 takes the likeliest token."""
+        """x_s of x_t, s < t scalars. Temperature 0 is greedy."""
         alpha_t, alpha_s = self.alpha(t), self.alpha(s)
         chance = (alpha_s - alpha_t) / jnp.maximum(1.0 - alpha_t, 1e-12)
 

@@ -2,12 +2,11 @@ r"""Continuous Gaussian paths: alpha(t) and sigma(t) of x_t = alpha x0 + sigma e
 
     Linear                  alpha = 1 - t                  sigma = t                     rectified flow, SiT "Linear"
     Gvp                     alpha = cos(pi t / 2)          sigma = sin(pi t / 2)         SiT "GVP"
-    Vp                      alpha = exp(-t^2 (b1 - b0) / 4 - t b0 / 2)                   Song et al. 2021, eq. 33; SiT
-                                                                                         "VP"
-    InterpolatedVp          log alpha linear between the steps of a discrete chain, t_i = (i + 1) / T     DPM-Solver
+    Vp                      alpha = exp(-t^2 (b1 - b0) / 4 - t b0 / 2)                   Song et al. 2021, eq. 33
+    InterpolatedVp          log alpha linear between the steps of a discrete process, t_i = (i + 1) / T     DPM-Solver
 
 The last two preserve variance, sigma = sqrt(1 - alpha^2), and so does Gvp. (SiT writes t = 0 for noise: its t is our
-1 - t.) Grids that are even in the noise level s = sigma / alpha, and solvers that step in its logarithm, need the
+1 - t.) Grids that are uniform in the noise level s = sigma / alpha, and solvers that step in its logarithm, need the
 inverse `time_of_level`, s -> t.
 """
 
@@ -47,7 +46,7 @@ class Linear:
 
     @property
     def reaches_noise(self) -> bool:
-        """True."""
+        """True: alpha(1) = 0."""
         return True
 
     def alpha_sigma(self, t: Array) -> tuple[Array, Array]:
@@ -65,7 +64,7 @@ class Gvp:
 
     @property
     def reaches_noise(self) -> bool:
-        """True."""
+        """True: alpha(1) = 0."""
         return True
 
     def alpha_sigma(self, t: Array) -> tuple[Array, Array]:
@@ -93,7 +92,7 @@ class Vp:
 
     @property
     def reaches_noise(self) -> bool:
-        """False: alpha(1) = exp(-(beta_min + beta_max) / 4), 0.0066 as it stands."""
+        """False: alpha(1) = exp(-(beta_min + beta_max) / 4), 0.0066 by default."""
         return False
 
     def alpha_sigma(self, t: Array) -> tuple[Array, Array]:
@@ -109,7 +108,7 @@ class Vp:
 
 @dataclass(frozen=True)
 class InterpolatedVp:
-    """A discrete chain in continuous time: log alpha linear between t = 1/T, 2/T, ..., 1, and beyond."""
+    """A discrete process in continuous time: log alpha linear between t = 1/T, 2/T, ..., 1, and beyond."""
 
     schedule: Schedule = "linear"
     """Noise schedule: the shape of beta over the steps."""
@@ -130,7 +129,7 @@ class InterpolatedVp:
 
     @property
     def reaches_noise(self) -> bool:
-        """False."""
+        """False: alpha(1) > 0."""
         return False
 
     @functools.cached_property
@@ -154,7 +153,7 @@ class InterpolatedVp:
 
 
 def _piecewise_linear(x: Array, knots: np.ndarray, values: np.ndarray) -> Array:
-    """Linear between rising knots, and along the first and last segments outside them."""
+    """Linear between increasing knots, and along the first and last segments outside them."""
     low = jnp.clip(jnp.searchsorted(jnp.asarray(knots), x, side="right") - 1, 0, len(knots) - 2)
     k, v = jnp.asarray(knots), jnp.asarray(values)
     fraction = (x - k[low]) / (k[low + 1] - k[low])

@@ -17,7 +17,11 @@ Schedule = Literal["linear", "scaled_linear", "squared_cosine", "sigmoid", "cons
 
 
 def make_betas(schedule: Schedule, steps: int, start: float = 1e-4, end: float = 0.02) -> Float[np.ndarray, "t"]:
-    """beta_1 ... beta_T, in (0, 1). `start` and `end` are used as they are (no 1000 / T rescaling here)."""
+    """beta_1 ... beta_T, in (0, 1). `start` and `end` are used as given (no 1000 / T rescaling here).
+
+    >>> make_betas("linear", 1000)[[0, -1]].tolist()
+    [0.0001, 0.02]
+    """
     match schedule:
         case "linear":
             return np.linspace(start, end, steps, dtype=np.float64)
@@ -51,9 +55,12 @@ def zero_terminal_snr(betas: Float[np.ndarray, "t"]) -> Float[np.ndarray, "t"]:
 def space_timesteps(steps: int, sections: str) -> tuple[int, ...]:
     """Indices kept by the respacing notation of Nichol & Dhariwal 2021.
 
-    `"250"` spreads 250 indices over the chain, ends included; `"10,10,5"` cuts the chain into three equal parts and
+    `"250"` spreads 250 indices over all steps, ends included; `"10,10,5"` divides the steps into three equal parts and
     spreads that many over each; `"ddim25"` is the constant stride of the DDIM paper. Raises ValueError where it
     cannot be done.
+
+    >>> space_timesteps(1000, "5")
+    (0, 250, 500, 749, 999)
     """
     if sections.startswith("ddim"):
         wanted = int(sections.removeprefix("ddim"))

@@ -4,7 +4,7 @@ Every process here is a Gaussian path (conventions: t = 0 is data, t = 1 is nois
 
     x_t = alpha(t) x0 + sigma(t) eps                                                        (1)
 
-and every quantity a network is asked for is a linear combination of the same two unknowns,
+and every prediction target of a network is a linear combination of the same two unknowns,
 
     target = p x0 + q eps                                                                   (2)
 
@@ -14,9 +14,9 @@ system with determinant D = alpha q - sigma p, hence
 
     x0  = (q x_t - sigma target) / D,        eps = (alpha target - p x_t) / D.              (3)
 
-Limits. With target x0 at sigma = 0 (D = 0) the point is the data itself and eps is undefined; since it only ever
-enters multiplied by sigma, the limit eps = 0 is taken. With target eps at alpha = 0 (D = 0) the prediction says
-nothing about x0 and nothing can be taken: a process that reaches alpha = 0 refuses this target by name when it is made.
+Limits. With target x0 at sigma = 0 (D = 0) the point is the data itself and eps is undefined; since it only
+enters multiplied by sigma, the limit eps = 0 is used. With target eps at alpha = 0 (D = 0) the prediction says
+nothing about x0: a process that reaches alpha = 0 refuses this target in its constructor.
 """
 
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
@@ -33,9 +33,9 @@ Target = Literal["eps", "x0", "v", "velocity"]
 
 
 class Prediction(NamedTuple):
-    """What a denoiser says of `x_t`: arrays of its shape.
+    """A denoiser's output for `x_t`: arrays of its shape.
 
-    `log_variance` is that of one reverse step, if it is learned.
+    `log_variance` is that of one reverse step, if learned.
     """
 
     x0: Array
@@ -45,11 +45,11 @@ class Prediction(NamedTuple):
 
 @runtime_checkable
 class Process(Protocol):
-    """A Gaussian path, how its times are drawn, what the network is asked for and how the loss is formed."""
+    """A Gaussian path with its density of training times, its target, its loss and its sampling grid."""
 
     @property
     def channels_per_output(self) -> int:
-        """Output channels a data channel: 2 where the variance is learned, else 1."""
+        """Output channels per data channel: 2 where the variance is learned, else 1."""
         ...
 
     def alpha_sigma(self, t: Array) -> tuple[Array, Array]:
@@ -65,15 +65,15 @@ class Process(Protocol):
         ...
 
     def network_input(self, x_t: Array, t: Array) -> Array:
-        """What the network is shown of x_t: x_t itself, or scaled to unit variance (EDM)."""
+        """The network's input: x_t itself, or x_t scaled to unit variance (EDM)."""
         ...
 
     def network_time(self, t: Array) -> Array:
-        """The number the network is shown for t, float32."""
+        """The network's time input, float32."""
         ...
 
     def unit_time(self, t: Array) -> Array:
-        """t in unit time [0, 1] (0 data, 1 noise), for plots, time bins and guidance schedules."""
+        """t on the unit interval (0 data, 1 noise), for plots, time bins and guidance schedules."""
         ...
 
     def start(self, eps: Array, t: Array) -> Array:
@@ -81,11 +81,11 @@ class Process(Protocol):
         ...
 
     def predict(self, output: Array, x_t: Array, t: Array) -> Prediction:
-        """Reads a network output `[b, ..., c * channels_per_output]`."""
+        """Converts a network output `[b, ..., c * channels_per_output]` to (x0, eps)."""
         ...
 
     def losses(self, output: Array, x0: Array, eps: Array, x_t: Array, t: Array) -> dict[str, Float[Array, "b"]]:
-        """Named loss terms, one number per example, already weighted against each other."""
+        """Named loss terms, one number per example, already weighted relative to each other."""
         ...
 
     def grid(self, request: GridRequest) -> tuple["Process", np.ndarray]:

@@ -1,15 +1,14 @@
-r"""How the training time of a continuous process is drawn: densities on (0, 1), one key per example.
+r"""Densities of the training time of a continuous process on (0, 1), sampled with one key per example.
 
     uniform         t ~ U[0, 1)
-    logit-normal    t = sigmoid(mean + std n), n ~ N(0, 1), spends training in the middle of the path (Esser et al.
-                    2024,
-                    section 3.1); density exp(-(logit t - mean)^2 / (2 std^2)) / (std sqrt(2 pi) t (1 - t))
+    logit-normal    t = sigmoid(mean + std n), n ~ N(0, 1), concentrates on the middle of the path (Esser et
+                    al. 2024, section 3.1); density exp(-(logit t - mean)^2 / (2 std^2)) / (std sqrt(2 pi) t (1 - t))
     mode            t = 1 - u - s (cos^2(pi u / 2) - 1 + u), u ~ U[0, 1) (the same, "mode sampling with heavy tails")
     cosmap          t = 1 - 1 / (tan(pi u / 2) + 1) (the same, "CosMap"); density 2 / (pi (1 - 2 t + 2 t^2))
     lognormal       the noise level sigma itself, log sigma ~ N(mean, std^2) (Karras et al. 2022), for `Edm`
 
-Every one takes a resolution shift t' = s t / (1 + (s - 1) t) (the same, section 5.3.2): s = sqrt(m / n) for m pixels
-where n needed none, or exp(mu) with mu linear in the number of tokens ("dynamic", `dynamic_shift`).
+Each takes a resolution shift t' = s t / (1 + (s - 1) t) (the same, section 5.3.2): s = sqrt(m / n) for m pixels
+if n pixels need none, or exp(mu) with mu linear in the number of tokens ("dynamic", `dynamic_shift`).
 """
 
 import math
@@ -28,12 +27,16 @@ T = TypeVar("T", Array, np.ndarray, float)
 
 
 def shift_times(t: T, shift: float) -> T:
-    """The resolution shift; keeps 0 and 1."""
+    """The resolution shift; keeps 0 and 1.
+
+    >>> shift_times(0.5, 3.0)
+    0.75
+    """
     return shift * t / (1.0 + (shift - 1.0) * t)
 
 
 def resolution_shift(pixels: int, base_pixels: int) -> float:
-    """sqrt(pixels / base_pixels): the static shift for images of another size (Esser et al. 2024, eq. 23)."""
+    """sqrt(pixels / base_pixels): the static shift for images of another resolution (Esser et al. 2024, eq. 23)."""
     return math.sqrt(pixels / base_pixels)
 
 
@@ -87,7 +90,7 @@ class LogitNormalTimes:
         return self.of_normal(_normal(keys))
 
     def of_normal(self, n: Float[Array, "b"]) -> Float[Array, "b"]:
-        """The time of a standard normal number."""
+        """The time for a standard normal number n."""
         return shift_times(jax.nn.sigmoid(self.mean + self.std * n), self.shift)
 
     def density(self, t: Float[Array, "*s"]) -> Float[Array, "*s"]:
@@ -99,7 +102,7 @@ class LogitNormalTimes:
 
 @dataclass(frozen=True)
 class ModeTimes:
-    """Heavy tails around a mode."""
+    """A mode with heavy tails (Esser et al. 2024)."""
 
     scale: float = 1.29
     """s; above 0 favours the middle, below 0 the ends."""
@@ -116,7 +119,7 @@ class ModeTimes:
         return self.of_uniform(_uniform(keys))
 
     def of_uniform(self, u: Float[Array, "b"]) -> Float[Array, "b"]:
-        """The time of a number of U[0, 1)."""
+        """The time for a uniform number u."""
         return shift_times(1.0 - u - self.scale * (jnp.cos(0.5 * jnp.pi * u) ** 2 - 1.0 + u), self.shift)
 
 

@@ -1,11 +1,11 @@
-r"""Loss weights: factors on the mean square of the target, functions of alpha, sigma and the target.
+r"""Loss weights: factors on the mean square error of the target, functions of alpha, sigma and the target.
 
 An error e of a target with determinant D = alpha q - sigma p (module `targets`) is an error
 
     -(sigma / D) e of x0,        (alpha / D) e of eps,        ((alpha sigma' - sigma alpha') / D) e of the velocity
 
-so a weight that a paper states for one target is stated here once, in the space it was meant for, and carried to the
-target that is trained. With SNR = alpha^2 / sigma^2:
+so a weight that a paper states for one target is defined here once, in that space, and converted to the trained target.
+With SNR = alpha^2 / sigma^2:
 
     target              1: the plain mean square of what is predicted
     eps                 mean square of the implied eps, SNR in x0 space (DDPM's simple loss for any target)
@@ -13,13 +13,12 @@ target that is trained. With SNR = alpha^2 / sigma^2:
     likelihood          g / sigma^2 on eps, g = sigma sigma' - sigma^2 alpha' / alpha (SiT "likelihood", for maximum
                         likelihood)
     inverse_variance    1 / sigma^2 ("sigma_sqrt" of Stable Diffusion 3's code)
-    min_snr             min(SNR, gamma) in x0 space (Hang et al. 2023); 1 where SNR = 0, so that a chain with zero
-                        terminal SNR trains its last step
+    min_snr             min(SNR, gamma) in x0 space (Hang et al. 2023); 1 where SNR = 0, so that a process with
+                        zero terminal SNR trains its last step
     max_snr             max(SNR, 1) in x0 space ("truncated SNR", Salimans & Ho 2022, section 4)
 
-A factor that has no bound where D vanishes (sigma / alpha towards the noise, alpha / sigma towards the data, a rate
-over either) counts as at most 20; every other one is exact, also where it is a quotient of two small numbers. With
-min_snr nothing is unbounded and nothing is cut.
+A factor that diverges where D vanishes (sigma / alpha towards the noise, alpha / sigma towards the data, a rate over
+either) is clipped at 20. All others are exact, including quotients of two small numbers; min_snr is never clipped.
 """
 
 from typing import Literal
@@ -30,14 +29,16 @@ from jaxtyping import Array
 Weighting = Literal["target", "eps", "velocity", "likelihood", "inverse_variance", "min_snr", "max_snr"]
 
 MOST = 20.0
-"""Largest factor on an error, where it would grow without bound."""
+"""Largest factor on an error, where it would diverge."""
 
 
 def loss_weight(
     kind: Weighting, alpha: Array, sigma: Array, p: Array, q: Array, rates: tuple[Array, Array], gamma: float = 5.0
 ) -> Array:
-    """The factor on the squared error of `p x0 + q eps`, shaped as alpha; `rates` are d alpha / d t and d sigma / d
-    t."""
+    """The factor on the squared error of `p x0 + q eps`, shaped as alpha.
+
+    `rates` are (d alpha / d t, d sigma / d t).
+    """
     if kind == "target":
         return jnp.ones_like(alpha)
     d_alpha, d_sigma = rates

@@ -1,4 +1,4 @@
-"""The samplers a plan may name, as frozen dataclasses of their own options: each calls its function of this folder.
+"""The samplers by name: frozen dataclasses of their options, each of which calls a function of this package.
 
 `needs` says what a sampler steps over and which ends of a path it cannot reach; `Process.grid` answers it.
 """
@@ -23,43 +23,43 @@ from unified_jax.typing import Keys
 
 @runtime_checkable
 class Sampler(Protocol):
-    """What a plan calls."""
+    """The sampler of a `Plan`."""
 
     @property
     def needs(self) -> Needs:
-        """What it steps over, and the ends it cannot reach; a class variable serves where no option changes it."""
+        """What it steps over, and the ends it cannot reach; a class variable where no option changes it."""
         ...
 
     def __call__(self, denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys) -> Any:
-        """x at the grid's first time to a sample at its last."""
+        """Integrates x from the grid's first time to a sample at its last."""
         ...
 
 
 @dataclass(frozen=True)
 class Euler:
-    """First order, deterministic."""
+    """Euler's method: first order, deterministic."""
 
     needs = Needs()
 
     def __call__(self, denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys) -> Any:
-        """`ode.euler`."""
+        """See `ode.euler`."""
         return euler(denoise, process, x, grid, keys)
 
 
 @dataclass(frozen=True)
 class Heun:
-    """Second order, deterministic, two evaluations per step."""
+    """Heun's method: second order, deterministic, two evaluations per step."""
 
     needs = Needs()
 
     def __call__(self, denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys) -> Any:
-        """`ode.heun`."""
+        """See `ode.heun`."""
         return heun(denoise, process, x, grid, keys)
 
 
 @dataclass(frozen=True)
 class Dopri5:
-    """Adaptive, each sample with its own steps; the plan's `steps` are not used."""
+    """Dormand-Prince 5(4): adaptive steps for each sample; ignores the plan's `steps`."""
 
     rtol: float = 1e-3
     """Relative tolerance."""
@@ -73,7 +73,7 @@ class Dopri5:
             raise ValueError(f"Dopri5 needs positive tolerances, found rtol = {self.rtol}, atol = {self.atol}.")
 
     def __call__(self, denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys) -> Any:
-        """`dopri5.dopri5`."""
+        """See `dopri5.dopri5`."""
         return dopri5(denoise, process, x, grid, keys, self.rtol, self.atol)
 
 
@@ -91,13 +91,13 @@ class Ddim:
             raise ValueError(f"Ddim.eta must not be negative, found {self.eta}.")
 
     def __call__(self, denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys) -> Any:
-        """`ddim.ddim`."""
+        """See `ddim.ddim`."""
         return ddim(denoise, process, x, grid, keys, self.eta)
 
 
 @dataclass(frozen=True)
 class EulerAncestral:
-    """Euler steps down to a level below the wanted one, and noise back up to it (k-diffusion).
+    """Euler steps to a noise level below the target, then added noise up to the target (k-diffusion).
 
     With sigma_up^2 = s'^2 (s^2 - s'^2) / s^2 this is DDIM with eta = 1 over noise levels: the same numbers.
     """
@@ -112,18 +112,18 @@ class EulerAncestral:
             raise ValueError(f"EulerAncestral.eta must lie in [0, 1], found {self.eta}.")
 
     def __call__(self, denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys) -> Any:
-        """`ddim.ddim`."""
+        """See `ddim.ddim`."""
         return ddim(denoise, process, x, grid, keys, self.eta)
 
 
 @dataclass(frozen=True)
 class Ddpm:
-    """Ancestral sampling of a discrete chain, with its own variances."""
+    """Ancestral sampling of a discrete process, with its own variances."""
 
     needs = Needs(over="chain")
 
     def __call__(self, denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys) -> Any:
-        """`ddpm.ddpm`."""
+        """See `ddpm.ddpm`."""
         return ddpm(denoise, process, x, grid, keys)
 
 
@@ -142,15 +142,15 @@ class DpmSolver:
 
     def __post_init__(self) -> None:
         if self.order not in (1, 2, 3) or (self.sde and self.of_eps and self.order == 3):
-            raise ValueError(f"DpmSolver.order is 1, 2 or 3 (1 or 2 with sde of eps), found {self.order}.")
+            raise ValueError(f"DpmSolver.order is 1, 2 or 3 (1 or 2 with sde and of_eps), found {self.order}.")
 
     @property
     def needs(self) -> Needs:
-        """Of eps: a finite log-SNR at both ends."""
+        """With `of_eps` both ends need a finite log-SNR."""
         return Needs(above_data=self.of_eps, below_noise=self.of_eps)
 
     def __call__(self, denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys) -> Any:
-        """`dpm_solver.dpm_solver`."""
+        """See `dpm_solver.dpm_solver`."""
         return dpm_solver(denoise, process, x, grid, keys, self.order, self.form, self.sde, self.of_eps)
 
 
@@ -163,7 +163,7 @@ class DpmFast:
     needs = Needs(above_data=True, below_noise=True, even_log_levels=True)
 
     def __call__(self, denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys) -> Any:
-        """`dpm_fast.dpm_fast`."""
+        """See `dpm_fast.dpm_fast`."""
         return dpm_fast(denoise, process, x, grid, keys, self.of_eps)
 
 
@@ -182,7 +182,7 @@ class UniPc:
             raise ValueError(f"UniPc.order is 1, 2 or 3, found {self.order}.")
 
     def __call__(self, denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys) -> Any:
-        """`unipc.unipc`."""
+        """See `unipc.unipc`."""
         return unipc(denoise, process, x, grid, keys, self.order, self.form)
 
 
@@ -208,11 +208,11 @@ class Sde:
 
     @property
     def needs(self) -> Needs:
-        """A path, and a last step of its own; the form sbdm has no bound where alpha = 0."""
+        """A path with a special last step; the form sbdm diverges where alpha = 0."""
         return Needs(over="path", below_noise=self.form == "sbdm", last_size=self.last_size)
 
     def __call__(self, denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys) -> Any:
-        """`sde.sde`."""
+        """See `sde.sde`."""
         return sde(denoise, process, x, grid, keys, self.method, self.form, self.norm, self.last)
 
 
@@ -227,9 +227,9 @@ class Karras:
     needs = Needs(over="levels")
 
     def __call__(self, denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys) -> Any:
-        """`karras.karras`."""
+        """See `karras.karras`."""
         return karras(denoise, process, x, grid, keys, self.churn, self.order)
 
 
 AnySampler = Euler | Heun | Dopri5 | Ddim | EulerAncestral | Ddpm | DpmSolver | DpmFast | UniPc | Sde | Karras
-"""All of them."""
+"""All samplers."""

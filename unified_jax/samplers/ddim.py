@@ -6,9 +6,9 @@ r"""DDIM (Song et al. 2020, eq. 12), for any Gaussian path and any pair of times
 For variance-preserving paths this is the paper's eta sqrt((1 - b) / (1 - a)) sqrt(1 - a / b). eta = 0 is
 deterministic, eta = 1 has the posterior variance beta~.
 
-Run over an increasing grid it is the inversion (section 4.3): the same update upwards, from a sample to its noise. It
-asks the network for eps at the data itself, which a network that predicts x0 cannot answer there (sigma = 0) and
-answers badly just beside (its error of x0 is divided by sigma): start at about t = 0.02 with such a model.
+Over an increasing grid it is the inversion (section 4.3): the same update from a sample to its noise. The inversion
+needs eps at the data itself. A network that predicts x0 does not determine eps there (sigma = 0), and close to it the
+error of x0 is divided by sigma: start at about t = 0.02 with such a model.
 """
 
 import functools
@@ -39,11 +39,11 @@ def ddim_step(
 
 
 def check_direction(process: Process, grid: Any, eta: float = 0.0) -> None:
-    """Raises ValueError for an increasing grid (an inversion) that cannot be right; times known only to a trace pass."""
+    """Raises ValueError for an inversion (an increasing grid) that cannot be right; traced times are not checked."""
     if isinstance(grid, Tracer) or grid[0] >= grid[-1]:
         return
     if eta:
-        raise ValueError(f"DDIM inverts without noise only, found eta = {eta} on a rising grid.")
+        raise ValueError(f"DDIM inversion (an increasing grid) needs eta = 0, found {eta}.")
     with jax.ensure_compile_time_eval():
         t = jnp.asarray(grid[:1])
         (alpha, sigma), (p, q) = process.alpha_sigma(t), process.target_coefficients(t)
@@ -51,16 +51,16 @@ def check_direction(process: Process, grid: Any, eta: float = 0.0) -> None:
     if silent:
         raise ValueError(
             f"DDIM cannot start an inversion at t = {float(grid[0]):g}: {type(process).__name__}'s prediction of x0 "
-            "says nothing of eps where sigma = 0. Start the grid later, at about 0.02 of the way to the noise."
+            "says nothing about eps where sigma = 0. Start the grid later, at about 0.02 of the way to the noise."
         )
 
 
 def ddim(
     denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys, eta: float = 0.0, draw: Draw = normal_like
 ) -> Any:
-    """x `[b, ...]` at the grid's first time to a sample at its last. eta >= 0; 0 draws no noise.
+    """Integrates x `[b, ...]` from the grid's first time to a sample at its last. eta >= 0; 0 adds no noise.
 
-    Raises ValueError for an inversion with noise, or from a time at which the target says nothing of eps.
+    Raises ValueError for an inversion with noise, or from a time at which the target does not determine eps.
     """
     jax.tree.map(functools.partial(check_direction, eta=eta), process, grid)
     step = functools.partial(ddim_step, eta=eta)

@@ -1,7 +1,8 @@
-r"""Dormand-Prince 5(4) with adaptive steps (Dormand & Prince 1980; Hairer, Norsett & Wanner, "Solving ODEs I",
-II.4-II.6).
+r"""Dormand-Prince 5(4) with adaptive steps.
 
-Every sample has a step size of its own, so that a sample does not depend on the batch it sits in. A step is accepted
+Dormand & Prince 1980; Hairer, Norsett & Wanner, "Solving ODEs I", II.4-II.6.
+
+Every sample has its own step size, so that it does not depend on its batch. A step is accepted
 where the root mean square of error / (atol + rtol max(|y0|, |y1|)) is at most 1; the next step is the last one times
 0.9 ratio^(-1/5), within [0.2, 10] (at least 1 after an accepted step). Values inside a step come from the quartic
 through both ends, both slopes and the middle (Shampine's coefficients), as in torchdiffeq and jax.experimental.ode,
@@ -61,13 +62,13 @@ def integrate(
     field: Field, y: Any, times: Float[Array, "k"], rtol: float = 1e-3, atol: float = 1e-6, joint: bool = False,
     beyond: bool = False,
 ) -> Any:  # fmt: skip
-    """y(times[0]) = y to the values at times[1:], a tree of `[k - 1, b, ...]`; times rise or fall.
+    """y(times[0]) = y to the values at times[1:], a tree of `[k - 1, b, ...]`; times increase or decrease.
 
-    joint    one step size for the whole batch
+    joint    one step size for the batch
     beyond   let the last step reach past the last time, where the field must then be defined (as torchdiffeq does)
 
-    A step of less than 1,000 roundings of the whole interval is taken whatever its error; a sample that needs more
-    than 10,000 steps is not a number.
+    A step below 1,000 rounding errors of the interval is accepted whatever its error; a sample that needs more
+    than 10,000 steps becomes NaN.
     """
     times = jnp.asarray(times, jnp.result_type(float))
     batch = jax.tree.leaves(y)[0].shape[0]
@@ -76,7 +77,7 @@ def integrate(
     slope = field(y, start)
     size = _first_size(field, y, start, slope, times[-1] - times[0], rtol, atol, norm, beyond)
     state = Progress(y, slope, start, start, size, (y,) * 5, jnp.asarray(0))
-    # Below this the rounding of the field, not the step, makes the error: such a step is taken as it is.
+    # Below this, rounding of the field dominates the error: such a step is accepted.
     least = 1e3 * jnp.finfo(times.dtype).eps * jnp.abs(times[-1] - times[0])
 
     def to_time(state: Progress, time: Array) -> tuple[Progress, Any]:
@@ -101,7 +102,7 @@ def _shortened(s: Progress, end: Array) -> Progress:
 def _step(
     field: Field, s: Progress, wanted: Bool[Array, "b"], rtol: float, atol: float, norm: Any, least_size: Array
 ) -> Progress:
-    """One try; samples that are not wanted, or whose error is too large, stay where they are."""
+    """One trial step; samples that are finished, or whose error is too large, keep their state."""
     slopes = [s.slope]
     y = s.y
     for node, row in zip(NODES, STAGES, strict=True):
@@ -135,7 +136,7 @@ def _combine(y: Any, size: Array, row: tuple[float, ...], slopes: list[Any]) -> 
 
 
 def _quartic(y0: Any, y1: Any, middle: Any, slope0: Any, slope1: Any, size: Array) -> tuple[Any, ...]:
-    """Coefficients from the fourth power down to the constant, of the place in [0, 1] within the step."""
+    """Coefficients from the fourth power down to the constant, of the position in [0, 1] within the step."""
 
     def leaf(a: Array, b: Array, m: Array, f: Array, g: Array) -> tuple[Array, ...]:
         f, g = expand(size, a) * f, expand(size, a) * g
@@ -194,12 +195,12 @@ def dopri5(
 ) -> Any:
     """The probability-flow ODE from the grid's first time to its last; steps between two ends are adaptive.
 
-    A grid of three times reaches the second adaptively and the third, the data, where the slope may be singular, by a
-    single DDIM step. One process only: the modalities of a dict would share one time. Raises TypeError for a dict.
+    With a grid of three times it reaches the second adaptively, and the third by a single DDIM step, as the slope may
+    be singular at the data. Raises TypeError for a dict of processes, which would share one time.
     """
     del keys
     if not isinstance(process, Process):
-        raise TypeError("dopri5 integrates one process in its own time; choose another sampler for several modalities.")
+        raise TypeError("dopri5 integrates a single process; choose another sampler for several modalities.")
     times = jnp.asarray(grid, jnp.result_type(float))
 
     def field(value: Array, t: Array) -> Array:

@@ -1,16 +1,17 @@
-r"""DPM-Solver, singlestep (Lu et al. 2022a, algorithms 1 to 3) and its "fast" mixture of orders, as UniDiffuser
-samples.
+r"""DPM-Solver, singlestep, and its "fast" mixture of orders, as in UniDiffuser.
 
-A step of order k uses k evaluations inside itself, at the next grid times. With u = h = lambda_t - lambda_s for
+Lu et al. 2022a, algorithms 1 to 3.
+
+A step of order k makes k evaluations, at the next grid times. With u = h = lambda_t - lambda_s for
 predictions m of eps and u = -h for x0, S = sigma (of eps) or alpha (of x0), K = alpha (of eps) or sigma (of x0), r the
-share of h at which an inner time lies, and e(r) = exp(r u) - 1:
+share of h of an inner time, and e(r) = exp(r u) - 1:
 
     x(r) = (K_r / K_s) x_s - S_r [ e(r) m_0 + (r / r1) (e(r) / (r u) - 1) (m_1 - m_0) ]
     x_t  = (K_t / K_s) x_s - S_t [ e(1) m_0 + (1 / 2 r1) e(1) (m_1 - m_0) ]                              (order 2)
     x_t  = (K_t / K_s) x_s - S_t [ e(1) m_0 + (1 / r2) (e(1) / u - 1) (m_2 - m_0) ]                      (order 3)
 
-(the second term of x(r) belongs to the second inner time of order 3). "Fast" spends n evaluations as steps of order 3
-and, to make up n, a last one or two of orders 2 and 1. The grid has n + 1 times, any.
+(the second term of x(r) belongs to the second inner time of order 3). "Fast" uses n evaluations for steps of order 3
+and, for the rest, one or two last steps of orders 2 and 1. The grid has any n + 1 times.
 """
 
 import math
@@ -32,7 +33,11 @@ Stage = tuple[np.ndarray, np.ndarray]
 
 
 def orders_of(evaluations: int) -> list[int]:
-    """Orders of the steps that spend exactly this many evaluations: threes, then what is left."""
+    """Orders of the steps that use exactly this many evaluations: threes, then the rest.
+
+    >>> orders_of(8)
+    [3, 3, 2]
+    """
     if evaluations < 3:
         return [evaluations] if evaluations else []
     match evaluations % 3:
@@ -63,13 +68,13 @@ def stages(points: list[Node], of_eps: bool = True) -> Stage:
 
 
 def dpm_fast(denoise: Denoiser, process: Process, x: Array, grid: Any, keys: Keys, of_eps: bool = True) -> Array:
-    """x `[b, ...]` at the grid's first time to a sample at its last, one evaluation per grid step; one process only.
+    """Integrates x `[b, ...]` from the grid's first time to a sample at its last, one evaluation per grid step.
 
     Raises TypeError for a dict of processes, ValueError for a grid that touches alpha = 0 or sigma = 0.
     """
     del keys
     if not isinstance(process, Process):
-        raise TypeError("dpm_fast steps one process in its own time; choose another sampler for several modalities.")
+        raise TypeError("dpm_fast steps a single process; choose another sampler for several modalities.")
     points = nodes(process, grid)
     check_ends(points)  # of x0 too: the last step may be of order 2, whose h must be finite
     times = np.asarray(grid)

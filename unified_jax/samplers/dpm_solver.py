@@ -1,5 +1,6 @@
-r"""DPM-Solver++ (Lu et al. 2022, "DPM-Solver++: Fast Solver for Guided Sampling") and DPM-Solver, multistep, orders 1
-to 3.
+r"""DPM-Solver++ and DPM-Solver, multistep, orders 1 to 3.
+
+Lu et al. 2022, "DPM-Solver++: Fast Solver for Guided Sampling"; Lu et al. 2022, "DPM-Solver".
 
 With H = h (ODE) or 2 h (the SDE, whose x_s decays twice and which adds noise of variance sigma_t^2 (1 - e^-2h)), the
 integral of a quadratic through the last predictions of x0 is
@@ -11,8 +12,8 @@ integral of a quadratic through the last predictions of x0 is
     r1 = (lambda_s1 - lambda_s2) / h,   d = (m_1 - m_2) / r1,   e = (D1 - d) / (r0 + r1)
     D1 <- D1 + r0 e,    D2 = 2 e                                                                        (order 3)
 
-D2 is a second derivative, so it is twice the divided difference e. The authors' code, and with it diffusers and
-k-diffusion, takes D2 = e, which leaves the method of second order (measured: tests/samplers/test_solvers.py);
+D2 is a second derivative, hence twice the divided difference e. The authors' code, and with it diffusers and
+k-diffusion, uses D2 = e, which reduces the method to second order (measured: tests/samplers/test_solvers.py);
 `as_published` computes that.
 
 "midpoint" replaces phi2 of order 2 by phi1 / 2 (equal to the same order). First order is DDIM; for the SDE it is DDIM
@@ -40,8 +41,7 @@ def dpm_solver_table(
 ) -> Multistep:  # fmt: skip
     """Coefficients of every step of a grid.
 
-    Raises ValueError for an order that does not exist, or a grid that touches alpha = 0 or sigma = 0
-    `of_eps`.
+    Raises ValueError for an unknown order, or with `of_eps` for a grid that reaches alpha = 0 or sigma = 0.
     """
     if order not in (1, 2, 3) or (sde and of_eps and order == 3):
         raise ValueError(f"DPM-Solver has orders 1, 2 and 3 (the SDE of eps 1 and 2), found {order}.")
@@ -50,23 +50,25 @@ def dpm_solver_table(
     if of_eps:
         check_ends(points)
     keep, noise, weights = np.zeros(steps), np.zeros(steps), np.zeros((steps, order))
+    # Row i: the last `now` predictions, the newest first; columns of higher orders stay 0.
     for i in range(steps):
         now = order_at(i, steps, order, lower_final, points[-1].sigma == 0)
         past = [points[j].log_snr for j in range(i, i - now, -1)]
         form = _eps_form if of_eps else _x0_form
         keep[i], noise[i], phi = form(points[i], points[i + 1], sde)
-        if now == 2 and kind == "midpoint":
+        if now == 2 and kind == "midpoint":  # phi2 -> phi1 / 2
             phi = (phi[0], 0.5 * phi[0], phi[2])
         weights[i, :now] = quadratic_weights(phi, past, points[i + 1].log_snr, 1.0 if as_published else 2.0)
     return Multistep(keep, weights, noise)
 
 
 def _x0_form(s: Node, t: Node, sde: bool) -> tuple[float, float, tuple[float, float, float]]:
-    """keep, noise and (phi1, phi2, -phi3) times alpha_t. A step to sigma = 0 has h = inf, of which phi1 = 1 is
-    needed."""
+    """keep, noise and alpha_t (phi1, phi2, -phi3)."""
+    # A step to sigma = 0 has h = inf; it is of first order, so only phi1 = 1 is used.
     h = t.log_snr - s.log_snr
     big = 2 * h if sde else h
     decay = math.exp(-big)
+    # Written with alpha and sigma, the ODE's phi1 stays exact where h = inf.
     phi1 = 1.0 - decay if sde else 1.0 - (s.alpha * t.sigma) / (s.sigma * t.alpha)
     phi2 = 1.0 - phi1 / big
     keep = t.sigma / s.sigma * (math.exp(-h) if sde else 1.0)
@@ -86,12 +88,12 @@ def _eps_form(s: Node, t: Node, sde: bool) -> tuple[float, float, tuple[float, f
 def quadratic_weights(
     phi: tuple[float, float, float], past: list[float], target: float, curvature: float = 2.0
 ) -> np.ndarray:
-    """Weights of m_0, m_1, m_2: phi[0] m_0 + phi[1] D1 + phi[2] D2 with the D of the module docstring.
+    """Weights of m_0, m_1, m_2: phi[0] m_0 + phi[1] D1 + phi[2] D2, with D1 and D2 of the module docstring.
 
     `past` are the lambdas of the predictions, the newest first; `target` is that of the step's end; D2 = curvature e.
     """
     order, h = len(past), target - past[0]
-    basis = np.eye(order)
+    basis = np.eye(order)  # m_j as a vector, so that every formula below is a row of weights
     total = phi[0] * basis[0]
     if order == 1:
         return total
@@ -109,7 +111,7 @@ def dpm_solver(
     sde: bool = False, of_eps: bool = False, lower_final: bool = True, as_published: bool = False,
     draw: Draw = normal_like,
 ) -> Any:  # fmt: skip
-    """x `[b, ...]` at the grid's first time to a sample at its last; one denoiser call per step.
+    """Integrates x `[b, ...]` from the grid's first time to a sample at its last; one denoiser call per step.
 
     `sde` adds noise (the reverse-time SDE); `of_eps` is DPM-Solver instead of DPM-Solver++; `lower_final` lowers the
     order over the last steps, which few-step sampling needs; `as_published` halves D2 of order 3, as other codes do.

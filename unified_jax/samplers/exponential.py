@@ -1,14 +1,13 @@
-r"""What DPM-Solver and UniPC share: exponential integrators in lambda = log(alpha / sigma), as tables of numbers.
+r"""Exponential integrators in lambda = log(alpha / sigma), as tables of numbers: shared by DPM-Solver and UniPC.
 
-Between two times s > t, with h = lambda_t - lambda_s, the probability-flow ODE is solved exactly but for the prediction
-(Lu et al. 2022b, eq. 9; Lu et al. 2022a, eq. 3.4):
+Between two times s > t, with h = lambda_t - lambda_s, the probability-flow ODE is solved exactly except for the
+prediction (Lu et al. 2022b, eq. 9; Lu et al. 2022a, eq. 3.4):
 
     x_t = (sigma_t / sigma_s) x_s + sigma_t int_{lambda_s}^{lambda_t} e^lambda x0_hat d lambda          of x0
     x_t = (alpha_t / alpha_s) x_s - alpha_t int_{lambda_s}^{lambda_t} e^-lambda eps_hat d lambda        of eps
 
 so a solver that fits a polynomial to the last predictions is a linear multistep method, x_t = a x_s + sum_j c_j m_j,
-with coefficients that depend on the grid alone. They are computed once, in NumPy and float64, before anything is
-compiled.
+whose coefficients depend only on the grid. They are computed once, in NumPy and float64, before compilation.
 """
 
 from collections.abc import Callable
@@ -45,7 +44,7 @@ class Multistep(NamedTuple):
 
 
 def nodes(process: Process, grid: Any) -> list[Node]:
-    """alpha, sigma, lambda along a grid, float64. Raises TypeError for a grid that is traced."""
+    """alpha, sigma, lambda along a grid, float64. Raises TypeError for a traced grid."""
     if isinstance(grid, jax.core.Tracer):
         raise TypeError("A multistep solver computes its coefficients before compiling: give the grid as numbers.")
     with jax.ensure_compile_time_eval():
@@ -57,16 +56,15 @@ def nodes(process: Process, grid: Any) -> list[Node]:
 
 
 def check_ends(points: list[Node]) -> None:
-    """Refuses a grid that a solver of eps cannot take. Raises ValueError."""
+    """Raises ValueError for a grid that a solver for eps cannot use."""
     if points[-1].sigma == 0 or points[0].alpha == 0:
         raise ValueError(
-            "A solver of eps can neither start at alpha = 0 nor step to sigma = 0; shorten the grid, or use one of x0."
+            "A solver for eps can neither start at alpha = 0 nor end at sigma = 0; shorten the grid, or solve for x0."
         )
 
 
 def order_at(step: int, steps: int, order: int, lower_final: bool, last_is_data: bool) -> int:
-    """The order of a step: it grows from 1, and falls to 1 at the end (always where the last step ends at sigma =
-    0)."""
+    """The order of a step: it grows from 1; `lower_final` and a last step to sigma = 0 lower it at the end."""
     order = min(order, step + 1)
     if lower_final:
         return min(order, steps - step)
@@ -77,9 +75,9 @@ def run_multistep(
     tables: Any, read: Callable[[Prediction], Array], denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys,
     draw: Draw | None,
 ) -> Any:  # fmt: skip
-    """Scans a tree of `Multistep` tables; `read` picks x0 or eps of a prediction."""
+    """Scans a tree of `Multistep` tables; `read` selects x0 or eps of a prediction."""
     here, _ = step_pairs(process, grid)
-    depth = jax.tree.leaves(tables)[1].shape[1]
+    depth = jax.tree.leaves(tables)[1].shape[1]  # the order: columns of `weights`, the second leaf
     tables = jax.tree.map(lambda table: jnp.asarray(table, jnp.result_type(float)), tables)
 
     def one(_: Any, value: Array, table: Any, noise: Array, *history: Array) -> Array:
@@ -94,7 +92,7 @@ def run_multistep(
         said = denoise(x, at_time(process, t, x))
         newest = jax.tree.map(lambda _, prediction: read(prediction), process, said)
         noise = jax.tree.map(jnp.zeros_like, x) if draw is None else draw(keys, i, x)
-        history = (newest, *older)
+        history = (newest, *older)  # zeros before the first step, whose weights are 0 too
         return (jax.tree.map(one, process, x, table, noise, *history), history[: depth - 1]), None
 
     count = jax.tree.leaves(here)[0].shape[0]

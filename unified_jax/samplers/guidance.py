@@ -1,26 +1,26 @@
-r"""Guidance: denoisers -> denoiser.
+r"""Guidance: combines denoisers into one.
 
 Classifier-free guidance (Ho & Salimans 2022) in the code convention, scale s = 1 + w:
 
     eps = eps_u + s (eps_c - eps_u)
 
-x0 is affine in eps at a fixed x_t, so the same combination is taken of x0 and of eps and they stay consistent; a
-learned variance is taken from the conditional side (as in DiT). s = 1 is no guidance and costs no second call.
+x0 is affine in eps at a fixed x_t, so the same combination of x0 and of eps keeps them consistent. A learned variance
+is that of the conditional prediction (as in DiT). s = 1 is no guidance and needs no second call.
 
 The scale may depend on time, in unit time u in [0, 1] (0 data, 1 noise):
 
     interval        s within (low, high], 1 outside (Kynkaanniemi et al. 2024)
-    power cosine    1 + (s - 1) (1 - cos(pi (1 - u)^p)) / 2, growing as noise falls (MDTv2, Gao et al. 2023)
+    power cosine    1 + (s - 1) (1 - cos(pi (1 - u)^p)) / 2, growing as noise decreases (MDTv2, Gao et al. 2023)
 
-Several axes (InstructPix2Pix, Brooks et al. 2023, eq. 3; a text and an image, or two texts) are nested: axis k adds
-what it names to what the axes before it show, and with e_k the prediction that shows axes 1 .. k,
+Several axes (InstructPix2Pix, Brooks et al. 2023, eq. 3; a text and an image, or two texts) are nested: axis k adds its
+conditions to those of the axes before it, and with e_k the prediction given axes 1 .. k,
 
     eps = e_0 + sum_k s_k (e_k - e_{k-1})
 
-so e_0 leaves out everything that any axis names, and scales of 1 are no guidance.
+so e_0 drops the conditions of all axes, and scales of 1 are no guidance.
 
-`rescale` brings the guided x0 back to the standard deviation of the conditional one, by the share phi (Lin et al. 2023,
-section 3.4): large scales over-expose.
+`rescale` moves the standard deviation of the guided x0 back to that of the conditional one, by the share phi (Lin et
+al. 2023, section 3.4): large scales over-expose.
 """
 
 from collections.abc import Callable
@@ -39,7 +39,7 @@ from unified_jax.samplers.loop import Denoiser
 
 @dataclass(frozen=True)
 class Axis:
-    """One of several directions of guidance."""
+    """One of several guidance directions."""
 
     without: tuple[str, ...]
     """Conditions (or given streams) that this axis adds to those of the axes before it."""
@@ -93,7 +93,7 @@ class Guidance:
             )
         names = [name for axis in self.axes for name in axis.without]
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"Each axis of guidance adds names of its own; {', '.join(twice)} stands in two.")
+            raise ValueError(f"Guidance axes must name different conditions; {', '.join(twice)} is in two axes.")
         if self.channels < 0:
             raise ValueError(f"Guidance.channels must not be negative, found {self.channels}.")
         if self.scale < 0 or self.power < 0 or not 0 <= self.rescale <= 1 or not 0 <= self.low <= self.high <= 1:
@@ -128,7 +128,7 @@ def guided(
     denoisers: Callable[[frozenset[str]], Denoiser], removable: tuple[str, ...], process: dict[str, Any],
     guidance: Guidance,
 ) -> Denoiser:  # fmt: skip
-    """The guided denoiser over dicts like `process`; `denoisers(names)` is the one that leaves these names out.
+    """The guided denoiser over dicts like `process`; `denoisers(names)` drops these conditions.
 
     Raises UserError for an axis over a name that is not in `removable`.
     """
@@ -197,7 +197,7 @@ def classifier_free(conditional: Denoiser, unconditional: Denoiser, process: Any
 def restore_deviation(
     process: Process, x0: Array, eps: Array, like: Array, x_t: Array, t: Array, share: float
 ) -> tuple[Array, Array]:
-    """x0 scaled towards the standard deviation of `like`, an example at a time, and the eps that goes with it."""
+    """x0 scaled towards the standard deviation of `like`, per example, and the matching eps."""
     axes = tuple(range(1, x0.ndim))
     ratio = jnp.std(like, axis=axes, keepdims=True) / jnp.maximum(jnp.std(x0, axis=axes, keepdims=True), 1e-8)
     x0 = x0 * (share * ratio + 1.0 - share)
@@ -226,10 +226,9 @@ def clip_x0(denoise: Denoiser, process: Any, limit: float = 1.0) -> Denoiser:
 
 
 def threshold(x0: Array, quantile: float = 0.995, limit: float = 1.0) -> Array:
-    """Dynamic thresholding (Saharia et al. 2022, section 2.3): clip to the quantile of |x0|, if above 1, and divide by
-    it.
+    """Dynamic thresholding (Saharia et al. 2022, section 2.3).
 
-    The quantile is each example's own and at most `limit`, where that is above 1.
+    Clips x0 to the example's quantile of |x0|, if above 1, and divides by it; `limit` above 1 bounds the quantile.
     """
     flat = jnp.abs(x0.reshape(len(x0), -1))
     bound = expand(jnp.clip(jnp.quantile(flat, quantile, axis=1), 1.0, max(limit, 1.0)), x0)

@@ -1,12 +1,13 @@
-r"""EDM's stochastic sampler (Karras et al. 2022, algorithm 2), for processes whose time is the noise level (Edm,
-NoiseLevels).
+r"""EDM's stochastic sampler, for processes whose time is the noise level (Edm, NoiseLevels).
+
+Karras et al. 2022, algorithm 2:
 
     gamma  = min(churn / steps, sqrt(2) - 1) where low <= sigma <= high, else 0
     sigma^ = (1 + gamma) sigma,      x^ = x + sqrt(sigma^2^ - sigma^2) noise z
     d      = (x^ - D(x^; sigma^)) / sigma^ = eps_hat
     x'     = x^ + (sigma' - sigma^) d,      then Heun's correction unless sigma' = 0
 
-Without churn it is algorithm 1, Heun's method. `order` 1 leaves the correction out.
+Without churn it is algorithm 1, Heun's method. `order` 1 omits the correction.
 """
 
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from unified_jax.typing import Keys
 
 @dataclass(frozen=True)
 class Churn:
-    """How much noise is added before each step."""
+    """The noise added before each step."""
 
     churn: float = 0.0
     """S_churn; 0 is deterministic."""
@@ -44,7 +45,7 @@ class Churn:
             )
 
     def gamma(self, sigma: Array, steps: int) -> Array:
-        """Growth of a level."""
+        """Relative increase of a noise level."""
         gamma = min(self.churn / steps, np.sqrt(2.0) - 1.0)
         return jnp.where((sigma >= self.low) & (sigma <= self.high), gamma, 0.0)
 
@@ -53,7 +54,7 @@ def karras(
     denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys, churn: Churn = Churn(), order: int = 2,
     draw: Draw = normal_like,
 ) -> Any:  # fmt: skip
-    """x `[b, ...]` at the grid's first level to a sample at its last; two denoiser calls per step but the last one."""
+    """Integrates x `[b, ...]` from the grid's first noise level to its last; two denoiser calls per step."""
     here, there = step_pairs(process, grid)
     count = jax.tree.leaves(here)[0].shape[0]
 

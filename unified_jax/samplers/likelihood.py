@@ -24,7 +24,7 @@ from unified_jax.typing import Keys
 
 
 class Likelihood(NamedTuple):
-    """log p of each example in nats, and the noise it was carried to."""
+    """log p of each example in nats, and the noise it maps to."""
 
     log_density: Float[Array, "b"]
     noise: Array
@@ -45,13 +45,13 @@ def log_likelihood(
     method: Method | Literal["dopri5"] = "heun", noise_std: float = 1.0, rtol: float = 1e-5, atol: float = 1e-5,
     joint: bool = False, beyond: bool = False,
 ) -> Likelihood:  # fmt: skip
-    """log p(x) of data `[b, ...]`; the grid rises from data to noise.
+    """log p(x) of data `[b, ...]`; the grid increases from data to noise.
 
     probe      Rademacher numbers shaped as x, or None for the exact divergence (D derivatives: for small x)
     noise_std  standard deviation of x at the grid's last time (1 for flows, sigma_max for EDM)
-    joint, beyond  of `dopri5.integrate`
+    joint, beyond  see `dopri5.integrate`
 
-    Raises ValueError for another method.
+    Raises ValueError for an unknown method.
     """
     if method != "dopri5" and method not in TABLEAUS:
         known = ", ".join((*get_args(Method), "dopri5"))

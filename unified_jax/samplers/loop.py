@@ -1,11 +1,11 @@
-"""What every sampler shares: the denoiser's type, the scan over a grid, and noise that belongs to a sample.
+"""Shared by all samplers: the denoiser's type, the scan over a grid, and noise that belongs to a sample.
 
 A sampler works on a tree. `process` is one process or a dict of them (one per modality); `x`, `grid` and the denoiser's
 answer follow its structure: with one process they are an array `[b, ...]`, an array `[k + 1]` and a `Prediction`; with
 a dict they are dicts of these. A new sampler writes its step for one array and passes it to `scan_steps`.
 
 Noise: draw number i of sample j is `fold_in(fold_in(keys[j], i), crc32(path of the modality))`, so it depends neither
-on the batch the sample sits in, nor on the device, nor on which other modalities are sampled.
+on the sample's batch, nor on the device, nor on which other modalities are sampled.
 """
 
 import zlib
@@ -28,11 +28,11 @@ Step = Callable[..., Array]
 """(process, prediction, x_t, t, s, noise) -> x_s for one array; t and s are the scalar times of this step."""
 
 START = -1
-"""The `step` of the draw that gives the starting noise."""
+"""The `step` of the initial noise."""
 
 
 def normal_like(keys: Keys, step: Any, x: Any) -> Any:
-    """Standard normal noise shaped as the tree x (leaves `[b, ...]`), a function of (key, step, path) alone."""
+    """Standard normal noise shaped as the tree x (leaves `[b, ...]`), a function of (key, step, path) only."""
 
     def leaf(path: Any, value: Array) -> Array:
         tag = zlib.crc32(jax.tree_util.keystr(path).encode()) & 0x7FFFFFFF
@@ -68,7 +68,7 @@ def scan_steps(
 
 
 def step_pairs(process: Any, grid: Any) -> tuple[Any, Any]:
-    """The grid's steps as two trees: where each starts and where it ends."""
+    """The grid's steps as two trees: their start times and their end times."""
     grid = jax.tree.map(lambda _, times: jnp.asarray(times), process, grid)
     return jax.tree.map(lambda g: g[:-1], grid), jax.tree.map(lambda g: g[1:], grid)
 
@@ -76,8 +76,12 @@ def step_pairs(process: Any, grid: Any) -> tuple[Any, Any]:
 def slerp(a: Array, b: Array, share: float) -> Array:
     """Spherical interpolation of two noises `[b, ...]`, a row at a time (DDIM, section 5.3).
 
-    A straight line between two draws of high dimension leaves the sphere that noise lives on; this keeps to it. Decoded
-    deterministically (`ddim` with eta = 0), it walks between two samples.
+    A straight line between two samples of high-dimensional noise leaves their sphere; this stays on it. Denoised
+    deterministically (`ddim` with eta = 0), it interpolates between two samples.
+
+    >>> import numpy as np
+    >>> np.asarray(slerp(np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]]), 0.5)).round(3)
+    array([[0.707, 0.707]], dtype=float32)
     """
     u, v = a.reshape(len(a), -1), b.reshape(len(b), -1)
     norms = jnp.linalg.norm(u, axis=1) * jnp.linalg.norm(v, axis=1)

@@ -1,7 +1,7 @@
 """Sampling of masked discrete diffusion: tokens are revealed along a decreasing grid of times (`processes.masking`).
 
-One scan; a step asks the network for log-probabilities of all places and reveals each masked one with the probability
-that the schedule gives. Draw i of sample j is a function of (keys[j], i) alone.
+One scan. A step predicts log-probabilities of all positions and reveals each masked one with the probability of the
+schedule. The random numbers of step i of sample j depend only on (keys[j], i).
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ Predict = Callable[[Int[Array, "b n"], Float[Array, "b"]], Float[Array, "b n v"]
 def masked(
     predict: Predict, process: Masking, x: Int[Array, "b n"], grid: Any, keys: Keys, temperature: float = 1.0
 ) -> Int[Array, "b n"]:
-    """x at the grid's first time (masked where it is to be made; given tokens stay) to tokens. The grid ends at 0."""
+    """Fills the masked tokens of x, from the grid's first time to 0; given tokens stay."""
     times = jnp.asarray(grid, jnp.result_type(float))
 
     def body(x: Array, inputs: Any) -> tuple[Array, None]:

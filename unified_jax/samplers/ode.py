@@ -1,8 +1,8 @@
 r"""The probability-flow ODE of a process in continuous time, d x / d t = alpha'(t) x0_hat + sigma'(t) eps_hat.
 
 Euler is first order. Heun (Karras et al. 2022, algorithm 1) averages the slopes at both ends of a step and is second
-order; like there, the step that ends at t = 0 is an Euler step, because the slope at the data may be singular, which
-leaves the order. `explicit_step` is a whole step of any explicit Runge-Kutta method, for fields that are regular there.
+order. As there, the step that ends at t = 0 is an Euler step, since the slope may be singular at the data; the order
+stays 2. `explicit_step` is a step of any explicit Runge-Kutta method, for fields that are regular at the data.
 """
 
 from collections.abc import Callable
@@ -37,7 +37,7 @@ TABLEAUS: dict[Method, Tableau] = {
         (0.0, 1 / 3, 2 / 3, 1.0), ((), (1 / 3,), (-1 / 3, 1.0), (1.0, -1.0, 1.0)), (1 / 8, 3 / 8, 3 / 8, 1 / 8)
     ),
 }
-"""Heun (1900) for the third order; Kutta's 3/8 rule (1901) for the fourth, as torchdiffeq has it."""
+"""Heun (1900) for the third order; Kutta's 3/8 rule (1901) for the fourth, as in torchdiffeq."""
 
 
 def explicit_step(tableau: Tableau, field: Callable[[Any, Any], Any], y: Any, t: Any, s: Any) -> Any:
@@ -63,12 +63,12 @@ def euler_step(process: Process, prediction: Prediction, x_t: Array, t: Array, s
 
 
 def euler(denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys) -> Any:
-    """First order; one denoiser call per step."""
+    """Euler's method: first order, one denoiser call per step."""
     return scan_steps(euler_step, denoise, process, x, grid, keys, draw=None)
 
 
 def heun(denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys) -> Any:
-    """Second order; two denoiser calls per step but the last one, 2 k - 1 in all."""
+    """Heun's method: second order, two denoiser calls per step except the last, 2 k - 1 in all."""
     del keys
     here, there = step_pairs(process, grid)
 

@@ -1,4 +1,4 @@
-"""The plan of a sampling run: sampler, number and spacing of steps, guidance; and the grid that follows from it."""
+"""The plan of a sampling run: sampler, number and spacing of steps, guidance, and the resulting grid."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +15,7 @@ from unified_jax.samplers.guidance import Guidance
 
 @dataclass(frozen=True)
 class Plan:
-    """How samples are drawn."""
+    """Sampler settings: solver, steps, guidance."""
 
     sampler: Open[Sampler] = Euler()
     """The solver, with its own options."""
@@ -24,8 +24,7 @@ class Plan:
     guidance: Guidance = Guidance()
     """Classifier-free guidance."""
     spacing: Spacing = "default"
-    """Step spacing. Default: uniform in time or in step index; Karras' noise levels for EDM, even log-levels for
-    DpmFast."""
+    """Step spacing. Default: uniform in time or step index; Karras' noise levels for EDM, log-uniform for DpmFast."""
     shift: float = 1.0
     """Resolution shift of a uniform grid in continuous time."""
     clip: bool = False
@@ -47,9 +46,14 @@ class Plan:
             raise UserError(f"shift must be positive, found {self.shift}.")
 
     def prepare(self, process: Process) -> tuple[Process, np.ndarray]:
-        """The process to sample with and its decreasing grid (`Process.grid`).
+        """The process to sample with, and its decreasing grid (`Process.grid`).
 
         Raises UserError for a sampler, spacing, shift or number of steps that does not suit the process.
+
+        >>> from unified_jax.processes.interpolant import RectifiedFlow
+        >>> process, grid = Plan(steps=4).prepare(RectifiedFlow())
+        >>> grid.tolist()
+        [1.0, 0.75, 0.5, 0.25, 0.0]
         """
         request = GridRequest(self.steps, self.spacing, self.shift, self.sampler.needs, type(self.sampler).__name__)
         process, grid = process.grid(request)
@@ -57,12 +61,12 @@ class Plan:
         return process, grid
 
     def with_steps(self, steps: int | None, guidance: float | None) -> "Plan":
-        """The plan with what is not None replaced."""
+        """The plan with every argument that is not None replaced."""
         plan = self if steps is None else replace(self, steps=steps)
         if guidance is not None and plan.guidance.axes:
-            raise UserError("The plan guides along several axes, each with its own scale; leave --guidance out.")
+            raise UserError("The plan guides along several axes, each with its own scale; leave out --guidance.")
         return plan if guidance is None else replace(plan, guidance=replace(plan.guidance, scale=guidance))
 
     def run(self, denoise: Any, process: Any, x: Any, grid: Any, keys: Any) -> Any:
-        """x at the grid's first time to a sample."""
+        """Integrates x from the grid's first time to a sample."""
         return self.sampler(denoise, process, x, grid, keys)

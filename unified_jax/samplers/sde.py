@@ -1,5 +1,6 @@
-r"""The reverse-time SDE of a process in continuous time, for any diffusion coefficient (SiT, Ma et al. 2024, eq. 4;
-Song et al. 2021).
+r"""The reverse-time SDE of a process in continuous time, for any diffusion coefficient.
+
+Song et al. 2021; SiT, Ma et al. 2024, eq. 4.
 
 With the velocity v = d x / d t, the score s = -eps / sigma and any w(t) >= 0, going from t down to data,
 
@@ -15,7 +16,7 @@ noise:
 
     mean: x + last_size (-v + w s),   euler: x - last_size v,   tweedie: the predicted x0,   none: nothing
 
-Euler-Maruyama is first order (weak); Heun's step draws its noise first and averages the drift at both ends.
+Euler-Maruyama is first order (weak); Heun's step adds its noise first and averages the drift at both ends.
 """
 
 from typing import Any, Literal
@@ -52,7 +53,7 @@ def diffusion(process: Process, t: Array, form: Form = "sigma", norm: float = 1.
 
 
 def drift(process: Process, prediction: Prediction, t: Array, form: Form = "sigma", norm: float = 1.0) -> Array:
-    """-v + w s, the rate towards the data. At the data, where s has no bound, w s takes its limit if it has one."""
+    """-v + w s, the rate towards the data. At the data, where s diverges, w s takes its limit if it has one."""
     inside = jnp.maximum(t, 1e-7)
     ratio = diffusion(process, inside, form, norm) / process.alpha_sigma(inside)[1]
     return -velocity(process, prediction, t) - expand(ratio, prediction.eps) * prediction.eps
@@ -62,7 +63,7 @@ def sde(
     denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys, method: Literal["euler", "heun"] = "euler",
     form: Form = "sigma", norm: float = 1.0, last: Last = "mean", draw: Draw = normal_like,
 ) -> Any:  # fmt: skip
-    """x `[b, ...]` at the grid's first time to a sample at its last.
+    """Integrates x `[b, ...]` from the grid's first time to a sample at its last.
 
     The grid's last step is the one named by `last`; the others are stochastic. Heun calls the denoiser twice a step.
     """

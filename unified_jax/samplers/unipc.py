@@ -7,9 +7,9 @@ r_k, r_k = (lambda_k - lambda_s) / h:
     x_t = base - scale B(h) sum_k rho_k D_k,        sum_k rho_k r_k^(n-1) = n! u phi_{n+1}(u) / B(h)            (eq. 5)
     phi_1(u) = (e^u - 1) / u,        phi_{n+1}(u) = (phi_n(u) - 1 / n!) / u
 
-The predictor knows the past k = 1 .. p-1; the corrector also the new point (r = 1), evaluated at the predicted x_t, so
-each step corrects the x it came to before it goes on: one denoiser call per step. rho of order 2 of the predictor and
-of order 1 of the corrector is 1/2 (the paper's simplification). After the last step nothing is corrected.
+The predictor uses the past k = 1 .. p-1; the corrector also the new point (r = 1), evaluated at the predicted x_t. Each
+step first corrects its x, then predicts the next: one denoiser call per step. rho of order 2 of the predictor and of
+order 1 of the corrector is 1/2 (the paper's simplification). The last step is not corrected.
 """
 
 import math
@@ -29,8 +29,10 @@ B = Literal["bh1", "bh2"]
 
 
 class Steps(NamedTuple):
-    """Row i corrects the x that step i - 1 predicted (corrected = keep x_{i-1} + weights [m_{i-1}, ..., m_i]) and
-    predicts x_{i+1}."""
+    """Row i corrects the x of step i - 1, then predicts x_{i+1}.
+
+    corrected = keep x_{i-1} + weights [m_{i-1}, ..., m_i]
+    """
 
     correct: Float[np.ndarray, "k"]
     correct_keep: Float[np.ndarray, "k"]
@@ -43,8 +45,10 @@ def unipc_table(
     process: Process, grid: Any, order: int = 2, kind: B = "bh2", of_eps: bool = False,
     uncorrected: tuple[int, ...] = (), lower_final: bool = True,
 ) -> Steps:  # fmt: skip
-    """Coefficients of every step; steps in `uncorrected` are not corrected at their end. ValueError as in
-    `dpm_solver`."""
+    """Coefficients of every step; steps in `uncorrected` are not corrected.
+
+    Raises ValueError for an unknown order, or with `of_eps` for a grid that reaches alpha = 0 or sigma = 0.
+    """
     if order not in (1, 2, 3):
         raise ValueError(f"UniPC has orders 1, 2 and 3, found {order}.")
     points = nodes(process, grid)
@@ -121,7 +125,7 @@ def unipc(
     denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys, order: int = 2, kind: B = "bh2",
     of_eps: bool = False, uncorrected: tuple[int, ...] = (), lower_final: bool = True,
 ) -> Any:  # fmt: skip
-    """x `[b, ...]` at the grid's first time to a sample at its last; one denoiser call per step, no noise."""
+    """Integrates x `[b, ...]` from the grid's first time to a sample at its last; one denoiser call per step."""
     del keys
     tables = jax.tree.map(lambda p, g: unipc_table(p, g, order, kind, of_eps, uncorrected, lower_final), process, grid)
     tables = jax.tree.map(lambda table: jnp.asarray(table, jnp.result_type(float)), tables)
