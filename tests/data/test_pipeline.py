@@ -98,7 +98,7 @@ def test_wrong_records_name_set_field_found_and_expected(value, words):
         ({"modalities": (Label("texture", 3),)}, "no field 'texture'"),
         ({"modalities": (Image(32, 32, 3, 4),)}, r"found uint8 \[16, 16, 3\]"),
         ({"modalities": (Label("shape", 2),)}, r"expected an integer in 0 .. 1"),
-        ({"batch": 0}, "no whole number of rows"),
+        ({"batch": 0}, "does not fill rows"),
     ],
 )
 def test_bad_requests_are_sentences(arguments, words):

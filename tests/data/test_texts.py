@@ -90,7 +90,7 @@ def test_refused_texts_are_told_before_the_start_where_that_is_cheap(monkeypatch
 
 
 def test_a_set_of_which_nothing_is_left_is_refused():
-    with pytest.raises(UserError, match="every one of its 1 texts is left out"):
+    with pytest.raises(UserError, match="every one of its 1 texts is skipped"):
         pipeline(Text(2, too_long="skip"), Captions(("ring",)))
 
 

@@ -19,10 +19,7 @@ from unified_jax.evaluation.probes.floor import loss_over_time
 from unified_jax.evaluation.probes.noise_scale import measure_noise_scale, noise_scales
 from unified_jax.models.diffusion import Diffusion
 from unified_jax.processes.targets import expand
-from unified_jax.runs.loop import train
-from unified_jax.runs.start import Start
-from unified_jax.training.ema import Ema
-from unified_jax.training.experiment import Validation
+from unified_jax.runs.adapters import write_run
 
 
 def quadratic(params, aux, batch, key):
@@ -66,7 +63,7 @@ def test_the_best_denoiser_reaches_the_floor_and_no_other_does():
     times = [0.2, 0.5, 0.8]
     for one in loss_over_time(best, {"scenes": scenes}, times, jax.random.key(0), 512):
         assert abs(one.loss - one.floor) < 4 * np.hypot(one.loss_error, one.floor_error) + 1e-6
-    for one in loss_over_time(model, jax.jit(model.init)(jax.random.key(1)), times, jax.random.key(0), 256):
+    for one in loss_over_time(model, jax.jit(model.init)(jax.random.key(1)), times, jax.random.key(0), 512):
         assert one.loss > one.floor + 4 * one.loss_error
 
 
@@ -86,16 +83,9 @@ def test_attention_is_captured_step_by_step():
 
 @pytest.mark.usefixtures("one_device")
 def test_the_commands_write_pictures(tmp_path, capsys):
-    """All three on a run of one step; and what they refuse."""
-    finite = experiment(
-        data=World(resolution=16, max_objects=1, jitter=False),
-        steps=1,
-        ema=(Ema(0.9),),
-        preview=dataclasses.replace(EXPERIMENT.preview, every=0),
-        validation=Validation(every=0),
-    )
-    run = tmp_path / "run"
-    train(finite, Start(run, quiet=True))
+    """All three on a run at its start; and what they refuse."""
+    finite, run = experiment(data=World(resolution=16, max_objects=1, jitter=False)), tmp_path / "run"
+    write_run(run, finite, jax.jit(finite.model.init)(jax.random.key(0)), {})
     here = ["--run", str(run)]
     assert (
         run_command(probe.main, ["attention", *here, "--steps", "3", "--given.shape", "star", "--query", "0", "1"]) == 0
@@ -111,7 +101,7 @@ def test_the_commands_write_pictures(tmp_path, capsys):
     capsys.readouterr()
     for arguments, words in (
         (["noise", *here, "--parts", "3"], "--parts must be at least 2 and divide the 8 rows"),
-        (["attention", *here, "--query", "5", "0"], "--query: The picture has 2 x 2 patches"),
+        (["attention", *here, "--query", "5", "0"], "--query: The image has 2 x 2 patches"),
         (["spectrum", *here], "Usage: probe KIND"),
         (["noise", *here, "--given.shape", "star"], "--given belongs to the probe of attention"),
     ):

@@ -83,7 +83,7 @@ def test_a_cache_is_not_captured(params):
 
     blank = jnp.zeros((2, 1, 4, 2, 12))
     cache = KvCache(blank, blank, jnp.zeros((2, 1), jnp.int32))
-    with pytest.raises(ValueError, match="exclude each other"):
+    with pytest.raises(ValueError, match="complete rows only"):
         MODEL.network.apply(
             {"params": params}, Tokens(*tokens, tokens[0]), (), jnp.zeros((1, 2)), cache,
             vocabulary=MODEL.vocabulary.size, capture=True,
@@ -108,7 +108,7 @@ def test_the_sample_is_that_of_cached_generation(params, records):
     assert (trace.weights[..., ~seen] == 0).all()
     assert items_of(trace.owner) == [MARKS, 0, 1, 3, 2]
     for name in ("action", "label", "smell"):
-        with pytest.raises(ValueError, match="can be drawn, not"):
+        with pytest.raises(ValueError, match="can be sampled, not"):
             trace_span(MODEL, params, given, name, plan, keys[0])
 
 

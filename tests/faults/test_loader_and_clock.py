@@ -36,8 +36,8 @@ def test_items_come_in_order_and_never_too_many_ahead():
     ("error", "expected", "words"),
     [
         (ValueError("torn"), ValueError, "torn"),
-        (SystemExit(0), RunError, "was ended by SystemExit"),
-        (KeyboardInterrupt(), RunError, "was ended by KeyboardInterrupt"),
+        (SystemExit(0), RunError, "failed with SystemExit"),
+        (KeyboardInterrupt(), RunError, "failed with KeyboardInterrupt"),
     ],
 )
 def test_a_loader_that_raises_is_an_error_for_its_item(error, expected, words):

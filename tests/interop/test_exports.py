@@ -179,6 +179,6 @@ def test_a_folder_of_diffusers_is_read_as_its_config_says(tmp_path, capsys):
         np.testing.assert_array_equal(flatten(found)[name], value.astype(np.float16).astype(np.float32))
     (folder / "config.json").write_text(json.dumps(config | {"activation_fn": "gelu"}))
     assert run_command(convert.main, [*arguments, str(tmp_path / "no")]) == 2
-    assert "is of a model with activation_fn='gelu'" in capsys.readouterr().err
+    assert "has a model with activation_fn='gelu'" in capsys.readouterr().err
     assert diffusers_dit.check({"activation_fn": "gelu-approximate"}) == ()
     assert diffusers_dit.check({"norm_eps": 1e-5}) == ("its config says norm_eps 1e-05, here it is the trained 1e-6",)

@@ -141,7 +141,7 @@ def torch(monkeypatch):
         (RuntimeError("PytorchStreamReader failed"), "damaged or of another kind: PytorchStreamReader failed"),
         (pickle.UnpicklingError("Weights only load failed. Unsupported global"), "may run code, so it is not read"),
         ([1, 2], "holds a list, expected a state dict"),
-        ({"a": Tensor(1.0), "epoch": 3}, "entries that are no arrays: epoch"),
+        ({"a": Tensor(1.0), "epoch": 3}, "entries that are not arrays: epoch"),
         ({"model": {"a": Tensor(1.0)}, "net": {"a": Tensor(1.0)}}, "several sets of weights: model, net"),
         ({"a": Tensor(float("nan"), 1.0)}, r"not finite .*: 1 in 1 of 1 arrays, first a \(1\)"),
     ],
@@ -160,7 +160,7 @@ def test_a_training_checkpoint_gives_its_average(tmp_path, torch):
     assert files.read(tmp_path / "x.pt", average=False)["a"].tolist() == [1.0]
     assert files.read_weights(tmp_path / "x.pt").said == ("took 'ema' of x.pt, not 'model' (--ema none)",)
     torch.answer = {"ema": {"a": Tensor(2.0)}}
-    with pytest.raises(UserError, match="has no trained weights beside its average"):
+    with pytest.raises(UserError, match="has no weights besides its"):
         files.read(tmp_path / "x.pt", average=False)
     torch.answer = {"state_dict": {"model": {"module.a": Tensor(4.0)}}, "epoch": 3}
     found = files.read_weights(tmp_path / "x.pt")

@@ -144,7 +144,7 @@ def test_a_rounded_position_table_is_still_the_table(casts):
         dit.write(params, dataclasses.replace(sizes, heads=6))["pos_embed"][0], dit.position_table(384, 16)
     )
     for other in (trained, dit.position_table(384, 16) + 3e-5, table[::-1]):
-        with pytest.raises(UserError, match="it was trained, or is of another kind"):
+        with pytest.raises(UserError, match="it was trained, or is another table"):
             dit.read(weights | {"pos_embed": other[None]}, 6)
 
 
@@ -155,7 +155,7 @@ def test_what_shapes_do_not_tell_is_asked_for(weights):
         with pytest.raises(UserError, match=f"does not fit {heads} heads"):
             dit.read(weights, heads=heads)
     params, sizes = dit.read(weights, heads=2)
-    with pytest.raises(UserError, match="side 5 is not made of patches of side 2"):
+    with pytest.raises(UserError, match="side 5 is not divisible into patches of side 2"):
         diffusers_dit.read(diffusers_dit.write(params, sizes), size=5, heads=2)
     assert (classes_of(1001, None), classes_of(1000, None), classes_of(6, None), classes_of(6, 6)) == (1000, 1000, 5, 6)
     with pytest.raises(UserError, match=r"--classes 9: the label table has 6 rows; expected 6 \(no null row\) or 5"):

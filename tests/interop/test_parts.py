@@ -55,10 +55,10 @@ def test_parts_that_are_missing_extra_or_twice_are_named(folder):
     refused(folder / FIRST, "is one part of 2; give the index or the folder")
     refused(index(folder, WHOLE | {"module.d": SECOND}), rf"its parts lack module\.d \({SECOND}\)")
     refused(index(folder, {"module.a": FIRST, "module.c": SECOND}), rf"it does not list module\.b \({FIRST}\)")
-    refused(index(folder, {"module.a": FIRST, "module.b": FIRST}), f"lie parts that it does not list: {SECOND}")
+    refused(index(folder, {"module.a": FIRST, "module.b": FIRST}), f"holds parts that it does not list: {SECOND}")
     refused(index(folder, WHOLE | {"x": "n.safetensors"}), r"parts that are not there: n\.safetensors")
     for outside in ("../n.safetensors", "/n.safetensors", "sub/n.safetensors", "n.txt", ""):
-        refused(index(folder, WHOLE | {"x": outside}), "is no weights file of its folder")
+        refused(index(folder, WHOLE | {"x": outside}), "not weights files of its folder")
     save_file({"module.a": ARRAYS["a"], "module.c": ARRAYS["c"]}, folder / SECOND)
     refused(index(folder, WHOLE), rf"{FIRST} and {SECOND} of .* both hold module\.a")
     (folder / "m.safetensors.index.json").unlink()

@@ -78,7 +78,7 @@ def test_ids_with_gaps_have_rows_and_ids_without_end_are_refused(plain):
         ({"model": {"type": "BPE", "vocab": {}, "merges": []}}, "has no token in its vocabulary"),
         ({"model": {"type": "Other"}}, "is not the JSON of a tokenizer"),
         ({"model": None}, "is not the JSON of a tokenizer but an object"),
-        ({"added_tokens": [3]}, "added_tokens that are no list of tokens"),
+        ({"added_tokens": [3]}, "added_tokens that are not a list of tokens"),
     ],
 )
 def test_a_tokenizer_that_changes_texts_is_refused_with_the_reason(plain, fields, words):

@@ -159,11 +159,11 @@ def test_films_other_than_gif(tmp_path):
 @pytest.mark.parametrize(
     ("modality", "content", "message"),
     [
-        (Image(), b"no picture", "no picture that can be read"),
-        (Video(), b"no film", "no film that can be read"),
-        (Audio(), b"no sound", "no sound that can be read"),
-        (Points(), b"ply\nno", "no cloud or mesh|no such"),
-        (Action(), b"1,2\n3,x\n", "could not convert|no table"),
+        (Image(), b"no picture", "cannot be read as an image"),
+        (Video(), b"no film", "cannot be read as a video"),
+        (Audio(), b"no sound", "cannot be read as audio"),
+        (Points(), b"ply\nno", "as a point cloud or mesh|no such"),
+        (Action(), b"1,2\n3,x\n", "could not convert|as a table"),
         (Action(), b"1,2\n3,4\n", r"expected float \[16, 2\]"),
     ],
     ids=str,
@@ -182,7 +182,7 @@ def test_bad_arrays_name_what_is_wrong(tmp_path):
     soundfile.write(tmp_path / "fast.wav", np.zeros(100), 44100)
     with pytest.raises(ValueError, match="one channel, found 2"):
         Audio().load(tmp_path / "stereo.wav")
-    with pytest.raises(ValueError, match="8000 samples a second, found 44100"):
+    with pytest.raises(ValueError, match="8000 samples per second, found 44100"):
         Audio().load(tmp_path / "fast.wav")
     with pytest.raises(ValueError, match="at most 8000 samples, found 9000"):
         Audio().prepare(np.zeros(9000, np.float32))

@@ -8,8 +8,7 @@ import zlib
 import numpy as np
 import pytest
 import trimesh
-from PIL import Image as Pillow
-from PIL import ImageCms
+from PIL import Image as Pillow, ImageCms
 
 from unified_jax.modalities.action import Action
 from unified_jax.modalities.audio import Audio
@@ -199,11 +198,11 @@ def test_formats_and_missing_colours_are_said(tmp_path):
     with pytest.raises(ValueError, match=r"ends in \.ply, .*\.xyz, found '\.las'"):
         Points().load(tmp_path / "a.las")
     (tmp_path / "a.obj").write_text("mtllib gone.mtl\nv 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n")
-    with pytest.raises(ValueError, match=r"lie in 'gone\.mtl', which is not beside it"):
+    with pytest.raises(ValueError, match=r"are in 'gone\.mtl', which is missing"):
         Points(8, 6, 4).load(tmp_path / "a.obj")
     assert Points(8, 3, 4).load(tmp_path / "a.obj").shape == (8, 3)
     (tmp_path / "gone.mtl").write_text("newmtl a\nmap_Kd -s 1 1 1 no such.png\n")
-    with pytest.raises(ValueError, match=r"no such\.png', which is not beside it"):
+    with pytest.raises(ValueError, match=r"no such\.png', which is missing"):
         Points(8, 6, 4).load(tmp_path / "a.obj")
 
 
@@ -282,15 +281,15 @@ def claimed(kind):
         (Image(8, 8), ".png", claimed("PNG"), "claims 60000 x 60000 pixels|exceeds limit|decompression"),
         (Video(2, 8, 8), ".gif", claimed("GIF"), "claims 60000 x 60000 pixels|exceeds limit|decompression"),
         (Points(), ".glb", glb({**TRIANGLE, "accessors": [{**POSITION, "count": 4 * 10**9}]}), "claims more points"),
-        (Points(), ".glb", glb({**TRIANGLE, "nodes": CHAIN, "scenes": [{"nodes": [0]}]}), "nested deeper"),
-        (Points(), ".glb", glb({**TRIANGLE, "nodes": TREE, "scenes": [{"nodes": [0]}]}), "nested deeper"),
+        (Points(), ".glb", glb({**TRIANGLE, "nodes": CHAIN, "scenes": [{"nodes": [0]}]}), "nested too deeply"),
+        (Points(), ".glb", glb({**TRIANGLE, "nodes": TREE, "scenes": [{"nodes": [0]}]}), "nested too deeply"),
         (
             Points(),
             ".ply",
             b"ply\nformat ascii 1.0\nelement vertex 4000000000\nproperty float x\nend_header\n0\n",
             "read",
         ),
-        (Audio(), ".wav", b"RIFF\xff\xff\xff\x7fWAVEfmt ", "no sound that can be read"),
+        (Audio(), ".wav", b"RIFF\xff\xff\xff\x7fWAVEfmt ", "cannot be read as audio"),
     ],
     ids=["png", "gif", "count", "chain", "tree", "ply", "wav"],
 )

@@ -182,7 +182,7 @@ def test_terms_carry_their_streams_names():
     with pytest.raises(UserError, match="Everything is given"):
         model.request(("image", "audio"), ())
     clash = (Stream(IMAGE, learned["process"]), Stream(AUDIO, name="image_vb"))
-    with pytest.raises(ValueError, match="Loss terms need distinct names; image_vb stands twice"):
+    with pytest.raises(ValueError, match="Loss terms need distinct names; image_vb is used twice"):
         _ = JointDiffusion(Small(), clash).terms
 
 

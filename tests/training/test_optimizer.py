@@ -157,7 +157,7 @@ def test_adamw_with_clipping_groups_and_a_schedule_in_numpy():
         (lambda: Muon(iterations=0), "iterations"),
         (lambda: Lion(b1=1.0), "b1 and b2"),
         (lambda: Adafactor(clipping=0.0), "clipping"),
-        (lambda: Ema(decay=1.0), "lies in"),
+        (lambda: Ema(decay=1.0), "must lie in"),
         (lambda: Ema(std=0.5), "std"),
     ],
 )

@@ -174,9 +174,9 @@ def test_a_codebook_moves_as_its_equation_says_and_under_strict():
     [
         ((Player("a", ("nothing",), ("close",)),), {}, "'a' trains nothing"),
         ((Player("a", (".*",), ("closer",)),), {}, r"names the terms \['closer'\]"),
-        ((Player("a", (".*",), ("close",)), Player("b", ("judge",), ("seen",))), {}, "belongs to two players"),
-        ((Player("a", ("make",), ("close", "fooled", "seen")),), {}, "No player owns judge/kernel"),
-        ((Player("a", (".*",), ("close", "fooled", "seen"), start=3),), {}, "plays every step from 0"),
+        ((Player("a", (".*",), ("close",)), Player("b", ("judge",), ("seen",))), {}, "trained by two players"),
+        ((Player("a", ("make",), ("close", "fooled", "seen")),), {}, "No player trains judge/kernel"),
+        ((Player("a", (".*",), ("close", "fooled", "seen"), start=3),), {}, "must play every step"),
         (Duel().players, {"balance": PcGrad()}, "constant weights"),
         (Duel().players, {"reduction": "strict"}, "--reduction fast"),
     ],

@@ -24,7 +24,7 @@ def path_of(betas: np.ndarray) -> InterpolatedVp:
         return InterpolatedVp("linear", total, *(float(f"{end:.6g}") for end in (low, high)))
     if np.allclose(betas, np.linspace(low**0.5, high**0.5, total) ** 2, rtol=1e-5, atol=0.0):
         return InterpolatedVp("scaled_linear", total, *(float(f"{end:.6g}") for end in (low, high)))
-    raise Unserved("in/betas of another schedule than linear and scaled_linear is not served")
+    raise Unserved("in/betas is not served for schedules other than linear and scaled_linear")
 
 
 def run(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str, Any]:

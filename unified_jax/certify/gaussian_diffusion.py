@@ -96,7 +96,7 @@ def run(tensors: Tensors, config: dict[str, Any]) -> dict[str, Any]:
     """Every output of a file of this family."""
     process = process_of(require(require(config, TOP)["ctor"], CTOR))
     if len(tensors["in/loop_noise"]) < len(process):
-        raise ValueError(f"{len(process)} steps need as many draws, found {len(tensors['in/loop_noise'])}")
+        raise ValueError(f"{len(process)} steps need as many samples of noise, found {len(tensors['in/loop_noise'])}")
     inputs = {name[3:]: jnp.asarray(value) for name, value in tensors.items() if name.startswith("in/")}
     x0, x_t, noise = (jnp.moveaxis(inputs[name], 1, -1) for name in ("x_start", "x_t", "noise"))
     t = inputs["t"].astype(jnp.int32)

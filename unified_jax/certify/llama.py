@@ -86,7 +86,7 @@ def run_llama(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[st
     causal = np.stack([np.zeros((rows, n), int), plain + 1], axis=-1)
     allowed = tensors["in/allowed"].astype(bool)
     if not _runs(allowed):
-        raise Unserved("in/allowed with rows that are not one run of tokens is not served")
+        raise Unserved("in/allowed with rows that are not one key range is not served")
     mixed = np.stack([allowed.argmax(-1), n - allowed[..., ::-1].argmax(-1)], axis=-1)
     ids, embeds = tensors["in/ids"], tensors["in/embeds"]
     logits, _ = forward(params, ids, plain, causal, embeds)

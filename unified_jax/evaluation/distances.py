@@ -96,7 +96,7 @@ def inception_score(probabilities: Float[np.ndarray, "n c"], splits: int = 10) -
     splits."""
     p = np.asarray(probabilities, np.float64)
     if not 1 <= splits <= len(p):
-        raise ValueError(f"{len(p)} rows cannot be cut into {splits} splits.")
+        raise ValueError(f"{len(p)} rows cannot be divided into {splits} splits.")
     scores = []
     for part in (p[i * len(p) // splits : (i + 1) * len(p) // splits] for i in range(splits)):
         ratio = np.log(np.maximum(part, 1e-300)) - np.log(np.maximum(part.mean(0, keepdims=True), 1e-300))

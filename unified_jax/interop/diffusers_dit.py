@@ -93,7 +93,7 @@ def read(tensors: Mapping[str, np.ndarray], size: int, heads: int | None = None)
     sizes = measure(WHAT, found, MEASURED, depth_of(found, "transformer_blocks"), layout)
     account(WHAT, found, layout(sizes))
     if size < 1 or size % sizes.patch:
-        raise UserError(f"An image of side {size} is not made of patches of side {sizes.patch}; check --size.")
+        raise UserError(f"An image of side {size} is not divisible into patches of side {sizes.patch}; check --size.")
     sizes = dataclasses.replace(sizes, side=size // sizes.patch)
     official = {"pos_embed": dit.position_table(sizes.width, sizes.side)[None]} | _shared(tensors, sizes.depth)
     for kind in ("weight", "bias"):
@@ -150,7 +150,7 @@ def check(config: Mapping[str, Any]) -> tuple[str, ...]:
     other = [f"{name}={config[name]!r}" for name, value in wanted.items() if config.get(name, value) != value]
     if other:
         raise UserError(
-            f"{WHAT} is of a model with {', '.join(other)}; expected "
+            f"{WHAT} has a model with {', '.join(other)}; expected "
             f"{', '.join(f'{name}={value!r}' for name, value in wanted.items())}."
         )
     eps = config.get("norm_eps", 1e-6)

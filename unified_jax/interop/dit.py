@@ -78,7 +78,7 @@ def read(tensors: Mapping[str, np.ndarray], heads: int | None = None) -> tuple[P
         error = float(np.abs(tensors["pos_embed"][0] - table).max())
         raise UserError(
             f"pos_embed differs from the sin-cos table of {sizes.side} x {sizes.side} patches by up to {error:.2g}: "
-            "it was trained, or is of another kind, and cannot be represented here."
+            "it was trained, or is another table, and cannot be represented here."
         )
     return _to_tree(tensors, sizes), sizes
 

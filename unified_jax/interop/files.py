@@ -145,7 +145,7 @@ def _safetensors(path: Path) -> dict[str, np.ndarray]:
                 unknown.append(f"{name} ({kind})")
     if unknown:
         raise UserError(
-            f"{str(path)!r} holds arrays of a kind that is not read here: {', '.join(sorted(unknown))}; expected F64, "
+            f"{str(path)!r} holds arrays of an unsupported dtype: {', '.join(sorted(unknown))}; expected F64, "
             "F32, F16, BF16, F8_E4M3 or F8_E5M2."
         )
     return found

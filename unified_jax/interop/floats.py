@@ -35,7 +35,7 @@ def widened(what: str, found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]
     numbers that are not finite."""
     strange = [f"{name} ({value.dtype})" for name, value in sorted(found.items()) if value.dtype.name not in KNOWN]
     if strange:
-        raise UserError(f"{what} holds arrays that are no weights, expected floats: {', '.join(strange)}.")
+        raise UserError(f"{what} holds arrays that are not weights; expected floats: {', '.join(strange)}.")
     with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite and is refused below
         wide = {name: np.asarray(value, np.float32) for name, value in found.items()}
     eight = [name for name, value in found.items() if value.dtype.name in EIGHT]
@@ -52,7 +52,7 @@ def refuse_non_finite(what: str, tensors: Mapping[str, np.ndarray]) -> None:
     if bad:
         raise UserError(
             f"{what} holds numbers that are not finite in float32 (NaN or infinite): {sum(n for _, n in bad):,} in "
-            f"{len(bad)} of {len(tensors)} arrays, first {bad[0][0]} ({bad[0][1]:,}); such weights are of no use."
+            f"{len(bad)} of {len(tensors)} arrays, first {bad[0][0]} ({bad[0][1]:,}); such weights are useless."
         )
 
 
@@ -73,7 +73,7 @@ def _scaled(what: str, wide: dict[str, np.ndarray], eight: list[str]) -> dict[st
     unknown = [name for name in sorted(rest) if name.rpartition(".")[2].endswith((*UNKNOWN_SCALES, MARKER))]
     if unknown:
         raise UserError(
-            f"{what} stores F8 weights with scales of a convention that is not known here: {', '.join(unknown)}; save "
+            f"{what} stores F8 weights with scales of an unknown convention: {', '.join(unknown)}; save "
             "the weights in bfloat16 or float32."
         )
     return rest
@@ -91,5 +91,5 @@ def _factor(what: str, name: str, shape: tuple[int, ...], scale: str, value: np.
         return value.reshape(-1, *(1,) * (len(shape) - 1))
     raise UserError(
         f"{what}: the scale {scale} {list(value.shape)} does not fit {name} {list(shape)}; expected one number"
-        f"{f' a block of {BLOCK} x {BLOCK}' if scale.endswith('_inv') else ', or one a row'}."
+        f"{f' per block of {BLOCK} x {BLOCK}' if scale.endswith('_inv') else ', or one per row'}."
     )

@@ -72,7 +72,7 @@ def unwrapped(what: str, tensors: Mapping[str, Any], average: bool | None = None
         return {bare: tensors[name] for bare, name in (*trained.items(), *((n, n) for n in averaged.values()))}, ""
     if average is None:
         both = f"{min(averaged.values())}, {min(trained.values())}"
-        raise UserError(f"{what} holds an average and trained weights ({both}); expected one of them.")
+        raise UserError(f"{what} holds EMA and trained weights ({both}); expected one of them.")
     chosen, other = (averaged, trained) if average else (trained, averaged)
     said = f"took {min(chosen.values())} and the like, not {min(other.values())}" + (" (--ema none)" if average else "")
     return {bare: tensors[name] for bare, name in chosen.items()}, said

@@ -101,7 +101,7 @@ def _index(path: Path) -> Files:
         content: Any = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_once)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(
-            f"The index {str(path)!r} cannot be read; it is damaged or of another kind: {error}."
+            f"The index {str(path)!r} cannot be read; it is damaged or of another format: {error}."
         ) from error
     listed = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(listed, dict) or not listed or not all(isinstance(file, str) for file in listed.values()):
@@ -109,7 +109,9 @@ def _index(path: Path) -> Files:
     files = sorted(set(listed.values()))
     outside = [f for f in files if Path(f).name != f or not f.endswith((SAFETENSORS, *TORCH))]
     if outside:
-        raise UserError(f"The index {str(path)!r} lists what is no weights file of its folder: {', '.join(outside)}.")
+        raise UserError(
+            f"The index {str(path)!r} lists files that are not weights files of its folder: {', '.join(outside)}."
+        )
     missing = [file for file in files if not (path.parent / file).is_file()]
     if missing:
         raise UserError(f"The index {str(path)!r} lists parts that are not there: {', '.join(missing)}.")
@@ -117,7 +119,7 @@ def _index(path: Path) -> Files:
     beside = [p.name for p in path.parent.iterdir() if (part := PART.fullmatch(p.name)) and (part[1], part[4]) in stems]
     extra = sorted(set(beside) - set(files))
     if extra:
-        raise UserError(f"Beside the index {str(path)!r} lie parts that it does not list: {', '.join(extra)}.")
+        raise UserError(f"The folder of the index {str(path)!r} holds parts that it does not list: {', '.join(extra)}.")
     return Files(tuple(path.parent / file for file in files), listed)
 
 

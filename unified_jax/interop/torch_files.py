@@ -45,14 +45,14 @@ def read(path: Path, average: bool) -> tuple[dict[str, np.ndarray], str]:
     except Exception as error:  # a damaged file ends in whatever the archive, pickle or tensor code raises
         if "weights_only" in str(error).lower() or "Unsupported" in str(error):
             raise UserError(
-                f"{str(path)!r} holds Python objects beside its weights, and these may run code, so it is not read. "
-                "If you trust its source, load it in torch yourself and save its state dict alone as .safetensors."
+                f"{str(path)!r} holds Python objects besides its weights. These may run code, so it is not read. "
+                "If you trust its source, load it in torch yourself and save only its state dict, as .safetensors."
             ) from error
         raise unreadable(path, error) from error
     chosen, said = _state_dict(path, loaded, average)
     strange = [str(name) for name, value in chosen.items() if not isinstance(value, torch.Tensor)]
     if strange:
-        raise UserError(f"{str(path)!r} holds entries that are no arrays: {', '.join(sorted(strange))}.")
+        raise UserError(f"{str(path)!r} holds entries that are not arrays: {', '.join(sorted(strange))}.")
     return {str(name): _numpy(path, str(name), value) for name, value in chosen.items()}, said
 
 
@@ -77,13 +77,13 @@ def _state_dict(path: Path, loaded: Any, average: bool) -> tuple[Mapping[str, An
         wanted = averages if average else trained
         if not wanted and not average:
             raise UserError(
-                f"{str(path)!r} is a checkpoint of {', '.join(map(str, loaded))} and has no trained weights beside its "
-                "average; without --ema none the average is taken."
+                f"{str(path)!r} is a checkpoint of {', '.join(map(str, loaded))} and has no weights besides its EMA; "
+                "without --ema none the EMA is read."
             )
         wanted = wanted or trained
         if len(wanted) > 1:
             raise UserError(
-                f"{str(path)!r} holds several sets of weights: {', '.join(wanted)}; save the one that you mean alone."
+                f"{str(path)!r} holds several sets of weights: {', '.join(wanted)}; save one of them in its own file."
             )
         if averages and trained:
             said = f"took {wanted[0]!r} of {path.name}" + (f", not {trained[0]!r} (--ema none)" if average else "")

@@ -119,7 +119,7 @@ def check_backbone(network: Any, streams: int, conditions: tuple[ConditionForm, 
     """Raises ValueError for conditions that the network does not read, or more streams than it denoises."""
     name = type(network).__name__
     if streams > 1 and network.streams != "many":
-        raise ValueError(f"{owner}: {name} denoises one array; it was given {streams} streams.")
+        raise ValueError(f"{owner}: {name} denoises one array; the model has {streams} streams.")
     for form in conditions:
         if form.kind not in network.takes:
             kinds = ", ".join(network.takes) or "none"

@@ -105,12 +105,12 @@ class Audio(Continuous):
 
     def load(self, path: Path) -> Float[np.ndarray, " s"]:
         """An audio file of this rate with one channel. Of a long one, only the requested part is read."""
-        with open_file(path) as content, told("sound"), _opened(content) as file:
+        with open_file(path) as content, told("audio"), _opened(content) as file:
             if file.channels != 1:
                 raise ValueError(f"expected one channel, found {file.channels}; mix it down first")
             if file.samplerate != self.mel.rate:
                 raise ValueError(
-                    f"expected {self.mel.rate} samples a second, found {file.samplerate}; resample it first"
+                    f"expected {self.mel.rate} samples per second, found {file.samplerate}; resample it first"
                 )
             wave = file.read(self.samples + 1, dtype="float32", always_2d=True)[:, 0]
             if len(wave) > self.samples and not self.crop:
@@ -141,4 +141,4 @@ def _opened(content: BinaryIO) -> Any:
     try:
         return soundfile.SoundFile(content)
     except soundfile.LibsndfileError as error:  # its own words name the object in memory
-        raise ValueError(f"it is no sound that can be read ({error.error_string})") from None
+        raise ValueError(f"it cannot be read as audio ({error.error_string})") from None

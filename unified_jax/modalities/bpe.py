@@ -70,7 +70,7 @@ def load_bpe(text: str) -> Bpe:
             place = next((i for i, (a, b) in enumerate(zip(probe, found, strict=False)) if a != b), len(found))
             was, becomes = (words[max(0, place - 3) : place + 8] for words in (probe, found))
             raise ValueError(
-                f"Text.bpe does not give every text back: {was!r} becomes {becomes!r}; expected a BPE of bytes, as "
+                f"Text.bpe does not reproduce every text: {was!r} becomes {becomes!r}; expected a BPE of bytes, as "
                 f"learn_bpe makes it{_suspect(content)}."
             )
     return bpe
@@ -92,7 +92,7 @@ def _content(text: str) -> dict[str, Any]:
     if not isinstance(tokens, list) or not all(
         isinstance(t, dict) and isinstance(t.get("content"), str) for t in tokens
     ):
-        raise ValueError("Text.bpe has added_tokens that are no list of tokens.")
+        raise ValueError("Text.bpe has added_tokens that are not a list of tokens.")
     return content
 
 

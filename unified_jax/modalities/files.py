@@ -41,7 +41,7 @@ def load_levels(path: Path, frames: int, height: int, width: int, rate: float = 
 def _load(path: Path, frames: int, rate: float, fit: Callable[[Any], np.ndarray]) -> np.ndarray:
     from PIL import UnidentifiedImageError
 
-    with open_file(path), told("film"):
+    with open_file(path), told("a video"):
         try:
             found, durations = _stored_frames(path, frames, fit)
         except UnidentifiedImageError:

@@ -61,7 +61,7 @@ def _texture(visual: Any, corners: np.ndarray, weights: np.ndarray) -> np.ndarra
     elif isinstance(material, SimpleMaterial):
         image = material.image
     else:
-        raise ValueError(f"its material ({type(material).__name__}) is of a kind that is not read")
+        raise ValueError(f"its material ({type(material).__name__}) is of an unsupported kind")
     if image is None or visual.uv is None or not len(visual.uv):
         return None
     check_pixels(image)

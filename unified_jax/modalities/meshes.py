@@ -38,8 +38,8 @@ def read_cloud(path: Path, count: int, colours: bool) -> Float[np.ndarray, "k c"
     kind = path.suffix.lower()
     content = read_bytes(path)
     if kind not in FORMATS:
-        raise ValueError(f"expected a cloud or mesh in a file that ends in {', '.join(FORMATS)}, found {kind!r}")
-    with told("cloud or mesh"), np.errstate(all="ignore"):
+        raise ValueError(f"expected a point cloud or mesh in a file that ends in {', '.join(FORMATS)}, found {kind!r}")
+    with told("a point cloud or mesh"), np.errstate(all="ignore"):
         if kind == ".xyz":
             xyz, rgb = _evenly(_xyz_table(decode_text(content, path.name)), count)
         else:
@@ -78,7 +78,7 @@ def _parts(path: Path, content: bytes) -> list[Any]:
             raise ValueError(f"it claims {copies} points, more than the {LARGEST} that are read")
         return loaded.dump()
     except Exception as error:  # readers raise what they like
-        raise ValueError(f"it is no cloud or mesh that can be read ({first_line(error)})") from None
+        raise ValueError(f"it cannot be read as a point cloud or mesh ({first_line(error)})") from None
 
 
 def _points_of(parts: list[Any], count: int, colours: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -107,7 +107,7 @@ def _on_meshes(meshes: list[Any], count: int, colours: bool) -> tuple[np.ndarray
     for mesh in meshes:
         faces = np.asarray(mesh.faces)
         if faces.min() < 0 or faces.max() >= len(mesh.vertices):
-            raise ValueError("it has triangles whose corners are not there")
+            raise ValueError("it has triangles with missing corners")
     before = np.cumsum([0, *(len(mesh.vertices) for mesh in meshes)])
     vertices = np.concatenate([np.asarray(mesh.vertices) for mesh in meshes])
     faces = np.concatenate([np.asarray(mesh.faces) + n for mesh, n in zip(meshes, before[:-1], strict=True)])
@@ -149,7 +149,7 @@ def _check_pictures(path: Path, content: bytes) -> None:
             named += [(" ".join(w[1:]), w[-1]) for w in entries if w[1:] and w[0].lower() == "map_kd"]  # after options
     for names in named:
         if not any((path.parent / name).is_file() for name in names):
-            raise ValueError(f"its colours lie in {names[0]!r}, which is not beside it; put it there")
+            raise ValueError(f"its colours are in {names[0]!r}, which is missing from its folder; put it there")
 
 
 def _ply_picture(content: bytes) -> str:
@@ -165,7 +165,7 @@ def _checked_gltf(content: bytes, binary: bool) -> bytes:
     header = json.loads(content[20 : 20 + length] if binary else decode_text(content, "the glTF"))
     accessors = header.get("accessors", [])
     if sum(int(accessor["count"]) for accessor in accessors) > 4 * LARGEST:
-        raise ValueError("it claims more points than are read")
+        raise ValueError("it claims more points than the limit")
     _check_nodes(header.get("nodes", []))
     used = [p.get("attributes", {}).get("COLOR_0") for m in header.get("meshes", []) for p in m["primitives"]]
     wide = {i for i in used if i is not None and accessors[i]["componentType"] == _USHORT}
@@ -196,7 +196,7 @@ def _check_nodes(nodes: list[dict[str, Any]]) -> None:
         node, depth = todo.pop()
         steps += depth
         if steps > LONGEST_WALK:
-            raise ValueError("its parts are nested deeper, or are more, than are read")
+            raise ValueError("it has too many parts, or they are nested too deeply")
         todo += [(child, depth + 1) for child in nodes[node].get("children", [])]
 
 

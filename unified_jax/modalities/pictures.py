@@ -53,10 +53,10 @@ def decode_picture(content: bytes) -> Any:
             return ImageOps.exif_transpose(file)
     except UnidentifiedImageError:
         raise ValueError(
-            f"it is no picture that can be read (of no known format: {', '.join(known_formats()[:8])}, ...)"
+            f"it cannot be read as an image (unknown format; known: {', '.join(known_formats()[:8])}, ...)"
         ) from None
     except Exception as error:  # decoders raise what they like
-        raise ValueError(f"it is no picture that can be read ({first_line(error)})") from None
+        raise ValueError(f"it cannot be read as an image ({first_line(error)})") from None
 
 
 def load_picture(path: Path, height: int, width: int, channels: int) -> UInt8[np.ndarray, "h w c"]:
@@ -64,7 +64,7 @@ def load_picture(path: Path, height: int, width: int, channels: int) -> UInt8[np
 
     Raises ValueError where it is no image, or its proportions differ by more than a hundredth.
     """
-    with told("picture"):
+    with told("an image"):
         return fit_picture(decode_picture(read_bytes(path)), height, width, channels)
 
 

@@ -1,4 +1,4 @@
-"""Reading people's files: what cannot be opened, is too long or is no text ends in a sentence, never in a default."""
+"""Reading user files: a file that cannot be opened, is too long or is not text raises a readable error."""
 
 import codecs
 import io
@@ -32,13 +32,13 @@ def first_line(error: BaseException) -> str:
 
 @contextmanager
 def told(kind: str) -> Iterator[None]:
-    """Whatever a decoder raises inside, as the ValueError of a `kind` that cannot be read; a ValueError as it is."""
+    """Turns whatever a decoder raises inside into the ValueError 'cannot be read as `kind`'; a ValueError stays."""
     try:
         yield
     except ValueError:
         raise
     except Exception as error:  # decoders raise what they like
-        raise ValueError(f"it is no {kind} that can be read ({first_line(error)})") from None
+        raise ValueError(f"it cannot be read as {kind} ({first_line(error)})") from None
 
 
 def open_file(path: Path) -> BinaryIO:
@@ -50,7 +50,7 @@ def open_file(path: Path) -> BinaryIO:
     except IsADirectoryError:
         raise ValueError("it is a folder, expected a file") from None
     except PermissionError:
-        raise ValueError("it may not be read: its permissions forbid it") from None
+        raise ValueError("it cannot be read: its permissions forbid it") from None
     except (OSError, ValueError) as error:  # a name that is too long, or holds NUL
         raise ValueError(f"it cannot be opened ({first_line(error)})") from None
 
@@ -80,7 +80,7 @@ def read_table(path: Path) -> Float[np.ndarray, "rows columns"]:
     text = read_text(path)
     if not any(line.partition("#")[0].strip() for line in text.split("\n")):
         raise ValueError("expected a table of numbers, found none")
-    with told("table of numbers"):
+    with told("a table of numbers"):
         return np.loadtxt(io.StringIO(text), delimiter=",", ndmin=2, dtype=np.float32)
 
 
@@ -97,7 +97,7 @@ def decode_text(content: bytes, name: str) -> str:
         ) from None
     if "\0" in text:
         raise ValueError(
-            f"{name!r} is no text: a NUL at character {text.index(chr(0))}; if it is UTF-16 without a byte order mark, "
+            f"{name!r} holds a NUL at character {text.index(chr(0))}; if it is UTF-16 without a byte order mark, "
             "save it as UTF-8"
         )
     return text.replace("\r\n", "\n").replace("\r", "\n")

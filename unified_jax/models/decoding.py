@@ -46,7 +46,7 @@ def generate(
 ) -> dict[str, Array]:
     """See `Transfusion.generate`."""
     if plan.guidance.axes:
-        raise UserError("Transfusion leaves out all that stands before a span, or nothing: guide it by one scale.")
+        raise UserError("Transfusion drops all context before a span or none: use one guidance scale.")
     content = [model.packer.content(m) for m, one in enumerate(model.modalities) if one.name in (*given, *wanted)]
     _, past = read_given(model, params, given, len(keys), 1 + sum(2 + k for k in content))
     places = {m.name: i for i, m in enumerate(model.modalities)}

@@ -83,7 +83,7 @@ class Diffusion(Denoising):
     def bits(self, params: Params, batch: Batch, keys: Keys, steps: int) -> Float[Array, "b"]:
         """Bits/dim of examples of 8-bit data: see `models.likelihood`."""
         if self.modality.blank().dtype != np.uint8:
-            raise UserError(f"Bits per dimension are of 8-bit data; {self.modality.name!r} is none.")
+            raise UserError(f"Bits per dimension need 8-bit data, and {self.modality.name!r} is not.")
         x0 = self.modality.to_model(batch[self.modality.name])
         denoise = self.denoiser(params, self.process, self.conditions_of(batch, len(x0)))
         return bits_per_dim(denoise, self.process, x0, keys, steps)
@@ -100,7 +100,7 @@ def check_declared(model: Any) -> None:
     if model.flip and not all(hasattr(s.modality, "width") for s in model.streams):
         raise ValueError(f"{owner}.flip mirrors what has a left and a right: a modality with a `width`.")
     if words := lacking(type(model.network), Backbone):
-        raise ValueError(f"{owner}.network is no backbone (layers/form.py): {words}.")
+        raise ValueError(f"{owner}.network is not a backbone (layers/form.py): {words}.")
     forms = tuple(one.form for one in model.reads)
     check_fields([*(s.modality for s in model.streams), *(one.source for one in model.reads)])
     names = [*(s.label for s in model.streams), *(form.name for form in forms)]

@@ -114,7 +114,7 @@ def check_request(request: Request) -> None:
     needs = request.plan.sampler.needs
     if len(request.model.streams) > 1 and (needs.adaptive or needs.even_log_levels):
         name = type(request.plan.sampler).__name__
-        raise UserError(f"The sampler {name} steps one array in its own time; choose another for several streams.")
+        raise UserError(f"The sampler {name} steps a single array; choose another for several streams.")
 
 
 def denoiser(request: Request, process: dict[str, Process], dropped: frozenset[str]) -> Denoiser:

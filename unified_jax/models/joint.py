@@ -39,8 +39,8 @@ class JointDiffusion(Denoising):
         for stream in self.streams:
             if len(self.streams) > 1 and getattr(stream.process, "reversed_time", False):
                 raise ValueError(
-                    f"{stream.label}: a stream that is given is shown at network time 0, which is noise where "
-                    "reversed_time is set; leave it off."
+                    f"{stream.label}: the network reads a given stream at time 0, which is noise with reversed_time; "
+                    "leave it off."
                 )
 
     @functools.cached_property

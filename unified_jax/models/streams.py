@@ -41,7 +41,7 @@ class Stream:
         if self.features < 1:
             raise ValueError(f"Stream.features must be at least 1, found {self.features}.")
         if not 0 <= self.ends <= 1:
-            raise ValueError(f"Stream.ends is a share, in [0, 1], found {self.ends}.")
+            raise ValueError(f"Stream.ends must lie in [0, 1], found {self.ends}.")
         if self.ends and not hasattr(self.process, "noise_time"):
             raise ValueError(f"Stream.ends needs to know where {type(self.process).__name__} ends: give it noise_time.")
         make_embedder(self.form)
@@ -103,9 +103,9 @@ class Condition:
 
     def __post_init__(self) -> None:
         if words := lacking(type(self.source), ConditionSource):
-            raise ValueError(f"Condition.source is no modality that a network reads as it is: {words}.")
+            raise ValueError(f"Condition.source is not a modality that a network can read directly: {words}.")
         if not 0.0 <= self.drop <= 1.0:
-            raise ValueError(f"Condition.drop is a probability, found {self.drop}.")
+            raise ValueError(f"Condition.drop is a probability in [0, 1], found {self.drop}.")
         if self.drop and self.form.null == "none":
             raise ValueError(f"The condition {self.label!r} has no null, so it cannot be dropped.")
 
@@ -167,7 +167,7 @@ def drop(conditions: tuple[ConditionInput, ...], dropped: Bool[Array, "b l"]) ->
 def check_names(kind: str, names: list[str]) -> None:
     """Raises ValueError for a name that stands twice."""
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"{kind} need distinct names; {', '.join(twice)} stands twice in {', '.join(names)}.")
+        raise ValueError(f"{kind} need distinct names; {', '.join(twice)} is used twice in {', '.join(names)}.")
 
 
 def check_fields(fields: list[Any]) -> None:
@@ -188,7 +188,7 @@ def check_clocks(streams: tuple[Stream, ...]) -> None:
         if clock is None or clock.time or clock is stream:
             having = ", ".join(name for name, s in by_name.items() if not s.time and s is not stream) or "none"
             raise ValueError(
-                f"{stream.label}: time {stream.time!r} is no stream with times of its own; there are {having}."
+                f"{stream.label}: time {stream.time!r} is not a stream with its own times; those are {having}."
             )
         if (clock.process, clock.ends) != (stream.process, stream.ends):
             raise ValueError(f"{stream.label} shares the times of {stream.time}: their process and ends must be equal.")

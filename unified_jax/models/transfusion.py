@@ -69,7 +69,7 @@ class Transfusion(Declared):
             raise ValueError(f"Transfusion's streams have their modality's name and times of their own; found {own}.")
         if self.documents.noise_limit < 1 and any(isinstance(s.process, Edm) for s in self.streams):
             raise ValueError(
-                "A noise limit is a share of the time; Edm's time is a noise level and has no greatest one."
+                "Documents.noise_limit is a share of the time, and Edm's noise levels are unbounded; leave it at 1."
             )
         Packer(self.modalities, self.length, self.documents)
 

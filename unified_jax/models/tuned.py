@@ -55,14 +55,14 @@ class Tuning:
             try:
                 re.compile(pattern)
             except re.error as error:
-                raise ValueError(f"Tuning: {pattern!r} is no regular expression: {error}.") from error
+                raise ValueError(f"Tuning: {pattern!r} is not a regular expression: {error}.") from error
         if self.rank < 1 or self.alpha <= 0:
             raise ValueError(f"Tuning needs rank >= 1 and alpha > 0, found {self.rank} and {self.alpha}.")
         if not self.train and not self.lora:
             raise ValueError("Tuning trains nothing: name parameters in train, or kernels in lora.")
         if self.full and self.lora:
             raise ValueError(
-                f"Tuning.train = ({EVERYTHING!r},) leaves nothing to lora; name fewer, or () for LoRA alone."
+                f"Tuning.train = ({EVERYTHING!r},) leaves no kernels for lora; name fewer, or () for LoRA only."
             )
 
     @property

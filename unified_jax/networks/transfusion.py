@@ -189,7 +189,7 @@ class Trunk(nn.Module):
         capture  forces the reference attention; whole rows only, without a cache
         """
         if capture and cache is not None:
-            raise ValueError("Trunk captures whole rows: capture and a cache exclude each other.")
+            raise ValueError("Trunk captures complete rows only: leave out capture or the cache.")
         dtype = jnp.dtype(self.dtype)
         table = declare(self, "table", normal(0.02), (vocabulary, self.width), ("vocab", "embed"))
         written = tokens.ids >= 0

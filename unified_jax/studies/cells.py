@@ -149,7 +149,7 @@ def _check_metrics(name: str, experiment: Experiment, metrics: tuple[Metric, ...
     parts = {m.name for m in experiment.model.modalities}
     for m in metrics:
         if missing := sorted({*m.given, *m.wanted} - parts):
-            raise UserError(f"{name}: the metric {m.title!r} names {missing[0]!r}, which the model has not.")
+            raise UserError(f"{name}: the metric {m.title!r} names {missing[0]!r}, which the model does not have.")
         if m.evaluated:
             Pipeline(experiment.data, m.split, experiment.model.modalities, 1, 0)  # refuses a split that is not there
 
@@ -190,7 +190,7 @@ def _match_steps(arm: Arm, base: Arm, budget: Budget, share: float, timer: Timer
             steps = whole / timer(arm.experiment)
     steps *= share
     if steps < 1:
-        raise UserError(f"{arm.name}: the budget does not reach for one step; raise its amount.")
+        raise UserError(f"{arm.name}: the budget is too small for one step; raise its amount.")
     return dataclasses.replace(arm, experiment=dataclasses.replace(arm.experiment, steps=round(steps)))
 
 

@@ -116,9 +116,7 @@ class Study:
         names = ["base", *(v.name for v in self.variants)]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise UserError(
-                f"A study's arms need names of their own; found {', '.join(twice)} twice ('base' is taken)."
-            )
+            raise UserError(f"A study's arms need distinct names; found {', '.join(twice)} twice ('base' is taken).")
         if bad := [name for name in names if not name or name.startswith(".") or "/" in name or "|" in name]:
             raise UserError(f"An arm's name must not be empty, start with a dot or hold '/' or '|'; found {bad[0]!r}.")
         if not self.variants or not self.metrics:
@@ -132,14 +130,14 @@ class Study:
             raise UserError(f"A metric names the arm {strange[0]!r}; the arms are {', '.join(names)}.")
         for v in self.variants:
             if not 0 < v.share <= 1:
-                raise UserError(f"The share of {v.name!r} lies in (0, 1], found {v.share}.")
+                raise UserError(f"The share of {v.name!r} must lie in (0, 1], found {v.share}.")
             if v.seeds and (len(v.seeds) != len(self.seed_list) or len(set(v.seeds)) < len(v.seeds)):
                 raise UserError(
                     f"{v.name!r} has {len(v.seeds)} seeds of its own, expected {len(self.seed_list)}, each once."
                 )
         if self.init_from and self.budget.adjust:
             raise UserError(
-                f"A study that starts from a run has its sizes; leave out init_from or adjust={self.budget.adjust!r}."
+                f"A study that starts from a run keeps its sizes; leave out init_from or adjust={self.budget.adjust!r}."
             )
         if self.samples < 2:
             raise UserError(f"samples must be at least 2, found {self.samples}.")
@@ -217,7 +215,7 @@ def _set(whole: Any, change: dict[tuple[str, ...], Any], where: str) -> Any:
         parts.setdefault(path[0], {})[path[1:]] = value
     if isinstance(whole, tuple):
         if strange := [part for part in parts if not part.isdigit() or int(part) >= len(whole)]:
-            raise UserError(f"{where}{strange[0]} is no place in a tuple of {len(whole)}.")
+            raise UserError(f"{where}{strange[0]} is not an index of a tuple of {len(whole)}.")
         return tuple(_set(x, parts[str(i)], f"{where}{i}.") if str(i) in parts else x for i, x in enumerate(whole))
     _check_fields(whole, parts, where)
     replace: Any = dataclasses.replace

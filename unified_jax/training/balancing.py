@@ -100,7 +100,7 @@ class MagnitudeBalance(_Plain):
 
     def __post_init__(self) -> None:
         if not 0 <= self.decay < 1:
-            raise ValueError(f"MagnitudeBalance.decay lies in [0, 1), found {self.decay}.")
+            raise ValueError(f"MagnitudeBalance.decay must lie in [0, 1), found {self.decay}.")
 
     def init(self, names: Names) -> dict[str, Array]:
         """Means that have not begun."""
@@ -177,7 +177,9 @@ class GradNorm:
     def watched(self, params: Params) -> Params:
         """The layer. Raises UserError where there is none of this name."""
         if self.layer not in params:
-            raise UserError(f"GradNorm.layer {self.layer!r} is no layer of this network; it has {', '.join(params)}.")
+            raise UserError(
+                f"GradNorm.layer {self.layer!r} is not a layer of this network; it has {', '.join(params)}."
+            )
         return {self.layer: params[self.layer]}
 
     def settle(

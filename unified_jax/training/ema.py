@@ -43,7 +43,7 @@ class Ema:
 
     def __post_init__(self) -> None:
         if not (0 <= self.decay < 1 and 0 <= self.least < 1):
-            raise ValueError(f"The decay of an EMA lies in [0, 1), found {self.decay} (least {self.least}).")
+            raise ValueError(f"The decay of an EMA must lie in [0, 1), found {self.decay} (least {self.least}).")
         if self.inv_gamma <= 0 or self.power <= 0 or not 0 < self.std < 0.28:
             raise ValueError("An EMA needs inv_gamma > 0, power > 0 and a std in (0, 0.28).")
 

@@ -34,7 +34,7 @@ class Group:
         try:
             re.compile(self.pattern)
         except re.error as error:
-            raise ValueError(f"Group.pattern {self.pattern!r} is no regular expression: {error}.") from error
+            raise ValueError(f"Group.pattern {self.pattern!r} is not a regular expression: {error}.") from error
         if self.rate < 0 or self.decay < 0:
             raise ValueError(f"Group.rate and decay must not be negative, found {self.rate} and {self.decay}.")
 

@@ -132,7 +132,9 @@ def check_players(model: Model, balance: Balance, params: Params, strict: bool) 
         raise UserError("A model with players trains with constant weights (FixedBalance) and --reduction fast.")
     first = model.players[0]
     if first.start or first.every != 1:
-        raise UserError(f"The first player, {first.name!r}, plays every step from 0 on: put it before the others.")
+        raise UserError(
+            f"The first player, {first.name!r}, must play every step: set start=0 and every=1, or reorder the players."
+        )
     owners: dict[str, str] = {}
     for player in model.players:
         mine = [path for path in paths if player.owns(path)]
@@ -143,7 +145,7 @@ def check_players(model: Model, balance: Balance, params: Params, strict: bool) 
             raise UserError(f"The player {player.name!r} names the terms {unknown}; this model has {sorted(terms)}.")
         for one in (*mine, *(f"the term {term}" for term in player.terms)):
             if one in owners:
-                raise UserError(f"{one} belongs to two players, {owners[one]!r} and {player.name!r}.")
+                raise UserError(f"{one} is trained by two players, {owners[one]!r} and {player.name!r}.")
             owners[one] = player.name
     if idle := sorted({*paths, *(f"the term {term}" for term in terms)} - set(owners)):
-        raise UserError(f"No player owns {', '.join(idle)}.")
+        raise UserError(f"No player trains {', '.join(idle)}.")

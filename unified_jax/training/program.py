@@ -94,7 +94,10 @@ def check_batch(experiment: Experiment, mesh: Mesh) -> None:
     if experiment.reduction == "strict":
         check_strict(mesh, rows * experiment.accumulate, experiment.virtual_shards)
         if isinstance(experiment.balance, GradNorm | PcGrad):
-            raise UserError("--reduction strict works with balances that look at losses alone, not at gradients.")
+            raise UserError(
+                "--reduction strict works with balances of losses only, not of gradients; "
+                "choose another balance or --reduction fast."
+            )
 
 
 def assemble(experiment: Experiment, mesh: Mesh) -> Program:
@@ -107,7 +110,7 @@ def assemble(experiment: Experiment, mesh: Mesh) -> Program:
     shapes = jax.eval_shape(make, seed_key(experiment.seed))
     if experiment.model.players:
         if not experiment.tuning.full:
-            raise UserError("A model with players is trained whole; leave --tuning as it is.")
+            raise UserError("A model with players trains all its parameters; leave --tuning at its default.")
         check_players(experiment.model, experiment.balance, shapes.params, experiment.reduction == "strict")
     shardings = state_shardings(mesh, experiment.rules, model.axes(), shapes)
     fast: Any = jax.jit(

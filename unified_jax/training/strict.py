@@ -47,7 +47,7 @@ def check_strict(mesh: Mesh, rows: int, shards: int) -> None:
         raise UserError(f"--virtual-shards must be a power of two, found {shards}.")
     if rows % shards:
         raise UserError(
-            f"--reduction strict cuts a batch into {shards} virtual shards, but it has {rows} rows; choose a batch "
+            f"--reduction strict splits a batch into {shards} virtual shards, but it has {rows} rows; choose a batch "
             "size that they divide, or fewer --virtual-shards."
         )
     if shards % mesh.size:

@@ -53,7 +53,7 @@ print("tensorflow" in sys.modules, len(source), one["audio"].shape, one["points"
 
 
 def test_what_does_not_fit_is_refused(folder, tmp_path, capsys):
-    with pytest.raises(UserError, match=r"another one: resolution 16, asked for 32"):
+    with pytest.raises(UserError, match=r"differs: resolution 16, asked for 32"):
         World(frames=3, points=20, cache=str(folder)).source("test")[0]
     with pytest.raises(UserError, match="holds no cached world; write one with"):
         World(cache=str(tmp_path)).source("test")[0]

@@ -95,7 +95,7 @@ def query_maps(
     """
     rows, columns = sizes
     if not (0 <= query[0] < rows and 0 <= query[1] < columns):
-        raise ValueError(f"The picture has {rows} x {columns} patches; found the query {query}.")
+        raise ValueError(f"The image has {rows} x {columns} patches; found the query {query}.")
     picked = weights[:, :, query[0] * columns + query[1], : rows * columns]
     return picked.reshape(*picked.shape[:2], rows, columns)
 

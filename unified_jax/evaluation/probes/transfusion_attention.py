@@ -55,7 +55,7 @@ def trace_span(
     names = [m.name for m in model.modalities]
     streams = [stream.modality.name for stream in model.streams]
     if wanted not in streams or wanted in given:
-        raise ValueError(f"one of {', '.join(s for s in streams if s not in given)} can be drawn, not {wanted!r}")
+        raise ValueError(f"one of {', '.join(s for s in streams if s not in given)} can be sampled, not {wanted!r}")
     m = names.index(wanted)
     stream, place = model.stream(m), streams.index(wanted)
     values = {name: np.asarray(given[name]) for name in names if name in given}
