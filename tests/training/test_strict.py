@@ -38,13 +38,13 @@ def train(case, steps=3):
 CHILD = """
 import pickle, sys
 from tests.training.test_strict import CASES, train
-pickle.dump({case: train(case) for case in CASES}, open(sys.argv[1], "wb"))
+pickle.dump({case: train(case) for case in CASES if case != 'fast'}, open(sys.argv[1], "wb"))
 """
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """{case: arrays} from a process with the emitters that users have: the older ones round loops by their shapes."""
+    """{case: arrays} of the strict cases, from a process with the emitters that users have: the older ones round loops by their shapes."""
     path = tmp_path_factory.mktemp("strict") / "trained.pickle"
     older = "fusion_emitters" in os.environ["XLA_FLAGS"]
     flags = "--xla_cpu_use_fusion_emitters=true" if older else ""
@@ -61,8 +61,9 @@ def test_any_number_of_devices_and_microbatches_is_bitwise_one(trained):
 
 
 def test_strict_is_close_to_fast(trained):
-    np.testing.assert_allclose(trained["fast"]["losses"], trained["alone"]["losses"], rtol=1e-5)
-    for name, value in trained["fast"].items():
+    fast = train("fast")
+    np.testing.assert_allclose(fast["losses"], trained["alone"]["losses"], rtol=1e-5)
+    for name, value in fast.items():
         np.testing.assert_allclose(value, trained["alone"][name], atol=2e-5, err_msg=name)
 
 
