@@ -44,7 +44,7 @@ pickle.dump({case: train(case) for case in CASES if case != 'fast'}, open(sys.ar
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """{strict case: arrays}, in a process with the emitters that users have: the older ones round loops by their shapes."""
+    """{strict case: arrays}, by the emitters that users have: the older ones round loops by their shapes."""
     path = tmp_path_factory.mktemp("strict") / "trained.pickle"
     older = "fusion_emitters" in os.environ["XLA_FLAGS"]
     flags = "--xla_cpu_use_fusion_emitters=true" if older else ""
