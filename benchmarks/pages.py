@@ -115,10 +115,10 @@ def speed() -> list[str]:
 
 
 def hopper() -> list[str]:
-    """The attention half on a GPU: TFLOP/s, and time / time of ours."""
+    """The attention sub-block on a GPU: TFLOP/s, and time / time of ours."""
     shapes = {
-        "dit_xl_256": "half of DiT-XL, 64 x 256 tokens",
-        "dit_xl_1024": "half of DiT-XL, 64 x 1,024 tokens",
+        "dit_xl_256": "sub-block of DiT-XL, 64 x 256 tokens",
+        "dit_xl_1024": "sub-block of DiT-XL, 64 x 1,024 tokens",
         "n_4096_24x128": "attention, 4 x 4,096 tokens, 24 heads of 128",
         "transfusion_4096": "attention of packed documents, 4,096 tokens, 32 heads of 128",
     }
@@ -140,9 +140,7 @@ def edits() -> list[str]:
             rows.append(
                 f"{name} | {run['steps']} | {r['split']} | {r['metric'].replace('_', ' ')} | {value} | {beside}"
             )
-    return table(
-        "fine-tuning | steps | split | metric | value [95 % interval] | guessing | picture left as it is", rows
-    )
+    return table("fine-tuning | steps | split | metric | value [95 % interval] | guessing | image left unchanged", rows)
 
 
 def action() -> list[str]:
@@ -202,7 +200,7 @@ def span(mean: dict[str, Any] | None, sign: str = "") -> str:
 
 
 TABLES = {
-    "README.md": (speed,),
+    "benchmarks/README.md": (speed,),
     "docs/kernels.md": (hopper,),
     "docs/launch.md": (strict,),
     "docs/scaling.md": (scaling, beyond),
@@ -255,7 +253,7 @@ def plot_scaling() -> None:
         left.plot(chips, [efficiency(r) for r in own], "o-", color=colour, label=name)
         right.plot(chips, [r["collective_bytes"] / 1e9 for r in own], "o-", color=colour)
     left.set(xscale="log", ylim=(0, 1.02), ylabel="efficiency, nothing hidden", title="weak scaling, estimated")
-    right.set(xscale="log", yscale="log", ylabel="GB given away a chip and step", title="collectives")
+    right.set(xscale="log", yscale="log", ylabel="GB sent per chip and step", title="collectives")
     ticks = sorted({r["chips"] for r in read("scaling")})
     for axis in (left, right):
         axis.set_xticks(ticks, [str(n) for n in ticks])

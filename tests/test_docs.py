@@ -153,7 +153,7 @@ def test_the_example_of_a_new_modality(series_room, tmp_path, capsys):
     assert "expected -30.0 .. 45.0, found 99 .. 99" in capsys.readouterr().err
 
 
-PAGES = {"README.md", *(f"docs/{name}.md" for name in ("kernels", "launch", "scaling", "studies", "finetuning"))}
+PAGES = {"benchmarks/README.md", *(f"docs/{name}.md" for name in ("kernels", "launch", "scaling", "studies", "finetuning"))}
 
 
 @pytest.mark.parametrize("page", sorted(PAGES))
