@@ -63,7 +63,7 @@ SAMPLER = st.one_of(
 )
 
 
-@cases(2000)
+@cases(800)
 @given(name=NAME, value=VALUE, count=st.integers(1, 5))
 @example(name="shape", value="@/dev/zero", count=1)
 def test_given(name, value, count):
@@ -107,7 +107,7 @@ def test_numbers(text, flag):
         assert -(2**63) <= value < 2**63 if kind is int else math.isfinite(value) or (flag and "inf" in text.lower())
 
 
-@cases(2500)
+@cases(1000)
 @given(text=SAMPLER)
 @example(text="dpm_solver:order=inf")
 @example(text="dpm_solver:order=1.5")
