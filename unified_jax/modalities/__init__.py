@@ -1,4 +1,4 @@
 """One file per modality: raw <-> model space, patches, positions, and how an example is saved.
 
-Nothing here knows of networks.
+Nothing here depends on networks.
 """

@@ -1,4 +1,4 @@
-"""Actions: paths `[steps, 2]` of (x, y) in [0, 1] outside, y downward; in [-1, 1] in model space, cut along time."""
+"""Actions: trajectories `[steps, 2]` of (x, y) in [0, 1] outside, y downward; in [-1, 1] in model space."""
 
 import itertools
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from unified_jax.modalities.reading import read_table
 
 @dataclass(frozen=True)
 class Action(Continuous):
-    """Paths of one length. What strays from [0, 1] is kept: a path may leave the canvas."""
+    """Trajectories of one length. Values outside [0, 1] are kept: a trajectory may leave the canvas."""
 
     steps: int = 16
     """Points of a trajectory."""
@@ -61,11 +61,11 @@ class Action(Continuous):
         return self.prepare(read_table(path))
 
     def save(self, path: Path, example: Float[np.ndarray, "s c"]) -> None:
-        """One path as a table."""
+        """One trajectory as a table."""
         np.savetxt(path, example, delimiter=",", fmt="%.5f")
 
     def picture(self, example: Float[np.ndarray, "s c"]) -> Any:
-        """The path, from pale to dark."""
+        """The trajectory, from pale to dark."""
         from PIL import Image as Pillow, ImageDraw
 
         side = 96

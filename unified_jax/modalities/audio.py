@@ -2,7 +2,7 @@ r"""Audio: waveforms float32 `[samples]` in [-1, 1] outside, log-mel spectra in 
 
     x = 2 (ln(max(mel, floor)) - ln floor) / (ln top - ln floor) - 1
 
-is in [-1, 1] for spectra between `floor` and `top`. The way back inverts this, finds magnitudes by the mel bank's
+is in [-1, 1] for spectra between `floor` and `top`. The inverse finds magnitudes by the mel filter bank's
 pseudo-inverse and phases by Griffin-Lim (`mel`).
 """
 
@@ -20,12 +20,12 @@ from unified_jax.modalities.mel import Mel, griffin_lim
 from unified_jax.modalities.reading import open_file, told
 
 SPEECH_LIKE = Mel(rate=8000, n_fft=1024, hop=250, mels=64)
-"""For audio at 8 kHz: a frame every 31 ms."""
+"""Mel analysis for audio at 8 kHz: a frame every 31 ms."""
 
 
 @dataclass(frozen=True)
 class Audio(Continuous):
-    """Audio clips of one length and rate, one channel."""
+    """Audio clips of one length and sampling rate, one channel."""
 
     samples: int = 8000
     """Samples of a waveform."""
@@ -70,9 +70,9 @@ class Audio(Continuous):
         return np.zeros(self.samples, np.float32)
 
     def prepare(self, raw: Any) -> Float[np.ndarray, " s"]:
-        """A finite waveform of this many samples, float in [-1, 1] or int16; a shorter one ends in silence.
+        """A finite waveform of this many samples, float in [-1, 1] or int16; a shorter one is padded with silence.
 
-        Stereo and longer ones are refused.
+        Stereo and longer audio are refused.
         """
         value = np.asarray(raw)
         if value.ndim == 2 and value.shape[1] == 1:
@@ -96,7 +96,7 @@ class Audio(Continuous):
         return (2 * (level - low) / (high - low) - 1)[..., None]
 
     def from_model(self, x: Array | np.ndarray) -> Float[np.ndarray, "b s"]:
-        """A waveform with about this spectrum, cut to [-1, 1]."""
+        """A waveform with approximately this spectrum, clipped to [-1, 1]."""
         low, high = math.log(self.floor), math.log(self.top)
         level = (jnp.clip(jnp.asarray(x, jnp.float32)[..., 0], -1, 1.5) + 1) / 2 * (high - low) + low
         mel = jnp.exp(level) - self.floor
@@ -118,7 +118,7 @@ class Audio(Continuous):
         return self.prepare(wave)
 
     def save(self, path: Path, example: Float[np.ndarray, " s"]) -> None:
-        """One waveform as WAV, and its spectrogram beside it as PNG."""
+        """One waveform as WAV, with its spectrogram as PNG."""
         import soundfile
 
         soundfile.write(path, example, self.mel.rate, subtype="PCM_16")
@@ -140,5 +140,5 @@ def _opened(content: BinaryIO) -> Any:
 
     try:
         return soundfile.SoundFile(content)
-    except soundfile.LibsndfileError as error:  # its own words name the object in memory
+    except soundfile.LibsndfileError as error:  # its own message names the object in memory
         raise ValueError(f"it cannot be read as audio ({error.error_string})") from None

@@ -1,11 +1,11 @@
-"""What every modality answers.
+"""The interface of all modalities.
 
 Host side (NumPy): `prepare` turns one raw example of a data set into an array of fixed shape and dtype, or says what is
-wrong with it; `load` reads a file of the user's, `save` writes one that people open, `picture` draws an example for a
-sheet. Device side (jnp): `to_model` / `from_model`.
+wrong with it. `load` reads a user's file, `save` writes one, and `picture` draws an example for an image grid. Device
+side (jnp): `to_model` / `from_model`.
 
-What is denoised derives from `Continuous` and is an array `[*sizes, c]` in model space, cut into patches of `cut` along
-its axes. A further modality is one file with one such class; docs/adding_a_modality.md writes one.
+Denoised modalities derive from `Continuous`: arrays `[*sizes, c]` in model space, cut into patches of `cut` along
+its axes. A new modality is one file with one such class; docs/adding_a_modality.md writes one.
 """
 
 import math
@@ -22,15 +22,15 @@ from unified_jax.modalities.grid import grid_of, grid_positions, patchify, unpat
 
 @runtime_checkable
 class Modality(Protocol):
-    """One kind of data under one name. Implementations: all of this folder."""
+    """One kind of data under one name. Implementations: all modules of this package."""
 
     @property
     def name(self) -> str:
-        """The field of a batch it lives in."""
+        """Its field in a batch."""
         ...
 
     def prepare(self, raw: Any) -> np.ndarray:
-        """One raw example to the array a batch stacks.
+        """Converts one raw example to an array that batches stack.
 
         Raises ValueError saying what was found and what was expected.
         """
@@ -42,7 +42,7 @@ class Modality(Protocol):
 
 
 class Continuous(ABC):
-    """The base of what is denoised: a frozen dataclass that answers these has a place in every model."""
+    """The base class of denoised modalities: a frozen dataclass that defines these works in every model."""
 
     name: str
 
@@ -59,11 +59,11 @@ class Continuous(ABC):
     @property
     @abstractmethod
     def suffix(self) -> str:
-        """Of the files that `save` writes, with the dot."""
+        """Suffix of the files that `save` writes, with the dot."""
 
     @abstractmethod
     def prepare(self, raw: Any) -> np.ndarray:
-        """As `Modality.prepare`."""
+        """See `Modality.prepare`."""
 
     @abstractmethod
     def to_model(self, raw: Array) -> Float[Array, "b ..."]:
@@ -71,7 +71,7 @@ class Continuous(ABC):
 
     @abstractmethod
     def from_model(self, x: Array | np.ndarray) -> np.ndarray:
-        """Model space to what people open."""
+        """Model space to raw values."""
 
     def load(self, path: Path) -> np.ndarray:
         """A file as a raw example. Raises ValueError saying what was found and what was expected."""
@@ -83,18 +83,18 @@ class Continuous(ABC):
 
     @abstractmethod
     def picture(self, example: np.ndarray) -> Any:
-        """The example as a Pillow image, for a sheet."""
+        """The example as a Pillow image, for an image grid."""
 
     def blank(self) -> np.ndarray:
-        """Zeros of the shape and dtype that `prepare` gives, in the place of an example that is not there."""
+        """Zeros of the shape and dtype that `prepare` gives, in place of an absent example."""
         return np.zeros(self.shape, np.float32)
 
     def open(self, prepared: np.ndarray) -> np.ndarray:
-        """What `prepare` gave, as people open it."""
+        """Prepared values as raw values."""
         return prepared
 
     def condition_form(self) -> ConditionForm:
-        """To a network that reads it: a map of its sizes, zeros where it is not given."""
+        """As a condition: a map of its sizes, zeros where absent."""
         return ConditionForm(self.name, "map", self.shape[-1], null="zero")
 
     def to_condition(self, raw: Array) -> Float[Array, "b ..."]:
@@ -112,7 +112,7 @@ class Continuous(ABC):
         return math.prod(self.cut) * self.shape[-1]
 
     def patches(self, x: Float[Array, "b ..."]) -> Float[Array, "b n p"]:
-        """Model space to patches; any number of channels, sizes filled up with zeros to whole patches."""
+        """Model space to patches; any number of channels, zero-padded to whole patches."""
         return patchify(x, self.cut)
 
     def unpatch(self, tokens: Float[Array, "b n p"]) -> Float[Array, "b ..."]:
@@ -120,7 +120,7 @@ class Continuous(ABC):
         return unpatchify(tokens, self.shape[:-1], self.cut)
 
     def positions(self) -> Int[np.ndarray, "n a"]:
-        """Integer positions of the patches, one to three axes."""
+        """Integer positions of the patches, with one to three axes."""
         return grid_positions(self.shape[:-1], self.cut)
 
 

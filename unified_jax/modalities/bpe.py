@@ -1,9 +1,9 @@
-"""A BPE out of the JSON of the `tokenizers` package, whatever its last user left in it.
+"""A BPE from the JSON of the `tokenizers` package, with settings of earlier uses removed.
 
-What is a setting of one use is put back: truncation, padding, dropout, tokens that a post-processor puts around a text,
-added tokens that take the blanks beside them. What makes it another function of the text is refused: a normalizer that
-changes letters, bytes that the vocabulary lacks, a decoder that is missing. `decode(encode(s)) == s` is tried on texts
-that break those.
+Settings of one use are reset: truncation, padding, dropout, tokens that a post-processor puts around a text, added
+tokens that absorb adjacent blanks. Settings that change the function of the text are refused: a normalizer that
+changes letters, bytes that the vocabulary lacks, a decoder that is missing. `decode(encode(s)) == s` is checked on
+texts that break those.
 """
 
 import json
@@ -20,32 +20,32 @@ PROBES = (
     "中文 \U0001f600 \U0001f468\u200d\U0001f469\u200d\U0001f467 \u00a0 \u3000 \ufeff",
     "".join(map(chr, range(256))),
 )
-"""Texts that a tokenizer which is not one of all bytes gives back otherwise."""
+"""Texts that a tokenizer without full byte coverage does not reproduce."""
 
 SPARSE = 4
-"""Largest id over number of tokens that is still taken."""
+"""Largest accepted ratio of ids to tokens."""
 
 
 @dataclass(frozen=True)
 class Bpe:
-    """A tokenizer that gives every text back."""
+    """A tokenizer that reproduces every text."""
 
     tokenizer: Any
     size: int
     """Largest token id + 1; ids without a token leave unused embedding rows."""
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of the text alone."""
+        """Token ids of the text, without special tokens."""
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: list[int]) -> str:
-        """The text, added tokens as they are written."""
+        """The text, with added tokens as written."""
         return self.tokenizer.decode(ids, skip_special_tokens=False)
 
 
 @lru_cache(maxsize=8)
 def load_bpe(text: str) -> Bpe:
-    """The tokenizer of this JSON. Raises ValueError with the reason why it is none, or not one for any text."""
+    """The tokenizer of this JSON. Raises ValueError with a reason if it is none, or does not reproduce every text."""
     from tokenizers import Tokenizer
 
     content = _content(text)
@@ -97,7 +97,7 @@ def _content(text: str) -> dict[str, Any]:
 
 
 def _suspect(content: dict[str, Any]) -> str:
-    """What of a tokenizer most likely changes texts."""
+    """The setting of a tokenizer that most likely changes texts."""
     normalizer, cutter = content.get("normalizer"), content.get("pre_tokenizer")
     if normalizer:
         return f" (its normalizer {normalizer.get('type', '')} changes texts; train it without one)"

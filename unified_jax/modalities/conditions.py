@@ -1,4 +1,4 @@
-"""What a modality is to a network that reads it as it is."""
+"""The form in which a network reads a condition."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,7 +12,7 @@ Null = Literal["row", "learned", "zero", "none"]
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class ConditionForm:
-    """What a network knows of a condition."""
+    """The static form of a condition."""
 
     name: str
     """Name of the condition and of its layers; labels are numbered instead (`label_0`, `label_1`, ...)."""

@@ -45,11 +45,11 @@ class Depth(Continuous):
 
     @property
     def suffix(self) -> str:
-        """PNG of 16 bits; of videos TIFF, a page per frame."""
+        """16-bit PNG; TIFF for videos, one page per frame."""
         return ".png" if self.frames == 1 else ".tif"
 
     def prepare(self, raw: Any) -> Float[np.ndarray, "f h w 1"]:
-        """A float array of this shape in [0, 1]; `[h, w]` and `[h, w, 1]` gain axes, a longer video is cut off."""
+        """A float array of this shape in [0, 1]; `[h, w]` and `[h, w, 1]` gain axes, a longer video is cropped."""
         value = np.asarray(raw)
         value = value[..., None] if value.ndim == 2 else value
         value = value[None] if value.ndim == 3 else value
@@ -69,11 +69,11 @@ class Depth(Continuous):
         return np.clip((np.asarray(x, np.float32) + 1) / 2, 0, 1)
 
     def load(self, path: Path) -> Float[np.ndarray, "f h w 1"]:
-        """A grey image of any depth (8, 16 or 32 bits, floats), black near; of a video a TIFF of as many pages."""
+        """A grey image (8, 16 or 32 bits, floats) in which black is near; for a video a TIFF of as many pages."""
         return load_levels(path, self.frames, self.height, self.width)[..., None]
 
     def save(self, path: Path, example: Float[np.ndarray, "f h w 1"]) -> None:
-        """Grey of 16 bits: one frame as PNG, a video as TIFF, a page per frame."""
+        """16-bit grey: one frame as PNG, a video as TIFF, one page per frame."""
         from PIL import Image as Pillow
 
         levels = np.round(np.clip(example[..., 0], 0, 1) * 65535).astype(np.uint16)

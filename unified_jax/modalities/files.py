@@ -1,8 +1,8 @@
-"""Reading videos, writing them, and drawing words.
+"""Reading and writing videos, and drawing text.
 
 A video is a GIF, WebP, APNG or TIFF of several pages (Pillow), or what PyAV reads. Where frames have durations, one
-that lasts k times as long as the shortest counts k times: writers of GIF merge equal frames. A video that has too few
-frames even so is told by its time, `rate` frames per second.
+that lasts k times as long as the shortest counts k times: writers of GIF merge equal frames. A video that still has
+too few frames is sampled by time, at `rate` frames per second.
 """
 
 import textwrap
@@ -18,9 +18,9 @@ from unified_jax.modalities.pictures import check_pixels, fit_levels, fit_pictur
 from unified_jax.modalities.reading import open_file, told
 
 LARGEST_FILM = 1 << 25
-"""Pixels of all frames together that are decoded of a video."""
+"""Most pixels, over all frames, that are decoded of a video."""
 DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,ogg,flv,asf,gif,m4v,h264,hevc,nut"
-"""What PyAV opens; playlists (which name other files) are not among it."""
+"""Formats that PyAV opens; no playlists, which name other files."""
 
 
 def load_film(
@@ -34,7 +34,7 @@ def load_film(
 
 
 def load_levels(path: Path, frames: int, height: int, width: int, rate: float = 16.0) -> Float[np.ndarray, "f h w"]:
-    """As `load_film`, in grey, in [0, 1], with all the bits that the file has."""
+    """As `load_film`, in grey, in [0, 1], at the file's full bit depth."""
     return _load(path, frames, rate, lambda picture: fit_levels(picture, height, width))
 
 
@@ -54,7 +54,7 @@ def _load(path: Path, frames: int, rate: float, fit: Callable[[Any], np.ndarray]
 
 
 def _stored_frames(path: Path, frames: int, fit: Callable[[Any], np.ndarray]) -> tuple[list[np.ndarray], list[float]]:
-    """The first frames that an image file holds, and their durations in milliseconds (0: not told)."""
+    """The first frames that an image file holds, and their durations in milliseconds (0: unknown)."""
     from PIL import Image as Pillow, ImageOps
 
     found: list[np.ndarray] = []
@@ -63,7 +63,7 @@ def _stored_frames(path: Path, frames: int, fit: Callable[[Any], np.ndarray]) ->
         while len(found) < frames:
             try:
                 file.seek(len(found))
-            except EOFError:  # Pillow's sign of the end
+            except EOFError:  # Pillow's end marker
                 break
             check_pixels(file, LARGEST_FILM // frames)
             file.load()
@@ -105,7 +105,7 @@ def _film_frames(path: Path, frames: int, fit: Callable[[Any], np.ndarray]) -> l
 
 
 def save_film(path: Path, frames: list[Any], rate: float) -> None:
-    """Pillow images as a GIF that repeats for ever, `rate` frames per second; equal neighbours are not merged."""
+    """Pillow images as a GIF that loops, `rate` frames per second; equal neighbours are not merged."""
     from PIL import GifImagePlugin, Image as Pillow
 
     timing = {"duration": 10 * max(1, round(100 / rate)), "disposal": 2}  # GIF counts hundredths of a second

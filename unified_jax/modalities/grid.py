@@ -1,8 +1,7 @@
 """Arrays `[b, *sizes, c]` as patches `[b, n, p]` and back, for any number of axes.
 
-Patches run along the grid with the last axis fastest; a patch's features are ordered the same way, the channel last. A
-size that its patch does not divide is filled up with zeros, which `unpatchify` cuts off again: the two are exact
-inverses.
+Patches run along the grid with the last axis fastest; a patch's features are ordered the same way, the channel last.
+Sizes are zero-padded to multiples of the patch, which `unpatchify` crops again: the two are exact inverses.
 """
 
 import math
@@ -41,6 +40,10 @@ def unpatchify(tokens: Float[Array, "b n p"], sizes: tuple[int, ...], patch: tup
 
 
 def grid_positions(sizes: tuple[int, ...], patch: tuple[int, ...]) -> Int[np.ndarray, "n a"]:
-    """The place of every patch on the grid."""
+    """The grid position of every patch.
+
+    >>> grid_positions((4, 4), (2, 2)).tolist()
+    [[0, 0], [0, 1], [1, 0], [1, 1]]
+    """
     places = np.meshgrid(*(np.arange(g) for g in grid_of(sizes, patch)), indexing="ij")
     return np.stack(places, axis=-1).reshape(-1, len(patch)).astype(np.int32)

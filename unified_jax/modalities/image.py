@@ -48,12 +48,14 @@ class Image(Continuous):
         return ".png"
 
     def blank(self) -> UInt8[np.ndarray, "h w c"]:
-        """Zeros in the place of a prepared example."""
+        """Zeros in place of a prepared example."""
         return np.zeros(self.shape, np.uint8)
 
     def prepare(self, raw: Any) -> UInt8[np.ndarray, "h w c"]:
-        """A uint8 array of this shape (uint16: value / 257); grey `[h, w]` gains a channel axis, a video `[f, h, w, c]`
-        gives its first frame."""
+        """A uint8 array of this shape (uint16: value / 257).
+
+        Grey `[h, w]` gains a channel axis, a video `[f, h, w, c]` gives its first frame.
+        """
         value = to_bytes(np.asarray(raw))
         if value.ndim == 4 and len(value):
             value = value[0]
@@ -72,7 +74,7 @@ class Image(Continuous):
         return np.asarray(np.clip(np.round((np.asarray(x, np.float32) + 1.0) * 127.5), 0, 255), np.uint8)
 
     def load(self, path: Path) -> UInt8[np.ndarray, "h w c"]:
-        """An image file of any mode and depth, turned as it says, scaled to this size if it has its proportions."""
+        """An image file of any mode and depth, rotated by its EXIF tag and scaled to this size."""
         return load_picture(path, *self.shape)
 
     def save(self, path: Path, example: UInt8[np.ndarray, "h w c"]) -> None:
@@ -85,7 +87,7 @@ class Image(Continuous):
 
 
 def to_bytes(value: np.ndarray) -> np.ndarray:
-    """Levels of 16 bits as those of 8 bits, value / 257; anything else as it is."""
+    """16-bit values as 8-bit values, value / 257; anything else unchanged."""
     return np.rint(value / 257).astype(np.uint8) if value.dtype == np.uint16 else value
 
 
@@ -103,7 +105,7 @@ def to_pillow(example: UInt8[np.ndarray, "h w c"]) -> Any:
 def sheet(
     images: UInt8[np.ndarray, "b h w c"], columns: int | None = None, titles: list[str] | None = None, height: int = 112
 ) -> Any:
-    """A contact sheet (Pillow): images enlarged to about `height` pixels, in rows, each over its title."""
+    """An image grid (Pillow): images enlarged to about `height` pixels, in rows, each over its title."""
     from PIL import Image as Pillow, ImageDraw
 
     columns = columns or int(np.ceil(np.sqrt(len(images))))

@@ -1,7 +1,7 @@
 """Labels: one of several named classes.
 
-They condition a network (the index after the last class is the null row of guidance), or are items of a document, one
-token long.
+They condition a network (the index after the last class is the null row for guidance), or are items of a document, of
+one token.
 """
 
 from dataclasses import dataclass
@@ -43,12 +43,12 @@ class Label:
 
     @property
     def vocabulary(self) -> int:
-        """Token ids, in a document: one a class."""
+        """Number of token ids in a document: one per class."""
         return self.classes
 
     @property
     def length(self) -> int:
-        """Tokens, in a document."""
+        """Tokens in a document."""
         return 1
 
     @property
@@ -57,7 +57,7 @@ class Label:
         return ".txt"
 
     def blank(self) -> Int[np.ndarray, ""]:
-        """As `Continuous.blank`."""
+        """See `Continuous.blank`."""
         return np.zeros((), np.int32)
 
     def prepare(self, raw: Any) -> Int[np.ndarray, ""]:
@@ -80,7 +80,11 @@ class Label:
         return value.astype(np.int32)
 
     def parse(self, text: str) -> int:
-        """What a person typed: a class number or a class name. Raises ValueError listing what there is."""
+        """Parses a class number or name from the command line. Raises ValueError with the classes.
+
+        >>> Label("colour", 2, ("red", "green")).parse("green")
+        1
+        """
         known = f"0 .. {self.classes - 1}" + (f" or one of {', '.join(self.names)}" if self.names else "")
         if text in self.names:
             return self.names.index(text)
@@ -93,7 +97,7 @@ class Label:
         return value
 
     def condition_form(self) -> ConditionForm:
-        """One table row a class, and the null row."""
+        """One table row per class, and the null row."""
         return ConditionForm(self.name, "label", self.classes + 1)
 
     def to_condition(self, raw: Array) -> Int[Array, " b"]:
@@ -101,13 +105,13 @@ class Label:
         return jnp.asarray(raw, jnp.int32)
 
     def title(self, value: int) -> str:
-        """What a class is called on a sheet; the null row, and none, is an asterisk."""
+        """Title of a class in an image grid; an asterisk for the null row and for no class."""
         if not 0 <= value < self.classes:
             return "*"
         return self.names[value] if self.names else str(value)
 
     def from_model(self, ids: Any) -> Int[np.ndarray, " b"]:
-        """Token ids `[b, 1]` as classes, -1 where there is none."""
+        """Token ids `[b, 1]` as classes, -1 where absent."""
         return np.asarray(ids, np.int32).reshape(len(ids))
 
     def load(self, path: Path) -> int | str:

@@ -3,11 +3,11 @@ r"""Log-mel spectra of waveforms, and back.
     X[m, k] = sum_n w[n] x[n + m H] e^{-2 pi i k n / N}        frames of N samples, H apart, under a Hann window
     mel     = |X|^power @ bank                                 triangles, evenly spaced on the mel scale
 
-mel(f) = 2595 log10(1 + f / 700) (HTK), or Slaney's: linear (3 f / 200) below 1 kHz, logarithmic (27 / ln 6.4 an e-fold)
-above. Slaney's norm gives every triangle the area 1. The frames of a centred spectrum begin half a frame before the
-waveform, which is mirrored there.
+mel(f) = 2595 log10(1 + f / 700) (HTK), or Slaney's: linear (3 f / 200) below 1 kHz, logarithmic (27 / ln 6.4 per
+e-fold) above. Slaney's norm gives every triangle the area 1. The frames of a centred spectrum start half a frame before
+the waveform, which is reflected there.
 
-Back: magnitudes by the bank's pseudo-inverse, cut off at zero; phases by Griffin & Lim (1984) with the momentum of
+Inverse: magnitudes by the bank's pseudo-inverse, clipped at zero; phases by Griffin & Lim (1984) with the momentum of
 Perraudin et al. (2013), which looks for a waveform whose spectrum has these magnitudes.
 """
 
@@ -107,7 +107,7 @@ class Mel:
         return whole[:, start : start + samples]
 
     def magnitude(self, mel: Float[Array, "b f m"]) -> Float[Array, "b f k"]:
-        """Magnitudes of least norm that give this mel spectrum, cut off at zero."""
+        """Magnitudes of least norm with this mel spectrum, clipped at zero."""
         inverse = jnp.asarray(np.linalg.pinv(self.bank()), jnp.float32)
         return jnp.maximum(jnp.matmul(mel, inverse, precision=EXACT), 0) ** (1 / self.power)
 
@@ -116,7 +116,7 @@ class Mel:
 def griffin_lim(
     analysis: Mel, magnitude: Float[Array, "b f k"], samples: int, iterations: int = 60, momentum: float = 0.99
 ) -> Float[Array, "b s"]:
-    """A waveform whose spectrum has about these magnitudes; phases start as those of a sum of steady tones."""
+    """A waveform whose spectrum has approximately these magnitudes; phases start as a sum of steady tones."""
     frames, bins = magnitude.shape[1:]
     advance = 2 * math.pi * analysis.hop / analysis.n_fft * np.outer(np.arange(frames), np.arange(bins))
     phase = jnp.asarray(np.exp(1j * (advance % (2 * math.pi))), jnp.complex64)

@@ -1,4 +1,4 @@
-"""Colours of point clouds and meshes in [0, 1], however a file gives them.
+"""Colours of point clouds and meshes in [0, 1], from any of a file's representations.
 
 In this order: a texture by the corners' coordinates (times a glTF's colour factor and vertex colours), the colours of
 vertices (between them by distance) or of faces, the one colour of a material, grey. PLY files name their colours red,
@@ -13,12 +13,12 @@ from jaxtyping import Float, Int
 from unified_jax.modalities.pictures import check_pixels, pixels
 
 CLOUD_GREY, MESH_GREY = 0.7, 0.4
-"""Of point clouds and of meshes without colours."""
+"""The colour of point clouds and meshes without colours."""
 PLY_NAMES = (("red", "green", "blue"), ("diffuse_red", "diffuse_green", "diffuse_blue"), ("r", "g", "b"))
 
 
 def cloud_colours(cloud: Any) -> Float[np.ndarray, "n 3"]:
-    """Of every point."""
+    """The colour of every point."""
     count = len(cloud.vertices)
     if (own := ply_colours(cloud, "vertex", count)) is not None:
         return own
@@ -29,7 +29,7 @@ def cloud_colours(cloud: Any) -> Float[np.ndarray, "n 3"]:
 def surface_colours(
     mesh: Any, face: Int[np.ndarray, " n"], weights: Float[np.ndarray, "n 3"]
 ) -> Float[np.ndarray, "n 3"]:
-    """Of points on these faces, at these weights of the faces' corners."""
+    """The colours of points on these faces, at these barycentric weights."""
     corners = np.asarray(mesh.faces)[face]
     visual = mesh.visual
     textured = visual.kind == "texture"
@@ -50,7 +50,7 @@ def surface_colours(
 
 
 def _texture(visual: Any, corners: np.ndarray, weights: np.ndarray) -> np.ndarray | None:
-    """Colours of the texture at these places; None where there is none."""
+    """Colours of the texture at these coordinates; None without a texture."""
     from trimesh.visual.material import PBRMaterial, SimpleMaterial
 
     material, factor = visual.material, np.ones(3)
@@ -77,7 +77,7 @@ def _texture(visual: Any, corners: np.ndarray, weights: np.ndarray) -> np.ndarra
 
 
 def _attribute(mesh: Any, corners: np.ndarray, weights: np.ndarray) -> np.ndarray | float:
-    """What a glTF's vertex colours multiply a texture by."""
+    """The vertex colours of a glTF, which multiply its texture."""
     found = mesh.vertex_attributes.get("color")
     if found is None or len(found) != len(mesh.vertices):
         return 1.0

@@ -1,7 +1,7 @@
-"""Reading point clouds and meshes, writing point clouds. PLY, OBJ, GLB, glTF, STL and OFF go through trimesh; XYZ is a
-table.
+"""Reading point clouds and meshes, writing point clouds.
 
-Colours are those of the file, however it gives them (`mesh_colours`). What has none is grey.
+PLY, OBJ, GLB, glTF, STL and OFF are read by trimesh; XYZ is a table. Colours are those of the file (`mesh_colours`), or
+grey.
 """
 
 import io
@@ -18,22 +18,22 @@ from unified_jax.modalities.mesh_colours import cloud_colours, surface_colours
 from unified_jax.modalities.reading import decode_text, first_line, read_bytes, told
 
 SEED = 0
-"""Of the points that are drawn on a mesh: the same file gives the same point cloud."""
+"""Seed of the points sampled on a mesh: the same file gives the same point cloud."""
 FORMATS = (".ply", ".obj", ".glb", ".gltf", ".stl", ".off", ".xyz")
-"""Endings of what is read; an ending decides how."""
+"""Suffixes of the supported formats; the suffix decides the format."""
 LARGEST = 1 << 24
-"""Points of a file, all copies of its parts together; a broken header may claim any number."""
+"""Most points of a file, over all copies of its parts; a broken header may claim any number."""
 LONGEST_WALK = 1 << 14
-"""Steps from the roots of a scene to all of its nodes together."""
+"""Most steps from the roots of a scene to all of its nodes."""
 _USHORT, _FLOAT = 5123, 5126
 """Kinds of number of a glTF accessor."""
 
 
 def read_cloud(path: Path, count: int, colours: bool) -> Float[np.ndarray, "k c"]:
-    """`count` points of a file: a point cloud's own, evenly chosen, or points spread evenly over a mesh's area.
+    """`count` points of a file: an even subset of a point cloud, or points distributed uniformly over a mesh's area.
 
-    The longest side is scaled to fill the unit cube unless everything lies in it already. Raises ValueError where the
-    file cannot be read, has too few points, is a mesh without area, or its colours are asked for and are missing.
+    The longest side is scaled to fill the unit cube unless everything is in it already. Raises ValueError where the
+    file cannot be read, has too few points, is a mesh without area, or lacks colours that are asked for.
     """
     kind = path.suffix.lower()
     content = read_bytes(path)
@@ -55,7 +55,7 @@ def read_cloud(path: Path, count: int, colours: bool) -> Float[np.ndarray, "k c"
 
 
 def _parts(path: Path, content: bytes) -> list[Any]:
-    """The point clouds and meshes of a file, each where it stands."""
+    """The point clouds and meshes of a file, each at its position."""
     import trimesh
     from trimesh.resolvers import FilePathResolver
     from trimesh.visual import ColorVisuals
@@ -77,7 +77,7 @@ def _parts(path: Path, content: bytes) -> list[Any]:
         if copies > LARGEST:
             raise ValueError(f"it claims {copies} points, more than the {LARGEST} that are read")
         return loaded.dump()
-    except Exception as error:  # readers raise what they like
+    except Exception as error:  # readers raise any exception
         raise ValueError(f"it cannot be read as a point cloud or mesh ({first_line(error)})") from None
 
 
@@ -135,7 +135,7 @@ def _xyz_table(text: str) -> Float[np.ndarray, "n 6"]:
 
 
 def _check_pictures(path: Path, content: bytes) -> None:
-    """Raises ValueError where an OBJ or PLY names materials or images that are not beside it."""
+    """Raises ValueError where an OBJ or PLY names materials or images that are missing."""
     named: list[tuple[str, ...]] = []
     if path.suffix.lower() == ".ply":
         named = [(name,) for name in [_ply_picture(content)] if name]
@@ -160,7 +160,7 @@ def _ply_picture(content: bytes) -> str:
 
 
 def _checked_gltf(content: bytes, binary: bool) -> bytes:
-    """A glTF that claims no more than is read, its vertex colours of 16 bits as floats: trimesh takes them for 8."""
+    """A glTF within the limits, its 16-bit vertex colours as floats: trimesh reads them as 8-bit."""
     length = struct.unpack_from("<I", content, 12)[0] if binary else 0
     header = json.loads(content[20 : 20 + length] if binary else decode_text(content, "the glTF"))
     accessors = header.get("accessors", [])
@@ -201,7 +201,7 @@ def _check_nodes(nodes: list[dict[str, Any]]) -> None:
 
 
 def write_ply(path: Path, cloud: Float[np.ndarray, "k c"]) -> None:
-    """A point cloud as PLY (or GLB, by the path's ending), with its colours if it has any."""
+    """A point cloud as PLY (or GLB, by the path's ending), with any colours."""
     import trimesh
 
     colours = np.round(np.clip(cloud[:, 3:], 0, 1) * 255).astype(np.uint8) if cloud.shape[1] == 6 else None

@@ -39,20 +39,20 @@ class Numbers:
         return check_array(array.reshape(-1) if array.ndim == 0 else array, (self.count,), np.float32)
 
     def parse(self, text: str) -> Float[np.ndarray, " v"]:
-        """What a person typed: numbers with spaces between them. Raises ValueError."""
+        """Parses numbers separated by spaces. Raises ValueError."""
         try:
             return self.prepare(np.asarray([float(part) for part in text.split()]))
         except ValueError as error:
             raise ValueError(f"expected {self.count} number(s) ({error})") from None
 
     def title(self, value: Any) -> str:
-        """The numbers in words."""
+        """The numbers as text."""
         return " ".join(f"{number:.4g}" for number in np.asarray(value).tolist())
 
     def condition_form(self) -> ConditionForm:
-        """Zeros where they are not given."""
+        """Zeros where absent."""
         return ConditionForm(self.name, self.kind, self.count, null="zero")
 
     def to_condition(self, raw: Array) -> Float[Array, "b v"]:
-        """As they are."""
+        """Unchanged."""
         return jnp.asarray(raw, jnp.float32)

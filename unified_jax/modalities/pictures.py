@@ -1,12 +1,12 @@
-"""Images as they come: every colour mode and depth that Pillow opens, rotated as the file says, 8 bits in the end.
+"""Reading images: every colour mode and bit depth of Pillow, rotated by the EXIF tag, converted to 8 bits.
 
-    8 bits, 1 bit       as they are; a palette by its colours; CMYK, YCbCr, LAB and HSV become RGB
+    8 bits, 1 bit       unchanged; a palette by its colours; CMYK, YCbCr, LAB and HSV become RGB
     16 bits of grey     value / 257
     32 bits of grey     0 .. 65535 as 16 bits (so PGM is written); anything else is refused
     floats              / 1 where all lie in [0, 1], / 255 where all lie in [0, 255]; anything else is refused
     transparency        on white
 
-An image is turned (EXIF) before its proportions are compared.
+An image is rotated (EXIF) before its proportions are compared.
 """
 
 import io
@@ -19,16 +19,16 @@ from jaxtyping import Float, UInt8
 from unified_jax.modalities.reading import first_line, read_bytes, told
 
 LARGEST = 1 << 26
-"""Pixels of the largest image that is decoded; a broken header may claim any number."""
+"""Most pixels of a decoded image; a broken header may claim any number."""
 FORMATS = (
     *("PNG", "JPEG", "MPO", "GIF", "BMP", "DIB", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA", "ICO", "PCX"),
     *("SGI", "QOI"),
 )
-"""What is opened. The others of Pillow run programs (EPS) or are no images."""
+"""Formats that are opened. Pillow's others run programs (EPS) or are not images."""
 
 
 def known_formats() -> list[str]:
-    """Those of `FORMATS` that this Pillow has."""
+    """Those of `FORMATS` that this Pillow supports."""
     from PIL import Image as Pillow
 
     Pillow.init()
@@ -43,7 +43,7 @@ def check_pixels(picture: Any, largest: int = LARGEST) -> None:
 
 
 def decode_picture(content: bytes) -> Any:
-    """An encoded image as a decoded, upright Pillow image. Raises ValueError where it is none, or broken."""
+    """An encoded image as a decoded, upright Pillow image. Raises ValueError if it cannot be decoded."""
     from PIL import Image as Pillow, ImageOps, UnidentifiedImageError
 
     try:
@@ -55,14 +55,14 @@ def decode_picture(content: bytes) -> Any:
         raise ValueError(
             f"it cannot be read as an image (unknown format; known: {', '.join(known_formats()[:8])}, ...)"
         ) from None
-    except Exception as error:  # decoders raise what they like
+    except Exception as error:  # decoders raise any exception
         raise ValueError(f"it cannot be read as an image ({first_line(error)})") from None
 
 
 def load_picture(path: Path, height: int, width: int, channels: int) -> UInt8[np.ndarray, "h w c"]:
     """An image file, scaled to this size if its proportions allow it.
 
-    Raises ValueError where it is no image, or its proportions differ by more than a hundredth.
+    Raises ValueError if it is not an image, or its proportions differ by more than a hundredth.
     """
     with told("an image"):
         return fit_picture(decode_picture(read_bytes(path)), height, width, channels)
@@ -78,7 +78,7 @@ def fit_picture(picture: Any, height: int, width: int, channels: int) -> UInt8[n
 
 
 def fit_levels(picture: Any, height: int, width: int) -> Float[np.ndarray, "h w"]:
-    """A Pillow image in grey, in [0, 1], with all the bits it has."""
+    """A Pillow image in grey, in [0, 1], at its full bit depth."""
     check_proportions(picture, height, width)
     if (levels := deep_levels(picture)) is not None:
         return _scaled(levels, height, width)
@@ -86,7 +86,7 @@ def fit_levels(picture: Any, height: int, width: int) -> Float[np.ndarray, "h w"
 
 
 def pixels(picture: Any, channels: int) -> UInt8[np.ndarray, "h w c"]:
-    """A Pillow image of any size as an array of 1, 3 or 4 channels; 0: of as many as its colours need, 1 or 3."""
+    """A Pillow image of any size as an array of 1, 3 or 4 channels; 0: 1 or 3, as its colours need."""
     if channels == 4:
         return np.asarray(picture.convert("RGBA"), np.uint8)
     grey = picture.mode in ("1", "L", "LA", "La", "I", "F") or picture.mode.startswith("I;16")
@@ -116,9 +116,9 @@ def shallow(picture: Any, channels: int) -> Any:
 
 
 def deep_levels(picture: Any) -> Float[np.ndarray, "h w"] | None:
-    """Grey of more than 8 bits in [0, 1], float32; None where an image has no more.
+    """Grey of more than 8 bits in [0, 1], float32; None for an image of 8 bits.
 
-    Raises ValueError where the levels are none of those that the module's docstring names.
+    Raises ValueError for values outside the ranges in the module docstring.
     """
     if not (picture.mode in ("I", "F") or picture.mode.startswith("I;16")):
         return None

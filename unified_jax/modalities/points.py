@@ -1,8 +1,8 @@
 r"""Point clouds: float32 `[k, 3 + c]` of x, y, z (and colour) in [0, 1] outside, in [-1, 1] in model space.
 
 A point cloud has no order, but tokens do. `prepare` sorts it along a space-filling curve (Morton's: the bits of x, y
-and z interleaved), so that the `per_token` points of a token are neighbours and token i always holds about the same
-part of the point cloud; patches of the sorted point cloud are exactly invertible.
+and z interleaved). So the `per_token` points of a token are neighbours, token i always holds about the same part of
+the point cloud, and patches of the sorted point cloud are exactly invertible.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from unified_jax.modalities.base import Continuous, check_array
 from unified_jax.modalities.meshes import read_cloud, write_ply
 
 BITS = 10
-"""Of each coordinate in the curve."""
+"""Bits of each coordinate in the curve."""
 
 
 def morton_order(xyz: Float[np.ndarray, "k 3"]) -> Int[np.ndarray, " k"]:
@@ -31,7 +31,7 @@ def morton_order(xyz: Float[np.ndarray, "k 3"]) -> Int[np.ndarray, " k"]:
 
 @dataclass(frozen=True)
 class Points(Continuous):
-    """Point clouds of one number of points."""
+    """Point clouds of a fixed number of points."""
 
     count: int = 256
     """Points of a point cloud."""
@@ -62,7 +62,7 @@ class Points(Continuous):
         return ".ply"
 
     def prepare(self, raw: Any) -> Float[np.ndarray, "k c"]:
-        """A finite point cloud in the unit cube with at least `count` points, of which the first are taken, sorted."""
+        """A finite point cloud in the unit cube; its first `count` points are kept and sorted."""
         value = np.asarray(raw)
         if value.ndim == 2 and len(value) < self.count:
             raise ValueError(f"expected at least {self.count} points, found {len(value)}")
@@ -88,12 +88,12 @@ class Points(Continuous):
         return self.prepare(read_cloud(path, self.count, self.features == 6))
 
     def save(self, path: Path, example: Float[np.ndarray, "k c"]) -> None:
-        """One point cloud as PLY, and an image of it beside it."""
+        """One point cloud as PLY, with an image of it."""
         write_ply(path, example)
         self.picture(example).save(path.with_suffix(".png"))
 
     def picture(self, example: Float[np.ndarray, "k c"]) -> Any:
-        """The point cloud from the front, turned a little, near points over far ones."""
+        """The point cloud from the front, slightly rotated, near points over far ones."""
         from PIL import Image as Pillow, ImageDraw
 
         side, turn = 96, 0.35

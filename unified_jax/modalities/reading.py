@@ -11,21 +11,21 @@ import numpy as np
 from jaxtyping import Float
 
 LARGEST = 1 << 28
-"""Bytes that are read of a file as a whole; /dev/zero has no end."""
+"""Most bytes that are read of a file; /dev/zero has no end."""
 LARGEST_TEXT = 1 << 24
-"""Bytes of a text or a table."""
+"""Most bytes of a text or a table."""
 MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32-le"),  # begins as UTF-16's does, so it is asked for first
+    (codecs.BOM_UTF32_LE, "utf-32-le"),  # begins as UTF-16's does, so it is tested first
     (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-"""Byte order marks and what follows them."""
+"""Byte order marks and their encodings."""
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says, in at most 200 characters of one line; its name where it says nothing."""
+    """An exception's message, at most 200 characters of its first line; its class name if empty."""
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__
 
@@ -37,12 +37,12 @@ def told(kind: str) -> Iterator[None]:
         yield
     except ValueError:
         raise
-    except Exception as error:  # decoders raise what they like
+    except Exception as error:  # decoders raise any exception
         raise ValueError(f"it cannot be read as {kind} ({first_line(error)})") from None
 
 
 def open_file(path: Path) -> BinaryIO:
-    """The file, opened for reading bytes. Raises ValueError where it is missing, a folder, or not to be opened."""
+    """The file, opened for reading bytes. Raises ValueError if it is missing, a folder, or cannot be opened."""
     try:
         return path.open("rb")
     except FileNotFoundError:
@@ -56,7 +56,7 @@ def open_file(path: Path) -> BinaryIO:
 
 
 def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
-    """The whole file. Raises ValueError as `open_file` does, and where it is longer than `largest` bytes."""
+    """The file's content. Raises ValueError as `open_file` does, and if it is longer than `largest` bytes."""
     with open_file(path) as file:
         try:
             content = file.read(largest + 1)
@@ -70,13 +70,13 @@ def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
 def read_text(path: Path, largest: int = LARGEST_TEXT) -> str:
     """A text file of any system: UTF-8, or UTF-16 or UTF-32 with a byte order mark; lines end with a line feed.
 
-    Raises ValueError as `read_bytes` does, and naming file and place where it is no such text.
+    Raises ValueError as `read_bytes` does, and with file and offset if it is not such a text.
     """
     return decode_text(read_bytes(path, largest), path.name)
 
 
 def read_table(path: Path) -> Float[np.ndarray, "rows columns"]:
-    """A text file of numbers separated by commas, float32. Raises ValueError as `read_text`, and for another file."""
+    """A text file of numbers separated by commas, float32. Raises ValueError as `read_text`, and for no table."""
     text = read_text(path)
     if not any(line.partition("#")[0].strip() for line in text.split("\n")):
         raise ValueError("expected a table of numbers, found none")
@@ -85,7 +85,7 @@ def read_table(path: Path) -> Float[np.ndarray, "rows columns"]:
 
 
 def decode_text(content: bytes, name: str) -> str:
-    """As `read_text`; `name` is what the message calls the file."""
+    """As `read_text`; `name` is the file's name in messages."""
     mark, codec = next(((m, c) for m, c in MARKS if content.startswith(m)), (b"", "utf-8"))
     try:
         text = content[len(mark) :].decode(codec)

@@ -1,4 +1,4 @@
-"""Sheets that show samples of any modalities: what was given, and beside it what was made."""
+"""Image grids of samples of any modalities: the conditions, and next to them the generated values."""
 
 import textwrap
 from typing import Any
@@ -18,11 +18,11 @@ def show_samples(
     limit: int = 64,
     chosen: list[list[str]] | None = None,
 ) -> Any:
-    """A Pillow sheet of at most `limit` samples.
+    """An image grid (Pillow) of at most `limit` samples.
 
     given    what `prepare` gives, `[b, ...]`: labels, numbers and texts are titles, the rest images under a grey edge
     made     what `from_model` gives, `[b, ...]`
-    chosen   names of what each sample made, in its order, where that differs; the rest stays grey
+    chosen   names of each sample's generated modalities, in order, where they differ; others are grey
     Images of one modality lie in a grid; of several, each sample has a row.
     """
     from PIL import Image as Pillow

@@ -1,7 +1,7 @@
-"""Text as token ids: the bytes of UTF-8, or a byte-level BPE that was trained for a data set.
+"""Text as token ids: UTF-8 bytes, or a byte-level BPE trained on a data set.
 
-A BPE is carried whole, as the JSON of the `tokenizers` package, so that a run's config needs no other file. Any string
-can be written in either, and `decode(encode(s)) == s`.
+The BPE is stored in the configuration, as the JSON of the `tokenizers` package, so that a run needs no other file.
+Both encode any string, and `decode(encode(s)) == s`.
 """
 
 from collections.abc import Iterable
@@ -57,18 +57,21 @@ class Text:
         return np.asarray(load_bpe(self.bpe).encode(text), np.int32)
 
     def decode(self, ids: Int[np.ndarray, " k"]) -> str:
-        """The text; ids that are none and broken UTF-8 become the replacement character."""
+        """The text; unknown ids and broken UTF-8 become the replacement character."""
         known = [int(i) for i in ids if 0 <= i < self.vocabulary]
         return load_bpe(self.bpe).decode(known) if self.bpe else bytes(known).decode(errors="replace")
 
     def blank(self) -> Int[np.ndarray, " length"]:
-        """As `Continuous.blank`."""
+        """See `Continuous.blank`."""
         return np.full(self.length, -1, np.int32)
 
     def prepare(self, raw: Any) -> Int[np.ndarray, " length"]:
-        """A string (UTF-8 bytes, an index into `names`) as ids, filled up with -1.
+        """A string (UTF-8 bytes, an index into `names`) as ids, padded with -1.
 
-        Refuses what `skip` leaves out of a data set too: nothing else can be done with what was given by hand.
+        Also refuses texts that `skip` leaves out of a data set, since a given text cannot be skipped.
+
+        >>> Text(length=5).prepare("abc").tolist()
+        [97, 98, 99, -1, -1]
         """
         text, ids = self._read(raw)
         if fault := self._fault(text, ids):
@@ -116,7 +119,7 @@ class Text:
         return raw, ids
 
     def _cropped(self, text: str, ids: Int[np.ndarray, " k"]) -> Int[np.ndarray, " length"]:
-        """The first tokens, at most `length`; a character of several tokens is kept whole or left out."""
+        """The first tokens, at most `length`; a character of several tokens is kept or dropped as a unit."""
         for stop in range(self.length, max(self.length - 5, -1), -1):
             if text.startswith(self.decode(ids[:stop])):
                 return ids[:stop]
@@ -140,7 +143,7 @@ class Text:
 
 
 def learn_bpe(texts: Iterable[str], vocabulary: int) -> str:
-    """The JSON of a byte-level BPE of this size (at least 256), trained on texts. The same texts give the same one."""
+    """The JSON of a byte-level BPE of this size (at least 256), trained on texts. Deterministic."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     if vocabulary < 256:

@@ -55,12 +55,11 @@ class Video(Continuous):
         return ".gif"
 
     def blank(self) -> UInt8[np.ndarray, "f h w c"]:
-        """Zeros in the place of a prepared example."""
+        """Zeros in place of a prepared example."""
         return np.zeros(self.shape, np.uint8)
 
     def prepare(self, raw: Any) -> UInt8[np.ndarray, "f h w c"]:
-        """A uint8 array of this shape (uint16: value / 257); a longer video is cut off, an image is a video of one
-        frame."""
+        """A uint8 array of this shape (uint16: value / 257); a longer video is cropped, an image is one frame."""
         value = np.asarray(raw)
         if value.ndim == 3 and self.frames == 1:
             value = value[None]
@@ -77,7 +76,7 @@ class Video(Continuous):
         return np.asarray(np.clip(np.round((np.asarray(x, np.float32) + 1.0) * 127.5), 0, 255), np.uint8)
 
     def load(self, path: Path) -> UInt8[np.ndarray, "f h w c"]:
-        """The first frames of a GIF, WebP or APNG, each as often as it lasts, or of a video that PyAV reads."""
+        """The first frames of a GIF, WebP or APNG, repeated by duration, or of a video that PyAV reads."""
         return load_film(path, *self.shape, self.rate)
 
     def save(self, path: Path, example: UInt8[np.ndarray, "f h w c"]) -> None:

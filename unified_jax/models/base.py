@@ -1,6 +1,6 @@
-"""What trainer, sampler and evaluator know of a model; nobody asks what class it is.
+"""The interface of models for trainer, sampler and evaluator, which never check a model's class.
 
-`Declared` is a mixin without fields that answers what most models answer alike.
+`Declared` is a mixin without fields that implements the defaults of most models.
 """
 
 import functools
@@ -21,10 +21,10 @@ from unified_jax.samplers.plan import Plan
 from unified_jax.typing import Batch, Keys, Params
 
 Terms = dict[str, tuple[Array, Array]]
-"""Named (sum, weight) pairs; what is reported is sum / weight, divided once after everything was added up."""
+"""Named (sum, weight) pairs; the reported value is sum / weight, divided once after all sums."""
 
 Statistics = dict[str, Any]
-"""Additive numbers, summed over microbatches, rows and devices, from which `settle_aux` makes the next aux."""
+"""Additive numbers, summed over microbatches, rows and devices, from which `settle_aux` computes the next aux."""
 
 Bits = Callable[[Params, Batch, Keys, int], Float[Array, "b"]]
 """(parameters, prepared examples, keys, steps) -> bits/dim of each example."""
@@ -32,7 +32,7 @@ Bits = Callable[[Params, Batch, Keys, int], Float[Array, "b"]]
 
 @dataclass(frozen=True)
 class Player:
-    """A part of a model that is trained on loss terms of its own, after the players before it (`training.players`)."""
+    """A part of a model with its own loss terms, trained after the players before it (`training.players`)."""
 
     name: str
     """Name in the metrics and in the optimizer's state."""
@@ -65,31 +65,31 @@ class Player:
 
 @runtime_checkable
 class Model(Protocol):
-    """A generative model: frozen, hashable, pure. Derive from `Declared` for what has a usual answer."""
+    """A generative model: frozen, hashable, pure. Derive from `Declared` for the defaults."""
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
-        """Everything a batch must hold for it, by field."""
+        """The modalities that a batch must hold, by field."""
         ...
 
     @property
     def packer(self) -> Any:
-        """How a step's examples become rows (`data.packing.Packer`), or None where they are stacked."""
+        """How a step's examples become rows (`data.packing.Packer`), or None if they are stacked."""
         ...
 
     @property
     def players(self) -> tuple[Player, ...]:
-        """Parts that are trained on terms of their own, in order (`training.players`); () for one loss."""
+        """Parts with their own loss terms, in order (`training.players`); () for a single loss."""
         ...
 
     @property
     def processes(self) -> tuple[Any, ...]:
-        """Of what is denoised: what a sampling plan must suit."""
+        """Processes of the denoised modalities, which a sampling plan must suit."""
         ...
 
     @property
     def givable(self) -> tuple[str, ...]:
-        """Fields that may be given when sampling."""
+        """Fields that can be conditions when sampling."""
         ...
 
     @property
@@ -99,18 +99,18 @@ class Model(Protocol):
 
     @property
     def bits(self) -> Bits | None:
-        """How it scores examples, or None."""
+        """Function that scores examples, or None."""
         ...
 
     @property
     def terms(self) -> tuple[str, ...]:
-        """The names that `losses` gives."""
+        """The names of the loss terms."""
         ...
 
     def request(self, given: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """(given, wanted) with its own choice where both are empty (previews) or `wanted` is.
+        """(given, wanted), with defaults where both are empty (previews) or `wanted` is.
 
-        Raises UserError for what it cannot answer.
+        Raises UserError for an unsupported request.
         """
         ...
 
@@ -119,30 +119,30 @@ class Model(Protocol):
         ...
 
     def axes(self) -> Any:
-        """The same tree with a tuple of logical axis names a parameter."""
+        """The same tree with a tuple of logical axis names per parameter."""
         ...
 
     def init_aux(self, params: Params) -> Any:
-        """What is neither parameter nor noise (EMA codebooks, running statistics); {} for nothing."""
+        """State other than parameters (EMA codebooks, running statistics); {} for none."""
         ...
 
     def losses(self, params: Params, aux: Any, batch: Batch, key: Array) -> tuple[Terms, Statistics, Terms]:
-        """({name: (sum [b], weight [b])}, statistics, metrics {name: (sums, weights)}); key is that of the step."""
+        """({name: (sum [b], weight [b])}, statistics, metrics {name: (sums, weights)}); key is the step's."""
         ...
 
     def settle_aux(self, aux: Any, statistics: Statistics) -> Any:
-        """The next aux, from the statistics of a whole step."""
+        """The next aux, from the statistics of a step."""
         ...
 
     def generate(
         self, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: Plan
     ) -> dict[str, Array]:
-        """The wanted fields in model space, one sample a key. What is not given is unconditional."""
+        """The wanted fields in model space, one sample per key. Absent conditions are unconditional."""
         ...
 
 
 class Declared:
-    """The usual answers; a model declares what is otherwise."""
+    """Defaults, which a model overrides."""
 
     modalities: tuple[Any, ...]
     packer: Any = None
@@ -154,13 +154,13 @@ class Declared:
 
     @property
     def terms(self) -> tuple[str, ...]:
-        """By the shapes of `losses` on a batch of one row."""
+        """From the shapes of `losses` on a batch of one row."""
         return _terms(self)
 
     def request(self, given: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Everything that is not given is wanted; what may be given but is not generated is a condition.
+        """By default, everything that is not given is wanted.
 
-        Raises UserError for a field that it does not have, or that is both.
+        Raises UserError for an unknown field, or one that is both given and wanted.
         """
         if not self.wantable:
             raise UserError(f"{type(self).__name__} generates nothing.")
@@ -184,17 +184,17 @@ class Declared:
     def generate(
         self, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: Plan
     ) -> dict[str, Array]:
-        """Raises UserError: a model that generates says how."""
+        """Raises UserError; a generative model overrides it."""
         del params, given, wanted, keys, plan
         raise UserError(f"{type(self).__name__} generates nothing.")
 
     def init_aux(self, params: Params) -> Any:
-        """Nothing."""
+        """{}: no state."""
         del params
         return {}
 
     def settle_aux(self, aux: Any, statistics: Statistics) -> Any:
-        """As it was."""
+        """Unchanged."""
         del statistics
         return aux
 

@@ -1,14 +1,14 @@
-r"""Generation with a Transfusion model: text token by token, everything else by denoising its whole span.
+r"""Generation with a Transfusion model: text token by token, everything else by denoising a span.
 
-What is there already lies in a cache of keys and values, so that a step computes the new tokens only. Sequences of a
-batch have lengths of their own: sequence i goes on at `at[i]`, and its tokens see no further. A span is denoised
-against the cache, begin token and content together in each step; when it is done, one pass at t = 0 leaves its keys and
-values. Without a condition (guidance) the span sees nothing before its begin token, as in training.
+Past tokens are in a KV cache, so that a step computes only the new tokens. Sequences of a batch have their own lengths:
+sequence i continues at `at[i]`, which bounds its key range. A span is denoised against the cache, begin token and
+content together in each step; afterwards one pass at t = 0 writes its keys and values. Without its context (guidance)
+the span's key range starts at its begin token, as in training.
 
     given      begin, content, end  of each, in the model's order
     wanted     begin, then text until its end token, or a span, then end
 
-Everything is one compiled call: loops are scans, and a text that has ended waits for the others.
+This is one compiled call: loops are scans, and a finished text waits for the others.
 """
 
 from typing import Any, NamedTuple
@@ -59,7 +59,7 @@ def generate(
 def read_given(
     model: Any, params: Params, given: dict[str, Array], count: int, capacity: int
 ) -> tuple[Float[Array, "b v"], Past]:
-    """(logits of what comes next, the sequences) after BOS and everything given, in the model's order."""
+    """(next-token logits, the sequences) after BOS and all conditions, in the model's order."""
     logits, past = _read(model, params, _empty(model, count, capacity), jnp.full((count, 1), model.vocabulary.bos))
     logits = logits[:, -1]
     for m, modality in enumerate(model.modalities):
@@ -76,7 +76,7 @@ def read_given(
 def make_item(
     model: Any, params: Params, past: Past, m: int, keys: Keys, plan: Plan
 ) -> tuple[Array, Float[Array, "b v"], Past]:
-    """(item of modality m, logits of what comes next, the sequences after it)."""
+    """(item of modality m, next-token logits, the sequences after it)."""
     own = jax.vmap(lambda key: jax.random.fold_in(key, m))(keys)
     if isinstance(model.modalities[m], WRITTEN):
         return _write_text(model, params, past, m, own, plan)
@@ -111,7 +111,7 @@ def _forward(
 
 
 def _read(model: Any, params: Params, past: Past, ids: Int[Array, "b k"], lengths: Any = None) -> tuple[Array, Past]:
-    """(logits, the sequences after these text tokens); of each only the first `lengths` count."""
+    """(logits, the sequences after these text tokens); only the first `lengths` of each are used."""
     steps = jnp.arange(ids.shape[1])
     positions = jnp.broadcast_to((past.position[:, None] + steps)[..., None], (*ids.shape, 3))
     stop = past.at[:, None] + steps + 1
@@ -149,7 +149,7 @@ def _span_block(
 
 
 def _give_span(model: Any, params: Params, past: Past, m: int, x0: Array) -> tuple[Float[Array, "b v"], Past]:
-    """(logits of what comes next, the sequences) after a span that is there without noise."""
+    """(next-token logits, the sequences) after a clean span."""
     stream = model.stream(m)
     one = jnp.ones((len(x0), 1), jnp.int32)
     span = Spans(stream.form, x0[:, None], one, one)
@@ -193,11 +193,11 @@ def _span_output(
 def _write_text(
     model: Any, params: Params, past: Past, m: int, keys: Keys, plan: Plan
 ) -> tuple[Int[Array, "b k"], Float[Array, "b v"], Past]:
-    """(ids of a text or label, logits of what comes next, the sequences after it and its end token)."""
+    """(ids of a text or label, next-token logits, the sequences after it and its end token)."""
     words, count, first = model.vocabulary, len(keys), model.vocabulary.first[m]
     allowed = np.zeros(words.size, bool)
     allowed[first : first + words.sizes[m]] = True
-    # A label cannot end before it has begun.
+    # A label has exactly one token, so it cannot end before it.
     allowed[words.end(m)] = model.modalities[m].length > 1
     logits, past = _read(model, params, past, jnp.full((count, 1), words.begin(m)))
 
@@ -217,8 +217,7 @@ def _write_text(
 
 
 def choose_token(logits: Float[Array, "b v"], keys: Keys, temperature: float, top_p: float) -> Int[Array, "b"]:
-    """The likeliest token at temperature 0; else drawn, among the fewest tokens that hold `top_p` of the
-    probability."""
+    """Greedy at temperature 0; else nucleus sampling with `top_p`."""
     if temperature == 0:
         return jnp.argmax(logits, axis=-1)
     logits = logits / temperature

@@ -1,16 +1,16 @@
-r"""The engine over streams: training draws and losses of every model that declares streams (sampling: `generation`).
+r"""Training noise and losses of every model that declares streams (sampling: `generation`).
 
-For the example in slot s of step k every draw is a function of fold_in(fold_in(fold_in(seed, k), s), purpose). The
-purposes of the first stream are those of a model of one (NOISE, TIME, ...); stream j > 0 has three of its own from
+For the example in slot s of step k, random numbers are a function of fold_in(fold_in(fold_in(seed, k), s), purpose).
+The purposes of the first stream are those of a model of one stream (NOISE, TIME, ...); stream j > 0 has its own from
 `OTHERS` on. With streams m, x_m at its own time t_m,
 
     loss = sum_m L_m(network({x_m, t_m}, conditions)_m, t_m)
 
-and a stream that is shown clean (`Stream.ends`) has no loss, as a given one has none.
+and a stream that is clean (`Stream.ends`) has no loss, like a given one.
 
 Conditions are dropped in three ways: all at once with probability `drop_all`, which trains the unconditional model that
-classifier-free guidance needs; with probability `drop_some` each with one probability, which is drawn for the example,
-so that as often one is dropped as two or all but one; each by itself with its own `Condition.drop`.
+classifier-free guidance needs; with probability `drop_some` a random subset, whose size is uniform; and each
+independently with its own `Condition.drop`.
 """
 
 from typing import Any, NamedTuple
@@ -30,7 +30,7 @@ from unified_jax.sharding import logical_axes, unbox
 from unified_jax.typing import Batch, Keys, Params
 
 NOISE, TIME, DROP_ALL, DROP_SOME, FLIP, DROP_OWN, ENDS = range(7)
-"""Purposes of a training draw; NOISE, TIME and ENDS of the first stream."""
+"""Purposes of random numbers in training; NOISE, TIME and ENDS of the first stream."""
 OTHERS = 16
 """First purpose of the further streams, four each."""
 
@@ -47,7 +47,7 @@ class Noised(NamedTuple):
 
 
 class Denoising(Declared):
-    """A mixin without fields: what a model of streams does, for those that declare these."""
+    """A mixin without fields: the behaviour of models of streams, which declare these."""
 
     network: Any
     drop_all: float
@@ -68,7 +68,7 @@ class Denoising(Declared):
 
     @property
     def processes(self) -> tuple[Any, ...]:
-        """The streams'."""
+        """The streams' processes."""
         return tuple(stream.process for stream in self.streams)
 
     @property
@@ -78,7 +78,7 @@ class Denoising(Declared):
 
     @property
     def givable(self) -> tuple[str, ...]:
-        """Fields of the conditions, and of the streams where there are several."""
+        """Fields of the conditions, and of the streams if there are several."""
         fields = [c.source.name for c in self.reads]
         return tuple(dict.fromkeys(fields + (list(self.wantable) if len(self.streams) > 1 else [])))
 
@@ -98,21 +98,21 @@ class Denoising(Declared):
         return logical_axes(jax.eval_shape(self._boxed, jax.random.key(0)))
 
     def conditions_of(self, given: dict[str, Any], count: int) -> tuple[ConditionInput, ...]:
-        """What the network reads for `count` examples; a field that is not given is null."""
+        """The network's conditions for `count` examples; an absent field is null."""
         return tuple(c.shown(given, count) for c in self.reads)
 
     def call(
         self, params: Params, noisy: tuple[NoisyInput, ...], conditions: tuple[ConditionInput, ...],
         capture: tuple[str, ...] = (),
     ) -> tuple[dict[str, Array], dict[str, Any]]:  # fmt: skip
-        """The network's answer, one raw output per stream, and what was captured."""
+        """The network's raw output per stream, and what was captured."""
         found: Any = self.network.apply({"params": params}, noisy, conditions, capture=capture)
         return found
 
     # ---- training -------------------------------------------------------------------------------------------------
 
     def losses(self, params: Params, aux: Any, batch: Batch, key: Array) -> tuple[Terms, Any, Terms]:
-        """Loss terms per example; metrics hold the loss by bins of time (`loss_by_time`, sums and weights `[bins]`)."""
+        """Loss terms per example; metrics hold the loss by time bin (`loss_by_time`, sums and weights `[bins]`)."""
         slots = jax.vmap(lambda slot: jax.random.fold_in(key, slot))(batch["slot"])
         rows = len(batch["slot"])
         turned = jax.vmap(lambda k: jax.random.bernoulli(k))(_folded(slots, FLIP)) if self.flip else None
@@ -178,8 +178,7 @@ class Denoising(Declared):
         return drop(conditions, lost)
 
     def _random_subset(self, key: Array) -> Bool[Array, "l"]:
-        """Which conditions one example loses: each with the same probability u, u uniform, so that all sizes are
-        equal."""
+        """The dropped conditions of an example: each with probability u, u uniform, so every size is as likely."""
         chosen, share, each = jax.random.split(key, 3)
         dropped = jax.random.uniform(each, (len(self.reads),)) < jax.random.uniform(share)
         return jax.random.bernoulli(chosen, self.drop_some) & dropped
@@ -189,20 +188,20 @@ class Denoising(Declared):
     def generate(
         self, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: Plan
     ) -> dict[str, Float[Array, "b ..."]]:
-        """{field: samples in model space}, one per key. `given` holds what `prepare` gives, a row per sample."""
+        """{field: samples in model space}, one per key. `given` holds prepared arrays, one row per sample."""
         _, wanted = self.request(tuple(given), tuple(wanted))
         return generation.generate(self, params, given, wanted, keys, plan)
 
     def sampling(
         self, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: Plan
     ) -> generation.Sampling:
-        """What `generate` calls the sampler with, for one of your own."""
+        """The arguments with which `generate` calls the sampler, for a custom sampler."""
         _, wanted = self.request(tuple(given), tuple(wanted))
         return generation.sampling(self, params, given, wanted, keys, plan)
 
 
 def _noise(stream: Stream, x0: Array, eps: Array, t: Array, u: Array | None) -> Noised:
-    """The stream at these times; `u`, uniform, says which examples are put at an end."""
+    """The stream at these times; `u`, uniform, selects the examples at the ends of time."""
     process = stream.process
     if u is None:
         x_t = diffuse(process, x0, eps, t)
@@ -218,7 +217,7 @@ def _noise(stream: Stream, x0: Array, eps: Array, t: Array, u: Array | None) -> 
 
 
 def _purpose(j: int, purpose: int) -> int:
-    """A purpose of stream j: the plain one of the first."""
+    """A purpose of stream j; that of the first stream is unchanged."""
     return purpose if j == 0 else OTHERS + 4 * j + (NOISE, TIME, ENDS).index(purpose)
 
 
@@ -227,5 +226,5 @@ def _folded(keys: Keys, purpose: int) -> Keys:
 
 
 def _turned(x: Array, turned: Bool[Array, "b"]) -> Array:
-    """Examples mirrored along their last axis of places."""
+    """Examples mirrored along their last spatial axis."""
     return jnp.where(expand(turned, x), jnp.flip(x, axis=-2), x)

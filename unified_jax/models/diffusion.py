@@ -1,7 +1,6 @@
 """One modality denoised by one network under conditions: DDPM, improved DDPM, rectified flow, EDM, DiT, SiT.
 
-What it does is `Denoising`'s (`models/denoising.py`); here it is declared. Loss terms and metrics have the names that
-its process gives them.
+The behaviour is that of `Denoising` (`models/denoising.py`). Loss terms and metrics have the process's names.
 """
 
 import functools
@@ -52,7 +51,7 @@ class Diffusion(Denoising):
 
     @functools.cached_property
     def streams(self) -> tuple[Stream, ...]:
-        """The one."""
+        """The single stream."""
         return (Stream(self.modality, self.process),)
 
     @functools.cached_property

@@ -1,8 +1,8 @@
 r"""Free running: the model chooses what comes next, until it ends the document (Zhou et al. 2024, section 3.3).
 
-After each item the next token is chosen among the begin tokens of what is not there yet and EOS, as text is (the plan's
-temperature and top_p); a begin token of a text goes on with text, any other with a span. Samples of a batch choose
-apart: in each round every modality is made once for all samples that chose it, and skipped if none did. Everything is
+After each item the next token is sampled among EOS and the begin tokens of absent modalities, with the plan's
+temperature and top_p. A text's begin token is followed by text, any other by a span. Samples of a batch choose
+independently: each round generates every modality once for all samples that chose it, and skips it if none did. This is
 one compiled call.
 """
 
@@ -19,17 +19,17 @@ from unified_jax.samplers.plan import Plan
 from unified_jax.typing import Keys, Params
 
 ORDER = "order"
-"""Name of the result that says what was made."""
+"""Name of the result that lists the generated modalities."""
 
 
 def run_freely(model: Any, params: Params, given: dict[str, Array], keys: Keys, plan: Plan) -> dict[str, Array]:
-    """{name: made} for everything that is not given, and `order`: `[b, k]` places in `modalities` as chosen, -1 after.
+    """{name: samples} for everything that is not given, and `order`: `[b, k]` indices of `modalities`, then -1.
 
-    What a sample did not make is -1 in a text and 0 elsewhere.
+    Modalities that a sample did not choose are -1 in a text and 0 elsewhere.
     """
     count, words = len(keys), model.vocabulary
     contents = [model.packer.content(m) for m in range(len(model.modalities))]
-    # A sample that makes nothing in a round is written over beyond its end: there must be room for it.
+    # A sample that is inactive in a round is overwritten beyond its end, which needs room.
     capacity = 1 + sum(2 + k for k in contents) + max(contents) + 2
     free = [m for m, modality in enumerate(model.modalities) if modality.name not in given]
     logits, past = read_given(model, params, given, count, capacity)
@@ -71,7 +71,7 @@ def _blank(model: Any, m: int, count: int) -> Array:
 def _made_where(
     model: Any, params: Params, active: Array, before: Array, logits: Array, past: Past, m: int, keys: Keys, plan: Plan
 ) -> tuple[Array, Array, Past]:
-    """(item, logits, sequences), changed for the active samples only. The cache beyond a sample's end is not seen."""
+    """(item, logits, sequences), changed for the active samples only. The cache beyond a sample's end is masked."""
 
     def make() -> tuple[Array, Array, Past]:
         value, after, longer = make_item(model, params, past, m, keys, plan)

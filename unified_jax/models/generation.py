@@ -1,8 +1,8 @@
 r"""Sampling with a model of streams: one network for every marginal, conditional and joint distribution.
 
-What is given is shown as x0 at network time 0, what is neither given nor wanted as pure noise at its noise end, and
-what is wanted is denoised, each stream along its own grid (UniDiffuser, Bao et al. 2023). Guidance leaves out
-conditions, or takes given streams for absent ones: the same call with other times.
+A given stream enters as x0 at network time 0, an absent one (neither given nor wanted) as pure noise at its noise end.
+Wanted streams are denoised, each along its own grid (UniDiffuser, Bao et al. 2023). Guidance drops conditions, or
+treats given streams as absent: the same call with other times.
 """
 
 from typing import Any, NamedTuple
@@ -22,13 +22,13 @@ from unified_jax.sharding import constrain
 from unified_jax.typing import Keys, Params
 
 ABSENT = 7003
-"""Purpose of the noise of a stream that is neither given nor wanted: drawn once a sample, from a key of its own."""
+"""Purpose of the noise of an absent stream: sampled once per sample, from its own key."""
 
 
 class Sampling(NamedTuple):
-    """What a sampler is called with: `sampler(denoise, process, x, grid, keys)`.
+    """The arguments of a sampler: `sampler(denoise, process, x, grid, keys)`.
 
-    Of a model of one stream each is plain; of several each is a dict by the stream's label.
+    For a model of one stream each is a plain value; for several, a dict by stream label.
     """
 
     denoise: Denoiser
@@ -41,7 +41,7 @@ class Sampling(NamedTuple):
 
 
 class Request(NamedTuple):
-    """What a sampling call knows."""
+    """A sampling request."""
 
     model: Any
     params: Params
@@ -51,14 +51,14 @@ class Request(NamedTuple):
     plan: Plan
 
     def clean(self, stream: Stream) -> bool:
-        """Whether a stream is given: a model of one stream reads its conditions alone."""
+        """Whether a stream is given: a model of one stream reads only its conditions."""
         return len(self.model.streams) > 1 and stream.modality.name in self.given
 
 
 def generate(
     model: Any, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: Plan
 ) -> dict[str, Float[Array, "b ..."]]:
-    """See `Denoising.generate`; a wanted stream's partners of the same clock are sampled with it."""
+    """See `Denoising.generate`; streams that share its times are sampled with it."""
     denoise, process, grid, noise = sampling(model, params, given, wanted, keys, plan)
     made = plan.run(denoise, process, noise, grid, keys)
     if len(model.streams) == 1:
@@ -71,7 +71,7 @@ def generate(
 def sampling(
     model: Any, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: Plan
 ) -> Sampling:
-    """The guided denoiser of the wanted streams and their partners, and where it starts."""
+    """The guided denoiser of the wanted streams and their partners, and its initial noise."""
     request = Request(model, params, given, keys, plan)
     made = partners(request, wanted)
     check_request(request)
@@ -86,15 +86,15 @@ def sampling(
         denoise = clip_x0(denoise, process)
     if len(model.streams) > 1:
         return Sampling(denoise, process, grid, _start(process, zeros, grid, keys))
-    (label,) = process  # a sampler of one array: its noise has no name
+    (label,) = process  # a sampler of one array: its noise has no stream name
     start = _start(process[label], zeros[label], grid[label], keys)
     return Sampling(lambda x, t: denoise({label: x}, {label: t})[label], process[label], grid[label], start)
 
 
 def partners(request: Request, wanted: tuple[str, ...]) -> tuple[Stream, ...]:
-    """The streams that are sampled: the wanted ones and those that share a clock with them.
+    """The sampled streams: the wanted ones and those that share their times.
 
-    Raises UserError where streams of one clock are neither all given nor none of them.
+    Raises UserError if only some streams of shared times are given.
     """
     streams = request.model.streams
     clocks = {stream.clock for stream in streams if stream.modality.name in wanted}
@@ -107,7 +107,7 @@ def partners(request: Request, wanted: tuple[str, ...]) -> tuple[Stream, ...]:
 
 
 def check_request(request: Request) -> None:
-    """Raises UserError for a condition that has no null and is not given, or a sampler of one array alone."""
+    """Raises UserError for an absent condition without a null, or a sampler that supports one array only."""
     for c in request.model.reads:
         if c.form.null == "none" and c.source.name not in request.given:
             raise UserError(f"The condition {c.label!r} has no null: give {c.source.name!r}.")
@@ -120,7 +120,7 @@ def check_request(request: Request) -> None:
 def denoiser(request: Request, process: dict[str, Process], dropped: frozenset[str]) -> Denoiser:
     """(x_t, t) -> Prediction over dicts like `process`, without the conditions and given streams in `dropped`.
 
-    Streams of one clock are left out together.
+    Streams of shared times are dropped together.
     """
     model, count = request.model, len(request.keys)
     clocks = {stream.clock for stream in model.streams if stream.label in dropped}
@@ -145,7 +145,7 @@ def denoiser(request: Request, process: dict[str, Process], dropped: frozenset[s
 
 
 def _still(request: Request, stream: Stream, dropped: bool) -> NoisyInput:
-    """A stream that is not sampled: clean where it is given, else pure noise."""
+    """A stream that is not sampled: clean if given, else pure noise."""
     count = len(request.keys)
     if request.clean(stream) and not dropped:
         x0 = stream.modality.to_model(jnp.asarray(request.given[stream.modality.name]))

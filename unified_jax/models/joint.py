@@ -1,7 +1,7 @@
 """Several streams denoised by one network, each at its own time: every marginal, conditional and joint distribution.
 
-What it does is `Denoising`'s; here it is declared. A stream that is given is shown clean, one that is neither given nor
-wanted as pure noise; loss terms are NAME, NAME_vb, ... of each stream.
+The behaviour is that of `Denoising`. A given stream is clean, an absent one pure noise; loss terms are NAME, NAME_vb,
+... of each stream.
 """
 
 import functools
@@ -16,7 +16,7 @@ from unified_jax.models.streams import Condition, ConditionSource, Stream, check
 
 @dataclass(frozen=True)
 class JointDiffusion(Denoising):
-    """A diffusion model of several modalities by their times alone."""
+    """A diffusion model of several modalities, each at its own time."""
 
     network: Open[Backbone]
     """A backbone of many streams."""

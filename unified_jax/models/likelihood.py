@@ -1,8 +1,8 @@
 """Bits per dimension of 8-bit examples under a denoiser.
 
-A discrete chain is scored by its whole variational bound with the discretised decoder (`processes.bound`), a process in
+A discrete process is scored by its variational bound with the discretised decoder (`processes.bound`), a process in
 continuous time by the likelihood of its probability-flow ODE on data dequantised with uniform noise
-(`samplers.likelihood`): both bound the negative log2-probability of the data from above, and compare.
+(`samplers.likelihood`). Both are upper bounds of the negative log2-probability of the data, hence comparable.
 """
 
 from typing import Any
@@ -20,11 +20,11 @@ from unified_jax.samplers.loop import Denoiser
 from unified_jax.typing import Keys
 
 LEAST_TIME = 1e-3
-"""Where the ODE starts: the slope may be singular at the data itself."""
+"""Start of the ODE: the slope may be singular at the data itself."""
 
 
 def bits_per_dim(denoise: Denoiser, process: Any, x0: Array, keys: Keys, steps: int) -> Float[Array, "b"]:
-    """One number per example in [-1, 1]. `steps` are those of the ODE (Heun); a chain is walked whole."""
+    """One number per example in [-1, 1]. `steps` are those of the ODE (Heun); a discrete process uses every step."""
     if isinstance(process, Chain):
         return variational_bound(denoise, process, x0, keys).total
     spread = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 1), x0.shape[1:], minval=-1.0))(keys)
@@ -37,6 +37,6 @@ def bits_per_dim(denoise: Denoiser, process: Any, x0: Array, keys: Keys, steps: 
     start = max(getattr(process, "data_end", 0.0), LEAST_TIME)
     end = min(getattr(process, "noise_end", 1.0), 1.0 - LEAST_TIME)
     alpha, _ = process.alpha_sigma(jnp.full(len(data), start))
-    # The data stand for x at t = start, where they would be alpha x0: the scale enters the density.
+    # The data stand in for x at t = start, which is alpha x0: the scale enters the density.
     found = log_likelihood(denoise, process, expand(alpha, data) * data, np.linspace(start, end, steps + 1), probe)
     return found.bits_per_dim(127.5) - jnp.log2(alpha)

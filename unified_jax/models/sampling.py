@@ -1,4 +1,4 @@
-"""Drawing many samples in batches of one compiled call, so that sample i depends on (seed, i) and its conditions."""
+"""Sampling in batches with one compiled call; sample i depends only on (seed, i) and its conditions."""
 
 from collections.abc import Callable
 from typing import Any
@@ -37,12 +37,12 @@ def generate_many(
     report: Callable[[int], Any] = lambda done: None,
     first: int = 0,
 ) -> dict[str, np.ndarray]:
-    """`count` samples a wanted modality from index `first` on, model space; with none wanted, what free running gives.
+    """`count` samples per wanted modality from index `first` on, in model space; with none wanted, free running.
 
-    `given` holds one row a sample; `report(n)` after n more are done.
+    `given` holds one row per sample; `report(n)` after n more are done.
 
-    All devices of all processes share a batch, which is rounded up to a multiple of them; a short last batch is filled
-    and cut.
+    A batch is sharded over all devices of all processes and rounded up to a multiple of them; a short last batch is
+    padded.
     """
     mesh = make_mesh(MeshShape())
     batch = -(-min(batch, count) // mesh.size) * mesh.size

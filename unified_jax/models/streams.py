@@ -1,4 +1,4 @@
-"""What a model denoises and what it reads: streams, each with a process and a time, and conditions."""
+"""Streams, which a model denoises, each with a process and a time; and conditions, which it reads."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -19,7 +19,7 @@ from unified_jax.processes.targets import Process
 
 @dataclass(frozen=True)
 class Stream:
-    """Something that is denoised, and how it is noised."""
+    """A denoised modality with its process."""
 
     modality: Continuous = Image()
     """The denoised modality."""
@@ -48,17 +48,17 @@ class Stream:
 
     @property
     def label(self) -> str:
-        """Its name, or its modality's."""
+        """Its name; default: its modality's."""
         return self.name or self.modality.name
 
     @property
     def clock(self) -> str:
-        """The stream whose times it has: another's, or its own."""
+        """The stream whose times it uses: its own by default."""
         return self.time or self.label
 
     @property
     def form(self) -> Form:
-        """What the network knows of it."""
+        """Its static form for the network."""
         m = self.modality
         channels = m.shape[-1] * self.process.channels_per_output
         return Form(self.label, m.shape, m.cut, channels, self.embedder, self.features)
@@ -66,33 +66,33 @@ class Stream:
 
 @runtime_checkable
 class ConditionSource(Protocol):
-    """A modality that a network can read as it is. Implementations: Label, Numbers, everything `Continuous`."""
+    """A modality that a network can read directly. Implementations: Label, Numbers, everything `Continuous`."""
 
     @property
     def name(self) -> str:
-        """The field of a batch it lives in."""
+        """Its field in a batch."""
         ...
 
     def prepare(self, raw: Any) -> np.ndarray:
-        """As `Modality.prepare`."""
+        """See `Modality.prepare`."""
         ...
 
     def blank(self) -> np.ndarray:
-        """As `Modality.blank`."""
+        """See `Modality.blank`."""
         ...
 
     def condition_form(self) -> ConditionForm:
-        """What the network knows of it; the name is the modality's."""
+        """Its static form for the network, under the modality's name."""
         ...
 
     def to_condition(self, raw: Array) -> Array:
-        """A stack of prepared arrays as the network reads it."""
+        """A stack of prepared arrays as the network's input."""
         ...
 
 
 @dataclass(frozen=True)
 class Condition:
-    """Something that a network reads."""
+    """A condition of the network."""
 
     source: Open[ConditionSource]
     """The modality that provides it."""
@@ -111,17 +111,17 @@ class Condition:
 
     @property
     def label(self) -> str:
-        """Its name, or its source's."""
+        """Its name; default: its source's."""
         return self.name or self.source.name
 
     @property
     def form(self) -> ConditionForm:
-        """What the network knows of it."""
+        """Its static form for the network."""
         form = self.source.condition_form()
         return ConditionForm(self.label, form.kind, form.features, form.length, form.null)
 
     def shown(self, given: dict[str, Any], count: int) -> ConditionInput:
-        """Its arrays for `count` examples: of the field where `given` has it, of its null elsewhere."""
+        """Its arrays for `count` examples: those in `given`, else its null."""
         form, there = self.form, self.source.name in given
         if there:
             value = self.source.to_condition(jnp.asarray(given[self.source.name]))
@@ -133,12 +133,12 @@ class Condition:
 
 
 def condition(source: Any) -> Condition:
-    """A bare modality stands for a condition of it."""
+    """Wraps a bare modality as a condition."""
     return source if isinstance(source, Condition) else Condition(source)
 
 
 def without(shown: ConditionInput, dropped: Bool[Array, "b"]) -> ConditionInput:
-    """The condition with its null in the place of some examples'."""
+    """The condition with its null for some examples."""
     match shown.form.null:
         case "none":
             return shown
@@ -151,7 +151,7 @@ def without(shown: ConditionInput, dropped: Bool[Array, "b"]) -> ConditionInput:
 
 
 def drop(conditions: tuple[ConditionInput, ...], dropped: Bool[Array, "b l"]) -> tuple[ConditionInput, ...]:
-    """Each condition with its null where its column says so; labels all at once."""
+    """Each condition with its null where its column is set; labels together."""
     found = [shown if shown.form.null == "row" else without(shown, dropped[:, i]) for i, shown in enumerate(conditions)]
     rows = [i for i, shown in enumerate(conditions) if shown.form.null == "row"]
     if not rows:
@@ -165,13 +165,13 @@ def drop(conditions: tuple[ConditionInput, ...], dropped: Bool[Array, "b l"]) ->
 
 
 def check_names(kind: str, names: list[str]) -> None:
-    """Raises ValueError for a name that stands twice."""
+    """Raises ValueError for a repeated name."""
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{kind} need distinct names; {', '.join(twice)} is used twice in {', '.join(names)}.")
 
 
 def check_fields(fields: list[Any]) -> None:
-    """Raises ValueError where one field of a batch would be read as two modalities."""
+    """Raises ValueError if one field would be read as two modalities."""
     by_name = {field.name: field for field in fields}
     for field in fields:
         if field != by_name[field.name]:
@@ -181,7 +181,7 @@ def check_fields(fields: list[Any]) -> None:
 
 
 def check_clocks(streams: tuple[Stream, ...]) -> None:
-    """Raises ValueError for a shared clock that does not exist, or of another process."""
+    """Raises ValueError for shared times of an unknown stream, or of another process."""
     by_name = {stream.label: stream for stream in streams}
     for stream in (s for s in streams if s.time):
         clock = by_name.get(stream.time)

@@ -1,16 +1,17 @@
-r"""Transfusion: one model of text and of any set of continuous modalities (Zhou et al. 2024, arXiv 2408.11039).
+r"""Transfusion: one model of text and any set of continuous modalities (Zhou et al. 2024, arXiv 2408.11039).
 
-A batch is rows of packed documents (`data.packing`). With V_i the next-token weight of token i and, for each span j
-that is there and not given clean, a time t_j and a process of its modality m,
+A batch is rows of packed documents (`data.packing`). With V_i the next-token weight of token i and, for each noised
+span j, a time t_j and the process of its modality m,
 
-    loss = lambda_text sum_i V_i CE(logits_i, id_{i+1}) / sum_i V_i  +  sum_m lambda_m sum_j L_m(output_j, t_j) /
-    count_m
+    loss = lambda_text sum_i V_i CE(logits_i, id_{i+1}) / sum_i V_i  +  sum_m lambda_m / count_m sum_j L_m(output_j,
+    t_j)
 
-(the lambdas are the experiment's balance; the paper has 5 for images). Every span has one time. A span given clean is
-shown at t = 0 and has no loss: that is how the model learns to be conditioned on it. Optional z-loss: z log^2 of the
-softmax' denominator, for logits that do not drift.
+(the lambdas are the experiment's balance; the paper has 5 for images). Every span has one time. A clean condition is a
+span at t = 0 without loss: so the model learns to be conditioned on it. The optional z-loss, z log^2 of the softmax
+denominator, keeps logits from drifting.
 
-Draws of the document in slot s: fold_in(fold_in(key of the step, s), 2 m) its time of modality m, 2 m + 1 its noise.
+Random numbers of the document in slot s: fold_in(fold_in(key of the step, s), 2 m) its time of modality m, 2 m + 1 its
+noise.
 """
 
 from dataclasses import dataclass, field
@@ -37,12 +38,12 @@ from unified_jax.sharding import logical_axes, unbox
 from unified_jax.typing import Batch, Keys, Params
 
 FREE = "free"
-"""What is wanted where the model is to choose."""
+"""The `wanted` that lets the model choose."""
 
 
 @dataclass(frozen=True)
 class Transfusion(Declared):
-    """A model of text and streams."""
+    """A Transfusion model of text and streams."""
 
     network: nn.Module = field(default_factory=Trunk)
     """The transformer."""
@@ -75,7 +76,7 @@ class Transfusion(Declared):
 
     @property
     def modalities(self) -> tuple[Any, ...]:
-        """The text, what else is written, then the streams'."""
+        """The text, further texts and labels, then the streams' modalities."""
         return (self.text, *self.written, *(stream.modality for stream in self.streams))
 
     def stream(self, m: int) -> Stream:
@@ -84,21 +85,21 @@ class Transfusion(Declared):
 
     @property
     def givable(self) -> tuple[str, ...]:
-        """Anything."""
+        """All modalities."""
         return tuple(m.name for m in self.modalities)
 
     @property
     def wantable(self) -> tuple[str, ...]:
-        """Anything."""
+        """All modalities."""
         return self.givable
 
     @property
     def processes(self) -> tuple[Any, ...]:
-        """The streams'."""
+        """The streams' processes."""
         return tuple(stream.process for stream in self.streams)
 
     def request(self, given: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """As `Declared`; nothing asked: the streams from the text; `("free",)` wanted: (), the model chooses."""
+        """As `Declared`; by default the streams given the text; with `("free",)` wanted the model chooses."""
         if not given and not wanted:
             return (self.text.name,), tuple(stream.modality.name for stream in self.streams)
         if wanted == (FREE,):
@@ -114,7 +115,7 @@ class Transfusion(Declared):
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """Token ids."""
+        """The token ids."""
         return vocabulary_of(self.modalities)
 
     # ---- parameters -----------------------------------------------------------------------------------------------
@@ -141,13 +142,14 @@ class Transfusion(Declared):
     def forward(
         self, params: Params, batch: Batch, shown: tuple[tuple[Array, Array], ...], capture: bool = False
     ) -> tuple[Array, dict[str, Array], Captured | None]:
-        """(logits, outputs by stream, with `capture` what the blocks did) of rows as the packer lays them out.
+        """(logits, outputs by stream, with `capture` the captured values) of packed rows.
 
         shown   for each stream the network inputs `[rows * places, *sizes, c]` and the network times `[rows * places]`
-                of its places; a span given clean has the time 0, and what is not there is not read
+                of its span slots; a clean span has time 0, absent spans are ignored
         """
         rows, places = batch["slot"].shape
         count = len(self.modalities)
+        # Row 0 of the time table belongs to text; document d of modality m has row 1 + d count + m.
         times, spans = [jnp.zeros((rows, places))] * (1 + len(self.written)), []
         for m, (stream, (seen, time)) in enumerate(zip(self.streams, shown, strict=True), start=1 + len(self.written)):
             times.append(time.reshape(rows, places))
@@ -164,12 +166,13 @@ class Transfusion(Declared):
     # ---- training -------------------------------------------------------------------------------------------------
 
     def losses(self, params: Params, aux: Any, batch: Batch, key: Array) -> tuple[Terms, Any, Terms]:
-        """Loss terms per row: 'text' and the streams' names; metrics hold tokens by modality and the share in use."""
+        """Loss terms per row: 'text' and the streams' names; metrics count tokens and packing."""
         slots = jax.vmap(lambda slot: jax.random.fold_in(key, slot))(batch["slot"].reshape(-1))
         count = len(self.modalities)
-        noised, shown = [], []
+        noised, shown = [], []  # m counts all modalities, texts and labels first, as in the packed batch
         for m, stream in enumerate(self.streams, start=1 + len(self.written)):
             x0, eps, t, x_t, clean = self._noised(stream, m, batch, slots)
+            # A clean span is x0 at network time 0, not x_t at t = 0: the model knows it as a condition.
             time = jnp.where(clean, 0.0, stream.process.network_time(t))
             seen = jnp.where(expand(clean, x0), x0, stream.process.network_input(x_t, t))
             shown.append((seen, time))
@@ -177,6 +180,7 @@ class Transfusion(Declared):
         logits, outputs, _ = self.forward(params, batch, tuple(shown))
         terms: Terms = {"text": next_token_loss(logits, batch["ids"], batch["text_weight"], self.z_loss)}
         metrics: Terms = {"tokens/used": (jnp.mean(batch["used"] / self.length), jnp.ones(()))}
+        # Inverse of item = 1 + d count + m; begin, end and padding tokens have item 0.
         owner = jnp.where(batch["item"] > 0, (batch["item"] - 1) % count, -1)
         for m, modality in enumerate(self.modalities):
             metrics[f"tokens/{modality.name}"] = (jnp.mean(jnp.sum(owner == m, axis=1)), jnp.ones(()))
@@ -187,25 +191,25 @@ class Transfusion(Declared):
         return terms, {}, metrics
 
     def _noised(self, stream: Stream, m: int, batch: Batch, slots: Keys) -> tuple[Array, Array, Array, Array, Array]:
-        """(x0, eps, t, x_t, clean) of a stream's places, `[rows * places, ...]`."""
+        """(x0, eps, t, x_t, clean) of a stream's span slots, `[rows * places, ...]`."""
         raw = batch[stream.modality.name]
         x0 = stream.modality.to_model(raw.reshape((-1,) + raw.shape[2:]))
         t = stream.process.draw_times(jax.vmap(lambda k: jax.random.fold_in(k, 2 * m))(slots))
         limit = batch["limit"][:, :, m].reshape(-1)
-        t = (t * limit).astype(t.dtype)
+        t = (t * limit).astype(t.dtype)  # a span before a text is trained at low noise only (noise_limit)
         keys = jax.vmap(lambda k: jax.random.fold_in(k, 2 * m + 1))(slots)
         eps = jax.vmap(lambda k: jax.random.normal(k, x0.shape[1:]))(keys)
         return x0, eps, t, diffuse(stream.process, x0, eps, t), batch["clean"][:, :, m].reshape(-1)
 
     def _span_loss(self, stream: Stream, output: Array, parts: tuple[Array, ...], start: Array) -> Terms:
-        """(sum, weight) a row of each term of the process over the spans that are there and noised."""
+        """(sum, weight) per row of each term of the process over the noised spans."""
         x0, eps, t, x_t, clean = parts
         output = output.reshape((-1,) + output.shape[2:])
         weight = ((start.reshape(-1) >= 0) & ~clean).astype(jnp.float32)
         found: Terms = {}
         for name, value in stream.process.losses(output, x0, eps, x_t, t).items():
             label = stream.modality.name if name == "mse" else f"{stream.modality.name}_{name}"
-            total = jnp.where(weight > 0, value, 0.0).reshape(start.shape)
+            total = jnp.where(weight > 0, value, 0.0).reshape(start.shape)  # no loss of absent or clean spans
             found[label] = (jnp.sum(total, axis=1), jnp.sum(weight.reshape(start.shape), axis=1))
         return found
 
@@ -214,10 +218,10 @@ class Transfusion(Declared):
     def generate(
         self, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: Plan
     ) -> dict[str, Array]:
-        """The wanted modalities, in their order, after what is given; texts as ids `[b, length]`, -1 where they ended.
+        """The wanted modalities, in order, given the conditions; texts as ids `[b, length]`, -1 after their end.
 
-        With `wanted` empty the model chooses what it makes (`free_running`), and `order` says what it chose. `given`
-        holds what `prepare` gives, one row per sample. Raises UserError for a modality the model does not have.
+        With `wanted` empty the model chooses the modalities (`free_running`), and `order` lists its choice. `given`
+        holds prepared arrays, one row per sample. Raises UserError for an unknown modality.
         """
         self.request(tuple(given), tuple(wanted) or (FREE,))
         if not wanted:
@@ -228,7 +232,7 @@ class Transfusion(Declared):
 def next_token_loss(
     logits: Float[Array, "b n v"], ids: Int[Array, "b n"], weight: Float[Array, "b n"], z_loss: float = 0.0
 ) -> tuple[Float[Array, "b"], Float[Array, "b"]]:
-    """(sum, weight) a row of the cross-entropy of token i + 1 by the logits at token i, where i has a weight."""
+    """(sum, weight) per row of the cross-entropy of token i + 1 by the logits at token i, weighted by token i."""
     weight, target = weight[:, :-1], jnp.maximum(ids[:, 1:], 0)
     total = jax.nn.logsumexp(logits[:, :-1], axis=-1)
     chosen = jnp.take_along_axis(logits[:, :-1], target[..., None], axis=-1)[..., 0]

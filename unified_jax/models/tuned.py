@@ -1,6 +1,6 @@
 r"""Fine-tuning: which parameters of a model are trained, and how; the rest is frozen.
 
-With theta the parameters a run starts from and p the path of one of them,
+With theta the initial parameters of a run and p the path of one of them,
 
     theta'_p = own_p                                  where `train` matches p
              = theta_p + alpha / rank * A_p B_p       where `lora` matches p and p is a kernel
@@ -8,8 +8,8 @@ With theta the parameters a run starts from and p the path of one of them,
 
 (LoRA: Hu et al. 2021, arXiv 2106.09685). A kernel is a matrix from its input axes to its output axes: A is
 [layers, inputs.., rank] and normal with variance 1 / inputs, B is [layers, rank, outputs..] and zero, so that training
-starts at theta. What is trained is {"own": ..., "lora": ...}; {"base": ...}, everything of theta that is not `own`, is
-never changed and has neither gradient nor moments nor average.
+starts at theta. The trained tree is {"own": ..., "lora": ...}. {"base": ...}, all of theta except `own`, is frozen: it
+has no gradient, no moments and no EMA.
 """
 
 import math
@@ -35,7 +35,7 @@ ONE_INPUT = ("qkv_kernel", "q_kernel", "kv_kernel")
 
 @dataclass(frozen=True)
 class Tuning:
-    """Patterns are regular expressions, searched in paths such as "blocks/mlp/fc1/kernel"."""
+    """Fine-tuning. Patterns are regular expressions, searched in paths such as "blocks/mlp/fc1/kernel"."""
 
     train: tuple[str, ...] = (EVERYTHING,)
     """Parameters to train in full; default: all."""
@@ -67,7 +67,7 @@ class Tuning:
 
     @property
     def full(self) -> bool:
-        """Whether everything is trained itself."""
+        """Whether all parameters are trained in full."""
         return EVERYTHING in self.train
 
 
@@ -78,74 +78,74 @@ def matches(patterns: tuple[str, ...], path: str) -> bool:
 
 @dataclass(frozen=True)
 class Tuned:
-    """A model of which a part is trained; its parameters are those of the module's docstring."""
+    """A partly trained model; its parameters are those of the module docstring."""
 
     model: Any
-    """The whole model (`Model`)."""
+    """The full model (`Model`)."""
     tuning: Tuning
 
-    # ---- what it shares with the whole model ----------------------------------------------------------------------
+    # ---- shared with the full model ----------------------------------------------------------------------
 
     @property
     def modalities(self) -> tuple[Any, ...]:
-        """The model's."""
+        """See `Model`."""
         return self.model.modalities
 
     @property
     def processes(self) -> tuple[Any, ...]:
-        """The model's."""
+        """See `Model`."""
         return self.model.processes
 
     @property
     def givable(self) -> tuple[str, ...]:
-        """The model's."""
+        """See `Model`."""
         return self.model.givable
 
     @property
     def wantable(self) -> tuple[str, ...]:
-        """The model's."""
+        """See `Model`."""
         return self.model.wantable
 
     @property
     def players(self) -> tuple[Any, ...]:
-        """None: what is tuned has one loss."""
+        """(): a tuned model has a single loss."""
         return ()
 
     @property
     def bits(self) -> Any:
-        """None: ask the whole model."""
+        """None: use the full model."""
         return None
 
     @property
     def packer(self) -> Any:
-        """The model's."""
+        """See `Model`."""
         return self.model.packer
 
     def request(self, given: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """The model's."""
+        """See `Model`."""
         return self.model.request(given, wanted)
 
     def init_aux(self, params: Params) -> Any:
-        """The model's, of what is trained itself: the base is not at hand before a run begins."""
+        """The model's, of the parameters trained in full: the base is unknown before a run starts."""
         return self.model.init_aux(params["own"])
 
     def settle_aux(self, aux: Any, statistics: Any) -> Any:
-        """The model's."""
+        """See `Model`."""
         return self.model.settle_aux(aux, statistics)
 
     @property
     def terms(self) -> tuple[str, ...]:
-        """The model's."""
+        """See `Model`."""
         return self.model.terms
 
     def losses(self, params: Params, aux: Any, batch: Batch, key: Array) -> tuple[Terms, Any, Terms]:
-        """The model's, of {"base", "own", "lora"}."""
+        """See `Model`; the parameters are {"base", "own", "lora"}."""
         return self.model.losses(self.compose(params), aux, batch, key)
 
     def generate(
         self, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: Plan
     ) -> dict[str, Array]:
-        """The model's, of {"base", "own", "lora"}."""
+        """See `Model`; the parameters are {"base", "own", "lora"}."""
         return self.model.generate(self.compose(params), given, wanted, keys, plan)
 
     # ---- parameters -----------------------------------------------------------------------------------------------
@@ -172,11 +172,11 @@ class Tuned:
         return {"own": self.own(unflatten(whole)), "lora": unflatten(adapted)}
 
     def own(self, whole: Params) -> Params:
-        """The part of a tree like the model's parameters that is trained itself."""
+        """The part of a tree like the parameters that is trained in full."""
         return unflatten({path: leaf for path, leaf in flatten(whole).items() if matches(self.tuning.train, path)})
 
     def frozen(self, whole: Params) -> Params:
-        """{"base": the part that is not}."""
+        """{"base": the part that is not trained in full}."""
         rest = {path: leaf for path, leaf in flatten(whole).items() if not matches(self.tuning.train, path)}
         return {"base": unflatten(rest)}
 
@@ -211,7 +211,7 @@ class _Kernel:
 
     @classmethod
     def of(cls, path: str, names: tuple[str | None, ...]) -> "_Kernel":
-        """By the kernel's logical axes: stacked blocks have `layers` in front, wherever the stack stands."""
+        """By the kernel's logical axes: stacked blocks have `layers` in front, wherever the stack is."""
         lead = int(names[0] == "layers")
         one = path.rpartition("/")[2] in ONE_INPUT
         return cls(lead, lead + 1 if one else len(names) - 1, len(names))

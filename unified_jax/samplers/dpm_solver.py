@@ -68,7 +68,7 @@ def _x0_form(s: Node, t: Node, sde: bool) -> tuple[float, float, tuple[float, fl
     h = t.log_snr - s.log_snr
     big = 2 * h if sde else h
     decay = math.exp(-big)
-    # Written with alpha and sigma, the ODE's phi1 stays exact where h = inf.
+    # The ODE's phi1 by alpha and sigma, not by h, which is clipped where alpha = 0 (LEAST_ALPHA).
     phi1 = 1.0 - decay if sde else 1.0 - (s.alpha * t.sigma) / (s.sigma * t.alpha)
     phi2 = 1.0 - phi1 / big
     keep = t.sigma / s.sigma * (math.exp(-h) if sde else 1.0)

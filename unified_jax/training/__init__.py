@@ -1,1 +1,1 @@
-"""The experiment, the pure train step, and the loop around it: data, checkpoints, metrics, previews."""
+"""The experiment and the pure train step: optimizers, EMA, balancing, strict reduction."""

@@ -1,12 +1,12 @@
-r"""Update rules: frozen dataclasses that make an optax transformation of a learning rate.
+r"""Optimization algorithms: frozen dataclasses that build an optax transformation for a learning rate.
 
 AdamW       Loshchilov & Hutter 2019
 Lion        Chen et al. 2023: the sign of an interpolated momentum; use a third to a tenth of Adam's learning rate and
             three to ten times its weight decay
 Adafactor   Shazeer & Stern 2018: second moments as row and column sums
 Muon        Jordan et al. 2024: the momentum of a matrix, orthogonalised by Newton-Schulz, scaled to the root mean
-            square of Adam's steps (Liu et al. 2025, eq. 4), so that Adam's learning rates serve; everything that is not
-            a matrix inside a block (embeddings, biases, gains, modulation, first and last layers) goes to Adam
+            square of Adam's steps (Liu et al. 2025, eq. 4), so that Adam's learning rates apply; parameters that are
+            not a matrix inside a block (embeddings, biases, gains, modulation, first and last layers) use Adam
 """
 
 import functools
@@ -21,18 +21,18 @@ from unified_jax.typing import Params
 
 Rate = Callable[[Any], Any]
 Stacked = tuple[str, ...]
-"""Paths of the parameters that lie in stacks of layers (their first logical axis is `layers`)."""
+"""Paths of the parameters in stacks of layers (their first logical axis is `layers`)."""
 
 
 @runtime_checkable
 class Rule(Protocol):
-    """An update rule."""
+    """An optimization algorithm."""
 
     def transform(self, rate: Rate, decay: float, stacked: Stacked) -> optax.GradientTransformation:
         """The optax transformation for a learning rate (step -> rate).
 
         decay    a factor on the weight decay
-        stacked  paths of the parameters that lie in stacks of layers
+        stacked  paths of the parameters in stacks of layers
         """
         ...
 
@@ -49,7 +49,7 @@ def _check_weight_decay(name: str, weight_decay: float) -> None:
 
 @dataclass(frozen=True)
 class AdamW:
-    """The optimizer of the published diffusion recipes."""
+    """AdamW: the optimizer of the published diffusion recipes."""
 
     b1: float = 0.9
     """Decay of the first moment."""
@@ -72,7 +72,7 @@ class AdamW:
 
 @dataclass(frozen=True)
 class Lion:
-    """Sign momentum."""
+    """Lion: sign momentum."""
 
     b1: float = 0.9
     """Share of the momentum in the update direction."""
@@ -93,7 +93,7 @@ class Lion:
 
 @dataclass(frozen=True)
 class Adafactor:
-    """Factored second moments, with relative step sizes."""
+    """Adafactor: factored second moments, with relative step sizes."""
 
     relative: bool = True
     """Multiply the step by the root mean square of the parameter."""
@@ -125,7 +125,7 @@ class Adafactor:
 
 @dataclass(frozen=True)
 class Muon:
-    """Orthogonalised momentum for the matrices of the blocks, Adam for the rest."""
+    """Muon: orthogonalised momentum for the matrices of the blocks, Adam for the rest."""
 
     beta: float = 0.95
     """Decay of the momentum."""
@@ -170,7 +170,7 @@ class Muon:
 
 
 def matrices(params: Any, stacked: Stacked) -> Any:
-    """Which axes of a parameter are the rows and columns of a matrix; None for what Muon leaves to Adam.
+    """Which axes of a parameter are the rows and columns of a matrix; None for parameters that use Adam.
 
     The leading axis of stacked blocks and the queries, keys and values of one kernel are separate matrices.
     """

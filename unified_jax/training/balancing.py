@@ -1,18 +1,18 @@
-r"""How the terms of a loss are weighted against each other, inside the train step, with its state in the checkpoint.
+r"""Balances: weights of the loss terms, computed inside the train step, with their state in the checkpoint.
 
 The loss is sum_k w_k L_k. With n terms L_k, g_k the gradient of w_k L_k:
 
     FixedBalance      w_k constant
-    MagnitudeBalance  w_k = c / ema(L_k), sum w = n: every term counts the same
-    Uncertainty       w_k = exp(-s_k), and s_k falls along d/ds_k [exp(-s_k) L_k + s_k]  (Kendall et al. 2018, in the
+    MagnitudeBalance  w_k = c / ema(L_k), sum w = n: every term has the same magnitude
+    Uncertainty       w_k = exp(-s_k), and s_k descends d/ds_k [exp(-s_k) L_k + s_k]  (Kendall et al. 2018, in the
                       form without the factor 1/2)
-    GradNorm          w_k such that the gradients' norms on one shared layer train all terms at one rate
+    GradNorm          w_k such that gradient norms on one shared layer train all terms at the same rate
                       (Chen et al. 2018, arXiv 1711.02257)
-    PcGrad            w_k constant; of conflicting gradients the parts that oppose each other are taken out
+    PcGrad            w_k constant; the conflicting components of gradients are removed
                       (Yu et al. 2020, arXiv 2001.06782)
 
 GradNorm, with G_k = w_k |grad_W L_k|, r_k = (L_k / L_k(0)) / mean_j (L_j / L_j(0)) and alpha its strength, takes one
-step of Adam on sum_k |G_k - sg(mean_j G_j r_k^alpha)| with respect to w alone, then sets sum w = n. W should lie behind
+step of Adam on sum_k |G_k - sg(mean_j G_j r_k^alpha)| with respect to w only, then sets sum w = n. W should follow
 the scanned blocks, so that the n backward passes end there.
 """
 
@@ -31,52 +31,52 @@ from unified_jax.typing import Params
 Names = tuple[str, ...]
 Weights = tuple[tuple[str, float], ...]
 FLOOR = 1e-3
-"""Least weight that GradNorm gives a term."""
+"""Smallest weight that GradNorm gives a term."""
 
 
 @runtime_checkable
 class Balance(Protocol):
-    """What the train step knows of a balance. Terms are in the order of their sorted names."""
+    """The interface of a balance. Terms are in the order of their sorted names."""
 
     def init(self, names: Names) -> Any:
-        """Its part of the train state."""
+        """Its state, a part of the train state."""
         ...
 
     def weigh(self, state: Any, names: Names) -> dict[str, Array]:
-        """Weight of each term."""
+        """The weight of each term."""
         ...
 
     def watched(self, params: Params) -> Params:
-        """The parameters for which it needs every term's own gradient: a part of the tree, {} for none."""
+        """The parameters for which it needs every term's gradient: a part of the tree, {} for none."""
         ...
 
     def settle(
         self, state: Any, losses: Float[Array, "n"], gradient: Params, each: Params, key: Array
     ) -> tuple[Params, Any]:
         """(gradient of the step, new state) from the unweighted losses, the gradient of the weighted sum, and each
-        weighted term's gradient `[n, ...]` for what is watched.
+        weighted term's gradient `[n, ...]` of the watched parameters.
         """
         ...
 
 
 class _Plain:
-    """Watches nothing and leaves gradients alone."""
+    """Watches no parameters and keeps the gradient."""
 
     def watched(self, params: Params) -> Params:
-        """Nothing."""
+        """{}: none."""
         del params
         return {}
 
 
 @dataclass(frozen=True)
 class FixedBalance(_Plain):
-    """Constant weights; a term that is not named has weight 1."""
+    """Constant weights; terms without an entry have weight 1."""
 
     weights: Weights = ()
     """Pairs (term, weight)."""
 
     def init(self, names: Names = ()) -> dict[str, Array]:
-        """Nothing."""
+        """{}: none."""
         del names
         return {}
 
@@ -93,7 +93,7 @@ class FixedBalance(_Plain):
 
 @dataclass(frozen=True)
 class MagnitudeBalance(_Plain):
-    """Weights that bring all terms to one size: the inverse of their running mean."""
+    """Weights that give all terms the same magnitude: the inverse of their running mean."""
 
     decay: float = 0.99
     """Decay of the running mean."""
@@ -103,7 +103,7 @@ class MagnitudeBalance(_Plain):
             raise ValueError(f"MagnitudeBalance.decay must lie in [0, 1), found {self.decay}.")
 
     def init(self, names: Names) -> dict[str, Array]:
-        """Means that have not begun."""
+        """Zero means, not yet started."""
         return {"mean": jnp.zeros(len(names)), "seen": jnp.zeros(len(names))}
 
     def weigh(self, state: Any, names: Names) -> dict[str, Array]:
@@ -116,7 +116,7 @@ class MagnitudeBalance(_Plain):
         return _named(names, weights)
 
     def settle(self, state: Any, losses: Array, gradient: Params, each: Params, key: Array) -> tuple[Params, Any]:
-        """See `Balance`. A term that the batch does not hold (loss 0) keeps its mean."""
+        """See `Balance`. A term absent from the batch (loss 0) keeps its mean."""
         del each, key
         share = jnp.where(losses > 0, 1 - self.decay, 0.0)
         mean = (1 - share) * state["mean"] + share * losses
@@ -125,13 +125,13 @@ class MagnitudeBalance(_Plain):
 
 @dataclass(frozen=True)
 class Uncertainty(_Plain):
-    """Weights exp(-s), s the log of each term's own variance, learned beside the parameters."""
+    """Weights exp(-s), s the learned log variance of each term."""
 
     learning_rate: float = 1e-2
     """Learning rate of the log variances (plain gradient descent)."""
 
     def init(self, names: Names) -> dict[str, Array]:
-        """Log variances 0."""
+        """Log variances of 0."""
         return {"log_variance": jnp.zeros(len(names))}
 
     def weigh(self, state: Any, names: Names) -> dict[str, Array]:
@@ -139,7 +139,7 @@ class Uncertainty(_Plain):
         return _named(names, jnp.exp(-state["log_variance"]))
 
     def settle(self, state: Any, losses: Array, gradient: Params, each: Params, key: Array) -> tuple[Params, Any]:
-        """See `Balance`. A term that the batch does not hold (loss 0) is left alone."""
+        """See `Balance`. A term absent from the batch (loss 0) is unchanged."""
         del each, key
         s = state["log_variance"]
         slope = jnp.where(losses > 0, 1.0 - jnp.exp(-s) * losses, 0.0)
@@ -147,7 +147,7 @@ class Uncertainty(_Plain):
 
 
 class GradNormState(NamedTuple):
-    """Weights `[n]`, Adam's moments, and each term's first loss `[n]`, 0 where it was not seen yet."""
+    """Weights `[n]`, Adam's moments, and each term's first loss `[n]`, 0 before its first batch."""
 
     weights: Array
     moments: Any
@@ -156,7 +156,7 @@ class GradNormState(NamedTuple):
 
 @dataclass(frozen=True)
 class GradNorm:
-    """Weights that let all terms train at one rate."""
+    """GradNorm: weights that train all terms at the same rate."""
 
     layer: str = "final_norm"
     """The shared layer W: a name at the top of the parameter tree."""
@@ -166,7 +166,7 @@ class GradNorm:
     """Learning rate of the weights (Adam)."""
 
     def init(self, names: Names) -> GradNormState:
-        """Weights 1."""
+        """Weights of 1."""
         ones = jnp.ones(len(names))
         return GradNormState(ones, optax.adam(self.learning_rate).init(ones), jnp.zeros(len(names)))
 
@@ -175,7 +175,7 @@ class GradNorm:
         return _named(names, state.weights)
 
     def watched(self, params: Params) -> Params:
-        """The layer. Raises UserError where there is none of this name."""
+        """The shared layer. Raises UserError for an unknown name."""
         if self.layer not in params:
             raise UserError(
                 f"GradNorm.layer {self.layer!r} is not a layer of this network; it has {', '.join(params)}."
@@ -185,7 +185,7 @@ class GradNorm:
     def settle(
         self, state: GradNormState, losses: Array, gradient: Params, each: Params, key: Array
     ) -> tuple[Params, GradNormState]:
-        """See `Balance`. A term that the batch does not hold has norm 0 and keeps its weight."""
+        """See `Balance`. A term absent from the batch has norm 0 and keeps its weight."""
         del key
         here = losses > 0
         first = jnp.where((state.first == 0) & here, losses, state.first)
@@ -206,7 +206,7 @@ def gradnorm_loss(
     here: Array,
     alpha: float,
 ) -> Float[Array, ""]:
-    """L_grad of the weights (Chen et al. 2018, eq. 2) over the terms that are `here`; `norms` are |grad_W L_k|."""
+    """L_grad of the weights (Chen et al. 2018, eq. 2) over the present terms (`here`); `norms` are |grad_W L_k|."""
     count = jnp.maximum(jnp.sum(here), 1)
     scaled = jnp.where(here, weights * norms, 0.0)
     ratio = jnp.where(here, losses / jnp.where(first > 0, first, 1.0), 0.0)
@@ -217,13 +217,13 @@ def gradnorm_loss(
 
 @dataclass(frozen=True)
 class PcGrad:
-    """Constant weights, and conflicting gradients projected onto each other's normal planes."""
+    """PCGrad: constant weights, and conflicting gradients projected onto each other's normal planes."""
 
     weights: Weights = ()
     """Pairs (term, weight); 1 for the others."""
 
     def init(self, names: Names) -> dict[str, Array]:
-        """Nothing."""
+        """{}: none."""
         del names
         return {}
 
@@ -233,11 +233,11 @@ class PcGrad:
         return _fixed(self.weights, names)
 
     def watched(self, params: Params) -> Params:
-        """All."""
+        """All parameters."""
         return params
 
     def settle(self, state: Any, losses: Array, gradient: Params, each: Params, key: Array) -> tuple[Params, Any]:
-        """See `Balance`; the order of the projections is drawn from the step's key."""
+        """See `Balance`; the order of the projections is random, from the step's key."""
         del gradient
         keys = jax.random.split(jax.random.fold_in(key, ORDER), len(losses))
         order = jax.vmap(lambda k: jax.random.permutation(k, len(losses)))(keys)

@@ -1,15 +1,15 @@
-r"""Moving averages of the parameters, average_k = d_k average_{k-1} + (1 - d_k) params_k after step k = 1, 2, ...
+r"""EMA: moving averages of the parameters, average_k = d_k average_{k-1} + (1 - d_k) params_k after step k = 1, 2, ...
 
     constant    d = decay
-    ratio       d = min(decay, (1 + s) / (10 + s)): a short run's average is not its initial value
+    ratio       d = min(decay, (1 + s) / (10 + s)): so that a short run's EMA is not its initial value
     inverse     d = min(decay, 1 - (1 + s / inv_gamma)^-power) (diffusers' warm-up)
-    power       d = (1 - 1 / k)^(gamma + 1): the average weights step i by i^gamma, so its width is a constant share of
-                the
-                run (Karras et al. 2024, eq. 2). gamma follows from that share: std = sqrt((gamma + 1) / ((gamma + 2)^2
-                (gamma + 3))), about 0.05 to 0.15 (eq. 123). From the snapshots of two such averages any other one may
-                be put together after training (`post_hoc_weights`).
+    power       d = (1 - 1 / k)^(gamma + 1): weights step i by i^gamma, so its width is a constant share of the run
+    (Karras
+                et al. 2024, eq. 2). gamma follows from that share: std = sqrt((gamma + 1) / ((gamma + 2)^2
+                (gamma + 3))), about 0.05 to 0.15 (eq. 123). Snapshots of two such EMAs can be combined to any other
+                one after training (`post_hoc_weights`).
 
-with s = max(0, k - 1 - after); d is 0 while s is 0, so that the average begins as the parameters, and then at least
+with s = max(0, k - 1 - after); d is 0 while s is 0, so that the EMA starts as the parameters; afterwards d is at least
 `least`.
 """
 
@@ -24,7 +24,7 @@ from jaxtyping import Array, Float
 
 @dataclass(frozen=True)
 class Ema:
-    """A moving average of the parameters."""
+    """An EMA of the parameters."""
 
     decay: float = 0.9999
     """Decay per step (not of 'power')."""
@@ -48,7 +48,7 @@ class Ema:
             raise ValueError("An EMA needs inv_gamma > 0, power > 0 and a std in (0, 0.28).")
 
     def share(self, step: Array) -> Array:
-        """d_k of the step with index `step` = k - 1, which counts from 0."""
+        """d_k of the step with index `step` = k - 1, counted from 0."""
         s = jnp.maximum(0.0, step - self.after)
         match self.warmup:
             case "constant":
@@ -62,13 +62,13 @@ class Ema:
         return jnp.where(s > 0, jnp.clip(grown, self.least, max(self.decay, self.least)), 0.0)
 
     def update(self, average: Any, params: Any, step: Array) -> Any:
-        """The average (a tree like `params`) after the step that produced `params`; `step` counts from 0."""
+        """The EMA (a tree like `params`) after the step that produced `params`; `step` counts from 0."""
         share = self.share(jnp.asarray(step, jnp.result_type(float)))
         return jax.tree.map(lambda a, p: share * a + (1.0 - share) * p, average, params)
 
 
 def power_of(std: float) -> float:
-    """gamma whose average has this width (Karras et al. 2024, algorithm 2): the root of a cubic."""
+    """gamma whose EMA has this width (Karras et al. 2024, algorithm 2): the root of a cubic."""
     t = std**-2
     roots = np.roots([1.0, 7.0, 16.0 - t, 12.0 - t])
     return float(roots.real.max())
@@ -77,9 +77,9 @@ def power_of(std: float) -> float:
 def post_hoc_weights(
     steps: Float[np.ndarray, "n"], stds: Float[np.ndarray, "n"], wanted_step: float, wanted_std: float
 ) -> Float[np.ndarray, "n"]:
-    """Weights of stored 'power' averages (taken at `steps`, of widths `stds`) whose sum is closest to another one.
+    """Weights of stored 'power' EMAs (taken at `steps`, of widths `stds`) whose sum is closest to another one.
 
-    Least squares between the averages' profiles over the run (the same, algorithm 3).
+    Least squares between the EMAs' profiles over the run (Karras et al. 2024, algorithm 3).
     """
     gammas = np.asarray([power_of(s) for s in stds])
     a = _overlap(steps[:, None], gammas[:, None], steps[None], gammas[None])

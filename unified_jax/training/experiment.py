@@ -20,7 +20,7 @@ from unified_jax.training.optimizer import Optimization
 
 @dataclass(frozen=True)
 class Previews:
-    """Samples of the model as it learns, from fixed noise and fixed conditions."""
+    """Sample previews during training, from fixed noise and fixed conditions."""
 
     every: int = 1000
     """Steps between previews; 0: never."""
@@ -135,12 +135,12 @@ class Experiment:
                 "preview.every, validation.every, gradients_every and evaluate must not be negative; preview.count "
                 "not 0."
             )
-        if self.preview.every or self.evaluate:  # a plan that does not fit is refused before anything is compiled
+        if self.preview.every or self.evaluate:  # an unsuitable plan is refused before compilation
             with same_numbers():
                 for process in self.model.processes:
                     self.preview.plan.prepare(process)
 
     @property
     def trained(self) -> Model:
-        """The model as the train step sees it: itself, or with a part of it frozen."""
+        """The model of the train step: itself, or with a part frozen."""
         return self.model if self.tuning.full else Tuned(self.model, self.tuning)

@@ -1,8 +1,8 @@
 """Floating point operations of a jitted function, counted from its jaxpr, and the peak of known devices.
 
-Only matrix products and convolutions count (2 a multiply-add), and what our kernels say of themselves; a scan counts
-its body times its length, which the compilers' own cost analyses do not do; of a choice the longest branch. What
-nothing uses does not count. Recomputation under rematerialisation does: this is work done, not model FLOPs.
+Only matrix products and convolutions count (2 per multiply-add), and the declared FLOPs of our kernels. A scan counts
+its body times its length, unlike the compilers' own cost analyses; a conditional counts its longest branch. Unused
+results do not count. Recomputation under rematerialisation does: this is executed work, not model FLOPs.
 """
 
 import math
@@ -23,11 +23,11 @@ PEAK_FLOPS: dict[str, float] = {
     "TPU v6 lite": 918e12,
     "TPU v6e": 918e12,
 }
-"""Dense bfloat16 FLOP/s by the start of the device's name, from the makers' data sheets."""
+"""Dense bfloat16 FLOP/s by the start of the device's name, from the vendors' data sheets."""
 
 
 def peak_flops(device: Any) -> float | None:
-    """The device's peak, or None where it is not known (any CPU)."""
+    """The device's peak, or None if unknown (any CPU)."""
     found = [peak for name, peak in PEAK_FLOPS.items() if device.device_kind.startswith(name)]
     return found[-1] if found else None
 
@@ -35,7 +35,7 @@ def peak_flops(device: Any) -> float | None:
 def count_flops(function: Any, *arguments: Any) -> float:
     """FLOPs of one call; the arguments may be ShapeDtypeStructs."""
     jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
-    alive, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))  # what nothing uses the compiler drops too
+    alive, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))  # the compiler drops unused results too
     return _count(alive)
 
 
@@ -58,7 +58,7 @@ def _equation(equation: Any) -> float:
     parts = [_count(sub) for value in equation.params.values() for sub in _jaxprs(value)]
     if name == "cond":
         return max(parts, default=0.0)
-    if name == "shard_map":  # the body is what one device does
+    if name == "shard_map":  # the body is the work of one device
         mesh = equation.params["mesh"]
         return sum(parts) * math.prod(mesh.shape[axis] for axis in equation.params["manual_axes"])
     return sum(parts) * equation.params["length"] if name == "scan" else sum(parts, 0.0)

@@ -1,8 +1,8 @@
-r"""How the terms of a loss pull: norms of their gradients, and cosines between them, on one batch.
+r"""Gradient norms of the loss terms, and the cosines between them, on one batch.
 
 With g_k the gradient of w_k S_k / W_k (`training.step`) over all parameters, `grad_norm/k` is |g_k| and
-`grad_cosine/k,l` is g_k . g_l / (|g_k| |g_l|). One forward pass and as many backward passes as there are terms: the
-loop does it now and then, apart from the step.
+`grad_cosine/k,l` is g_k . g_l / (|g_k| |g_l|). It needs one forward pass and one backward pass per term, so the
+loop measures it occasionally, outside the step.
 """
 
 import itertools
@@ -22,7 +22,7 @@ from unified_jax.typing import Batch, Params
 def term_gradients(
     model: Model, balance: Balance, state: State, frozen: Params, batch: Batch, key: Array
 ) -> dict[str, Array]:
-    """The norms and cosines. A term that the batch does not hold has norm 0 and cosines 0."""
+    """The norms and cosines. A term absent from the batch has norm 0 and cosines 0."""
     key = jax.random.fold_in(key, state.step)
 
     run = losses_of(model, state, frozen, key)

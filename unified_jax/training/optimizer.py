@@ -1,8 +1,8 @@
-"""How gradients become updates: a rule (AdamW, Lion, Adafactor, Muon), a learning-rate schedule, clipping and groups.
+"""Optimization: an algorithm (AdamW, Lion, Adafactor, Muon), a learning-rate schedule, clipping, parameter groups.
 
 Weight decay acts on kernels (parameters whose name ends in `kernel`), not on biases, gains and embedding tables. A
-group picks parameters by a regular expression on their path, such as "label_" or "blocks/mlp", and scales their
-learning rate and weight decay, or freezes them; the first group that matches counts.
+group selects parameters by a regular expression on their path, such as "label_" or "blocks/mlp", and scales their
+learning rate and weight decay, or freezes them; the first matching group applies.
 """
 
 import re
@@ -20,7 +20,7 @@ from unified_jax.typing import Params
 
 @dataclass(frozen=True)
 class Group:
-    """Parameters with learning rate and weight decay of their own."""
+    """A parameter group with its own learning rate and weight decay."""
 
     pattern: str = ""
     """Regular expression, searched in the parameter's path ("blocks/attention/qkv_kernel")."""
@@ -41,7 +41,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Optimization:
-    """A rule with its schedule."""
+    """Optimizer, learning-rate schedule, clipping, parameter groups."""
 
     rule: Open[Rule] = AdamW()
     """Optimization algorithm."""
@@ -71,8 +71,8 @@ class Optimization:
         """step -> learning rate for a run of `steps` steps, of the step with index `step` = 0 .. steps - 1.
 
         With w steps of warm-up, step i < w has (i + 1) / w of the peak, and step w + j is j / (steps - w) along the
-        decay: the peak is held for the two steps w - 1 and w, and the decay's end is at index `steps`, so that the last
-        step still moves. This is the convention of every run so far.
+        decay: the two steps w - 1 and w have the peak, and the decay ends at index `steps`, so that the last step still
+        changes the parameters.
         """
         peak, warm = self.learning_rate, self.warmup_steps
         left = max(1, steps - warm)
@@ -85,7 +85,7 @@ class Optimization:
                 after = optax.constant_schedule(peak)
         if warm == 0:
             return after
-        # Step 0 already moves: the ramp is peak / warm, 2 peak / warm, ..., peak.
+        # Step 0 already has a rate: the ramp is peak / warm, 2 peak / warm, ..., peak.
         ramp = optax.linear_schedule(peak / warm, peak, max(1, warm - 1))
         return optax.join_schedules([ramp, after], [warm])
 
@@ -116,7 +116,7 @@ class Optimization:
 
 
 def at_step(opt_state: Any, step: Any) -> Any:
-    """The state of an optimizer whose schedules are at this step; they count updates, which skipped steps lack."""
+    """The state of an optimizer whose schedules are at this step; they count updates, and skipped steps have none."""
 
     def leaf(part: Any) -> Any:
         return part._replace(count=step) if isinstance(part, optax.ScaleByScheduleState) else part

@@ -1,14 +1,13 @@
 r"""Several players in one step: a generator and its discriminator, a student and its fake teacher.
 
-Player p owns a part theta_p of the parameters and some of the loss terms. In a step they play in order, each against
-what the others have become:
+Player p trains a part theta_p of the parameters on some of the loss terms. In a step they are updated in order, each
+against the updated parameters of those before it:
 
     theta_p <- update_p(theta_p, d / d theta_p sum_k w_k S_k / W_k),    at theta_1' .. theta_{p-1}', theta_p ..
 
-Sums are added up over microbatches and divided once, as in `training.step`. There is one finite decision: where any
-player's loss or gradient is not finite, the whole step changes nothing but the step count. The state has
-`opt_state = {player: its optimizer's}`; averages are taken of all parameters after the last player. Statistics of aux
-come from the first player's pass.
+Sums are added up over microbatches and divided once, as in `training.step`. If any player's loss or gradient is not
+finite, the step changes only the step count. The state has `opt_state = {player: its optimizer state}`; EMAs are
+updated with all parameters after the last player. Statistics of aux come from the first player's pass.
 """
 
 import dataclasses
@@ -31,7 +30,7 @@ from unified_jax.typing import Batch, Params
 
 
 class Turn(NamedTuple):
-    """What a player's turn gives."""
+    """The result of a player's update."""
 
     params: Params
     """All parameters, its own updated."""
@@ -44,19 +43,19 @@ class Turn(NamedTuple):
 
 
 def merged(params: Params, part: Params) -> Params:
-    """The tree with a part of it replaced."""
+    """The tree with a part replaced."""
     return unflatten(flatten(params) | flatten(part))
 
 
 def step_of(model: Model) -> Callable[..., tuple[State, dict[str, Array]]]:
-    """How a step of this model goes: (model, optimizer, balance, state, frozen, batch, key) -> (state, metrics)."""
+    """The step function of this model: (model, optimizer, balance, state, frozen, batch, key) -> (state, metrics)."""
     return play if model.players else train_step
 
 
 def play(
     model: Model, optimizer: Optimizer, balance: Balance, state: State, frozen: Params, batch: Batch, key: Array
 ) -> tuple[State, dict[str, Array]]:
-    """One step of all players; the counterpart of `train_step`."""
+    """One step of all players; replaces `train_step`."""
     key = jax.random.fold_in(key, state.step)
     micro = split(batch, optimizer.accumulate)
     params, moments, turns = state.params, {}, []
@@ -65,10 +64,12 @@ def play(
         def turn(params: Params = params, player: Player = player) -> Turn:
             return _turn(model, optimizer, balance, player, state, params, frozen, micro, key)
 
+        # Both branches of the cond need one shape: an idle turn is zeros with the old parameters and moments.
         idle = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(turn))
         idle = idle._replace(params=params, opt_state=state.opt_state[player.name])
         plays = (state.step >= player.start) & ((state.step - player.start) % player.every == 0)
         always = player.start == 0 and player.every == 1
+        # A player of every step needs no branch.
         found: Turn = turn() if always else jax.lax.cond(plays, turn, lambda idle=idle: idle)
         params, moments[player.name] = found.params, found.opt_state
         turns.append(found)
@@ -90,6 +91,7 @@ def _turn(
         return jax.value_and_grad(objective, has_aux=True)(mine)
 
     (value, sums), gradient = add_up(part, micro)
+    # Schedules count steps, not this player's updates.
     before = at_step(state.opt_state[player.name], state.step)
     updates, opt_state = optimizer.of(player).transform.update(gradient, before, mine)
     updated: Any = optax.apply_updates(mine, updates)
@@ -112,6 +114,7 @@ def _settled(
         ema = tuple(e.update(average, params, state.step) for e, average in zip(optimizer.ema, state.ema, strict=True))
         return State(state.step, params, ema, moments, aux, state.balance)
 
+    # One decision for all players: a NaN of one discards the updates of all.
     new = jax.lax.cond(finite, updated, lambda: state)
     metrics = {"loss": value, "grad_norm": norm, "param_norm": optax.tree.norm(new.params), "finite": finite}
     metrics |= turns[0].extra
@@ -124,7 +127,7 @@ def _settled(
 
 
 def check_players(model: Model, balance: Balance, params: Params, strict: bool) -> None:
-    """Raises UserError for players that cannot play: found before anything is compiled."""
+    """Raises UserError for inconsistent players, before compilation."""
     names, paths, terms = [p.name for p in model.players], list(flatten(params)), set(model.terms)
     if len(set(names)) != len(names):
         raise UserError(f"Players need distinct names, found {', '.join(names)}.")

@@ -1,6 +1,6 @@
-"""The compiled part of training, without data: what a step takes, how it lies on a mesh, and the jitted step itself.
+"""The compiled part of training: a step's arguments, their shardings on a mesh, and the jitted step.
 
-`loop.train` runs it, `plan` compiles it for devices that are not there.
+`runs.loop` runs it; `planning` compiles it ahead of time, without the hardware.
 """
 
 import functools
@@ -48,17 +48,17 @@ class Program:
 
     @property
     def parameters(self) -> int:
-        """How many numbers are trained."""
+        """Number of trained parameters."""
         return sum(leaf.size for leaf in jax.tree.leaves(self.shapes.params))
 
     @property
     def replicated(self) -> NamedSharding:
-        """The whole of something on every device."""
+        """The sharding of a replicated array."""
         return NamedSharding(self.mesh, PartitionSpec())
 
     @property
     def batch_sharding(self) -> NamedSharding:
-        """How every array of a batch is cut: rows over the batch axes."""
+        """The sharding of a batch: rows over the batch axes."""
         return NamedSharding(self.mesh, self.experiment.rules.activation_spec(("batch",)))
 
     def abstract_state(self) -> State:
@@ -69,11 +69,11 @@ class Program:
         )  # fmt: skip
 
     def abstract_frozen(self) -> Params:
-        """The same of what no step changes; {} where everything is trained."""
+        """The same for the frozen parameters; {} if all are trained."""
         return frozen_layout(self.experiment.trained, self.mesh, self.experiment.rules)
 
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """The shapes of a global batch with their shardings, from the modalities alone: no data is read."""
+        """The shapes of a global batch with their shardings, from the modalities, without reading data."""
         return {
             name: jax.ShapeDtypeStruct((rows, *one.shape), one.dtype, sharding=self.batch_sharding)
             for name, (rows, one) in blank_batch(self.experiment.model, self.experiment.batch_size).items()
@@ -81,7 +81,7 @@ class Program:
 
 
 def check_batch(experiment: Experiment, mesh: Mesh) -> None:
-    """Raises UserError where the mesh does not divide a microbatch."""
+    """Raises UserError if the mesh does not divide a microbatch."""
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
     packer = experiment.model.packer
     whole = parts * experiment.accumulate * (packer.policy.per_row if packer else 1)
@@ -132,7 +132,7 @@ def laid_out(mesh: Mesh, rules: Rules, axes: Any, shapes: Any) -> Any:
 
 
 def frozen_layout(model: Any, mesh: Mesh, rules: Rules) -> Params:
-    """Shapes and shardings of what a model's runs never change: {} for one that is trained whole."""
+    """Shapes and shardings of the frozen parameters; {} if all are trained."""
     if not isinstance(model, Tuned):
         return {}
     shapes = jax.eval_shape(model.model.init, seed_key(0))
@@ -140,5 +140,5 @@ def frozen_layout(model: Any, mesh: Mesh, rules: Rules) -> Params:
 
 
 def stacked_paths(axes: Any) -> tuple[str, ...]:
-    """Paths of the parameters that lie in stacks: their first logical axis is `layers`."""
+    """Paths of the parameters in stacks: their first logical axis is `layers`."""
     return tuple(path for path, names in flatten(axes).items() if names[:1] == ("layers",))

@@ -5,9 +5,9 @@ r"""PCGrad (Yu et al. 2020, arXiv 2001.06782, algorithm 1): the update of severa
     update = sum_i h_i
 
 Always against the original g_j. Every h_i is a combination sum_k c_ik g_k, and h_i . g_j = sum_k c_ik K_kj with the
-Gram matrix K of the gradients. So only K is computed from the parameters, once, wherever they lie; the rest is n by n.
+Gram matrix K of the gradients. So only K is computed from the gradients, once, on any sharding; the rest is n by n.
 
-Only shared parameters take part: where at most one term has a gradient (its own head), it is kept as it is.
+Only shared parameters take part: where at most one term has a gradient (its own head), it is unchanged.
 """
 
 import jax

@@ -1,4 +1,4 @@
-"""The train state: one tree, which is exactly the checkpoint, and how it is laid out over a mesh."""
+"""The train state, one tree that is exactly the checkpoint, and its sharding over a mesh."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from unified_jax.typing import Params
 
 @flax.struct.dataclass
 class State:
-    """Everything a run carries from step to step. There is no key and no iterator in it."""
+    """The state that a run carries from step to step. It holds no key and no iterator."""
 
     step: Any
     """int32 scalar: steps done; also the index of the next batch.
@@ -27,7 +27,7 @@ class State:
 
 
 def state_shardings(mesh: Mesh, rules: Rules, axes: Any, shapes: State) -> State:
-    """A sharding per leaf: whatever mirrors a parameter (moments, EMA) lies like it, the rest is replicated.
+    """A sharding per leaf: whatever mirrors a parameter (moments, EMA) is sharded like it, the rest is replicated.
 
     A leaf mirrors a parameter if its path ends in the parameter's and their shapes agree.
     """

@@ -2,13 +2,13 @@ r"""The train step: one pure function from state and batch to state and metrics.
 
 The loss of a batch is sum_k w_k S_k / W_k over the terms k, where S_k and W_k are sums over all rows of all
 microbatches and devices and w_k are the balance's weights: sums are added up and divided once, a mean of means is
-never taken. With gradient accumulation the W_k are needed before the first gradient; they are computed in a pass of
-their own, from which the compiler removes the network.
+never taken. With gradient accumulation the W_k are needed before the first gradient. A first pass computes them, from
+which the compiler removes the network.
 
 A step whose loss or gradient is not finite changes nothing but the step count; the metric `finite` tells the loop,
-which skips or stops by the experiment's policy. The learning rate goes by the step count: a skipped step uses up its
-place in the schedule, which so ends with the run, and the metric `lr` is what was applied. Moments and their bias
-corrections go by the updates that were made.
+which skips or stops by the experiment's policy. The learning rate follows the step count: a skipped step uses up its
+place in the schedule, which therefore ends with the run; the metric `lr` is the applied rate. Moments and their bias
+corrections count the applied updates.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ from unified_jax.typing import Batch, Params
 
 
 class Optimizer(NamedTuple):
-    """What a step does with a gradient: static, hashable."""
+    """The optimizer and the EMAs of a step: static, hashable."""
 
     config: Optimization
     ema: tuple[Ema, ...]
@@ -45,18 +45,18 @@ class Optimizer(NamedTuple):
         return self.config.transform(self.steps, self.stacked)
 
     def of(self, player: Player) -> "Optimizer":
-        """A player's own, or this one."""
+        """The player's own optimizer, or this one."""
         return self._replace(config=player.optimizer or self.config)
 
     def init(self, model: Model, params: Params) -> Any:
-        """A fresh state: of the transformation, or {player: of its own} (`training.players`)."""
+        """A fresh state of the transformation, or {player: its state} (`training.players`)."""
         if not model.players:
             return self.transform.init(params)
         return {p.name: self.of(p).transform.init(p.own(params)) for p in model.players}
 
 
 class Sums(NamedTuple):
-    """What a model's losses add up to over some rows."""
+    """Sums of a model's losses over some rows."""
 
     totals: dict[str, Array]
     """Sum of each loss term."""
@@ -69,7 +69,7 @@ class Sums(NamedTuple):
 
 
 class Part(NamedTuple):
-    """What one microbatch gives, or several together: everything in it is added up."""
+    """The result of one microbatch, or the sum over several."""
 
     value: Array
     """Of the objective."""
@@ -80,7 +80,7 @@ class Part(NamedTuple):
 
 
 def init_state(model: Model, optimizer: Optimizer, balance: Balance, key: Array) -> State:
-    """A fresh state; every average starts at the parameters."""
+    """A fresh state; every EMA starts at the parameters."""
     params = model.init(key)
     ema = tuple(params for _ in optimizer.ema)
     weights = balance.init(tuple(sorted(model.terms)))
@@ -96,15 +96,17 @@ def train_step(
     batch: Batch,
     key: Array,
 ) -> tuple[State, dict[str, Array]]:
-    """One step.
+    """One training step.
 
     `key` is the run's key; the step's own is folded from it and `state.step`. `frozen` is never changed.
     """
     key = jax.random.fold_in(key, state.step)
     micro = split(batch, optimizer.accumulate)
     run = losses_of(model, state, frozen, key)
+    # First pass: only W_k is used, so the compiler drops the network from it.
     weights = add_up(lambda rows: run(state.params, rows).weights, micro)
     divisor, scale = scales(balance, state, weights)
+    # Second pass: w_k / W_k is known, so gradients of microbatches add up to that of the batch.
     part = add_up(lambda rows: _differentiated(run, state.params, balance.watched(state.params), scale, rows), micro)
     terms = {name: total / divisor[name] for name, total in part.sums.totals.items()}
     gradient, balanced = balance.settle(state.balance, in_order(terms), part.gradient, part.each, key)
@@ -114,7 +116,7 @@ def train_step(
 
 
 def losses_of(model: Model, state: State, frozen: Params, key: Array) -> Callable[[Params, Batch], Sums]:
-    """(parameters, rows) -> sums of the losses of this step, over these rows; the rows hold its number too."""
+    """(parameters, rows) -> sums of the losses of this step, over these rows; the rows also hold the step number."""
 
     def run(params: Params, rows: Batch) -> Sums:
         rows = rows | {"step": state.step}
@@ -143,6 +145,7 @@ def _differentiated(
         return jnp.sum(parts), sums
 
     (value, sums), gradient = jax.value_and_grad(objective, has_aux=True)(params)
+    # Further backward passes for the terms' own gradients, only if the balance watches parameters.
     each = _each_gradient(lambda some: weighted({**params, **some})[0], watched, len(sums.totals))
     return Part(value, gradient, each, sums)
 
@@ -167,10 +170,10 @@ def in_order(terms: dict[str, Array]) -> Array:
 def update(
     optimizer: Optimizer, state: State, value: Array, gradient: Params, terms: Any, aux: Any, weights: Any, extra: Any
 ) -> tuple[State, dict[str, Array]]:
-    """The state and metrics after a step with this loss, gradient, loss terms, state of the balance, and metrics."""
+    """The state and metrics after a step, from its loss, gradient, loss terms, balance state and further metrics."""
     norm = optax.tree.norm(gradient)
     finite = jnp.isfinite(value) & jnp.isfinite(norm)
-    # A branch, not a choice leaf by leaf, which would read and write the whole state once more.
+    # A branch, not a select per leaf, which would read and write the state once more.
     new = jax.lax.cond(finite, lambda: _updated(optimizer, state, gradient, aux, weights), lambda: state)
     metrics = {"loss": value, **{f"loss/{name}": term for name, term in terms.items()}, **extra}
     metrics |= {"lr": jnp.asarray(optimizer.config.rate(optimizer.steps)(state.step), jnp.float32)}
@@ -179,7 +182,7 @@ def update(
 
 
 def _updated(optimizer: Optimizer, state: State, gradient: Params, aux: Any, weights: Any) -> State:
-    """The state after this gradient, but for the step count."""
+    """The state after this gradient, except for the step count."""
     updates: Any
     before = at_step(state.opt_state, state.step)
     updates, opt_state = optimizer.transform.update(gradient, before, state.params)
@@ -189,7 +192,7 @@ def _updated(optimizer: Optimizer, state: State, gradient: Params, aux: Any, wei
 
 
 def example_losses(model: Model, state: State, frozen: Params, batch: Batch, key: Array) -> dict[str, Array]:
-    """Loss `[b]` of every example of the batch of step `state.step`, as that step saw it: what --replay looks at."""
+    """Loss `[b]` of every example of the batch of step `state.step`, as that step computed it; for --replay."""
     key, rows = jax.random.fold_in(key, state.step), batch | {"step": state.step}
     terms, _, _ = model.losses({**frozen, **state.params}, state.aux, rows, key)
     return {name: total / jnp.maximum(weight, 1e-9) for name, (total, weight) in terms.items()}
@@ -199,7 +202,7 @@ def _each_gradient(weighted: Callable[[Params], Array], watched: Params, count: 
     """Gradient `[n, ...]` of every term by the watched parameters: one forward pass, one backward pass per term."""
     if not jax.tree.leaves(watched):
         return {}
-    _, pull = jax.vjp(weighted, watched)
+    _, pull = jax.vjp(weighted, watched)  # pulled back along every unit vector: one row per term
     return jax.lax.map(lambda chosen: pull(chosen)[0], jnp.eye(count))
 
 
@@ -207,6 +210,7 @@ def add_up(part: Callable[[Batch], Any], micro: Batch) -> Any:
     """Sum of `part(rows)`, a tree, over the microbatches: one after the other inside a scan."""
     if jax.tree.leaves(micro)[0].shape[0] == 1:
         return part(jax.tree.map(lambda x: x[0], micro))
+    # The scan needs a zero of the result's shape; eval_shape finds it without computing.
     shapes = jax.eval_shape(part, jax.tree.map(lambda x: x[0], micro))
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     return jax.lax.scan(lambda total, rows: (jax.tree.map(jnp.add, total, part(rows)), None), zeros, micro)[0]
@@ -216,6 +220,7 @@ def split(batch: Batch, parts: int) -> Batch:
     """`[b, ...]` to `[parts, b / parts, ...]`; row i of every part goes to the same device as before."""
 
     def leaf(x: Array) -> Array:
+        # Strided, not contiguous: so every microbatch keeps its rows on their devices.
         x = x.reshape((x.shape[0] // parts, parts) + x.shape[1:]).swapaxes(0, 1)
         return constrain(x, None, "batch", *(None,) * (x.ndim - 2))
 

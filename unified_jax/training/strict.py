@@ -1,19 +1,19 @@
-r"""Strict reduction: losses and parameters that are equal to the bit on 1, 2, 4 or 8 devices.
+r"""Strict reduction: losses and parameters that are bitwise identical on 1, 2, 4 or 8 devices.
 
-A sum of floats depends on its order, and a compiler orders it by the shapes and by the number of devices it compiles
-for. So the batch is cut into a fixed number V of virtual shards, whatever the devices are: shard v is rows
+A sum of floats depends on its order, and a compiler chooses it by the shapes and the number of devices. So
+the batch is divided into a fixed number V of virtual shards, independent of the devices: shard v is rows
 [v b / V, (v + 1) b / V). The gradient of one shard is a program for one device, compiled the same everywhere. Every
 device runs it for its shards, one after the other, and the V results are added in one fixed binary tree:
 
     ((0 + 1) + (2 + 3)) + ((4 + 5) + (6 + 7))
 
-The lower levels lie within a device; in the upper ones a device and its partner d xor 2^k exchange their sums and both
-add them (a + b = b + a to the bit), so that all end with the same total. The update is again a program for one device,
-which every device runs in full. Only the exchange is a program of several devices, and all it does is add.
+The lower levels are within a device; in the upper ones a device and its partner d xor 2^k exchange their sums and both
+add them (a + b = b + a bitwise), so that all obtain the same total. The update is again a program for one device,
+which every device runs in full. Only the exchange is a program of several devices, and it only adds.
 
-Gradient accumulation has nothing left to do: the shards are the microbatches. Between steps the state may be cut over
-`fsdp`; within a step every device holds it, its gradient and log2(V / devices) partial sums whole. A program is
-compiled once a device. What this costs is in docs/launch.md.
+Gradient accumulation has no effect: the shards are the microbatches. Between steps the state may be sharded over
+`fsdp`; within a step every device holds all of it, its gradient and log2(V / devices) partial sums. A program is
+compiled once per device. What this costs is in docs/launch.md.
 """
 
 import functools
@@ -40,7 +40,7 @@ AXES = ("data", "fsdp")
 
 
 def check_strict(mesh: Mesh, rows: int, shards: int) -> None:
-    """Raises UserError where this batch on this mesh has no strict form."""
+    """Raises UserError if the strict reduction does not support this batch on this mesh."""
     if mesh.shape["tensor"] * mesh.shape["sequence"] > 1:
         raise UserError("--reduction strict works over data and fsdp; tensor and sequence must be 1.")
     if shards < 1 or shards & (shards - 1):
@@ -59,7 +59,7 @@ def check_strict(mesh: Mesh, rows: int, shards: int) -> None:
 
 @dataclass(frozen=True)
 class Summed:
-    """What one shard gives, or several together."""
+    """The result of one shard, or the sum over several."""
 
     gradient: Any
     sums: dict[str, Array]
@@ -79,7 +79,7 @@ def shard_weights(model: Model, state: State, frozen: Params, rows: Batch, key: 
 def shard_gradient(
     model: Model, balance: Balance, state: State, frozen: Params, rows: Batch, key: Array, weights: Any
 ) -> Summed:
-    """One shard's part of the gradient and of the sums, `[1, ...]`; `weights` are those of the whole batch."""
+    """One shard's part of the gradient and of the sums, `[1, ...]`; `weights` are those of the batch."""
     _, scale = scales(balance, state, {name: weight[0] for name, weight in weights.items()})
 
     def objective(params: Params) -> tuple[Any, Any]:
@@ -106,7 +106,7 @@ def finish(
 
 
 class StrictStep:
-    """(state, frozen, batch, key) -> (state, metrics), as the jitted step of the fast reduction is."""
+    """(state, frozen, batch, key) -> (state, metrics), like the jitted step of the fast reduction."""
 
     def __init__(
         self, model: Model, optimizer: Optimizer, balance: Balance, shards: int, mesh: Mesh, cut: State
@@ -124,7 +124,7 @@ class StrictStep:
         self.exchange = jax.jit(exchange, donate_argnums=0)
 
     def __call__(self, state: State, frozen: Params, batch: Batch, key: Array) -> tuple[State, dict[str, Array]]:
-        """One step; the state is used up."""
+        """One step; the state is donated."""
         held, rows = self._held((self.gather(state), frozen, key)), self._held(batch)
 
         def weigh(i: int, part: Batch) -> Any:
@@ -142,7 +142,7 @@ class StrictStep:
         return self.scatter(new), metrics
 
     def _each(self, run: Callable[[int], Any]) -> list[Any]:
-        """`run(i)` for this process' i-th device, compiled for it alone."""
+        """`run(i)` for this process' i-th device, compiled for this device."""
         results = []
         for i, mesh in enumerate(self.alone):
             with jax.set_mesh(mesh):
@@ -157,7 +157,7 @@ class StrictStep:
         return [form.unflatten([part[device] for part in parts]) for device in devices]
 
     def _joined(self, parts: list[Any], sharding: NamedSharding) -> Any:
-        """The global arrays of which each device holds its part, cut along their first axis or whole."""
+        """The global arrays of which each device holds its part, sharded along their first axis or replicated."""
         size = self.mesh.size if sharding is self.rows else 1
 
         def leaf(*held: Array) -> Array:
