@@ -2,7 +2,7 @@
 
 - `api/ROOM.md`, one a package of `unified_jax`, is generated: mkdocstrings fills it from the docstrings.
 - A link to a file of the repository outside `docs/` leads to a page that shows this file; a missing one is an error.
-- Docstrings list arguments in aligned columns, which `Arguments` turns into Markdown lists.
+- Docstrings list arguments in aligned columns and hold examples, which `Docstrings` turns into Markdown.
 """
 
 import os
@@ -90,26 +90,28 @@ def source_text(path: Path) -> str:
     return f"---\nsearch: {{exclude: true}}\n---\n\n# {name}\n\n{fence}{kind}\n{text}{fence}\n"
 
 
-class Arguments(griffe.Extension):
-    """`name   what it is`, in aligned columns of a docstring, becomes a list."""
+class Docstrings(griffe.Extension):
+    """Docstrings as Markdown."""
 
     def on_object(self, *, obj: griffe.Object, **rest: Any) -> None:
         """Rewrites one docstring."""
         del rest
         if obj.docstring:
-            obj.docstring.value = listed(without_references(obj.docstring.value))
+            obj.docstring.value = "\n\n".join(markdown_of(one) for one in obj.docstring.value.split("\n\n"))
 
 
-def without_references(text: str) -> str:
-    """Indices such as `a[i][j]` outside of code are no links of Markdown."""
-    parts = text.split("`")
-    return "`".join(part.replace("][", "]\\[") if i % 2 == 0 else part for i, part in enumerate(parts))
+def markdown_of(paragraph: str) -> str:
+    """A paragraph of a docstring: an example in a fence, arguments as a list, prose without links."""
+    if paragraph.startswith(">>> "):
+        return f"```pycon\n{paragraph}\n```"
+    lines = "\n".join(line if line.startswith("    ") else plain(line) for line in paragraph.split("\n"))
+    return as_list(lines) if re.match(r"[\w*]+(, [\w*]+)* {2,}\S", lines) else lines
 
 
-def listed(text: str) -> str:
-    """Paragraphs whose first line is a name, two spaces or more, and words: as a Markdown list."""
-    paragraphs = text.split("\n\n")
-    return "\n\n".join(as_list(one) if re.match(r"[\w*]+(, [\w*]+)* {2,}\S", one) else one for one in paragraphs)
+def plain(line: str) -> str:
+    """Brackets outside of code are shapes and indices, no links."""
+    parts = line.split("`")
+    return "`".join(re.sub(r"([\[\]])", r"\\\1", part) if i % 2 == 0 else part for i, part in enumerate(parts))
 
 
 def as_list(paragraph: str) -> str:
