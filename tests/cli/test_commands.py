@@ -10,20 +10,20 @@ import pytest
 from PIL import Image as Pillow
 
 from tests.helpers import ROOT, run, write_recipe
+from unified_jax.api import run as front
 from unified_jax.cli import evaluate, sample, train
 from unified_jax.cli.entry import run_command
 from unified_jax.errors import UserError
-from unified_jax.models import sampling
 from unified_jax.runs import bench
 from unified_jax.runs.recipe import load_recipe
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(tmp_path_factory, cache):
     """A run of one step."""
     folder = tmp_path_factory.mktemp("trained")
     recipe = write_recipe(folder)
-    code, _, err = run("train.py", recipe, "--run-dir", folder / "run", "--steps", "1")
+    code, _, err = run("train.py", recipe, "--run-dir", folder / "run", "--steps", "1", cache=cache)
     assert code == 0, err
     return folder / "run"
 
@@ -76,10 +76,11 @@ def test_bad_flags_exit_with_2_and_a_hint(flags, words, capsys):
     assert words in " ".join(capsys.readouterr().err.replace("│", " ").split())
 
 
-def test_samples_of_every_format(trained, tmp_path):
+def test_samples_of_every_format(trained, tmp_path, cache):
     code, out, err = run(
         "sample.py", "--run", trained, "--given.shape", "star,3", "--given.colour=red", "--count", "5", "--steps", "2",
         "--guidance", "3", "--seed", "7", "--batch", "2", "--out", tmp_path, "--formats", "sheet,png,npz",
+        cache=cache,
     )  # fmt: skip
     assert code == 0, err
     assert "5 samples" in out
@@ -98,25 +99,24 @@ def test_samples_of_every_format(trained, tmp_path):
     assert {"commit", "config_hash", "device", "versions"} <= set(request)
 
 
-def test_batch_size_and_devices_do_not_matter(trained, tmp_path):
+def test_batch_size_and_devices_do_not_matter(trained, tmp_path, cache):
     made = []
-    for name, batch, devices in (("a", 32, 1), ("b", 8, 1), ("c", 32, 8)):
+    for name, batch, devices in (("a", 32, 1), ("b", 8, 8)):
         code, _, err = run(
             "sample.py", "--run", trained, "--count", "32", "--steps", "4", "--batch", batch, "--formats", "npz",
-            "--out", tmp_path / name, devices=devices,
+            "--out", tmp_path / name, devices=devices, cache=cache,
         )  # fmt: skip
         assert code == 0, err
         with np.load(tmp_path / name / "samples.npz") as archive:
             made.append(archive["image"].astype(int))
     assert np.abs(made[0] - made[1]).max() <= 1
-    assert np.abs(made[0] - made[2]).max() <= 1
 
 
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
         (("--given.shape", "9"), "--given.shape '9': expected 0 .. 5"),
-        (("--given.shape", "blob"), "'blob' is unknown"),
+        (("--given.shape", "blob"), "--given.shape 'blob': expected 0 .. 5 or one of circle, square"),
         (("--given.texture", "1"), "conditioned on shape, colour"),
         (("--given.caption", "a small red circel"), "circel"),
         (("--given.caption", "@missing.txt"), "'missing.txt' cannot be read"),
@@ -154,7 +154,7 @@ def drawn(monkeypatch):
             made[i, 3, 4, 1] = value
         return {"image": made}
 
-    for module in (sampling, bench):
+    for module in (front, bench):
         monkeypatch.setattr(module, "generate_many", generate)
     return bad
 
