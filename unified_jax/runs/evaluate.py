@@ -28,8 +28,6 @@ class EvaluateCommand:
     """Run directory."""
     out: str = ""
     """Where the files go; default the run directory."""
-    step: int | None = None
-    """The checkpoint of this step, of those that are kept; default the newest."""
     count: int = 512
     """Samples a split."""
     splits: tuple[str, ...] = ()
@@ -48,6 +46,8 @@ class EvaluateCommand:
     """Several processes as one evaluation (docs/launch.md)."""
     bits: int = 0
     """Also score this many examples a split in bits/dim; 0 leaves it out. Models of one image alone."""
+    step: int | None = None
+    """The checkpoint of this step, of those that are kept; default the newest."""
 
 
 @same_numbers()
