@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from unified_jax.kernels import choice, reference
@@ -43,7 +44,7 @@ class AttentionHalf(nn.Module):
     bias: bool = True
     qk_norm: bool = False
     eps: float = 1e-6
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     attention: choice.Attention = "auto"
 
     @nn.compact
@@ -119,7 +120,7 @@ class CrossAttentionHalf(nn.Module):
 
     heads: int
     eps: float = 1e-6
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     attention: choice.Attention = "auto"
 
     @nn.compact

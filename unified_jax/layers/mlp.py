@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from unified_jax.kernels.xla import rows_of
@@ -17,7 +18,7 @@ class Dense(nn.Module):
     features: int
     axes: tuple[str | None, str | None]
     kernel_init: Init | None = None
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     bias: bool = True
 
     @nn.compact
@@ -35,7 +36,7 @@ class Mlp(nn.Module):
     """W2 gelu_tanh(W1 x + b1) + b2."""
 
     hidden: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
@@ -49,7 +50,7 @@ class SwiGlu(nn.Module):
     """W2 (silu(W1 x) * W3 x), without biases (Shazeer 2020; Llama: gate, up, down)."""
 
     hidden: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:

@@ -12,10 +12,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import tyro
-
 from unified_jax.errors import UserError, meant
 from unified_jax.runs.code import import_file
+from unified_jax.runs.flags import parse
 from unified_jax.training.experiment import Experiment
 
 Built = TypeVar("Built")
@@ -68,7 +67,7 @@ def open_recipe(name: str, arguments: list[str], taken: Sequence[str] = ()) -> t
     own, rest = _split(arguments, [f[0] for f in fields])
     if {"-h", "--help"} & set(arguments):
         print("parameters of the recipe: " + ", ".join(f"--{n.replace('_', '-')} ({f.default})" for n, _, f in fields))
-    made = tyro.cli(dataclasses.make_dataclass("Recipe", fields), prog=f"recipe {name}", args=own)
+    made = parse(dataclasses.make_dataclass("Recipe", fields), f"recipe {name}", own, infinite=True)
     values = {f.name: getattr(made, f.name) for f in dataclasses.fields(made)}
     return call_function(name, RECIPE, lambda: build(**values), Experiment), rest
 
