@@ -81,6 +81,7 @@ def test_attention_is_captured_step_by_step():
         query_maps(trace.weights[0], (2, 2), (2, 0))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_device")
 def test_the_commands_write_pictures(tmp_path, capsys):
     """All three on a run at its start; and what they refuse."""
