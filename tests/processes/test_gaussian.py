@@ -87,8 +87,8 @@ def test_kl_closed_form():
     ("kwargs", "words"),
     [
         ({"steps": 0}, "at least 1"),
-        ({"timesteps": (3, 2)}, "rise"),
-        ({"timesteps": (0, 1000)}, "rise"),
+        ({"timesteps": (3, 2)}, "increase"),
+        ({"timesteps": (0, 1000)}, "increase"),
     ],
 )
 def test_bad_processes_are_refused(kwargs, words):

@@ -1,4 +1,4 @@
-"""What a data set answers. Implementations: `World`, `Tfds`, `Mixture` (configs) and the sources they open."""
+"""The interface of data sets. Implementations: `World`, `Tfds`, `Mixture` (configs) and the sources they open."""
 
 from collections.abc import Iterable
 from typing import Any, Protocol, runtime_checkable
@@ -22,24 +22,24 @@ class Source(Protocol):
 class DataSet(Protocol):
     """A named data set of one or more weighted sources.
 
-    Frozen and hashable; it touches no file before `parts` is called. A class variable `places`, where there is one,
-    names the fields that say where the examples lie: they may change when a run is resumed.
+    Frozen and hashable; it opens no file before `parts` is called. An optional class variable `places` names the fields
+    that locate the examples: they may change when a run is resumed.
     """
 
     @property
     def name(self) -> str:
-        """What error messages call it."""
+        """Its name in error messages."""
         ...
 
     def parts(self, split: str, fields: tuple[str, ...]) -> tuple[tuple[float, str, Source], ...]:
-        """(weight, name, source) a part, with these fields. Raises UserError naming the set and what it has."""
+        """(weight, name, source) per part, with these fields. Raises UserError naming the data set and its fields."""
         ...
 
 
 def prepare_example(
     name: str, index: int, raw: dict[str, Any], modalities: Iterable[Modality]
 ) -> dict[str, np.ndarray]:
-    """One raw example as the arrays of a batch. Raises UserError naming set, record, field, found and expected."""
+    """One raw example as the arrays of a batch. Raises UserError naming data set, record and field."""
     example = {}
     for modality in modalities:
         if modality.name not in raw:

@@ -1,4 +1,4 @@
-"""A weighted mixture of data sets that answer the same fields."""
+"""A weighted mixture of data sets with the same fields."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from unified_jax.data.base import DataSet, Source
 
 @dataclass(frozen=True)
 class Part:
-    """One set and how often it is drawn."""
+    """A data set and its share of a mixture."""
 
     data: Open[DataSet]
     """The data set."""
@@ -23,7 +23,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Mixture:
-    """Draws from several sets in fixed proportions; each is shuffled by itself and repeats when it is exhausted."""
+    """Samples from several data sets in fixed proportions; each is shuffled on its own and repeats when exhausted."""
 
     sets: tuple[Part, ...]
     """The data sets with their weights."""
@@ -34,11 +34,11 @@ class Mixture:
 
     @property
     def name(self) -> str:
-        """The names of the sets, joined."""
+        """The names of the data sets, joined."""
         return " + ".join(part.data.name for part in self.sets)
 
     def parts(self, split: str, fields: tuple[str, ...]) -> tuple[tuple[float, str, Source], ...]:
-        """The parts of every set, weighted."""
+        """The weighted parts of every data set."""
         return tuple(
             (part.weight * weight, name, source)
             for part in self.sets

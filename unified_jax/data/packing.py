@@ -2,24 +2,23 @@ r"""Packing: records become documents of items, documents become rows of one len
 
     document = BOS  begin_m content_m end_m  begin_k content_k end_k ...  EOS
 
-The content of a text is its token ids, that of a label one id; that of anything else is a place for the patches of its
-modality, all of them one *span*. Each item of a document is present, clean, alone or not by chance (`Documents`), in
-the order of the modalities or in random order. Text at place i of a document has the position (i, i, i); a span that
-starts there has (i + frame, i + row, i + column), and what follows goes on at i + 1. What a token sees is one run of
-tokens of its row:
+The content of a text is its token ids, that of a label one id; that of other modalities is a *span*, one token per
+patch. `Documents` samples which items are present, clean conditions or without context, in the order of the modalities
+or in random order. Text at index i of a document has the position (i, i, i); a span that starts there has
+(i + frame, i + row, i + column), and the next token has i + 1. Each token attends to one key range of its row:
 
     text, begin, end    from the document's first token to itself
     span                from the document's first token to the span's last (`causal`: to itself)
-    alone               from the item's own begin token: what is drawn without a condition (guidance)
+    alone               from the item's own begin token: the context is dropped (classifier-free guidance)
 
 Packing is a pure function of the slots of one step. Row r takes the documents of the slots [r d, (r + 1) d), d =
-`per_row`, one after the other; a document that does not fit any more is dropped and counted. So no process needs to
-know what another one packs, and nothing is carried over.
+`per_row`, in order; a document that does not fit is dropped and counted. So processes pack independently, and no state
+is carried over.
 
-Per token: ids, -1 for a span and 0 where there is nothing; position; visible; item, 1 + d M + m for modality m of the
-row's d-th document, 0 for what belongs to none (begin and end tokens included); text_weight, 1 where the next token is
-predicted: both are text or begin or end tokens of one document, and no span begins in between. Per row, document and
-modality: start, the first token of the content or -1; clean; limit, the greatest noise; and `slot` of the document.
+Per token: ids, -1 for a span and 0 for padding; position; visible, the key range; item, 1 + d M + m for modality m of
+the row's d-th document, 0 for tokens of no item (begin and end tokens included); text_weight, 1 where the next token is
+predicted: both are text or begin or end tokens of one document, and no span starts in between. Per row, document and
+modality: start, the first token of the content or -1; clean; limit, the greatest time; and `slot` of the document.
 """
 
 from dataclasses import dataclass
@@ -82,7 +81,7 @@ class Documents:
 
 @dataclass(frozen=True)
 class Item:
-    """A modality's place in a document."""
+    """One modality's item of a document."""
 
     modality: int
     ids: tuple[int, ...] = ()
@@ -95,7 +94,7 @@ class Item:
 def choose_items(
     policy: Documents, modalities: tuple[Modality, ...], record: dict[str, np.ndarray], rng: np.random.Generator
 ) -> list[Item]:
-    """The items of one record's document, by chance."""
+    """Samples the items of one record's document."""
     count, words = len(modalities), vocabulary_of(modalities)
     order, draws = rng.permutation(count), rng.random((count, 3))
     there = draws[:, 0] < [dict(policy.keep_of).get(m.name, policy.keep) for m in modalities]
@@ -158,7 +157,7 @@ class Packer:
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """The ids."""
+        """The token ids."""
         return vocabulary_of(self.modalities)
 
     def content(self, m: int) -> int:
@@ -173,7 +172,7 @@ class Packer:
     def pack(
         self, records: list[dict[str, np.ndarray]], slots: np.ndarray, seed: int, step: int
     ) -> dict[str, np.ndarray]:
-        """The arrays of a step's rows from the records of its slots, in their order; `len(records) / per_row` rows."""
+        """The arrays of a step's rows from the records of its slots, in order; `len(records) / per_row` rows."""
         per_row = self.policy.per_row
         rows = len(records) // per_row
         arrays = self.empty(rows)
@@ -194,7 +193,7 @@ class Packer:
         return arrays
 
     def empty(self, rows: int) -> dict[str, np.ndarray]:
-        """The arrays of rows that hold nothing."""
+        """The arrays of empty rows."""
         d, m, n = self.policy.per_row, len(self.modalities), self.length
         arrays = {
             "ids": np.zeros((rows, n), np.int32),

@@ -1,10 +1,10 @@
 r"""The stateless pipeline: the batch of step k is a pure function of (seed, k).
 
-There is one infinite, shuffled list of examples for a seed (Grain: each epoch shuffled anew, parts of a mixture
-interleaved by weight). Step k takes its positions [k B, (k + 1) B); a process prepares the rows that its devices hold.
-An example's *slot* is its place in that global batch; it travels with the data and is all that random draws may know
-of an example's place. There is no iterator state: to resume at step k is to start reading at step k. An example's id
-is (part << 40) + index in its source. Records that are left out (`data.texts`) are so before the list is shuffled.
+A seed defines one infinite, shuffled list of examples (Grain: each epoch shuffled anew, parts of a mixture interleaved
+by weight). Step k takes its positions [k B, (k + 1) B); a process prepares the rows of its devices. An example's *slot*
+is its position in that global batch; random numbers depend on no other position. There is no iterator state: resuming
+at step k starts reading at step k. An example's id is (part << 40) + index in its source. Skipped records
+(`data.texts`) are removed before shuffling.
 """
 
 import zlib
@@ -28,7 +28,7 @@ PART_BITS = 40
 
 @dataclass(frozen=True)
 class HostBatch:
-    """What one process holds of the batch of one step."""
+    """One process's part of the batch of one step."""
 
     arrays: dict[str, np.ndarray]
     """This process's rows `[b', ...]` of every field, and `slot`; packed rows as in `data.packing`."""
@@ -56,7 +56,7 @@ class Pipeline:
         rows: Int[np.ndarray, "r"] | None = None,
         packer: Packer | None = None,
     ) -> None:
-        """Opens the set and checks its first example. A packer makes rows of several examples.
+        """Opens the data set and checks its first example. A packer combines several examples into a row.
 
         `rows` are the rows of a batch that this process prepares, default all. Raises UserError for bad data.
         """
@@ -92,11 +92,11 @@ class Pipeline:
         return HostBatch(arrays | {"slot": self.slots}, ids, first)
 
     def batches(self, first_step: int, threads: int = 2, buffer: int = 4) -> Prefetcher[HostBatch]:
-        """Batches from `first_step` on, prepared in the background, for ever."""
+        """Batches from `first_step` on, prepared in the background, without end."""
         return Prefetcher(self.batch, first_step, threads, buffer)
 
     def described(self) -> list[dict[str, Any]]:
-        """Of each part: name, number of examples, and crc32 of its first example."""
+        """Name, number of examples and crc32 of the first example of each part."""
         found = []
         for part, (_, name, source) in enumerate(self.parts):
             first = self.example(self._id(part << PART_BITS))
@@ -105,7 +105,7 @@ class Pipeline:
         return found
 
     def _id(self, place: int) -> int:
-        """The example at a place of the lists that are shuffled: records that are left out are not in them."""
+        """The id of the example at a position of the lists before shuffling, which omit skipped records."""
         part, index = place >> PART_BITS, place & ((1 << PART_BITS) - 1)
         kept = self.kept[part]
         return place if kept is None else (part << PART_BITS) + int(kept[index])

@@ -1,7 +1,7 @@
-"""Items prepared in background threads, in order; an error where the threads fail or end, never a hang.
+"""Items prepared in background threads, in order; an error if the threads fail or end, never a hang.
 
-Waiting is done in short naps between which the threads are looked at: one that died while it held the wanted item, or
-all of them gone, is an error. (Grain's own prefetching waits for a result without end.)
+The consumer waits in short intervals and checks the threads in between: it raises an error if the thread of the next
+item died, or all of them did. (Grain's own prefetching would wait forever.)
 """
 
 import threading
@@ -13,11 +13,11 @@ from unified_jax.errors import RunError
 T = TypeVar("T")
 
 NAP = 0.5
-"""Seconds between two looks at the threads."""
+"""Seconds between checks of the threads."""
 
 
 class Prefetcher(Generic[T], Iterator[T]):
-    """`make(first), make(first + 1), ...`: at most `buffer` items ahead of what was taken."""
+    """`make(first), make(first + 1), ...`: at most `buffer` items ahead."""
 
     def __init__(self, make: Callable[[int], T], first: int, threads: int = 2, buffer: int = 4) -> None:
         self.make, self.buffer = make, buffer
@@ -41,14 +41,14 @@ class Prefetcher(Generic[T], Iterator[T]):
                 self.owners[index] = threading.current_thread()
             try:
                 result = (self.make(index), None)
-            except BaseException as error:  # whatever it was, it belongs to whoever waits for this item
+            except BaseException as error:  # raised again for the consumer of this item
                 result = (None, error)
             with self.changed:
                 self.ready[index] = result
                 self.changed.notify_all()
 
     def __next__(self) -> T:
-        """The next item. Raises what `make` raised for it, or RunError where nobody is left to make it."""
+        """The next item. Raises what `make` raised for it, or RunError if no thread is left to make it."""
         with self.changed:
             while self.wanted not in self.ready:
                 self.changed.wait(NAP)
@@ -72,7 +72,7 @@ class Prefetcher(Generic[T], Iterator[T]):
         return not owner.is_alive() if owner else not any(thread.is_alive() for thread in self.threads)
 
     def close(self) -> None:
-        """Lets the threads end after what they are at."""
+        """Lets the threads end after their current item."""
         with self.changed:
             self.stopped = True
             self.changed.notify_all()

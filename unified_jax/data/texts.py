@@ -1,10 +1,10 @@
-"""Which records of a data set are used: those without texts that are too long or empty, where `Text` leaves such out.
+"""The records of a data set that are used: `Text` may skip those with texts that are too long or empty.
 
-What is left out is decided before anything is shuffled, from the records alone, so every process and every resumed run
-finds the same list; the batch of step k stays a function of (seed, k). A list of which nothing is left out is the list
-of all records, so the option changes no batch of a clean set.
+Records are skipped before shuffling, and only by their content, so every process and every resumed run finds the same
+list; the batch of step k stays a function of (seed, k). If nothing is skipped, the list is that of all records, and the
+option changes no batch.
 
-Where texts are refused, small sets whose texts can be read by themselves are looked through at the start; in others
+If such texts are refused instead, small data sets whose texts are quick to read are checked at the start; in others
 the first such record ends the run.
 """
 
@@ -23,20 +23,20 @@ from unified_jax.hosts import writes
 from unified_jax.modalities.text import Text
 
 LOOKED_THROUGH = 10_000
-"""Records of the largest part that is looked through although nothing may be left out."""
+"""Most records of a part that is checked at the start."""
 
 
 @runtime_checkable
 class Light(Protocol):
-    """A source of which few fields are read in little time: images that nobody asks for are not decoded."""
+    """A source that reads few fields quickly: images that are not asked for are not decoded."""
 
     light: ClassVar[bool]
 
 
 def kept_records(data: DataSet, split: str, modalities: tuple[Any, ...]) -> tuple[Int[np.ndarray, "k"] | None, ...]:
-    """Indices of the records that are used, for each part of the set; None for all.
+    """Indices of the records that are used, for each part of the data set; None for all.
 
-    Raises UserError where a text that was looked at is refused, or nothing is left.
+    Raises UserError for a refused text, or if all records are skipped.
     """
     texts = tuple(m for m in modalities if isinstance(m, Text))
     if not texts:
@@ -83,6 +83,6 @@ def _kept_of(name: str, source: Source, texts: tuple[Text, ...], skips: bool) ->
 
 
 def _indices(name: str, count: int, told: bool) -> Iterator[int]:
-    """0 .. count - 1, with a line of progress on stderr where that was asked for."""
+    """0 .. count - 1, optionally with progress on stderr."""
     quiet = not (told and writes())
     return iter(tqdm(range(count), f"Texts of {name}", unit="record", dynamic_ncols=True, disable=quiet, delay=1))

@@ -1,4 +1,4 @@
-"""Any TFDS set on disk, read through `tfds.data_source` (no TensorFlow). Nothing is downloaded."""
+"""Any TFDS data set on disk, read through `tfds.data_source` (no TensorFlow). Nothing is downloaded."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +11,12 @@ from unified_jax.modalities.pictures import decode_picture, pixels
 from unified_jax.modalities.reading import first_line
 
 SIGNS = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"GIF87a", b"GIF89a")
-"""With these an image begins that the set does not declare as one."""
+"""First bytes of encoded images that the data set does not declare as images."""
 
 
 @dataclass(frozen=True)
 class Tfds:
-    """A prepared TFDS set in ArrayRecord format."""
+    """A prepared TFDS data set in ArrayRecord format."""
 
     set: str = "fashion_mnist"
     """Name of the data set, with an optional version: NAME or NAME/VERSION."""
@@ -29,11 +29,11 @@ class Tfds:
 
     @property
     def name(self) -> str:
-        """The set's name."""
+        """The data set's name."""
         return self.set
 
     def parts(self, split: str, fields: tuple[str, ...]) -> tuple[tuple[float, str, "TfdsSource"], ...]:
-        """The one part of this set. Raises UserError: unknown folder, set, split or feature."""
+        """The single part of this data set. Raises UserError for an unknown folder, data set, split or feature."""
         source = _open(self.set, self.data_dir, split)
         wanted = {field: dict(self.rename).get(field, field) for field in fields}
         features = sorted(source.dataset_info.features or {})
@@ -50,7 +50,7 @@ class Tfds:
 
 @dataclass(frozen=True)
 class TfdsSource:
-    """Random access to one split. Images are decoded to the channels and kind of number that the set declares."""
+    """Random access to one split. Images are decoded to the declared channels and dtype."""
 
     name: str
     split: str
@@ -66,12 +66,12 @@ class TfdsSource:
         return len(self.source)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Record `index` under the model's field names. Raises RunError where it cannot be read."""
+        """Record `index` under the model's field names. Raises RunError if it cannot be read."""
         try:
             record = self.source[index]
             kinds = dict(self.pictures)
             return {field: _read(record[feature], kinds.get(feature)) for field, feature in self.wanted}
-        except Exception as error:  # decoders and readers raise what they like; the record must be named
+        except Exception as error:  # decoders and readers raise any exception; the message must name the record
             raise RunError(
                 f"Data set {self.name!r}, split {self.split!r}: record {index} cannot be read ({first_line(error)}); "
                 "prepare the data set again."
@@ -89,7 +89,7 @@ def _read(value: Any, kind: tuple[int, str] | None) -> Any:
 def decoded(value: bytes, channels: int = 0, dtype: str = "uint8") -> np.ndarray:
     """An encoded image of any format as an array of this dtype with this many channels (0: as its colours need).
 
-    Floats lie in the bytes of four channels, as TFDS writes them. Raises ValueError for a broken one.
+    Floats are stored in the bytes of four channels, as in TFDS. Raises ValueError for a broken image.
     """
     try:
         picture = decode_picture(value)
@@ -102,7 +102,7 @@ def decoded(value: bytes, channels: int = 0, dtype: str = "uint8") -> np.ndarray
                 raise ValueError(f"expected grey of 16 bits, found the mode {picture.mode}")
             return np.asarray(picture).astype(np.uint16)[..., None]
         return pixels(picture, channels)
-    except Exception as error:  # decoders raise what they like
+    except Exception as error:  # decoders raise any exception
         raise ValueError(f"an image of {len(value)} bytes cannot be decoded: {first_line(error)}") from error
 
 
@@ -125,7 +125,7 @@ def _open(name: str, data_dir: str, split: str) -> Any:
     try:
         folder = Path(data_dir).expanduser()
         there = sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else None
-    except (OSError, RuntimeError) as error:  # RuntimeError: nobody knows where ~ is
+    except (OSError, RuntimeError) as error:  # RuntimeError: ~ has no home folder
         raise UserError(f"Data set {name!r}: the folder {data_dir!r} cannot be read: {first_line(error)}.") from None
     if there is None:
         raise UserError(

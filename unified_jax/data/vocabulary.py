@@ -1,4 +1,4 @@
-"""Token ids of a model of several modalities: those of its texts and labels, then what begins and ends each of them."""
+"""Token ids of a model of several modalities: those of texts and labels, then begin and end tokens."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +7,7 @@ from unified_jax.modalities.label import Label
 from unified_jax.modalities.text import Text
 
 WRITTEN = (Text, Label)
-"""What a document holds as token ids."""
+"""Modalities that a document holds as token ids."""
 
 
 @dataclass(frozen=True)
@@ -23,25 +23,25 @@ class Vocabulary:
 
     @property
     def size(self) -> int:
-        """All ids."""
+        """Number of all ids."""
         return self.text + 2 + 2 * len(self.first)
 
     @property
     def bos(self) -> int:
-        """Begins a document."""
+        """Id of BOS, which begins a document."""
         return self.text
 
     @property
     def eos(self) -> int:
-        """Ends a document."""
+        """Id of EOS, which ends a document."""
         return self.text + 1
 
     def begin(self, modality: int) -> int:
-        """Begins an item."""
+        """Id of the begin token of an item."""
         return self.text + 2 + 2 * modality
 
     def end(self, modality: int) -> int:
-        """Ends an item."""
+        """Id of the end token of an item."""
         return self.text + 3 + 2 * modality
 
 
@@ -62,7 +62,7 @@ def _tokens_key(modality: Text | Label) -> str:
 
 
 def token_names(modalities: tuple[Any, ...]) -> tuple[Any, ...]:
-    """What each id means, the same in every model: (tokens of a text or label, i), or BOS, EOS, begin and end."""
+    """The meaning of each id, comparable across models: (tokens of a text or label, i), or BOS, EOS, begin and end."""
     names: dict[int, Any] = {}
     words = vocabulary_of(modalities)
     for m, modality in enumerate(modalities):

@@ -1,1 +1,1 @@
-"""What a model is worth: readers' scores on the world, distances between sets of features, intervals."""
+"""Evaluation: readers' scores on the world, distances between feature sets, confidence intervals."""

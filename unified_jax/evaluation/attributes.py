@@ -1,8 +1,8 @@
-"""Attribute accuracy on the world: what a reader finds in a sample against what the sample was asked to be.
+"""Attribute accuracy on the world: what a reader finds in a sample against its condition.
 
 The accuracy of a sample is the mean over the attributes that its condition names and that an image shows (motion does
-not show in one image). The object that is scored is the one of at most two that fits best; if the model is not
-conditioned on a second object, a sample with another number of objects than one gets zero.
+not show in one image). The scored object is the best-fitting one of at most two; if the model is not
+conditioned on a second object, a sample without exactly one object scores zero.
 """
 
 import numpy as np

@@ -42,14 +42,19 @@ def frechet_distance(
 
 
 def frechet(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]) -> float:
-    """Frechet distance between two sets of features."""
+    """Frechet distance between two sets of features.
+
+    >>> a = np.random.default_rng(0).normal(size=(50, 3))
+    >>> round(frechet(a, a + 2.0), 6)
+    12.0
+    """
     return frechet_distance(*moments(a), *moments(b))
 
 
 def kernel_distance(
     a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"], subset: int = 1000, subsets: int = 100, seed: int = 0
 ) -> float:
-    """Squared MMD, averaged over random subsets of both; one of all vectors where a set is no larger than `subset`.
+    """Squared MMD, averaged over random subsets of both; of all vectors if a set is no larger than `subset`.
 
     Raises ValueError for fewer than two vectors.
     """
@@ -81,7 +86,7 @@ def precision_recall(
 
 
 def _covered(centres: np.ndarray, probes: np.ndarray, neighbours: int) -> float:
-    radii = np.sort(_distances(centres, centres), axis=1)[:, neighbours]  # place 0 is the vector itself
+    radii = np.sort(_distances(centres, centres), axis=1)[:, neighbours]  # index 0 is the vector itself
     return float((_distances(probes, centres) <= radii).any(axis=1).mean())
 
 
@@ -92,8 +97,10 @@ def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def inception_score(probabilities: Float[np.ndarray, "n c"], splits: int = 10) -> tuple[float, float]:
-    """Mean and standard deviation over splits of exp(mean KL to the split's mean). Raises ValueError for empty
-    splits."""
+    """Mean and standard deviation over splits of exp(mean KL to the split's mean).
+
+    Raises ValueError for more splits than rows.
+    """
     p = np.asarray(probabilities, np.float64)
     if not 1 <= splits <= len(p):
         raise ValueError(f"{len(p)} rows cannot be divided into {splits} splits.")

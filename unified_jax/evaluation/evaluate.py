@@ -21,7 +21,7 @@ FeatureFunction = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Samples:
-    """What one split asked for, and what was drawn."""
+    """The conditions and the samples of one split."""
 
     split: str
     given: dict[str, np.ndarray]
@@ -29,7 +29,7 @@ class Samples:
     made: np.ndarray
 
     def titles(self, model: Model) -> list[str]:
-        """The labels of each sample in words."""
+        """The labels of each sample as text."""
         labels = [m for m in model.modalities if isinstance(m, Label) and m.name in self.given]
         return [" ".join(one.title(int(self.given[one.name][i])) for one in labels) for i in range(len(self.made))]
 
@@ -72,12 +72,12 @@ def _asked(model: Model, split: str) -> dict[str, Any]:
 
 
 def bits_row(bits: np.ndarray, model: Model, split: str) -> dict[str, Any]:
-    """The row of a mean of bits/dim, with a normal interval; 8 bits/dim is what uniform noise costs."""
+    """The row of a mean of bits/dim, with a normal interval; 8 bits/dim is the cost of uniform noise."""
     mean, error = float(bits.mean()), 1.96 * float(bits.std(ddof=1)) / np.sqrt(len(bits)) if len(bits) > 1 else 0.0
     row = _asked(model, split) | {"metric": "bits_per_dim", "value": mean, "low": mean - error, "high": mean + error}
     return row | {"chance": 8.0, "n": len(bits)}
 
 
 def splits_for(data: DataSet, asked: tuple[str, ...]) -> tuple[str, ...]:
-    """The asked splits, or the defaults: test, and on the world the held-out combinations apart."""
+    """The requested splits, or the defaults: test, and on the world also held_out."""
     return asked or (("test", "held_out") if isinstance(data, World) else ("test",))

@@ -1,4 +1,4 @@
-"""Samples and figures that are not finite numbers are a failure: nothing of them is written as if it were good."""
+"""Samples and metrics that are not finite are an error: none of them is written."""
 
 from collections.abc import Mapping
 from typing import Any

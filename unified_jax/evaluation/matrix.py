@@ -1,14 +1,14 @@
-r"""The any-to-any matrix of a Transfusion model on the world: what readers find in what was made, against the scene.
+r"""The any-to-any matrix of a Transfusion model on the world: what readers find in the samples, against the scene.
 
 For a request (given, wanted) each sample's score is the mean, over the attributes that the given modalities show *and*
-the wanted one shows, of whether the reader finds the scene's value; a sample with another number of objects than one,
-and a text that is no caption, scores 0. Chance is the score of guessing every attribute. A caption shows what it names;
-a pair without a common attribute has no score. Whether a score is above chance is a one-sided z-test of the samples'
-mean, with Holm's (1979) correction over all requests of the split.
+the wanted one shows, of whether the reader finds the scene's value; a sample without exactly one object, and a
+text that is not a caption, scores 0. Chance is the score of guessing every attribute. A caption shows the attributes it
+names; a pair without a common attribute has no score. A one-sided z-test of the samples' mean decides whether a score
+is above chance, with Holm's (1979) correction over all requests of the split.
 
-Joint generation (nothing given; texts are drawn at temperature 1, for the most probable one would be all samples') is
-scored by consistency: the mean, over pairs of modalities, of how often their readers agree about an attribute that both
-show; and so is each of these pairs.
+Joint generation (nothing given; texts are sampled at temperature 1, as greedy ones would all be equal) is scored by
+consistency: the mean, over pairs of modalities, of how often their readers agree on an attribute that both show. Each
+of these pairs is scored in the same way.
 
 Pairs that training kept apart (`Documents.apart`) are rows like the others, with `never_together` true.
 """
@@ -45,7 +45,7 @@ SIGNIFICANCE = 0.05
 
 
 def read(modality: Any, examples: np.ndarray) -> Found:
-    """What a batch shows, in the form in which people open it; -1 where the reader finds no single object."""
+    """The attributes that raw values show; -1 unless the reader finds exactly one object."""
     match modality:
         case Text():
             return _read_captions(examples.tolist())
@@ -116,7 +116,7 @@ def scores(truth: dict[str, np.ndarray], given: list[Found], made: Found) -> tup
 
 
 def consistency(made: dict[str, Found]) -> tuple[np.ndarray, np.ndarray]:
-    """(agreement, chance) of samples of several modalities that were made together."""
+    """(agreement, chance) of samples of several modalities that were generated jointly."""
     agree, guesses, weight = (np.zeros(len(next(iter(next(iter(made.values())).values()))[0])) for _ in range(3))
     for a, b in itertools.combinations(made.values(), 2):
         for name in a.keys() & b.keys():
@@ -152,14 +152,14 @@ def correct(rows: list[dict[str, Any]]) -> None:
 
 
 def requests(names: tuple[str, ...]) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
-    """Every pair, everything but one -> that one, and nothing -> everything."""
+    """Every pair, all but one -> that one, and nothing -> all."""
     pairs = [((given,), (wanted,)) for given in names for wanted in names if given != wanted]
     rest = [(tuple(n for n in names if n != wanted), (wanted,)) for wanted in names] if len(names) > 2 else []
     return [*pairs, *rest, ((), names)]
 
 
 def table(rows: list[dict[str, Any]], names: tuple[str, ...]) -> str:
-    """The matrix of one split as text: a row what is given, a column what is made."""
+    """The matrix of one split as text: rows are the given modalities, columns the generated ones."""
     by_pair = {(tuple(row["given"]), tuple(row["wanted"])): row for row in rows}
     width = max(12, *(len(name) + 2 for name in names))
     lines = [" " * 12 + "".join(f"{name:>{width}}" for name in names)]
@@ -214,7 +214,7 @@ def evaluate_split(
 
     truth      attribute -> the scenes' values [b]
     raw        modality -> the scenes' renderings as `prepare` gives them
-    generate   (given, wanted) -> what was made, as people open it
+    generate   (given, wanted) -> samples, as raw values
     """
     by_name = {m.name: m for m in modalities}
     names = tuple(by_name)

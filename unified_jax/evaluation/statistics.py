@@ -2,7 +2,7 @@ r"""Intervals, and comparisons of runs over seeds.
 
 A comparison pairs the runs of two arms by seed. With differences d_1 .. d_n, mean D and standard deviation s, the
 interval is D +- t_{n-1, 0.975} s / sqrt(n) and the p-value that of Student's two-sided t-test of D = 0. Of m
-comparisons, Holm's (1979) correction multiplies the k-th smallest p-value by m - k + 1 (and never lets them fall).
+comparisons, Holm's (1979) correction multiplies the k-th smallest p-value by m - k + 1 (and keeps them monotone).
 """
 
 import math
@@ -13,7 +13,7 @@ import numpy as np
 from scipy.stats import t as student
 
 SIGNIFICANCE = 0.04
-"""A corrected p-value below it is claimed as a difference.
+"""Significance level: a corrected p-value below it is claimed as a difference.
 
 The test is exact for normal differences: at 0.05, half of all batches of trials between equal arms would hold more
 than 5 % false claims.
@@ -34,7 +34,10 @@ class Mean(NamedTuple):
 def wilson_interval(rate: float, n: int, z: float = 1.959964) -> tuple[float, float]:
     """Wilson score interval (95 %) of a rate over n independent trials.
 
-    For a mean of several scores per sample, n is the number of samples: as if its scores were one, so never too narrow.
+    For a mean of several scores per sample, n is the number of samples, so that the interval is never too narrow.
+
+    >>> [round(x, 3) for x in wilson_interval(0.5, 100)]
+    [0.404, 0.596]
     """
     if n < 1 or not 0.0 <= rate <= 1.0:
         raise ValueError(f"A Wilson interval needs n >= 1 and a rate in [0, 1], found n = {n}, rate = {rate}.")
@@ -44,7 +47,11 @@ def wilson_interval(rate: float, n: int, z: float = 1.959964) -> tuple[float, fl
 
 
 def student_mean(values: Sequence[float]) -> Mean:
-    """The mean of independent values and its Student-t 95 % interval. Raises ValueError for none."""
+    """The mean of independent values and its Student-t 95 % interval. Raises ValueError for none.
+
+    >>> student_mean([1.0, 2.0, 3.0]).value
+    2.0
+    """
     n = len(values)
     if n < 1:
         raise ValueError("A mean needs at least one value.")
@@ -67,7 +74,11 @@ def paired_p(differences: Sequence[float]) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction, in the order given."""
+    """Holm's step-down correction, in the given order.
+
+    >>> [round(p, 3) for p in holm([0.01, 0.04])]
+    [0.02, 0.04]
+    """
     corrected, running = [1.0] * len(p_values), 0.0
     for k, i in enumerate(np.argsort(p_values, kind="stable")):
         running = max(running, min(1.0, (len(p_values) - k) * p_values[i]))
@@ -83,7 +94,7 @@ def claims(p_corrected: float, n: int) -> bool:
 def slope_interval(x: Sequence[float], y: Sequence[float]) -> Mean:
     """Slope of the least-squares line through n points and its Student-t 95 % interval (n - 2 degrees of freedom).
 
-    Over logarithms it is the exponent of a power law. Raises ValueError for fewer than three points or one x.
+    Over logarithms it is the exponent of a power law. Raises ValueError for fewer than three points or a single x.
     """
     a, b = np.asarray(x, float), np.asarray(y, float)
     if len(a) < 3 or np.ptp(a) == 0:

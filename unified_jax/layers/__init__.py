@@ -1,1 +1,1 @@
-"""Flax layers that the network families share. They take values, never a config object."""
+"""Flax layers shared by the networks. They take values, never a config object."""

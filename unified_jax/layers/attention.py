@@ -1,4 +1,4 @@
-"""The attention half of a transformer block as a layer: it owns the weights, `kernels/` does the work."""
+"""The attention branch of a transformer block as a layer: it holds the weights, `kernels/` computes."""
 
 import functools
 from typing import Any, NamedTuple
@@ -18,14 +18,14 @@ from unified_jax.sharding import constrain
 
 
 class KvCache(NamedTuple):
-    """Keys and values of the tokens so far; sequence i goes on at token `at[i]`."""
+    """Keys and values of the past tokens; sequence i continues at token `at[i]`."""
 
     k: Float[Array, "b m g e"]
     v: Float[Array, "b m g e"]
     at: Int[Array, "b"]
 
     def write(self, k: Float[Array, "b n g e"], v: Float[Array, "b n g e"]) -> "KvCache":
-        """The cache with these from `at` on; `at` stays, so that the same place may be written again."""
+        """The cache with these from `at` on; `at` is unchanged, so that a span can be written repeatedly."""
         put = jax.vmap(lambda old, new, at: jax.lax.dynamic_update_slice(old, new.astype(old.dtype), (at, 0, 0)))
         return KvCache(put(self.k, k, self.at), put(self.v, v, self.at), self.at)
 
@@ -33,8 +33,8 @@ class KvCache(NamedTuple):
 class AttentionHalf(nn.Module):
     """x + gate * out(attend(qkv(norm(x) * (1 + scale) + shift))); multi-head, or grouped with `kv_heads` < `heads`.
 
-    `affine` gives the norm a gain (and a LayerNorm a bias) of its own, for blocks without modulation; `bias` says
-    whether the projections have one.
+    `affine` adds a gain to the norm (and a bias to a LayerNorm), for blocks without modulation; `bias` adds biases to
+    the projections.
     """
 
     heads: int
@@ -59,8 +59,8 @@ class AttentionHalf(nn.Module):
     ) -> tuple[Float[Array, "b n d"], dict[str, Any]]:
         """(x, out). With `capture`, out["attention"] is `[b, h, n, n]`, from the reference path.
 
-        With `cache`, x are further tokens of sequences whose keys and values it holds: they are written from `cache.at`
-        on, `visible` counts from the cache's first token, and out["cache"] is the cache after them.
+        With `cache`, x continues the sequences whose keys and values it holds: new ones are written from `cache.at` on,
+        `visible` counts from the cache's first token, and out["cache"] is the updated cache.
         """
         d = x.shape[-1]
         qkv, out = self._qkv_weights(d), self._out_weights(d)
@@ -82,7 +82,7 @@ class AttentionHalf(nn.Module):
         self, x: Array, modulation: Modulation | None, qkv: QkvWeights, out: OutWeights, visible: Visible | None,
         rotary: Rotary | None, cache: KvCache,
     ) -> tuple[Array, dict[str, Any]]:  # fmt: skip
-        # Token by token a kernel would fill up its tiles with nothing and read all weights for each example.
+        # For single tokens a kernel would pad its tiles and read all weights for each example.
         attention = "xla" if self.attention == "pallas" and x.shape[1] < 16 else self.attention
         q, k, v = choice.modulated_qkv(
             x, modulation, qkv, norm=self.norm, eps=self.eps, rotary=rotary, attention=attention, runs=True
@@ -116,7 +116,7 @@ class AttentionHalf(nn.Module):
 
 
 class CrossAttentionHalf(nn.Module):
-    """x + out(attend(q(norm(x)), k(memory), v(memory))): every token reads the whole memory. The norm is affine."""
+    """x + out(attend(q(norm(x)), k(memory), v(memory))): cross-attention to the memory. The norm is affine."""
 
     heads: int
     eps: float = 1e-6

@@ -1,4 +1,4 @@
-"""Convolutions over any number of axes, channels last, filled up with zeros to keep the sizes."""
+"""Convolutions over any number of axes, channels last, zero-padded to keep the sizes."""
 
 import math
 
@@ -12,7 +12,7 @@ from unified_jax.precision import precision
 
 
 class Conv(nn.Module):
-    """A convolution of size 3 along every axis, or of the stride's size where it is greater than 1."""
+    """A convolution of size 3 along every axis, or of the stride's size if it is above 1."""
 
     features: int
     stride: tuple[int, ...] = ()
@@ -33,8 +33,10 @@ class Conv(nn.Module):
 
 
 def convolve(x: Float[Array, "n ..."], kernel: Float[Array, "..."], stride: tuple[int, ...]) -> Float[Array, "n ..."]:
-    """The convolution `Conv` computes. More than two axes are sums of convolutions over two: on a CPU the compiler's
-    own gradient over three axes takes forty times as long."""
+    """The convolution of `Conv`, as sums of convolutions over two axes.
+
+    On a CPU the compiler's own gradient over three axes takes forty times as long.
+    """
     axes = x.ndim - 2
     pads = [(1, 1) if step == 1 else (0, 0) for step in stride]
     if axes <= 2:
@@ -54,13 +56,13 @@ def convolve(x: Float[Array, "n ..."], kernel: Float[Array, "..."], stride: tupl
 
 
 class GroupNorm(nn.Module):
-    """Normalised over all places and the channels of a group, with a gain and a bias, float32 (Wu and He 2018)."""
+    """GroupNorm (Wu and He 2018): over all positions and the channels of a group, with gain and bias, float32."""
 
     groups: int = 8
 
     @nn.compact
     def __call__(self, x: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
-        """As many groups as divide the channels, at most `groups`."""
+        """The largest number of groups, at most `groups`, that divides the channels."""
         channels = x.shape[-1]
         groups = math.gcd(self.groups, channels)
         h = x.astype(jnp.float32).reshape(x.shape[0], -1, groups, channels // groups)

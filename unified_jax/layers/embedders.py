@@ -1,15 +1,15 @@
-r"""From a span's array to tokens and back: what stands between a modality and the trunk.
+r"""Embedders: from a span's array to tokens and back, between a modality and the trunk.
 
     encode   x [n, *sizes, c]  ->  tokens [n, k, d], skips
     decode   tokens [n, k, d], skips  ->  y [n, *sizes, c']
 
-Skips are whatever an encoder keeps for its decoder; they go around the trunk, item by item.
+Skips are the activations that an encoder passes to its decoder, around the trunk, per item.
 
-    linear          patches W + b, and back (Transfusion's simple form)
-    convolutional   two convolutions over the whole array before it is cut, two after it is put together: patches know
+    linear          patches W + b, and back (Transfusion's linear variant)
+    convolutional   two convolutions before the array is divided into patches, two after they are joined: patches see
                     their neighbours' edges
-    unet            down and up blocks with skips (`layers.unet`; Transfusion's other form)
-    pointnet        the points of a token through one network and a maximum (`layers.pointnet`)
+    unet            down and up blocks with skips (`layers.unet`; Transfusion's U-Net variant)
+    pointnet        one network per point and a maximum over each token (`layers.pointnet`)
     groups          centres by farthest-point sampling and their nearest neighbours, for point clouds in any order
 
 An embedder is made inside the network's call: its layers belong to the network, under NAME_in and NAME_out.
@@ -35,7 +35,7 @@ from unified_jax.modalities.grid import patchify, unpatchify
 
 @dataclass(frozen=True)
 class PatchEmbedder:
-    """The linear form, and the convolutional one around it."""
+    """The linear embedder, and the convolutional one around it."""
 
     form: Form
 
@@ -73,13 +73,13 @@ class ConvPair(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
-        """Of the same sizes."""
+        """The output, of the same sizes."""
         h = jax.nn.gelu(Conv(self.hidden, name="conv1")(x))
         return Conv(self.features, zero=self.zero, name="conv2")(h)
 
 
 def make_embedder(form: Form) -> Embedder:
-    """The embedder a form names. Raises ValueError where it cannot serve this shape."""
+    """The embedder of a form. Raises ValueError if it does not support this shape."""
     match form.embedder:
         case "linear" | "convolutional":
             return PatchEmbedder(form)

@@ -1,8 +1,8 @@
 r"""Embeddings of time, of labels and of positions.
 
 time        sinusoid of 256 features [cos, sin], frequencies 10000^(-i / 128), then Linear, SiLU, Linear (DiT, sec. 3.1)
-label       a table with one row a class and usually one more, the null row of classifier-free guidance
-positions   sin-cos of integer positions, for any grid: features are shared evenly among the position axes, each part
+label       a table with one row per class and usually one more, the null row of classifier-free guidance
+positions   sin-cos of integer positions, for any grid: features are divided evenly among the position axes, each part
             [sin, cos] with frequencies 10000^(-i / (d / (2 a))); for images DiT puts the column first, then the row
 """
 
@@ -41,9 +41,10 @@ def sincos_positions(positions: Int[Array, "*s a"], features: int) -> Float[Arra
 
 
 def rotary_positions(positions: Num[Array, "b n a"], head_dim: int, theta: float = 10000.0) -> Rotary:
-    """Angles of rotary positions over several axes: pair j of a head turns by theta^(-2 j / e) positions[..., j mod a].
+    """Angles of rotary positions over several axes: pair j of a head rotates by theta^(-2 j / e) positions[..., j mod
+    a].
 
-    Every axis has high and low frequencies; a token whose axes are equal turns as with one axis (Su et al. 2021).
+    Every axis has high and low frequencies; a token whose axes are equal rotates as with one axis (Su et al. 2021).
     """
     pairs = head_dim // 2
     frequencies = jnp.asarray(theta ** (-2.0 * np.arange(pairs) / head_dim), jnp.float32)
@@ -66,7 +67,7 @@ class TimeEmbedding(nn.Module):
 
 
 class LabelEmbedding(nn.Module):
-    """Row y of a table `[rows, d]`; the last row is the null class where the model has one."""
+    """Row y of a table `[rows, d]`; the last row is the null class if the model has one."""
 
     rows: int
     width: int

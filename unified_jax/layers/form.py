@@ -1,13 +1,13 @@
-"""What passes between a model and its network: forms, noisy inputs, conditions; and what an embedder answers.
+"""The interface between a model and its network: forms, noisy inputs, conditions, embedders.
 
 A network is called as
 
     network(noisy, conditions, layout=None, capture=()) -> ({name: output}, captured)
 
-`noisy` is a tuple of arrays that are denoised, each with its form and its own time: another modality at its own time is
-not a condition but a further noisy input (given: its x0 at network time 0; absent: pure noise at its noise end).
-`conditions` is a tuple of what the network reads. Forms are static: they hold shapes and names, never arrays, and are
-no leaves of a tree.
+`noisy` is a tuple of denoised arrays, each with its form and its own time. Another modality at its own time is not a
+condition but a further noisy input (given: its x0 at network time 0; absent: pure noise at its noise end).
+`conditions` is a tuple of condition inputs. Forms are static: they hold shapes and names, never arrays, and are not
+leaves of a tree.
 """
 
 import math
@@ -27,7 +27,7 @@ EmbedderKind = Literal["linear", "convolutional", "unet", "pointnet", "groups"]
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Form:
-    """What a network knows of something that is denoised."""
+    """The static form of a denoised array."""
 
     name: str
     """Name of the stream, and of its layers."""
@@ -57,7 +57,7 @@ class Form:
         return grid_positions(self.shape[:-1], self.cut)
 
     def patches(self, x: Float[Array, "b ..."]) -> Float[Array, "b n p"]:
-        """The array cut into patches."""
+        """The array divided into patches."""
         return patchify(x, self.cut)
 
     def unpatch(self, tokens: Float[Array, "b n p"]) -> Float[Array, "b ..."]:
@@ -66,7 +66,7 @@ class Form:
 
 
 class NoisyInput(NamedTuple):
-    """Something that is denoised."""
+    """A denoised array at its time."""
 
     form: Form
     x: Float[Array, "b ..."]
@@ -92,7 +92,7 @@ class ConditionInput(NamedTuple):
 
 @runtime_checkable
 class Backbone(Protocol):
-    """A network that denoises: a Linen module with these, whose fields are its configuration."""
+    """The interface of denoising networks: a Linen module whose fields are its configuration."""
 
     takes: ClassVar[tuple[Kind, ...]]
     """Kinds of conditions that it accepts."""
@@ -109,14 +109,14 @@ class Backbone(Protocol):
     ) -> tuple[dict[str, Float[Array, "b ..."]], dict[str, Any]]:
         """({name of a noisy input: output `[b, *sizes, out_channels]`, float32}, {name in `capture`: value}).
 
-        layout    packed rows of mixed sizes; reserved, and refused by every network until one reads them
+        layout    packed rows of mixed sizes; reserved; every network refuses them so far
         capture   "attention" (forces the reference implementation), "block/8": the tokens after a block
         """
         ...
 
 
 def check_backbone(network: Any, streams: int, conditions: tuple[ConditionForm, ...], owner: str) -> None:
-    """Raises ValueError for conditions that the network does not read, or more streams than it denoises."""
+    """Raises ValueError for unsupported conditions, or more streams than the network denoises."""
     name = type(network).__name__
     if streams > 1 and network.streams != "many":
         raise ValueError(f"{owner}: {name} denoises one array; the model has {streams} streams.")

@@ -15,7 +15,7 @@ Init = Callable[..., Array]
 
 
 def xavier(fan_in: int, fan_out: int) -> Init:
-    """Glorot uniform with the fans of the flattened matrix, whatever the kernel's shape."""
+    """Glorot uniform with the fans of the flattened matrix, for any kernel shape."""
     limit = math.sqrt(6.0 / (fan_in + fan_out))
     return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -limit, limit)
 

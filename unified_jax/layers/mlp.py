@@ -40,7 +40,7 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
-        """The hidden features are cut over the tensor axis."""
+        """The hidden features are sharded over the tensor axis."""
         h = Dense(self.hidden, ("embed", "mlp"), dtype=self.dtype, name="fc1")(x)
         h = constrain(jax.nn.gelu(h, approximate=True), "batch", "length", "mlp")
         return Dense(x.shape[-1], ("mlp", "embed"), dtype=self.dtype, name="fc2")(h)
@@ -54,7 +54,7 @@ class SwiGlu(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
-        """The hidden features are cut over the tensor axis."""
+        """The hidden features are sharded over the tensor axis."""
         gate = Dense(self.hidden, ("embed", "mlp"), dtype=self.dtype, bias=False, name="gate")(x)
         up = Dense(self.hidden, ("embed", "mlp"), dtype=self.dtype, bias=False, name="up")(x)
         h = constrain(jax.nn.silu(gate) * up, "batch", "length", "mlp")

@@ -14,7 +14,7 @@ from unified_jax.sharding import constrain
 
 
 class ModulationRows(nn.Module):
-    """Linear(SiLU(c)) cut into `chunks` parts of the width; zero at the start (adaLN-Zero), float32."""
+    """Linear(SiLU(c)) split into `chunks` parts of the width; zero-initialised (adaLN-Zero), float32."""
 
     chunks: int
     width: int
@@ -22,10 +22,10 @@ class ModulationRows(nn.Module):
 
     @nn.compact
     def __call__(self, c: Float[Array, "b k d"]) -> tuple[Float[Array, "b k d"], ...]:
-        """One `[b, k, d]` a chunk."""
+        """One `[b, k, d]` per chunk."""
         rows = Dense(self.chunks * self.width, ("embed", "mlp"), self.kernel_init, name="linear")(jax.nn.silu(c))
-        # Whole before they are cut: the chunks do not fall on the parts of the tensor axis, and the partitioner of
-        # jax 0.10 mixes up rows when it moves them there on a mesh of data x fsdp x tensor.
+        # Replicated before the split: chunks do not align with the shards of the tensor axis, and the partitioner of
+        # jax 0.10 mixes up rows when it moves them on a mesh of data x fsdp x tensor.
         rows = constrain(rows, "batch", None, "embed")
         return tuple(jnp.split(rows, self.chunks, axis=-1))
 
@@ -38,7 +38,7 @@ def modulated_norm(
 
 
 class AffineNorm(nn.Module):
-    """LayerNorm with a gain and a bias that are learned, float32: the norm of a block without modulation."""
+    """LayerNorm with a learned gain and bias, float32: the norm of a block without modulation."""
 
     eps: float = 1e-6
 

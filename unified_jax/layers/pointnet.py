@@ -1,13 +1,13 @@
 r"""Tokens of point clouds: PointNet over the points of a token, or over groups around centres.
 
-PointNet (Qi et al. 2017, arXiv 1612.00593): one network for every point, then the maximum over them; the way back joins
+PointNet (Qi et al. 2017, arXiv 1612.00593): one network for every point, then the maximum over them; the decoder joins
 each point's own features with its token's (their segmentation network).
 
 Groups (Qi et al. 2017, arXiv 1706.02413; Point-BERT): k centres by farthest-point sampling, the nearest neighbours of
-each, relative to it, through a PointNet. The way back gives each point the tokens of its three nearest centres,
-weighted by the inverse squared distance. Nothing depends on the order of the points but the first centre.
+each, relative to it, through a PointNet. The decoder gives each point the tokens of its three nearest centres,
+weighted by the inverse squared distance. Only the first centre depends on the order of the points.
 
-The first three features of a point are its place.
+The first three features of a point are its position.
 """
 
 from dataclasses import dataclass
@@ -23,11 +23,11 @@ from unified_jax.layers.init import zeros
 from unified_jax.layers.mlp import Dense
 
 NEIGHBOURS = 32
-"""Points of a group."""
+"""Number of points of a group."""
 
 
 def check_cloud(form: Form) -> None:
-    """Raises ValueError unless the form is one of points in space."""
+    """Raises ValueError unless the form is that of a point cloud."""
     if len(form.cut) != 1 or form.shape[-1] < 3:
         raise ValueError(
             f"The embedder {form.embedder!r} needs points [k, 3 + c], found {form.name} of shape {list(form.shape)}; "
@@ -143,7 +143,7 @@ def farthest_points(places: Float[Array, "n k 3"], count: int) -> Int[Array, "n 
 def nearest(
     queries: Float[Array, "n q 3"], places: Float[Array, "n k 3"], count: int
 ) -> tuple[Int[Array, "n q m"], Float[Array, "n q m"]]:
-    """(indices, squared distances) of the `count` nearest places of each query, nearest first."""
+    """(indices, squared distances) of the `count` nearest positions of each query, nearest first."""
     squared = jnp.sum(jnp.square(queries[:, :, None] - places[:, None]), axis=-1)
     negative, index = jax.lax.top_k(-squared, count)
     return index, -negative

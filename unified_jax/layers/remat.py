@@ -1,12 +1,12 @@
-"""Rematerialisation: what the backward pass keeps of a block, and what it computes again.
+"""Rematerialisation: what the backward pass keeps of a block, and what it recomputes.
 
 none      all intermediate results
-dots      the results of products without a batch axis (the projections); the rest is computed again
-offload   the same results, kept in the host's memory and brought back: for accelerators, where links to the host
-          are fast enough to hide behind the blocks
-full      a block's input alone: least memory, about a third more products
+dots      the results of products without a batch axis (the projections); the rest is recomputed
+offload   the same results, in host memory: for accelerators whose host link is fast enough to overlap with the
+          blocks
+full      only a block's input: least memory, about a third more products
 
-Blocks that are unrolled give XLA's CPU compiler a choice of its own, which `computed_once` takes from it.
+For unrolled blocks XLA's CPU compiler would recompute gradients, which `computed_once` prevents.
 """
 
 from typing import Any, Literal
@@ -23,7 +23,7 @@ Remat = Literal["none", "dots", "offload", "full"]
 
 
 def rematerialised(block: Any, remat: Remat, static: tuple[int, ...] = ()) -> Any:
-    """The module class `block` under a policy; `static` are the places of its call's arguments that are no arrays."""
+    """The module class `block` under a policy; `static` are the indices of its call's arguments that are not arrays."""
     if remat == "none":
         return block
     policies = jax.checkpoint_policies
@@ -38,8 +38,8 @@ def rematerialised(block: Any, remat: Remat, static: tuple[int, ...] = ()) -> An
 def computed_once(x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
     """The residual stream x, unchanged; on a CPU its gradient is computed once.
 
-    In unrolled blocks XLA's CPU compiler would compute the gradient of the stream again in each loop that reads it, as
-    the sum of what all later blocks add to it: work that grows with the square of the depth. (It drops optimization
+    In unrolled blocks XLA's CPU compiler would recompute the gradient of the stream in each loop that reads it, as the
+    sum of the contributions of all later blocks: work that grows with the square of the depth. (It drops optimization
     barriers before it fuses loops; a matrix product it does not fuse.)
     """
     return _read_by_a_product(x) if device()[0] == "cpu" else x

@@ -1,13 +1,13 @@
 r"""The U-Net around a trunk (Zhou et al. 2024, section 3.2): down blocks to tokens, up blocks back, with skips.
 
     down   conv, then for each stage  residual block -> skip -> strided conv (twice the features, at most 4 times);
-           residual block; what is left of the cut as patches; linear to the trunk's width
+           residual block; the rest of the patch size as patches; linear to the trunk's width
     up     linear from it; residual block; for each stage, last first  repeat, conv, join the skip, residual block;
            norm, SiLU, conv (zero at the start)
 
-A stage halves every axis whose cut is still even: the stages multiply up to the cut, so that there are as many tokens
-as patches. Residual blocks are  x + conv(SiLU(norm(conv(SiLU(norm(x))) + W c)))  with c the embedding of the item's
-time (Ho et al. 2020).
+A stage halves every axis whose remaining patch size is even. The factors multiply to the patch size, so that there are
+as many tokens as patches. Residual blocks are  x + conv(SiLU(norm(conv(SiLU(norm(x))) + W c)))  with c the embedding of
+the item's time (Ho et al. 2020).
 """
 
 import math
@@ -29,7 +29,7 @@ WIDEST = 4
 
 
 def stages_of(cut: tuple[int, ...]) -> tuple[list[tuple[int, ...]], tuple[int, ...]]:
-    """(factors of each stage, what is left of the cut): (2, 8, 8) is (2, 2, 2), (1, 2, 2), (1, 2, 2) and (1, 1, 1)."""
+    """(factors of each stage, remaining patch size): (2, 8, 8) is (2, 2, 2), (1, 2, 2), (1, 2, 2) and (1, 1, 1)."""
     factors = []
     while any(size % 2 == 0 for size in cut):
         factors.append(tuple(2 if size % 2 == 0 else 1 for size in cut))
@@ -83,13 +83,13 @@ class UNet:
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions with the time between them; a linear layer beside them where the features change."""
+    """Two convolutions with the time between them; a linear skip if the features change."""
 
     features: int
 
     @nn.compact
     def __call__(self, x: Float[Array, "n ..."], c: Float[Array, "n d"]) -> Float[Array, "n ..."]:
-        """Of the same sizes."""
+        """The output, of the same sizes."""
         h = Conv(self.features, name="conv1")(jax.nn.silu(GroupNorm(name="norm1")(x)))
         shift = Dense(self.features, ("embed", "patch"), name="time")(jax.nn.silu(c))
         h = h + shift.reshape(len(c), *(1,) * (x.ndim - 2), self.features)

@@ -1,1 +1,1 @@
-"""Flax networks, one family a file: tokens in, tokens out. Nothing here knows what a token shows."""
+"""Flax networks, one family per file: tokens in, tokens out, whatever the modality."""

@@ -3,18 +3,18 @@ r"""DiT (Peebles & Xie 2022, "Scalable Diffusion Models with Transformers"), wit
     c   = time(t) + sum_i label_i(y_i),      tokens of the condition: [time(t), label_1(y_1), ...]
     x   = patches W + b + sincos(positions)
 
-    adaln_zero  x += gate1 * Attention(LN(x) (1 + scale1) + shift1)     shift, scale, gate of both halves =
-                x += gate2 * MLP(LN(x) (1 + scale2) + shift2)           Linear(SiLU(c)), zero at the start:
-                                                                        every block begins as the identity
+    adaln_zero  x += gate1 * Attention(LN(x) (1 + scale1) + shift1)     shift, scale, gate of both branches =
+                x += gate2 * MLP(LN(x) (1 + scale2) + shift2)           Linear(SiLU(c)), zero-initialised:
+                                                                        every block starts as the identity
     adaln       the same without gates
     cross       LN with gains; after self-attention every token attends to the tokens of the condition
     in_context  LN with gains; the tokens of the condition join the sequence and are dropped at the end
 
-    out = Linear(LN(x) (1 + scale) + shift)                             zero at the start too; LN with gains in the last
+    out = Linear(LN(x) (1 + scale) + shift)                             zero-initialised too; LN with gains in the last
                                                                         two
 
-A label is one of several (the paper has one, the class); each has its own table, whose last row is the null class. The
-blocks are one block scanned over a leading `layers` axis of its parameters, rematerialised by a named policy.
+Several labels are supported (the paper has one, the class); each has its own table, whose last row is the null class.
+The blocks are one block scanned over a leading `layers` axis of its parameters, rematerialised by a named policy.
 """
 
 from typing import Any, ClassVar, Literal
@@ -47,7 +47,7 @@ SIZES: dict[str, tuple[int, int, int]] = {
 
 
 class Block(nn.Module):
-    """One block."""
+    """One DiT block."""
 
     conditioning: Conditioning
     heads: int
@@ -87,7 +87,7 @@ class Block(nn.Module):
         return x, captured | ({"hidden": x} if hidden else {})
 
     def _rows(self, c: Array, d: int) -> tuple[Modulation | None, Modulation | None]:
-        """Modulation of the attention and of the MLP half."""
+        """Modulation of the attention branch and of the MLP branch."""
         if self.conditioning in ("cross", "in_context"):
             return None, None
         if self.conditioning == "adaln":
@@ -201,7 +201,7 @@ class DiT(nn.Module):
 
 
 def captured_blocks(capture: tuple[str, ...], depth: int) -> dict[str, int]:
-    """{"block/3": 3} of the blocks that are to be captured. Raises ValueError for a name that means nothing."""
+    """{"block/3": 3} of the blocks to capture. Raises ValueError for an unknown name."""
     found = {}
     for name in capture:
         kind, _, index = name.partition("/")

@@ -1,18 +1,18 @@
 r"""The Transfusion trunk (Zhou et al. 2024, arXiv 2408.11039): one Llama-like transformer over text and patches.
 
-    x   = table[ids] where there is text, embedded patches (+ time) where there is a span
-    x  += Attention(rms(x))          rotary positions of three axes, each token sees its run
+    x   = table[ids] for text, embedded patches (+ time) for a span
+    x  += Attention(rms(x))          rotary positions of three axes, each token has a key range
     x  += SwiGLU(rms(x))
-    logits = rms(x) W_text,          output of a span = what its embedder decodes from rms(x)
+    logits = rms(x) W_text,          output of a span = its embedder's decoding of rms(x)
 
-Embedders (`layers.embedders`) are linear, W_m + b_m there and back, or more, with skips around the trunk.
+Embedders (`layers.embedders`) are linear, W_m + b_m in and out, or deeper, with skips around the trunk.
 
 With `modulated` every token's norms are scaled and shifted, and its branches gated, by the time of its item,
 
     x += (1 + gate(t)) * Attention(rms(x) (1 + scale(t)) + shift(t))
 
-from a table of one row an item; text has the row of zeros, so that text goes through a plain Llama, and so does
-everything at the start. Without it, as published, the time is added to the embedded patches.
+from a table of one row per item. Text has the zero row, so that for text the trunk is a plain Llama; at initialisation
+it is one for all tokens. Without `modulated`, as published, the time is added to the embedded patches.
 """
 
 from typing import Literal, NamedTuple
@@ -47,7 +47,7 @@ SIZES: dict[str, tuple[int, int, int]] = {
 
 
 class Tokens(NamedTuple):
-    """A row's tokens, as `data.packing` lays them out."""
+    """The tokens of packed rows (`data.packing`)."""
 
     ids: Int[Array, "b n"]
     """Text ids; -1 in spans."""
@@ -58,7 +58,7 @@ class Tokens(NamedTuple):
 
 
 class Spans(NamedTuple):
-    """The spans of one modality in a batch of rows: s places for them in each row."""
+    """The spans of one modality in a batch: s slots in each row."""
 
     form: Form
     x: Float[Array, "b s ..."]
@@ -70,7 +70,7 @@ class Spans(NamedTuple):
 
 
 class Captured(NamedTuple):
-    """What the blocks did, for probes."""
+    """Captured values of the blocks, for probes."""
 
     attention: Float[Array, "*layers b h n n"]
     """Rows are queries and sum to 1 over their visible keys."""
@@ -79,7 +79,7 @@ class Captured(NamedTuple):
 
 
 class Block(nn.Module):
-    """One block of the trunk."""
+    """One block of the trunk: attention and SwiGLU."""
 
     heads: int
     kv_heads: int
@@ -95,7 +95,7 @@ class Block(nn.Module):
         self, x: Float[Array, "b n d"], cache: KvCache | None, c: Float[Array, "b k d"], index: Int[Array, "b n"],
         visible: Visible, rotary: Rotary, capture: bool = False,
     ) -> tuple[Float[Array, "b n d"], KvCache | Captured | None]:  # fmt: skip
-        """(x, cache after these tokens, or with `capture` what the block did)."""
+        """(x, cache after these tokens, or with `capture` the captured values)."""
         first = second = None
         if self.modulated:
             there = (jnp.arange(c.shape[1]) > 0)[None, :, None]
@@ -173,7 +173,7 @@ class Trunk(nn.Module):
 
     @property
     def hidden_features(self) -> int:
-        """Of the MLP."""
+        """Hidden features of the MLP."""
         step = 256 if self.width >= 768 else 32
         return self.hidden or -(-8 * self.width // 3 // step) * step
 
@@ -182,11 +182,11 @@ class Trunk(nn.Module):
         self, tokens: Tokens, spans: tuple[Spans, ...], times: Float[Array, "b k"], cache: KvCache | None = None,
         *, vocabulary: int, capture: bool = False,
     ) -> tuple[Float[Array, "b n v"], dict[str, Float[Array, "b s ..."]], KvCache | Captured | None]:  # fmt: skip
-        """(logits, {name: output `[*sizes, c']` of its spans}, cache, or with `capture` what the blocks did).
+        """(logits, {name: output `[*sizes, c']` of its spans}, cache, or with `capture` the captured values).
 
-        times    `Process.network_time` of each item of a row; row 0 belongs to text and is not read
-        cache    for generation: `[layers, b, ...]`; then the tokens are further ones of its sequences
-        capture  forces the reference attention; whole rows only, without a cache
+        times    `Process.network_time` of each item of a row; row 0 is that of text and is ignored
+        cache    for generation: `[layers, b, ...]`; the tokens then continue its sequences
+        capture  forces the reference attention; complete rows only, without a cache
         """
         if capture and cache is not None:
             raise ValueError("Trunk captures complete rows only: leave out capture or the cache.")
@@ -241,7 +241,7 @@ class Trunk(nn.Module):
 
 
 def put(x: Float[Array, "b n d"], h: Float[Array, "b s k d"], start: Int[Array, "b s"]) -> Float[Array, "b n d"]:
-    """x with each span's h at its place; spans that are not there (-1) are left out."""
+    """x with each span's h written at its start; absent spans (-1) are skipped."""
     n, k = x.shape[1], h.shape[2]
     index = jnp.where(start[..., None] >= 0, start[..., None] + jnp.arange(k), n).reshape(len(x), -1)
     write = jax.vmap(lambda row, at, new: row.at[at].set(new, mode="drop", unique_indices=False))
@@ -249,7 +249,7 @@ def put(x: Float[Array, "b n d"], h: Float[Array, "b s k d"], start: Int[Array, 
 
 
 def take(x: Float[Array, "b n d"], start: Int[Array, "b s"], k: int) -> Float[Array, "b s k d"]:
-    """The tokens of each span; of a span that is not there, zeros."""
+    """The tokens of each span; zeros for an absent span."""
     index = jnp.where(start[..., None] >= 0, start[..., None] + jnp.arange(k), x.shape[1]).reshape(len(x), -1)
     read = jax.vmap(lambda row, at: row.at[at].get(mode="fill", fill_value=0))
     return read(x, index).reshape(*start.shape, k, x.shape[-1])

@@ -1,11 +1,11 @@
-r"""The action: the path that an agent takes to the first object, which may move: float32 [16, 2], (x, y) in [0, 1].
+r"""The action: an agent's trajectory to the first object, which may move: float32 [16, 2], (x, y) in [0, 1].
 
-It starts at the middle of the lower edge and meets the object in the last frame; in between it is as far along as a
-hand would be,
+It starts at the middle of the lower edge and meets the object in the last frame, with the time course of a reaching
+hand,
 
     path_k = START + m(k / 15) (object_k - START),     m(s) = 10 s^3 - 15 s^4 + 6 s^5      (Flash & Hogan 1985)
 
-so it bends with the object's motion. x runs to the right, y downward, as on the canvas.
+so it bends with the object's motion. x points right and y down, as on the canvas.
 """
 
 import numpy as np
@@ -23,6 +23,6 @@ def progress(frames: int = FRAMES) -> Float[np.ndarray, " frames"]:
 
 
 def render_action(scene: Scene) -> Float[np.ndarray, "16 2"]:
-    """The path."""
+    """The trajectory."""
     start = np.array(START)
     return (start + progress()[:, None] * (trajectory(scene.objects[0]) - start)).astype(np.float32)

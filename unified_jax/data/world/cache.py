@@ -1,9 +1,9 @@
 """The world on disk: the first examples of each split as a TFDS set in ArrayRecord files, written without TensorFlow.
 
-    DIR/unified_world/1.0.0/    what `tfds.builder("unified_world", data_dir=DIR)` opens
+    DIR/unified_world/1.0.0/    read by `tfds.builder("unified_world", data_dir=DIR)`
 
-Images are PNGs, videos and depth stored frame by frame or packed by zlib: everything is read back to the bit. The
-set's metadata names the world it was rendered from; `World(cache=DIR)` reads it and refuses another world's.
+Images are PNGs; videos and depth are stored frame by frame or compressed by zlib, all without loss. The metadata names
+the world it was rendered from; `World(cache=DIR)` reads it and refuses that of another world.
 """
 
 import contextlib
@@ -22,18 +22,18 @@ from unified_jax.errors import RunError, UserError
 
 NAME, VERSION = "unified_world", "1.0.0"
 SETTINGS = ("seed", "resolution", "max_objects", "jitter", "frames", "points")
-"""Fields of a World that decide what an example is."""
+"""Fields of a World that determine its examples."""
 
 
 def settings(world: Any) -> dict[str, Any]:
-    """What decides the examples of a world."""
+    """The settings that determine the examples of a world."""
     return {name: getattr(world, name) for name in SETTINGS}
 
 
 def build(world: Any, folder: Path, counts: dict[str, int], report: Callable[[int], Any]) -> Path:
-    """Writes the first `counts[split]` examples of each split; returns the set's folder.
+    """Writes the first `counts[split]` examples of each split; returns the data set's folder.
 
-    `report(1)` after each. Raises UserError where a set is there already, RunError where it cannot be written.
+    `report(1)` after each. Raises UserError if the data set exists, RunError if it cannot be written.
     """
     import tensorflow_datasets as tfds
 
@@ -112,7 +112,7 @@ def _png(pixels: np.ndarray) -> bytes:
 def open_cache(folder: str, split: str, fields: tuple[str, ...], wanted: str) -> Any:
     """The cached examples of a split as a source; `wanted` is the JSON of the world's settings.
 
-    Raises UserError where there is no such set, or it holds another world.
+    Raises UserError if there is no cache, or it holds another world.
     """
     from unified_jax.data.tfds import Tfds
 
@@ -135,7 +135,7 @@ def open_cache(folder: str, split: str, fields: tuple[str, ...], wanted: str) ->
 
 
 def read_cached(folder: str, split: str, fields: tuple[str, ...], world: Any, id: int) -> dict[str, Any] | None:
-    """Example `id` as rendering gives it, or None where the cache ends before it."""
+    """Example `id` as rendering gives it, or None beyond the end of the cache."""
     source = open_cache(folder, split, fields, json.dumps(settings(world)))
     if id >= len(source):
         return None

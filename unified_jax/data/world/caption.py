@@ -6,11 +6,11 @@
     place    = "at the top left", "in the top left corner", "on the left", "in the centre", ...
     motion   = "moving right", "that moves up", "drifting to the left", "staying still", ...
 
-`read_caption` returns, for each object in the order of mention, exactly the attributes named. It does not parse by
-the grammar but word by word, and so also understands what people type: a word names a value, or is a part of a place
-("top", "left"), or announces a direction ("moving"), or carries nothing ("the", "in"). "left" and "right" belong to
-the motion directly after a verb of motion (but for "to", "the", "towards"), else to the place; "up" and "down" always
-belong to the motion. "and" or a semicolon separates two objects; case, other punctuation and spaces do not matter.
+`read_caption` returns, for each object in the order of mention, exactly the named attributes. It parses word by
+word, not by the grammar, and so also accepts free phrasing: a word names a value, or is a part of a place ("top",
+"left"), or announces a direction ("moving"), or has no meaning ("the", "in"). "left" and "right" belong to
+the motion directly after a verb of motion (except "to", "the", "towards"), else to the place; "up" and "down" always
+belong to the motion. "and" or a semicolon separates two objects; case, other punctuation and spaces are ignored.
 """
 
 import re
@@ -95,7 +95,7 @@ def write_caption(
     """A caption of the scene.
 
     It names the given `attributes` of every object (a subset of `NAMES`, in any order); by default all of them in half
-    the captions, and else, object by object, those that chance picks. ValueError for an unknown attribute.
+    of the captions, otherwise a random subset for each object. ValueError for an unknown attribute.
     """
     unknown = sorted(set(attributes or ()) - set(NAMES))
     if unknown:
@@ -124,7 +124,7 @@ def _pick(choices: tuple[str, ...], u: float) -> str:
 
 
 def _phrase(object: Object, named: tuple[str, ...], draws: list[float]) -> str:
-    """One object, worded by four uniform numbers."""
+    """One object, phrased by four uniform numbers."""
     words = [SIZES[object.size]] if "size" in named else []
     if "colour" in named:
         words.append(COLOURS[object.colour])
@@ -156,8 +156,10 @@ def _motion(motion: int, u: float) -> str:
 def read_caption(text: str) -> tuple[dict[str, int], ...]:
     """The attributes that a caption names, for one object or two in the order of mention: name -> index of the value.
 
-    ValueError, in one sentence, for a word that is not understood, for two values of one attribute, for no object or
-    for more than two.
+    ValueError for an unknown word, for two values of one attribute, for no object or for more than two.
+
+    >>> read_caption("a small red star at the top left")
+    ({'size': 0, 'colour': 0, 'shape': 4, 'place': 0},)
     """
     plain = re.sub(r"[,.:!?\"'()\-_\s]+", " ", text.lower().replace(";", " and ")).strip()
     plain = plain.replace("not moving", "still")

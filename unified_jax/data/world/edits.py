@@ -1,11 +1,11 @@
-"""Edits: an instruction, and the scene after it. One attribute that an image shows takes another value.
+"""Edits: an instruction, and the edited scene. One attribute that an image shows takes another value.
 
     colour   "make it red", "paint it red", ...      shape   "turn it into a star", ...
     size     "make it large", ...                    place   "move it to the top left", ...
 
-What an object becomes is drawn among the combinations that its split admits, so that a model that trains on edits never
-sees a held-out one; held-out objects may become anything. Other attributes stay, and so does the centre, but where the
-object moves, or grows and would touch a wall.
+The new value is sampled among the combinations that the split admits, so that training on edits never shows a held-out
+one; held-out objects may take any value. The other attributes stay. So does the centre, unless the object moves, or
+grows and would touch a wall.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ _SAYINGS = {
 
 @dataclass(frozen=True)
 class Edit:
-    """What changes."""
+    """The changed attribute and its value."""
 
     attribute: str
     value: int
@@ -44,7 +44,7 @@ class Edit:
 
 
 def draw_edit(scene: Scene, split: str, jitter: bool, rng: np.random.Generator) -> tuple[Edit, Scene]:
-    """An edit of a scene of one object, and the scene after it."""
+    """An edit of a scene of one object, and the edited scene."""
     before = scene.objects[0]
     attribute = EDITED[int(rng.integers(len(EDITED)))]
     values = dict(ATTRIBUTES)[attribute]
@@ -54,7 +54,7 @@ def draw_edit(scene: Scene, split: str, jitter: bool, rng: np.random.Generator) 
         if value != getattr(before, attribute) and (attribute == "place" or _admitted(before, attribute, value, split))
     ]
     value = int(rng.choice(admitted)) if admitted else -1
-    if value < 0:  # no neighbour of this combination is admitted: a place always is
+    if value < 0:  # no neighbour of this combination is admitted; a change of place always is
         attribute, values = "place", dict(ATTRIBUTES)["place"]
         value = (before.place + 1 + int(rng.integers(len(values) - 1))) % len(values)
     sayings = _SAYINGS[attribute]

@@ -11,7 +11,7 @@ and (2) is the denoiser of least mean squared error. That error, per pixel and c
 
     mmse(alpha, sigma) = E[ sum_i w_i |x_i - E[x0 | x_t]|^2 ] / D                                                    (3)
 
-estimated by drawing x_t. (Averaging the posterior variance instead of |x0 - E[x0 | x_t]|^2 has the same mean and a
+estimated by sampling x_t. (Averaging the posterior variance instead of |x0 - E[x0 | x_t]|^2 has the same mean and a
 smaller variance.) It is 0 in the limit sigma -> 0 and the variance of the prior at alpha = 0.
 
 *Floor of a loss.* A network that regresses target = p x0 + q eps sees x_t; as eps = (x_t - alpha x0) / sigma,
@@ -19,7 +19,8 @@ smaller variance.) It is 0 in the limit sigma -> 0 and the variance of the prior
     target = (p - q alpha / sigma) x0 + (q / sigma) x_t,   floor = (p - q alpha / sigma)^2 mmse(alpha, sigma)        (4)
 
 As sigma -> 0 (alpha > 0) the mmse of a finite set vanishes faster than any power of sigma, and so does the floor. At
-sigma = 0 exactly, x_t says nothing of eps and the floor jumps to q^2. At alpha = 0 it is p^2 times the prior variance.
+sigma = 0 exactly, x_t does not determine eps and the floor jumps to q^2. At alpha = 0 it is p^2 times the prior
+variance.
 
 The images are float32 in [-1, 1]. Only this module of the world uses JAX.
 """
@@ -60,7 +61,7 @@ def finite_ids(split: str = "train") -> Int[np.ndarray, " n"]:
 
 
 def finite_scenes(split: str = "train") -> tuple[Scene, ...]:
-    """The scenes, in the order of `finite_attributes`; all stand still."""
+    """The scenes, in the order of `finite_attributes`, without motion."""
     return tuple(
         Scene((Object(shape, colour, size, place, 0, GRID[place % 3], GRID[place // 3], RADII[size]),))
         for shape, colour, size, place in finite_attributes(split).tolist()
@@ -146,7 +147,7 @@ def posterior_mean(
 def _variances(
     alpha: Array, sigma: Array, scenes: Array, key: PRNGKeyArray, log_prior: Array | None, chunks: int
 ) -> Float[Array, "chunks m"]:
-    """The posterior variance, per pixel and channel, at draws of x_t; in chunks, as a draw has a weight per scene."""
+    """The posterior variance, per pixel and channel, at samples of x_t; in chunks, to bound memory."""
     _, centred = _flat(scenes)
     energy = jnp.square(centred).sum(1)
     rows = jnp.full(_CHUNK, alpha), jnp.full(_CHUNK, sigma)
@@ -157,7 +158,7 @@ def _variances(
         z = centred[jax.random.categorical(key_scene, log_p, shape=(_CHUNK,))]
         offset = alpha * z + sigma * jax.random.normal(key_noise, z.shape)
         weights = _softmax(_log_weights(offset, *rows, centred, log_prior))
-        # sum_i w_i |z_i - z_hat|^2 as E|z|^2 - |E z|^2; it cannot be negative but for rounding.
+        # sum_i w_i |z_i - z_hat|^2 as E|z|^2 - |E z|^2; negative values are rounding errors.
         variance = _dot(weights, energy) - jnp.square(_dot(weights, centred)).sum(1)
         return jnp.maximum(variance, 0) / centred.shape[1]
 
@@ -172,9 +173,9 @@ def mmse(
     samples: int = 1024,
     log_prior: Float[Array, " n"] | None = None,
 ) -> tuple[float, float]:
-    """Equation (3) and its standard error, from `samples` draws (rounded up to a multiple of 128).
+    """Equation (3) and its standard error, from `samples` samples (rounded up to a multiple of 128).
 
-    The scalars alpha and sigma hold for the whole estimate. Runs on the host, outside of jit.
+    The scalars alpha and sigma apply to the whole estimate. Runs on the host, outside of jit.
     """
     chunks = max(2, -(-samples // _CHUNK))
     inputs = jnp.float32(alpha), jnp.float32(sigma), jnp.asarray(scenes), key, log_prior
@@ -195,7 +196,7 @@ def loss_floor(
     """Equation (4) and its standard error: the least mean squared error, per pixel and channel, on p x0 + q eps."""
     value, error = mmse(alpha, sigma, scenes, key, samples, log_prior)
     if sigma == 0:
-        # x0 and eps are then independent given x_t, and eps is not seen at all.
+        # then x_t does not depend on eps at all
         return p * p * value + q * q, p * p * error
     scale = (p - q * alpha / sigma) ** 2
     return scale * value, scale * error

@@ -2,19 +2,19 @@
 
 Let d be an image less its background and T one of the templates (every shape in every size at some position), painted
 in a colour whose difference from the background is v. Painting it lowers the squared error from |d|^2 to |d - T v|^2,
-that is, it explains
+so it explains
 
     S(T, v) = 2 <T, d . v> - |T|^2 |v|^2                                                                           (1)
 
-of the energy of the image: |T|^2 |v|^2 when the template is exactly right. The hypothesis with the greatest S is
-looked for; pixels that the template does not cover play no part, so a second object elsewhere does not disturb it.
+of the energy of the image: |T|^2 |v|^2 when the template is exactly right. The search is for the hypothesis of
+largest S. Pixels outside the template have no effect, so a second object elsewhere does not disturb it.
 
     1. Coarse: (1) for every template at every pixel, in every colour, on the image averaged down to 16 pixels (up
-       to 31, as whole pixels are averaged). This finds where, not what.
+       to 31, as whole pixels are averaged). This finds the position only.
     2. Fine: (1) about the coarse optimum, for every template at steps of a quarter pixel, in every colour, at full
-       resolution. This also finds what, and the centre to about an eighth of a pixel.
-    3. The object is subtracted and 1 and 2 are repeated for a second one; the first is then fitted once more without
-       it, and the image is searched for a third.
+       resolution. This finds shape, size and colour, and the centre to about an eighth of a pixel.
+    3. The object is subtracted and 1 and 2 are repeated for a second one; the first is then fitted again without it,
+       and the image is searched for a third.
 
 The *fit* of an object is S / (|T|^2 |v|^2): 1 for a perfect image, 2a - 1 for one whose contrast is a, and at most 0
 when painting nothing would have been as good. Objects with a fit above `LEAST_FIT` are reported.
@@ -39,7 +39,7 @@ _CHUNK = 8
 
 @dataclass(frozen=True)
 class Kind:
-    """What is painted: how a shape covers pixels, and the colours' differences from the background."""
+    """The painting: coverage of pixels by a shape, and the colours' differences from the background."""
 
     cover: Callable[[int, float, float, float, tuple[int, int], tuple[int, int]], np.ndarray]
     """Coverage of the pixels by a shape; see `render.coverage`."""
@@ -54,7 +54,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Found:
-    """Two hypotheses per image, as they were found, and how many of them (and of a third) are there."""
+    """Two hypotheses per image, in the order of the search, and the number of objects (0 to 3)."""
 
     count: Int[np.ndarray, " b"]
     """0 to 3."""
@@ -209,7 +209,7 @@ def _search_chunk(kind: Kind, signal: np.ndarray, bank: _Bank) -> tuple[_Fits, _
 
 
 def search(kind: Kind, signal: Float[np.ndarray, "b r r c"]) -> Found:
-    """What explains images less their background."""
+    """The hypotheses that explain images less their background."""
     b, resolution = signal.shape[:2]
     bank = _bank(kind, resolution, _PHASES)
     count, residual = np.zeros(b, np.int32), np.zeros(b, np.float32)

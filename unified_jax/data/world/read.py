@@ -1,10 +1,10 @@
-"""Reading images and videos: which objects an array shows, from the array alone, by matching pursuit (`match`).
+"""Reading images and videos: the objects that an array shows, by matching pursuit (`match`).
 
-A video is read frame by frame. Each object of the first frame is given the motion whose path (`scene.trajectory`)
-passes closest to what the other frames show, and the shape, colour and size for which the frames along that path vote.
+A video is read frame by frame. Each object of the first frame gets the motion whose path (`scene.trajectory`) passes
+closest to the objects of the other frames, and the shape, colour and size by a vote of the frames along that path.
 
-Images of 128 pixels and more are first averaged down, to 64 or a little more where that divides. Nothing is random.
-Any values are read without error; those that are infinite or undefined are taken as background.
+Images of 128 pixels and more are first averaged down, to about 64 rows. Reading is deterministic
+and accepts any values; infinite and undefined ones count as background.
 """
 
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ from unified_jax.data.world.scene import (
 ENOUGH = 64
 ABSENT_CENTRE = -1.0
 LOST = 0.15
-"""An object this far from its path, in canvas units, is not the one that was followed."""
+"""Largest distance from its path, in canvas units, of a tracked object."""
 
 _BACKGROUND = BACKGROUND_RGB.astype(np.float32) / 127.5 - 1
 _PICTURE = Kind(coverage, tuple(map(tuple, ((COLOUR_RGB.astype(np.float32) / 127.5 - 1) - _BACKGROUND).tolist())))
@@ -39,11 +39,11 @@ _PICTURE = Kind(coverage, tuple(map(tuple, ((COLOUR_RGB.astype(np.float32) / 127
 
 @dataclass(frozen=True)
 class Reading:
-    """What was read, for a batch, from any modality.
+    """The attributes read from a batch of any modality.
 
-    Objects are sorted by place, then colour, shape and size (of audio by time); scores match them as sets. Where there
-    is no object, or where an array of this kind does not show the attribute, it is the number of values of the
-    attribute; then the centre is (-1, -1), and the fit of an absent object is 0.
+    Objects are sorted by place, then colour, shape and size (of audio by time); scores match them as sets. For an
+    absent object, or an attribute that the modality does not show, it is the number of values of the attribute; then
+    the centre is (-1, -1), and the fit of an absent object is 0.
     """
 
     count: Int[np.ndarray, " b"]
@@ -78,7 +78,7 @@ def make_reading(
     place: np.ndarray | None = None,
     motion: np.ndarray | None = None,
 ) -> Reading:
-    """A reading; attributes that are None are not shown, those of absent objects are taken away."""
+    """A reading; attributes that are None are not shown, those of absent objects are removed."""
     there = np.arange(2) < count[:, None]
     given = {"shape": shape, "colour": colour, "size": size, "place": place, "motion": motion}
     values = {}
@@ -101,13 +101,13 @@ def _signal(images: np.ndarray) -> np.ndarray:
         return images.astype(np.float32) / np.float32(127.5) - 1 - _BACKGROUND
     if not np.issubdtype(images.dtype, np.floating):
         raise ValueError(f"Images to be read must be uint8 or float in [-1, 1]; found {images.dtype}.")
-    # Far beyond [-1, 1] values carry nothing; the bound keeps squares finite.
+    # Values far beyond [-1, 1] have no meaning; the bound keeps squares finite.
     values = np.where(np.isfinite(images), np.clip(images, -3, 3), _BACKGROUND)
     return values.astype(np.float32) - _BACKGROUND
 
 
 def shrink(signal: Float[np.ndarray, "b r r c"]) -> Float[np.ndarray, "b s s c"]:
-    """Large images averaged down to what is enough."""
+    """Large images averaged down to the resolution of the search."""
     factors = range(1, max(signal.shape[1] // ENOUGH, 1) + 1)
     return average(signal, max(f for f in factors if signal.shape[1] % f == 0))
 
@@ -136,7 +136,7 @@ def place_at(centre: Float[np.ndarray, "... 2"]) -> Int[np.ndarray, "..."]:
 
 
 def sort_found(found: Found, motion: np.ndarray | None = None, colours: bool = True) -> Reading:
-    """What was found as a reading, its objects sorted."""
+    """The hypotheses as a reading, with sorted objects."""
     colour = found.colour if colours else None
     place = place_at(found.centre)
     there = np.arange(2) < found.count[:, None]
@@ -153,7 +153,7 @@ def sort_found(found: Found, motion: np.ndarray | None = None, colours: bool = T
 
 
 def follow(found: Found, frames: int, colours: bool = True) -> Reading:
-    """The reading of videos from what was found in all their frames, [b f] in a row."""
+    """The reading of videos from the hypotheses of all frames, [b f] in sequence."""
 
     def films(values: np.ndarray) -> np.ndarray:
         return values.reshape((-1, frames) + values.shape[1:])

@@ -1,8 +1,8 @@
-r"""Reading actions: where the agent's goal was in the first frame, and how it moved.
+r"""Reading actions: the position of the agent's goal in the first frame, and its motion.
 
-The path is START + m_k (object_k - START) (`action`). For every motion (and, where walls may turn it, radius) the
-object's path is known but for its start; the start across the motion is a linear least-squares problem, the one along
-it is searched on a grid and then refined. The hypothesis of least squared error wins.
+The trajectory is START + m_k (object_k - START) (`action`). For every motion (and, where walls may turn it, radius) the
+object's path is known except for its start. The start across the motion is a linear least-squares problem, the start
+along it is searched on a grid and then refined. The hypothesis of least squared error wins.
 """
 
 import numpy as np
@@ -13,18 +13,18 @@ from unified_jax.data.world.read import Reading, make_reading, place_at
 from unified_jax.data.world.scene import FRAMES, MOTIONS, RADII, SPEED, VELOCITIES, fold
 
 STEPS = 121
-"""Starts along the motion that are tried, from wall to wall."""
+"""Number of tried starts along the motion, from wall to wall."""
 
 
 def read_action(paths: Num[np.ndarray, "..."]) -> Reading:
-    """Reads paths [b, 16, 2]: place (in the first frame) and motion of the object that they lead to."""
+    """Reads trajectories [b, 16, 2]: place (in the first frame) and motion of the object that they lead to."""
     if paths.ndim != 3 or paths.shape[1:] != (FRAMES, 2):
         raise ValueError(f"Actions to be read must have the shape [b, {FRAMES}, 2]; found {list(paths.shape)}.")
     paths = np.clip(np.nan_to_num(paths.astype(np.float64), nan=0.5), -1, 2)
     m, start = progress(), np.array(START)
     moved = paths - start * (1 - m[:, None])  # m_k object_k
-    fixed = np.einsum("bka,k->ba", moved, m) / np.square(m).sum()  # the best constant, an axis
-    resting = np.square(moved - m[:, None] * fixed[:, None]).sum(1)  # its squared error, an axis
+    fixed = np.einsum("bka,k->ba", moved, m) / np.square(m).sum()  # the best constant per axis
+    resting = np.square(moved - m[:, None] * fixed[:, None]).sum(1)  # its squared error per axis
     best = [(resting.sum(1), fixed, 0)]
     for motion in range(1, len(MOTIONS)):
         axis = 0 if VELOCITIES[motion][0] else 1
@@ -35,7 +35,7 @@ def read_action(paths: Num[np.ndarray, "..."]) -> Reading:
             centre[:, axis] = found
             best.append((error + resting[:, 1 - axis], centre, motion))
     errors = np.stack([error for error, _, _ in best], 1)
-    # Where two radii explain the path alike (an object that starts SPEED from its wall), the larger one is meant.
+    # Where two radii explain the path equally well (an object that starts SPEED from its wall), the larger one is used.
     which = (errors + 1e-10 * np.arange(errors.shape[1])).argmin(1)
     centre = np.stack([centre for _, centre, _ in best], 1)[np.arange(len(paths)), which]
     motion = np.asarray([motion for _, _, motion in best])[which]

@@ -43,7 +43,7 @@ def read_depth(depth: Num[np.ndarray, "..."]) -> Reading:
 
 @lru_cache(maxsize=1)
 def _areas() -> Float[np.ndarray, "s"]:
-    """Area of each shape of radius one, as far as SOFT, from a fine grid."""
+    """Area of each shape of radius one, up to SOFT, from a fine grid."""
     line = (np.arange(801) / 400 - 1).astype(np.float32) * np.float32(1.1)
     inside = [signed_distance(shape, line[None, :], line[:, None]) < SOFT for shape in range(len(SHAPES))]
     return np.asarray([cells.mean() * 2.2**2 for cells in inside])
@@ -72,7 +72,7 @@ def read_points(clouds: Num[np.ndarray, "..."]) -> Reading:
 
 
 def _groups(cloud: np.ndarray) -> list[np.ndarray]:
-    """The point cloud whole, or cut in two."""
+    """The point cloud, or its two parts."""
     plane = cloud[:, :2]
     far = plane[np.square(plane - plane.mean(0)).sum(1).argmax()]
     means = np.stack([far, plane[np.square(plane - far).sum(1).argmax()]])

@@ -2,10 +2,10 @@ r"""Reading audio: notes by their mel spectra, clicks by energy where no note re
 
 The root y of the mean mel power (64 bands, frames of 1024 samples) of a segment is compared with that of every note of
 level one, z_fs for pitch f and shape s: the level is l = <y, z> / |z|^2, and the pair that explains most, <y, z>^2 /
-|z|^2, wins. No phase enters: a waveform made by Griffin-Lim, whose tones are not steady, reads the same, and so does
-one that has the right mel bands but not the right frequencies within them.
+|z|^2, wins. The phase has no effect: a waveform from Griffin-Lim, whose tones are unsteady, reads the same, and so
+does one with the right mel bands but wrong frequencies within them.
 
-The sound is two notes when its halves sound different, or the same with silence between them.
+A waveform has two notes if its halves sound different, or equal with silence between them.
 """
 
 from functools import lru_cache
@@ -19,7 +19,7 @@ from unified_jax.data.world.sound import LEVELS, RATE, make_note, segments
 from unified_jax.modalities.mel import Mel
 
 SILENCE = 0.4 * LEVELS[0]
-"""No note is softer."""
+"""Least level of a note."""
 ABOVE = 3300.0
 """Hz; the highest harmonic of the highest pitch is at 3140."""
 CLICK_ENERGY = 0.04
@@ -94,7 +94,7 @@ def read_audio(audio: Num[np.ndarray, "..."]) -> Reading:
 
 
 def read_clicks(audio: Float[np.ndarray, "8000"]) -> Float[np.ndarray, " k"]:
-    """The times of clicks in one waveform, in seconds, rising; two within 10 ms count as one."""
+    """The times of clicks in one waveform, in seconds, increasing; two within 10 ms count as one."""
     spectrum = np.fft.rfft(np.nan_to_num(audio.astype(np.float64)))
     spectrum[np.fft.rfftfreq(len(audio), 1 / RATE) < ABOVE] = 0
     high = np.fft.irfft(spectrum, len(audio))
@@ -109,5 +109,5 @@ def read_clicks(audio: Float[np.ndarray, "8000"]) -> Float[np.ndarray, " k"]:
 
 
 def count_clicks(audio: Float[np.ndarray, "b 8000"]) -> Int[np.ndarray, " b"]:
-    """How many clicks each waveform has."""
+    """Number of clicks in each waveform."""
     return np.asarray([len(read_clicks(one)) for one in audio], np.int32)

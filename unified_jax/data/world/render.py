@@ -12,7 +12,7 @@ inside, and of gradient length 1 near its outline, so that s is the signed dista
                                                             normal of tip-notch; one tip up; a = 0.50
     ring       | |p| - (a + b) / 2 | - (a - b) / 2          a = 0.95, b = 0.50
 
-All lie in the unit disc.
+All are inside the unit disc.
 
 The coverage of a pixel is the mean over its four quarters of clip(1/2 - s / h, 0, 1), with h the side of a quarter.
 A pixel is then background + coverage (colour - background), rounded.
@@ -68,10 +68,10 @@ def _star(u: np.ndarray, v: np.ndarray) -> np.ndarray:
 def coverage(
     shape: int, x: float, y: float, radius: float, rows: tuple[int, int], columns: tuple[int, int]
 ) -> Float[np.ndarray, "h w"]:
-    """How much of each pixel an object covers, in [0, 1].
+    """The share of each pixel that an object covers, in [0, 1].
 
     `x`, `y` and `radius` are in pixels; pixel (i, j) is the square [j, j + 1] x [i, i + 1]; `rows` and `columns` are
-    the half-open ranges of pixels wanted.
+    half-open ranges of pixels.
     """
     inverse = 1 / radius
     u = (_quarters(columns[1] - columns[0]) + (columns[0] - x)) * np.float32(inverse)
@@ -87,7 +87,7 @@ def coverage(
 
 @lru_cache(maxsize=1024)
 def _quarters(pixels: int) -> np.ndarray:
-    """The centres of the half-pixels of a run of pixels that starts at 0 (read-only, as it is shared)."""
+    """The centres of the half-pixels of pixels from 0 on (read-only, as it is shared)."""
     centres = (np.arange(2 * pixels, dtype=np.float32) + np.float32(0.5)) / 2
     centres.flags.writeable = False
     return centres
@@ -99,8 +99,7 @@ def _span(centre: float, radius: float, resolution: int) -> tuple[int, int]:
 
 
 def window(x: float, y: float, radius: float, resolution: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """(rows, columns), half-open, that an object can touch: pixels; half one more than its disc, its outline is
-    soft."""
+    """(rows, columns), half-open ranges of pixels that an object can touch: its disc and half a pixel more."""
     return _span(y, radius + 0.5, resolution), _span(x, radius + 0.5, resolution)
 
 
@@ -110,7 +109,7 @@ def _paint(image: np.ndarray, object: Object, x: float, y: float) -> None:
     x, y, radius = x * resolution, y * resolution, object.radius * resolution
     rows, columns = window(x, y, radius, resolution)
     cover = coverage(object.shape, x, y, radius, rows, columns)[..., None]
-    # What is there already, not the plain background: the corner of a window may hold a part of the other object.
+    # Blend with the canvas, not the plain background: a window's corner may hold a part of the other object.
     part = image[rows[0] : rows[1], columns[0] : columns[1]]
     part[:] = part + cover * (_COLOUR[object.colour] - part) + np.float32(0.5)
 
@@ -121,13 +120,13 @@ def render_image(scene: Scene, resolution: int) -> UInt8[np.ndarray, "r r 3"]:
 
 
 def render_video(scene: Scene, resolution: int, frames: int) -> UInt8[np.ndarray, "f r r 3"]:
-    """The video: every object moves as its motion says and turns at the walls. ValueError for a resolution below 16."""
+    """The video: objects move and are reflected at the walls. ValueError for a resolution below 16."""
     if resolution < MIN_RESOLUTION:
         raise ValueError(f"The resolution of an image must be at least {MIN_RESOLUTION}; found {resolution}.")
     film = np.empty((frames, resolution, resolution, 3), np.uint8)
     film[:] = BACKGROUND_RGB
     for object in scene.objects:
-        # The first frame takes the object's own place: `trajectory` gives it up to rounding only.
+        # The first frame uses the object's own centre, which `trajectory` gives only up to rounding.
         later = trajectory(object, frames)[1:].tolist() if frames > 1 else []
         for image, (x, y) in zip(film, [(object.x, object.y), *later], strict=True):
             _paint(image, object, x, y)

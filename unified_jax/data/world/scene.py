@@ -1,17 +1,16 @@
-"""Scenes: what is where, and how it moves. Everything else in the world is a rendering of a `Scene`.
+"""Scenes: objects with positions and motions. Every modality of the world is a rendering of a `Scene`.
 
 The canvas is the unit square, x to the right and y downward, both in [0, 1]; lengths are fractions of the canvas.
 
-*Places.* The centres of objects live in the inner square [0.0875, 0.9125]^2, cut into 3 x 3 cells of side 0.275 with
-centres at 0.225, 0.5 and 0.775. Without jitter an object sits on the centre of its cell. With jitter its centre is
+*Places.* The centres of objects are in the inner square [0.0875, 0.9125]^2, divided into 3 x 3 cells of side 0.275 with
+centres at 0.225, 0.5 and 0.775. Without jitter an object is at the centre of its cell. With jitter its centre is
 uniform in a window of half-width `JITTER` about it (cut off near the walls, see below), which stays 0.0575 (nearly two
-pixels at 32) away from the border to the next cell, so that the place of an object never hangs on a fraction of a
-pixel.
+pixels at 32) away from the border to the next cell, so that an object's place never depends on a fraction of a pixel.
 
-*Size.* An object of size s lies inside the disc of radius RADII[s] about its centre. Every bound below (walls, overlap)
+*Size.* An object of size s is inside the disc of radius RADII[s] about its centre. Every bound below (walls, overlap)
 is a bound on these discs.
 
-*Motion.* An object moves `SPEED` a frame along one axis and is reflected at the walls. Along that axis the centre lives
+*Motion.* An object moves `SPEED` per frame along one axis and is reflected at the walls. Along that axis the centre is
 in [r, 1 - r], of length L = 1 - 2 r, and with u(t) = (p_0 - r) + v t
 
     p(t) = r + T(u(t)),    T(u) = min(u mod 2L, 2L - u mod 2L)    (the triangle wave of period 2L).
@@ -19,16 +18,16 @@ in [r, 1 - r], of length L = 1 - 2 r, and with u(t) = (p_0 - r) + v t
 It touches a wall whenever u(t) is a multiple of L. At the start every object is at least `SPEED` away from every wall,
 so that its first step shows its true direction.
 
-*Two objects* lie in different cells and keep a distance of at least r_1 + r_2 + `GAP` in every one of the `FRAMES`
+*Two objects* are in different cells and keep a distance of at least r_1 + r_2 + `GAP` in every one of the `FRAMES`
 frames of the video; the image is frame 0. The object earlier in reading order of the cells is the first.
 
 *Randomness.* A scene is a pure function of (seed, split, id): the three are packed, injectively, into the 128-bit key
-of a Philox generator. Shape, colour, size and motion are drawn first and kept; places and jitter are drawn, with
+of a Philox generator. Shape, colour, size and motion are sampled first; then places and jitter are sampled, with
 rejection, given them. So every motion is equally likely, and so is every (shape, colour, size) that the split admits.
-Places are equally likely where there is one object; two are a little more often at opposite sides.
+Places are equally likely for one object; two are slightly more often at opposite sides.
 
-*Held out.* About a tenth of the 144 (shape, colour, size) combinations, picked by CRC-32 of their names, never occurs
-in the splits "train" and "test"; in the split "held_out" nothing else occurs. The salt was chosen so that the picked
+*Held out.* About a tenth of the 144 (shape, colour, size) combinations, chosen by CRC-32 of their names, never occurs
+in the splits "train" and "test"; the split "held_out" holds no others. The salt was chosen so that the held-out
 combinations are spread evenly over shapes, colours and sizes.
 """
 
@@ -83,7 +82,7 @@ _PAIRS = tuple(itertools.permutations(range(len(PLACES)), 2))
 
 @dataclass(frozen=True)
 class Object:
-    """One object: attributes as indices into the tuples above, and where it is in frame 0 (canvas units)."""
+    """One object: attributes as indices into the tuples above, and its centre in frame 0 (canvas units)."""
 
     shape: int
     colour: int
@@ -120,7 +119,7 @@ def combinations(split: str) -> tuple[tuple[int, int, int], ...]:
 def generator(seed: int, split: str, id: int, stream: int = 0) -> np.random.Generator:
     """The generator of example (seed, split, id).
 
-    Stream 0 draws the scene, 1 the caption; a further rendering takes a further stream (below 16), and so changes none
+    Stream 0 samples the scene, 1 the caption; each further rendering has its own stream (below 16), and so changes none
     of the others. `seed` is in [0, 2^32), `id` in [0, 2^63).
     """
     word = (seed << 8) | (SPLITS.index(split) << 4) | stream
@@ -137,7 +136,7 @@ def place_of(x: float, y: float) -> int:
 def fold(start: np.ndarray, step: np.ndarray, radius: np.ndarray, frames: int) -> np.ndarray:
     """The triangle wave of the module docstring; the arrays broadcast, a last axis of `frames` is added.
 
-    `start`, `step` (a frame) and `radius` are in canvas units.
+    `start`, `step` (per frame) and `radius` are in canvas units.
     """
     length = 1 - 2 * radius[..., None]
     u = (start - radius)[..., None] + step[..., None] * np.arange(frames)
@@ -152,7 +151,7 @@ def trajectory(object: Object, frames: int = FRAMES) -> Float[np.ndarray, "frame
 
 
 def bounces(object: Object, frames: int = FRAMES) -> Float[np.ndarray, " k"]:
-    """The times, in frames (not whole numbers), at which the object touches a wall; rising, within (0, frames - 1]."""
+    """The increasing times, in fractional frames within (0, frames - 1], at which the object touches a wall."""
     dx, dy = VELOCITIES[object.motion]
     if dx == dy == 0:
         return np.zeros(0)
@@ -197,7 +196,7 @@ def fallback_pair(sizes: tuple[int, int], motions: tuple[int, int]) -> tuple[int
 def _pair_centres(
     rng: np.random.Generator, sizes: tuple[int, int], motions: tuple[int, int], jitter: bool
 ) -> list[tuple[int, float, float]]:
-    """(place, x, y) of two objects that never overlap: rejection, and after 128 refusals the fallback."""
+    """(place, x, y) of two objects that never overlap: rejection sampling, and after 128 rejections the fallback."""
     radii = np.array([RADII[size] for size in sizes])
     for _ in range(_BATCHES_OF_TRIES):
         draws = rng.random((_TRIES_AT_ONCE, 5)).tolist()

@@ -1,7 +1,7 @@
 r"""The scene as a relief: depth maps, and coloured point clouds on the surfaces.
 
-The background is a wall at distance 1 from the viewer. Each object stands out from it by a height z that rises from its
-outline inward, to a plateau,
+The background is a wall at distance 1 from the viewer. Each object has a height z above it that grows from its outline
+inward to a plateau,
 
     z(s) = FOOT + (PLATEAU - FOOT) clip(-s / BEVEL, 0, 1)          s < 0: the signed distance of `render`, in radii
 
@@ -10,8 +10,8 @@ so that all objects have the same thickness and a small one is as near as a larg
 *Depth* of a pixel is 1 - coverage z: the mean over its four quarters, anti-aliased as the image is. float32 in
 [0, 1].
 
-*Points.* k points lie uniformly over the objects (as seen from the front), half of them on either of two; x to the
-right, y upward and z towards the viewer, all in [0, 1], each with its object's colour in [0, 1]: float32 [k, 6].
+*Points.* k points are uniform over the objects (as seen from the front), half of them on each of two; x points right, y
+up and z towards the viewer, all in [0, 1], each with its object's colour in [0, 1]: float32 [k, 6].
 """
 
 import numpy as np
@@ -33,7 +33,7 @@ def height(distance: np.ndarray) -> np.ndarray:
 def nearness(
     shape: int, x: float, y: float, radius: float, rows: tuple[int, int], columns: tuple[int, int]
 ) -> Float[np.ndarray, "h w"]:
-    """1 - depth of an object over a window of pixels; arguments as of `render.coverage`."""
+    """1 - depth of an object over a window of pixels; arguments as for `render.coverage`."""
     u = (np.arange(*columns, dtype=np.float32) + np.float32(0.5 - x)) / np.float32(radius)
     v = (np.arange(*rows, dtype=np.float32) + np.float32(0.5 - y)) / np.float32(radius)
     surface = height(signed_distance(shape, u[None, :], v[:, None])).astype(np.float32)
@@ -53,7 +53,7 @@ def render_depth(scene: Scene, resolution: int, frames: int = 1) -> Float[np.nda
 
 
 def render_points(scene: Scene, count: int, rng: np.random.Generator) -> Float[np.ndarray, "k 6"]:
-    """A point cloud of `count` points; two objects share it, the first taking the odd one."""
+    """A point cloud of `count` points; two objects share it, the first gets the odd one."""
     first = -(-count // len(scene.objects))
     counts = (first, count - first)
     parts = [_on_surface(object, k, rng) for object, k in zip(scene.objects, counts, strict=False)]

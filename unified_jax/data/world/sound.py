@@ -1,4 +1,4 @@
-r"""The sound of a scene: one second at 8 kHz, float32 in [-1, 1].
+r"""The audio of a scene: one second at 8 kHz, float32 in [-1, 1].
 
 An object is a steady note,
 
@@ -9,8 +9,8 @@ six harmonics) and whose level, the root mean square, its size. The phases keep 
 to 1 s; of two, the first in reading order sounds in the first half and the other in the second, with `PAUSE` between
 them, so that two objects are never taken for one. Notes fade in and out over `FADE`.
 
-Whenever an object touches a wall there is a click, a burst of noise that dies away, always the same. The film's 16
-frames take the second: frame k is at k / 16 s.
+Whenever an object touches a wall there is a click, a decaying burst of noise, always the same. The video's 16 frames
+span the second: frame k is at k / 16 s.
 """
 
 import math
@@ -43,7 +43,7 @@ CLICK_LEVEL, CLICK_SAMPLES = 0.6, 48
 
 @lru_cache(maxsize=1)
 def click() -> Float[np.ndarray, "48"]:
-    """The burst: noise of fixed seed, of largest value CLICK_LEVEL, that falls to e^-3."""
+    """The burst: noise of fixed seed, of largest value CLICK_LEVEL, decaying to e^-3."""
     noise = np.random.Generator(np.random.Philox(7)).standard_normal(CLICK_SAMPLES)
     burst = noise * np.exp(-3 * np.arange(CLICK_SAMPLES) / CLICK_SAMPLES)
     return (CLICK_LEVEL * burst / abs(burst).max()).astype(np.float32)
@@ -70,7 +70,7 @@ def make_note(shape: int, colour: int, samples: int) -> Float[np.ndarray, " samp
 
 
 def click_times(scene: Scene) -> Float[np.ndarray, " k"]:
-    """Seconds of all clicks, rising."""
+    """Times of all clicks in seconds, increasing."""
     return np.sort(np.concatenate([bounces(object) for object in scene.objects])) / FRAMES
 
 

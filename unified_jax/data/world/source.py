@@ -1,7 +1,7 @@
 """The world as a data source: a list of examples, each a pure function of (seed, split, id).
 
-The fields of an example (those of a second object carry the suffix "_2"; where there is none they hold the number of
-values of the attribute, which a `Label(absent=True)` takes for its null row, "nothing"):
+The fields of an example (those of a second object have the suffix "_2"; without one they hold the number of values of
+the attribute, which is the null row of a `Label(absent=True)`):
 
     id                                    int64     the index
     image                                 uint8     [r, r, 3], the video's first frame
@@ -9,19 +9,19 @@ values of the attribute, which a `Label(absent=True)` takes for its null row, "n
     depth                                 float32   [f, r, r, 1] in [0, 1], of the video's frames
     audio                                 float32   [8000] in [-1, 1], a second
     points                                float32   [k, 6] in [0, 1], of the first frame
-    action                                float32   [16, 2], the path to the first object
+    action                                float32   [16, 2], the trajectory to the first object
     caption                               str
     label                                 int32     shape * 8 + colour of the first object, in [0, 48)
     count                                 int32     1 or 2
     shape, colour, size, place, motion    int32     indices into the tuples of `scene`
     shape_2, colour_2, ...                int32
 
-and, in worlds of one object and only where they are asked for (`edits`),
+and, in worlds of one object and only on request (`edits`),
 
     instruction                           str
-    edited                                uint8     [r, r, 3], the image after it
+    edited                                uint8     [r, r, 3], the edited image
 
-The first object is the one whose place comes first in reading order.
+The first object is the one whose place is first in reading order.
 """
 
 import operator
@@ -54,7 +54,7 @@ _CAPTION_STREAM, _POINTS_STREAM, _EDIT_STREAM = 1, 2, 3
 
 @dataclass(frozen=True)
 class World:
-    """The synthetic world of coloured shapes. Nothing is downloaded; examples are drawn on demand."""
+    """The synthetic world of coloured shapes. Examples are rendered on demand; nothing is downloaded."""
 
     seed: int = 0
     """Seed of the world: an integer in [0, 2^32). All splits follow from it."""
@@ -96,9 +96,13 @@ class World:
             raise ValueError(f"{self.name!r} must have at least one training example; found {self.examples}.")
 
     def source(self, split: str, fields: tuple[str, ...] | None = None) -> "WorldSource":
-        """The examples of a split ("train", "test" or "held_out"), with the asked fields only (default: all).
+        """The examples of a split ("train", "test" or "held_out"), with the requested fields (default: all).
 
         ValueError for an unknown split or field.
+
+        >>> example = World(max_objects=1).source("test", ("image", "shape"))[0]
+        >>> example["image"].shape, sorted(example)
+        ((32, 32, 3), ['image', 'shape'])
         """
         if split not in SPLITS:
             raise ValueError(f"{self.name!r} has no split {split!r}; expected one of {', '.join(SPLITS)}.")
@@ -135,7 +139,7 @@ class World:
 
 @dataclass(frozen=True)
 class WorldSource:
-    """A list of examples. It holds no state, so it may be pickled and read from many threads."""
+    """A list of examples. It is stateless, so it can be pickled and read from many threads."""
 
     world: World
     split: str

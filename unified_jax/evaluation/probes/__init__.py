@@ -1,1 +1,1 @@
-"""Looking into a trained model: attention maps, loss over time beside its floor, the noise of its gradients."""
+"""Probes of a trained model: attention maps, loss over time against its Bayes floor, gradient noise."""

@@ -1,6 +1,6 @@
-"""Attention maps of a class-conditional model while it draws one sample.
+"""Attention maps of a class-conditional model while it samples.
 
-The sample is drawn with DDIM's steps, x_s = alpha_s x0 + sigma_s eps of the prediction at t (any process), without
+The sampler is DDIM, x_s = alpha_s x0 + sigma_s eps of the prediction at t (any process), without
 guidance: each step is one pass of the network whose attention is captured (`[layers, h, n, n]`, rows are queries).
 """
 
@@ -18,7 +18,7 @@ from unified_jax.typing import Params
 
 
 class Trace(NamedTuple):
-    """A sample on its way; k steps."""
+    """The trajectory of a sample over k steps."""
 
     t: list[float]
     """Unit times."""
@@ -29,7 +29,7 @@ class Trace(NamedTuple):
 
 
 def trace_attention(model: Diffusion, params: Params, given: dict[str, Any], plan: Plan, key: Array) -> Trace:
-    """Draws one sample on the plan's grid, for conditions given as arrays of one row, and keeps every map."""
+    """Samples once on the plan's grid, for conditions of one row, and keeps every map."""
     process, grid = plan.prepare(model.process)
     conditions = model.conditions_of(given, 1)
 
@@ -60,8 +60,8 @@ def map_grid(
     """A Pillow image: a row per block, a column per head, each map from white (0) to dark blue.
 
     cell      pixels of the longer side of a map
-    borders   rows and columns of the maps before which a thin line is drawn
-    dark      what is dark blue in each map; default its greatest value
+    borders   rows and columns of the maps that a thin line precedes
+    dark      the dark blue value of each map; default its largest
     """
     from PIL import Image as Pillow, ImageDraw
 
@@ -89,7 +89,7 @@ def map_grid(
 def query_maps(
     weights: Float[np.ndarray, "l h n n"], sizes: tuple[int, int], query: tuple[int, int]
 ) -> Float[np.ndarray, "l h r c"]:
-    """Where one patch looks: its row of every map, laid out over the `sizes` patches of the image.
+    """The attention of one patch: its row of every map, laid out over the `sizes` patches of the image.
 
     Tokens beyond the image's (conditions in context) are left out. Raises ValueError for a patch outside.
     """
@@ -101,7 +101,7 @@ def query_maps(
 
 
 def tint(values: Float[np.ndarray, "r c"], size: tuple[int, int], top: Any = None) -> Any:
-    """A Pillow image of a map, (width, height) pixels; `top` (default the greatest value) is dark blue."""
+    """A Pillow image of a map, (width, height) pixels; `top` (default: the largest value) is dark blue."""
     from PIL import Image as Pillow
 
     share = np.minimum(values / max(float(values.max() if top is None else top), 1e-12), 1.0)

@@ -1,4 +1,4 @@
-"""Documents for probes of a Transfusion model: chosen items in a chosen order, one document a row, all spans clean."""
+"""Documents for probes of a Transfusion model: given items in a given order, one document per row, clean spans."""
 
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ MARKS = -1
 def lay_out(model: Transfusion, values: dict[str, np.ndarray]) -> Batch:
     """Rows as `Transfusion.forward` takes them: row i holds the i-th value of every modality, in the dict's order.
 
-    `values` are what `prepare` gives, `[b, ...]`. The rows end where the longest of them does.
+    `values` are what `prepare` gives, `[b, ...]`. All rows have the length of the longest.
     """
     count = len(next(iter(values.values())))
     places = {m.name: i for i, m in enumerate(model.modalities)}
@@ -42,7 +42,7 @@ def lay_out(model: Transfusion, values: dict[str, np.ndarray]) -> Batch:
 
 
 def clean_inputs(model: Transfusion, batch: Batch) -> list[tuple[Array, Array]]:
-    """The network input `[rows, *sizes, c]` and time 0 `[rows]` of every stream: what `forward` is shown."""
+    """The network input `[rows, *sizes, c]` and time 0 `[rows]` of every stream, the inputs of `forward`."""
     shown = []
     for stream in model.streams:
         raw = batch[stream.modality.name]
@@ -52,6 +52,6 @@ def clean_inputs(model: Transfusion, batch: Batch) -> list[tuple[Array, Array]]:
 
 
 def owners(model: Transfusion, batch: Batch) -> Int[np.ndarray, "b n"]:
-    """The modality that each token is content of, by its place in the model; MARKS for all others."""
+    """The modality of each content token, by its index in the model; MARKS for all others."""
     item = np.asarray(batch["item"])
     return np.where(item > 0, (item - 1) % len(model.modalities), MARKS)

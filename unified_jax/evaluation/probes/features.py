@@ -1,7 +1,7 @@
-"""What the trunk of a Transfusion model makes of each modality on its own.
+"""Features of each modality on its own in the trunk of a Transfusion model.
 
 A document holds one item, clean; the feature of a scene at a depth is the mean of the residual stream over the item's
-content tokens (not its begin and end tokens, which are alike for all scenes). Depth 0 is what enters the first block.
+content tokens (not its begin and end tokens, which are equal for all scenes). Depth 0 is the input of the first block.
 """
 
 from collections.abc import Callable
@@ -35,7 +35,7 @@ def trunk_features(
         rows, parts = lay_out(model, {name: value}), []
         count = len(value)
         for first in range(0, count, batch):
-            # The last batch is filled up with the last scene, so that one program serves all.
+            # The last batch is padded with the last scene, so that one program serves all.
             take = np.minimum(np.arange(first, first + min(batch, count)), count - 1)
             some = {field: array[take] for field, array in rows.items()}
             kept = min(batch, count - first)

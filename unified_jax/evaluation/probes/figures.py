@@ -1,4 +1,4 @@
-"""Figures of the probes of Transfusion models: masses of attention, similarity of modalities."""
+"""Figures of the probes of Transfusion models: attention masses, similarity of modalities."""
 
 import itertools
 from pathlib import Path
@@ -13,7 +13,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 MOST = 8
-"""Depths that have a heat map of their own."""
+"""Depths with their own heat map."""
 
 
 def draw_masses(masses: np.ndarray, even: np.ndarray, items: list[str], title: str, path: Path) -> None:
@@ -38,7 +38,7 @@ def draw_masses(masses: np.ndarray, even: np.ndarray, items: list[str], title: s
 
 
 def draw_similarity(found: Similarity, untrained: np.ndarray, names: list[str], path: Path) -> None:
-    """Above, heat maps by depth and one of shuffled scenes; below, a line a pair over depth."""
+    """Above, heat maps by depth and one of shuffled scenes; below, one line per pair over depth."""
     depth = len(found.cka)
     chosen = sorted(set(np.linspace(0, depth - 1, min(MOST, depth)).round().astype(int).tolist()))
     maps = [(found.cka[k], "in" if k == 0 else f"after block {k - 1}") for k in chosen]

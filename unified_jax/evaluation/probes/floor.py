@@ -1,8 +1,8 @@
-"""Loss over time of a class-conditional model on the finite world, beside the least that any network could reach.
+"""Loss over time of a class-conditional model on the finite world, against its Bayes floor.
 
 Without jitter and with one object the Bayes-optimal denoiser is known (`data.world.finite`): at every time the mean
-squared error on the target p x0 + q eps has a floor. The model is asked without labels, because given all of them it
-knows the image; its distance to the floor is what training has left.
+squared error on the target p x0 + q eps has a floor. The model runs without labels, because all of them determine the
+image; its distance to the floor is what training can still gain.
 """
 
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from unified_jax.typing import Params
 
 
 class TimeLoss(NamedTuple):
-    """At one time; errors are standard errors."""
+    """The losses at one time; errors are standard errors."""
 
     t: float
     """Unit time: 0 data, 1 noise."""
@@ -32,9 +32,9 @@ class TimeLoss(NamedTuple):
 def loss_over_time(
     model: Diffusion, params: Params, times: list[Any], key: Array, samples: int = 512
 ) -> list[TimeLoss]:
-    """Mean squared error of the target, a pixel and channel, at these times of the process, and its floor.
+    """Mean squared error of the target, per pixel and channel, at these times of the process, and its floor.
 
-    `samples` scenes of the training split, drawn once; noise differs between times.
+    `samples` scenes of the training split, sampled once; noise differs between times.
     """
     scenes = jnp.asarray(finite_images(model.modality.shape[0], "train"))
     rng = np.random.default_rng(0)

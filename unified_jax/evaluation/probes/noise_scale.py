@@ -4,8 +4,8 @@ With gradients G_b of batches of b examples, E|G_b|^2 = |G|^2 + tr(S) / b. From 
 
     |G|^2 = (B |G_B|^2 - b |G_b|^2) / (B - b),   tr(S) = (|G_b|^2 - |G_B|^2) / (1/b - 1/B),   B_simple = tr(S) / |G|^2
 
-Both are averaged over batches before the ratio is taken, because a ratio of noisy numbers is biased. Batches far below
-B_simple waste no examples; far above it they hardly save steps.
+Both are averaged over batches before the ratio is taken, because a ratio of noisy estimates is biased. Batches far
+below B_simple waste no examples; far above it they hardly save steps.
 """
 
 from collections.abc import Callable, Iterable
@@ -20,7 +20,7 @@ from unified_jax.typing import Batch, Params
 
 
 class NoiseScale(NamedTuple):
-    """Of one loss term, in rows of a batch."""
+    """The noise scale of one loss term, in rows of a batch."""
 
     scale: float
     """B_simple; infinite where no signal was found."""
@@ -31,7 +31,7 @@ class NoiseScale(NamedTuple):
 
 
 Losses = Callable[..., Any]
-"""`Model.losses`."""
+"""See `Model.losses`."""
 
 
 def squared_norms(
@@ -43,7 +43,7 @@ def squared_norms(
     key: Array,
     parts: int,
 ) -> tuple[Float[Array, "k"], Float[Array, "k"]]:
-    """(mean |G_b|^2 of the `parts` of a batch, |G_B|^2 of the whole), of the total loss and then of every term."""
+    """(mean |G_b|^2 of the `parts` of a batch, |G_B|^2 of the batch), of the total loss and then of every term."""
     rows = jax.tree.map(lambda x: x.reshape((parts, x.shape[0] // parts) + x.shape[1:]), batch)
 
     def total(params: Params, part: Batch) -> Array:
@@ -89,7 +89,7 @@ def measure_noise_scale(
     parts: int,
     report: Callable[[int], Any] = lambda done: None,
 ) -> dict[str, NoiseScale]:  # fmt: skip
-    """The noise scale over batches of equal shape, each cut into `parts`; each has noise of its own."""
+    """The noise scale over batches of equal shape, each divided into `parts`; each with its own noise."""
     names, measured = tuple(sorted(terms)), []
     call = jax.jit(squared_norms, static_argnums=(0, 1), static_argnames="parts")
     for i, batch in enumerate(batches):

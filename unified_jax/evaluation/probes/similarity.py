@@ -5,15 +5,15 @@ Rows of X `[n, p]` and Y `[n, q]` are features of the same n scenes, columns cen
     CKA(X, Y) = HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L))
 
 is 1 for features that agree up to a rotation and a scale. The paper's HSIC is tr(K H L H) / (n - 1)^2, which for
-centred features gives |Y^T X|_F^2 / (|X^T X|_F |Y^T Y|_F). It is biased upward by much where n is not far above p:
+centred features gives |Y^T X|_F^2 / (|X^T X|_F |Y^T Y|_F). It has a large upward bias unless n is far above p:
 independent Gaussian features have about sqrt(p q / ((n + p) (n + q))), that is d / (n + d), 0.43 for 192 features of
 256 scenes. So HSIC is estimated without bias (Song et al. 2012, JMLR 13, eq. 5; for CKA: Nguyen et al. 2021, arXiv
 2010.15327, eq. 3): with the diagonals of K and L set to 0,
 
     HSIC_1 = [tr(K L) + 1^T K 1 1^T L 1 / ((n - 1) (n - 2)) - 2 / (n - 2) 1^T K L 1] / (n (n - 3)),
 
-and independent features give about 0, on either side of it. The quotient of unbiased estimates may leave [0, 1] a
-little. What zero looks like at this n is shown by the same features with the scenes of one of the two shuffled.
+and independent features give about 0, of either sign. The quotient of unbiased estimates may slightly leave
+[0, 1]. The same features with the scenes of one of the two shuffled show the null distribution at this n.
 """
 
 from typing import NamedTuple
@@ -61,7 +61,7 @@ def biased_linear_cka(x: Float[np.ndarray, "n p"], y: Float[np.ndarray, "n q"]) 
 
 
 def compare(features: Float[np.ndarray, "depth m n d"], seed: int, shuffles: int = 20) -> Similarity:
-    """CKA of all pairs at all depths, and of the same with scenes shuffled, by one permutation for all of them."""
+    """CKA of all pairs at all depths, and the same with shuffled scenes, by one permutation for all."""
     depth, count, n, _ = features.shape
     rng = np.random.default_rng(seed)
     orders = [rng.permutation(n) for _ in range(shuffles)]

@@ -1,12 +1,12 @@
-r"""Attention of a Transfusion model while it draws one span, and how much of it goes from one modality to another.
+r"""Attention of a Transfusion model while it samples one span, and its mass from one modality to another.
 
-The sample is the last item of a document in which everything given comes before it, in the model's order and clean. It
-is drawn with DDIM's steps, x_s = alpha_s x0 + sigma_s eps of the prediction at t (any process), without guidance. Each
-step is one pass over the whole document, without a cache, whose attention is captured. What follows the span (its end,
-EOS) is not seen by it, so this is the sample that `Transfusion.generate` draws with Euler's steps on a straight path
+The sample is the last item of a document, after the clean conditions in the model's order. It
+is sampled with DDIM, x_s = alpha_s x0 + sigma_s eps of the prediction at t (any process), without guidance. Each
+step is one pass over the document, without a cache, whose attention is captured. The tokens after the span (its end,
+EOS) are outside its key range, so this equals the sample of `Transfusion.generate` with Euler steps on a straight path
 and guidance 1, from the same key.
 
-The mass from modality Q to modality K is what the tokens of Q spend on those of K,
+The mass from modality Q to modality K is the mean attention of the tokens of Q to those of K,
 
     mass(Q, K) = 1/|Q| sum_{i in Q} sum_{j in K} A_ij,
 
@@ -29,7 +29,7 @@ from unified_jax.typing import Params
 
 
 class SpanTrace(NamedTuple):
-    """A span on its way; k steps over a document of n tokens."""
+    """The trajectory of a span over k steps in a document of n tokens."""
 
     t: list[float]
     """Unit times."""
@@ -48,9 +48,10 @@ class SpanTrace(NamedTuple):
 def trace_span(
     model: Transfusion, params: Params, given: dict[str, Any], wanted: str, plan: Plan, key: Array
 ) -> SpanTrace:
-    """Draws one example of the stream `wanted` on the plan's grid and keeps every map.
+    """Samples one example of the stream `wanted` on the plan's grid and keeps every map.
 
-    `given` holds what `prepare` gives, one row each. Raises ValueError for a modality that is no stream, or is given.
+    `given` holds what `prepare` gives, one row each. Raises ValueError for a modality that is not a stream, or is
+    given.
     """
     names = [m.name for m in model.modalities]
     streams = [stream.modality.name for stream in model.streams]
@@ -103,7 +104,7 @@ def pair_masses(
 
 
 def even_masses(visible: Int[np.ndarray, "n 2"], owner: Int[np.ndarray, " n"]) -> Float[np.ndarray, "items items"]:
-    """What the masses would be if every token looked evenly at all that it sees: items of many tokens get more."""
+    """The masses of uniform attention over each key range: items of many tokens get more."""
     position = np.arange(len(owner))
     seen = (position >= visible[:, :1]) & (position < visible[:, 1:])
     return pair_masses(seen / np.maximum(seen.sum(axis=1, keepdims=True), 1), owner)
