@@ -68,13 +68,13 @@ def experiment(name: str, tiny: bool, variant: str = "ours") -> Any:
 
     case = CASES[name]
     if not case.transfusion:
-        network = dit.preset(case.size, "bfloat16")  # type: ignore[arg-type]
+        network = dit.dit_preset(case.size, "bfloat16")  # type: ignore[arg-type]
         network = network.clone(depth=4, width=64, heads=2) if tiny else network
         network = network.clone(**VARIANTS[variant])
         return Diffusion(
             network, modality=Image(32, 32, 4, 2), conditions=(Label("label", 1000),)
         ), 2 if tiny else case.batch
-    trunk = transfusion.preset(case.size)  # type: ignore[arg-type]
+    trunk = transfusion.trunk_preset(case.size)  # type: ignore[arg-type]
     trunk = trunk.clone(depth=2, width=64, heads=2) if tiny else trunk
     documents, text = Documents(per_row=8), Text(128)
     streams = (Stream(Image(32, 32, 8, patch=2)),)

@@ -11,12 +11,12 @@ import runpy
 from pathlib import Path
 from typing import Any
 
-from unified_jax.training.experiment import Experiment
+import unified_jax as uj
 
 BASE = Path(__file__).parent / "dit_fashion_mnist.py"
 
 
-def experiment() -> Experiment:
+def experiment() -> uj.Experiment:
     """dit_fashion_mnist with conditioning "cross"."""
     base: Any = runpy.run_path(str(BASE))["experiment"]()
     network = dataclasses.replace(base.model.network, conditioning="cross")

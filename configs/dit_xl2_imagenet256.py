@@ -10,37 +10,26 @@ It waits for the autoencoder room: until pixels can be turned into latents here,
 and label.
 """
 
-from unified_jax.data.tfds import Tfds
-from unified_jax.modalities.image import Image
-from unified_jax.modalities.label import Label
-from unified_jax.models.diffusion import Diffusion
-from unified_jax.networks.dit import preset
-from unified_jax.processes.gaussian import DiscreteGaussian
-from unified_jax.samplers.choice import Ddpm
-from unified_jax.samplers.guidance import Guidance
-from unified_jax.samplers.plan import Plan
-from unified_jax.training.ema import Ema
-from unified_jax.training.experiment import Checkpointing, Experiment, Previews
-from unified_jax.training.optimizer import Optimization
+import unified_jax as uj
 
 
-def experiment() -> Experiment:
+def experiment() -> uj.Experiment:
     """Patch 2 on 32 x 32 x 4 latents, linear betas, learned range, AdamW 1e-4, EMA 0.9999, horizontal flips."""
-    return Experiment(
-        model=Diffusion(
-            network=preset("XL", dtype="bfloat16"),
-            process=DiscreteGaussian(schedule="linear", variance="learned_range"),
-            modality=Image(32, 32, 4, patch=2),
-            conditions=(Label("label", 1000),),
+    return uj.Experiment(
+        model=uj.Diffusion(
+            network=uj.dit_preset("XL", dtype="bfloat16"),
+            process=uj.DiscreteGaussian(schedule="linear", variance="learned_range"),
+            modality=uj.Image(32, 32, 4, patch=2),
+            conditions=(uj.Label("label", 1000),),
             drop_all=0.1,
             flip=True,
         ),
-        data=Tfds("imagenet256_latents"),
-        optimizer=Optimization(learning_rate=1e-4),
-        ema=(Ema(decay=0.9999, warmup="constant"),),
+        data=uj.Tfds("imagenet256_latents"),
+        optimizer=uj.Optimization(learning_rate=1e-4),
+        ema=(uj.Ema(decay=0.9999, warmup="constant"),),
         steps=7_000_000,
         batch_size=256,
         log_every=100,
-        checkpoint=Checkpointing(every=10_000, keep=3),
-        preview=Previews(every=50_000, count=16, plan=Plan(Ddpm(), steps=250, guidance=Guidance(1.5))),
+        checkpoint=uj.Checkpointing(every=10_000, keep=3),
+        preview=uj.Previews(every=50_000, count=16, plan=uj.Plan(uj.Ddpm(), steps=250, guidance=uj.Guidance(1.5))),
     )

@@ -11,20 +11,16 @@ import runpy
 from pathlib import Path
 from typing import Any
 
-from unified_jax.processes.edm import Edm
-from unified_jax.samplers.choice import Karras
-from unified_jax.samplers.guidance import Guidance
-from unified_jax.samplers.plan import Plan
-from unified_jax.training.experiment import Experiment
+import unified_jax as uj
 
 BASE = Path(__file__).parent / "dit_fashion_mnist.py"
 
 
-def experiment() -> Experiment:
+def experiment() -> uj.Experiment:
     """dit_fashion_mnist with EDM's process; 18 levels, 35 evaluations."""
     base: Any = runpy.run_path(str(BASE))["experiment"]()
     return dataclasses.replace(
         base,
-        model=dataclasses.replace(base.model, process=Edm(sigma_data=0.7)),
-        preview=dataclasses.replace(base.preview, plan=Plan(Karras(), steps=18, guidance=Guidance(2.0))),
+        model=dataclasses.replace(base.model, process=uj.Edm(sigma_data=0.7)),
+        preview=dataclasses.replace(base.preview, plan=uj.Plan(uj.Karras(), steps=18, guidance=uj.Guidance(2.0))),
     )

@@ -10,27 +10,25 @@ import dataclasses
 import runpy
 from pathlib import Path
 
-from unified_jax.models.diffusion import Diffusion
-from unified_jax.models.tuned import Tuning
-from unified_jax.training.experiment import Checkpointing, Experiment, Validation
+import unified_jax as uj
 
 HERE = Path(__file__).parent
 
 
-def experiment() -> Experiment:
+def experiment() -> uj.Experiment:
     """dit_emoji's data, process and plan with quickstart's network."""
-    emoji: Experiment = runpy.run_path(str(HERE / "dit_emoji.py"))["experiment"]()
-    world: Experiment = runpy.run_path(str(HERE / "quickstart.py"))["experiment"]()
-    assert isinstance(emoji.model, Diffusion)
-    assert isinstance(world.model, Diffusion)
+    emoji: uj.Experiment = runpy.run_path(str(HERE / "dit_emoji.py"))["experiment"]()
+    world: uj.Experiment = runpy.run_path(str(HERE / "quickstart.py"))["experiment"]()
+    assert isinstance(emoji.model, uj.Diffusion)
+    assert isinstance(world.model, uj.Diffusion)
     return dataclasses.replace(
         emoji,
         model=dataclasses.replace(emoji.model, network=world.model.network),
-        tuning=Tuning(fresh=("^label_",)),
+        tuning=uj.Tuning(fresh=("^label_",)),
         optimizer=dataclasses.replace(emoji.optimizer, learning_rate=2e-3, warmup_steps=30),
         ema=world.ema,
         steps=300,
-        checkpoint=Checkpointing(every=150),
+        checkpoint=uj.Checkpointing(every=150),
         preview=dataclasses.replace(emoji.preview, every=0),
-        validation=Validation(every=100, batches=4),
+        validation=uj.Validation(every=100, batches=4),
     )

@@ -12,21 +12,18 @@ import runpy
 from pathlib import Path
 from typing import Any
 
-from unified_jax.processes.interpolant import RectifiedFlow
-from unified_jax.processes.times import LogitNormalTimes
-from unified_jax.samplers.choice import Euler
-from unified_jax.samplers.guidance import Guidance
-from unified_jax.samplers.plan import Plan
-from unified_jax.training.experiment import Experiment
+import unified_jax as uj
 
 BASE = Path(__file__).parent / "dit_fashion_mnist.py"
 
 
-def experiment() -> Experiment:
+def experiment() -> uj.Experiment:
     """dit_fashion_mnist with another process and sampler."""
     base: Any = runpy.run_path(str(BASE))["experiment"]()
     return dataclasses.replace(
         base,
-        model=dataclasses.replace(base.model, process=RectifiedFlow(target="velocity", times=LogitNormalTimes())),
-        preview=dataclasses.replace(base.preview, plan=Plan(Euler(), steps=25, guidance=Guidance(2.0))),
+        model=dataclasses.replace(
+            base.model, process=uj.RectifiedFlow(target="velocity", times=uj.times.LogitNormalTimes())
+        ),
+        preview=dataclasses.replace(base.preview, plan=uj.Plan(uj.Euler(), steps=25, guidance=uj.Guidance(2.0))),
     )

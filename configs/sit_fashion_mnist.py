@@ -11,22 +11,17 @@ import runpy
 from pathlib import Path
 from typing import Any
 
-from unified_jax.processes.interpolant import Interpolant
-from unified_jax.processes.paths import Gvp
-from unified_jax.samplers.choice import Sde
-from unified_jax.samplers.guidance import Guidance
-from unified_jax.samplers.plan import Plan
-from unified_jax.training.experiment import Experiment
+import unified_jax as uj
 
 BASE = Path(__file__).parent / "dit_fashion_mnist.py"
 
 
-def experiment() -> Experiment:
+def experiment() -> uj.Experiment:
     """dit_fashion_mnist with SiT's objective; Euler-Maruyama with w = sigma, last step to the mean."""
     base: Any = runpy.run_path(str(BASE))["experiment"]()
-    plan = Plan(Sde(form="sigma", last="mean", last_size=0.04), steps=50, guidance=Guidance(2.0))
+    plan = uj.Plan(uj.Sde(form="sigma", last="mean", last_size=0.04), steps=50, guidance=uj.Guidance(2.0))
     return dataclasses.replace(
         base,
-        model=dataclasses.replace(base.model, process=Interpolant("velocity", Gvp())),
+        model=dataclasses.replace(base.model, process=uj.Interpolant("velocity", uj.paths.Gvp())),
         preview=dataclasses.replace(base.preview, plan=plan),
     )

@@ -7,40 +7,26 @@ Hardware: one GPU; two CPU cores do a step in some seconds. Not measured yet. Ne
 features caption and image.
 """
 
-from unified_jax.data.packing import Documents
-from unified_jax.data.tfds import Tfds
-from unified_jax.modalities.image import Image
-from unified_jax.modalities.text import Text
-from unified_jax.models.transfusion import Stream, Transfusion
-from unified_jax.networks.transfusion import Trunk
-from unified_jax.processes.interpolant import RectifiedFlow
-from unified_jax.samplers.choice import Euler
-from unified_jax.samplers.guidance import Guidance
-from unified_jax.samplers.plan import Plan
-from unified_jax.training.algorithms import Muon
-from unified_jax.training.balancing import FixedBalance
-from unified_jax.training.ema import Ema
-from unified_jax.training.experiment import Checkpointing, Experiment, Previews, Validation
-from unified_jax.training.optimizer import Optimization
+import unified_jax as uj
 
 
-def experiment() -> Experiment:
+def experiment() -> uj.Experiment:
     """Captions as bytes, pictures in 64 patches, in random order; pictures before a caption are at most half noise."""
-    return Experiment(
-        model=Transfusion(
-            network=Trunk(depth=8, width=256, heads=4),
-            text=Text(64),
-            streams=(Stream(Image(64, 64, 3, patch=8), RectifiedFlow(target="x0")),),
+    return uj.Experiment(
+        model=uj.Transfusion(
+            network=uj.Trunk(depth=8, width=256, heads=4),
+            text=uj.Text(64),
+            streams=(uj.Stream(uj.Image(64, 64, 3, patch=8), uj.RectifiedFlow(target="x0")),),
             length=272,
-            documents=Documents(order="random", clean=0.3, noise_limit=0.5, per_row=2),
+            documents=uj.Documents(order="random", clean=0.3, noise_limit=0.5, per_row=2),
         ),
-        data=Tfds("uj_emoji"),
-        optimizer=Optimization(Muon(b2=0.98), learning_rate=4e-3, warmup_steps=100, clip_norm=1.0),
-        ema=(Ema(decay=0.999),),
-        balance=FixedBalance((("image", 5.0),)),
+        data=uj.Tfds("uj_emoji"),
+        optimizer=uj.Optimization(uj.Muon(b2=0.98), learning_rate=4e-3, warmup_steps=100, clip_norm=1.0),
+        ema=(uj.Ema(decay=0.999),),
+        balance=uj.FixedBalance((("image", 5.0),)),
         steps=20_000,
         batch_size=64,
-        checkpoint=Checkpointing(every=500),
-        preview=Previews(every=500, count=16, plan=Plan(Euler(), steps=50, guidance=Guidance(3.0))),
-        validation=Validation(every=1000, batches=2),
+        checkpoint=uj.Checkpointing(every=500),
+        preview=uj.Previews(every=500, count=16, plan=uj.Plan(uj.Euler(), steps=50, guidance=uj.Guidance(3.0))),
+        validation=uj.Validation(every=1000, batches=2),
     )

@@ -10,42 +10,35 @@ import dataclasses
 import runpy
 from pathlib import Path
 
-from unified_jax.data.packing import Documents
-from unified_jax.data.world import World
-from unified_jax.modalities.action import Action
-from unified_jax.modalities.depth import Depth
-from unified_jax.models.transfusion import Stream, Transfusion
-from unified_jax.networks.transfusion import preset
-from unified_jax.processes.interpolant import RectifiedFlow
-from unified_jax.training.algorithms import AdamW
-from unified_jax.training.experiment import Experiment
-from unified_jax.training.optimizer import Optimization
+import unified_jax as uj
 
 BASE = Path(__file__).parent / "transfusion_world.py"
 
 
-def experiment() -> Experiment:
+def experiment() -> uj.Experiment:
     """transfusion_world with the paper's smallest trunk, modulated, and depth and action beside the five."""
-    base: Experiment = runpy.run_path(str(BASE))["experiment"]()
+    base: uj.Experiment = runpy.run_path(str(BASE))["experiment"]()
     model = base.model
-    assert isinstance(model, Transfusion)
+    assert isinstance(model, uj.Transfusion)
     more = (
-        Stream(Depth(8, 32, 32, (4, 8, 8)), RectifiedFlow(target="x0")),
-        Stream(Action(), RectifiedFlow(target="x0")),
+        uj.Stream(uj.Depth(8, 32, 32, (4, 8, 8)), uj.RectifiedFlow(target="x0")),
+        uj.Stream(uj.Action(), uj.RectifiedFlow(target="x0")),
     )
     text = dataclasses.replace(model.text, length=64)
     return dataclasses.replace(
         base,
         model=dataclasses.replace(
             model,
-            network=preset("0.16B", modulated=True),
+            network=uj.trunk_preset("0.16B", modulated=True),
             text=text,
             streams=(*model.streams, *more),
             length=448,
-            documents=Documents(order="random", clean=0.5, alone=0.1, per_row=2),
+            documents=uj.Documents(order="random", clean=0.5, alone=0.1, per_row=2),
         ),
-        data=World(resolution=32, max_objects=1),
-        optimizer=Optimization(AdamW(b2=0.95), learning_rate=3e-4, warmup_steps=1000, schedule="cosine", clip_norm=1.0),
+        data=uj.World(resolution=32, max_objects=1),
+        optimizer=uj.Optimization(
+            uj.AdamW(b2=0.95), learning_rate=3e-4, warmup_steps=1000, schedule="cosine", clip_norm=1.0
+        ),
         steps=100_000,
         batch_size=256,
     )

@@ -11,20 +11,12 @@ import runpy
 from pathlib import Path
 from typing import Any
 
-from unified_jax.data.packing import Documents
-from unified_jax.modalities.image import Image
-from unified_jax.models.transfusion import Stream
-from unified_jax.models.tuned import Tuning
-from unified_jax.samplers.choice import Euler
-from unified_jax.samplers.guidance import Guidance
-from unified_jax.samplers.plan import Plan
-from unified_jax.training.balancing import FixedBalance
-from unified_jax.training.experiment import Checkpointing, Experiment, Previews, Validation
+import unified_jax as uj
 
 BASE = Path(__file__).parent / "transfusion_world.py"
 
 
-def experiment() -> Experiment:
+def experiment() -> uj.Experiment:
     """An instruction, a picture, the picture after it."""
     base: Any = runpy.run_path(str(BASE))["experiment"]()
     before = base.model.streams[0]
@@ -33,16 +25,16 @@ def experiment() -> Experiment:
         model=dataclasses.replace(
             base.model,
             text=dataclasses.replace(base.model.text, name="instruction"),
-            streams=(before, Stream(Image(32, 32, 3, patch=8, name="edited"), before.process)),
-            documents=Documents(order="given", clean_of=(("image", 1.0), ("edited", 0.0)), alone=0.1, per_row=5),
+            streams=(before, uj.Stream(uj.Image(32, 32, 3, patch=8, name="edited"), before.process)),
+            documents=uj.Documents(order="given", clean_of=(("image", 1.0), ("edited", 0.0)), alone=0.1, per_row=5),
         ),
         data=dataclasses.replace(base.data, examples=8000),
-        tuning=Tuning(like=(("instruction", "caption"), ("edited", "image"))),
+        tuning=uj.Tuning(like=(("instruction", "caption"), ("edited", "image"))),
         optimizer=dataclasses.replace(base.optimizer, learning_rate=2e-3, warmup_steps=50),
-        balance=FixedBalance((("text", 0.1), ("edited", 45.0))),
+        balance=uj.FixedBalance((("text", 0.1), ("edited", 45.0))),
         steps=600,
-        checkpoint=Checkpointing(every=300),
-        preview=Previews(every=0, plan=Plan(Euler(), steps=25, guidance=Guidance(1.5), shift=3.0)),
-        validation=Validation(every=300, batches=4),
+        checkpoint=uj.Checkpointing(every=300),
+        preview=uj.Previews(every=0, plan=uj.Plan(uj.Euler(), steps=25, guidance=uj.Guidance(1.5), shift=3.0)),
+        validation=uj.Validation(every=300, batches=4),
         evaluate=256,
     )

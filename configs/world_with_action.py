@@ -15,22 +15,18 @@ import dataclasses
 import runpy
 from pathlib import Path
 
-from unified_jax.modalities.action import Action
-from unified_jax.models.transfusion import Stream, Transfusion
-from unified_jax.models.tuned import Tuning
-from unified_jax.training.balancing import FixedBalance
-from unified_jax.training.experiment import Checkpointing, Experiment, Previews, Validation
+import unified_jax as uj
 
 BASE = Path(__file__).parent / "transfusion_world.py"
 
 
-def experiment() -> Experiment:
+def experiment() -> uj.Experiment:
     """transfusion_world and one more stream. Documents are short and most hold the action: what is told by others, too,
     need not be read from it.
     """
-    base: Experiment = runpy.run_path(str(BASE))["experiment"]()
-    assert isinstance(base.model, Transfusion)
-    assert isinstance(base.balance, FixedBalance)
+    base: uj.Experiment = runpy.run_path(str(BASE))["experiment"]()
+    assert isinstance(base.model, uj.Transfusion)
+    assert isinstance(base.balance, uj.FixedBalance)
     rates = (("caption", 0.4), ("image", 0.45), ("video", 0.3), ("points", 0.4), ("action", 0.9))
     documents = dataclasses.replace(
         base.model.documents, keep=0.3, keep_of=rates, whole=0.06, clean_of=(("action", 0.5),), per_row=8
@@ -39,16 +35,16 @@ def experiment() -> Experiment:
         base,
         model=dataclasses.replace(
             base.model,
-            streams=(*base.model.streams, Stream(Action(), base.model.streams[0].process)),
+            streams=(*base.model.streams, uj.Stream(uj.Action(), base.model.streams[0].process)),
             documents=documents,
         ),
-        tuning=Tuning(train=("^action_", "^table$", "^logits/")),
+        tuning=uj.Tuning(train=("^action_", "^table$", "^logits/")),
         optimizer=dataclasses.replace(base.optimizer, learning_rate=2e-3, warmup_steps=30),
-        balance=FixedBalance((*base.balance.weights, ("action", 20.0))),
+        balance=uj.FixedBalance((*base.balance.weights, ("action", 20.0))),
         steps=480,
         batch_size=96,
-        checkpoint=Checkpointing(every=240),
-        preview=Previews(every=0, plan=base.preview.plan),
-        validation=Validation(every=240, batches=2),
+        checkpoint=uj.Checkpointing(every=240),
+        preview=uj.Previews(every=0, plan=base.preview.plan),
+        validation=uj.Validation(every=240, batches=2),
         evaluate=64,
     )

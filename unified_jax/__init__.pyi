@@ -53,8 +53,8 @@ from unified_jax.models.sampling import sample_keys as sample_keys
 from unified_jax.models.streams import Condition as Condition, Stream as Stream
 from unified_jax.models.transfusion import Transfusion as Transfusion
 from unified_jax.models.tuned import Tuning as Tuning
-from unified_jax.networks.dit import DiT as DiT
-from unified_jax.networks.transfusion import Trunk as Trunk
+from unified_jax.networks.dit import DiT as DiT, dit_preset as dit_preset
+from unified_jax.networks.transfusion import Trunk as Trunk, trunk_preset as trunk_preset
 from unified_jax.processes import paths as paths, schedules as schedules, times as times
 from unified_jax.processes.edm import Edm as Edm
 from unified_jax.processes.gaussian import DiscreteGaussian as DiscreteGaussian

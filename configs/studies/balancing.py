@@ -5,18 +5,17 @@
 For an accelerator: transfusion_world, five seeds an arm. Equal seconds, because GradNorm and PCGrad cost more a step.
 """
 
-from unified_jax.studies.study import Budget, Metric, Study, Variant
-from unified_jax.training.balancing import FixedBalance, GradNorm, MagnitudeBalance, PcGrad, Uncertainty
+import unified_jax as uj
 
 
-def study() -> Study:
+def study() -> uj.Study:
     """The base has the recipe's weights."""
     methods = {
-        "all 1": FixedBalance(),
-        "magnitude": MagnitudeBalance(),
-        "uncertainty": Uncertainty(),
-        "GradNorm": GradNorm(),
-        "PCGrad": PcGrad(),
+        "all 1": uj.FixedBalance(),
+        "magnitude": uj.MagnitudeBalance(),
+        "uncertainty": uj.Uncertainty(),
+        "GradNorm": uj.GradNorm(),
+        "PCGrad": uj.PcGrad(),
     }
     pairs = (
         ("caption", "image"),
@@ -25,10 +24,10 @@ def study() -> Study:
         ("caption", "video"),
         ("caption", "points"),
     )
-    return Study(
+    return uj.Study(
         "transfusion_world",
-        tuple(Variant(name, {"balance": method}) for name, method in methods.items()),
-        budget=Budget("seconds"),
-        metrics=tuple(Metric("attribute_accuracy", given=(a,), wanted=(b,)) for a, b in pairs),
+        tuple(uj.Variant(name, {"balance": method}) for name, method in methods.items()),
+        budget=uj.Budget("seconds"),
+        metrics=tuple(uj.Metric("attribute_accuracy", given=(a,), wanted=(b,)) for a, b in pairs),
         samples=512,
     )

@@ -5,16 +5,16 @@
 Two CPU cores, about a quarter of an hour.
 """
 
-from unified_jax.studies.study import Budget, Metric, Study, Variant
+import unified_jax as uj
 
 
-def study() -> Study:
+def study() -> uj.Study:
     """adaLN-Zero against adaLN, cross-attention and in-context tokens."""
     kinds = {"adaLN": "adaln", "cross-attention": "cross", "in-context": "in_context"}
-    return Study(
+    return uj.Study(
         "world_tiny",
-        tuple(Variant(name, {"model.network.conditioning": kind}) for name, kind in kinds.items()),
-        budget=Budget("flops"),
-        metrics=(Metric("validation/loss", "lower"), Metric("attribute_accuracy")),
+        tuple(uj.Variant(name, {"model.network.conditioning": kind}) for name, kind in kinds.items()),
+        budget=uj.Budget("flops"),
+        metrics=(uj.Metric("validation/loss", "lower"), uj.Metric("attribute_accuracy")),
         about="The base is adaLN-Zero. Steps are chosen so that every arm trains for the same FLOPs.",
     )

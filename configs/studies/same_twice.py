@@ -5,18 +5,18 @@
 Two CPU cores, about five minutes.
 """
 
-from unified_jax.studies.study import Metric, Study, Variant
+import unified_jax as uj
 
 
-def study() -> Study:
+def study() -> uj.Study:
     """The base, and itself with seeds 100 to 104."""
-    return Study(
+    return uj.Study(
         "world_tiny",
-        (Variant("the same, other seeds", seeds=(100, 101, 102, 103, 104)),),
+        (uj.Variant("the same, other seeds", seeds=(100, 101, 102, 103, 104)),),
         metrics=(
-            Metric("validation/loss", "lower"),
-            Metric("attribute_accuracy"),
-            Metric("frechet/pooled_pixels", "lower"),
+            uj.Metric("validation/loss", "lower"),
+            uj.Metric("attribute_accuracy"),
+            uj.Metric("frechet/pooled_pixels", "lower"),
         ),
         about="Two equal arms with disjoint seeds: how much results differ by chance alone.",
     )

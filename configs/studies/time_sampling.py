@@ -5,23 +5,22 @@
 For an accelerator: SiT on Fashion-MNIST, all its steps.
 """
 
-from unified_jax.processes.times import CosMapTimes, LogitNormalTimes, ModeTimes, UniformTimes
-from unified_jax.studies.study import Metric, Study, Variant
+import unified_jax as uj
 
 
-def study() -> Study:
+def study() -> uj.Study:
     """Uniform times (the base) against logit-normal, mode, cosine map, and a shift towards noise."""
     times = {
-        "logit-normal (0, 1)": LogitNormalTimes(),
-        "logit-normal (0.5, 1)": LogitNormalTimes(mean=0.5),
-        "mode 1.29": ModeTimes(),
-        "cosine map": CosMapTimes(),
-        "uniform, shift 3": UniformTimes(shift=3.0),
+        "logit-normal (0, 1)": uj.times.LogitNormalTimes(),
+        "logit-normal (0.5, 1)": uj.times.LogitNormalTimes(mean=0.5),
+        "mode 1.29": uj.times.ModeTimes(),
+        "cosine map": uj.times.CosMapTimes(),
+        "uniform, shift 3": uj.times.UniformTimes(shift=3.0),
     }
-    return Study(
+    return uj.Study(
         "flow_fashion_mnist",
-        tuple(Variant(name, {"model.process.times": one}) for name, one in times.items()),
-        common={"model.process.times": UniformTimes()},
-        metrics=(Metric("frechet/pooled_pixels", "lower"),),
+        tuple(uj.Variant(name, {"model.process.times": one}) for name, one in times.items()),
+        common={"model.process.times": uj.times.UniformTimes()},
+        metrics=(uj.Metric("frechet/pooled_pixels", "lower"),),
         samples=2048,
     )

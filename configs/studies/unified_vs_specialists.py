@@ -9,21 +9,18 @@ specialist that is starved alike), and what is left of a pair that never shares 
 
 import dataclasses
 
-from unified_jax.models.transfusion import Transfusion
-from unified_jax.studies.study import Budget, Metric, Study, Variant
-from unified_jax.training.balancing import FixedBalance
-from unified_jax.training.experiment import Experiment
+import unified_jax as uj
 
 OTHERS = ("image", "video", "audio", "points")
 STARVED = ("points", 0.05)
 APART = ("image", "audio")
 
 
-def specialist(experiment: Experiment, name: str, keep: float = 0.85) -> Experiment:
+def specialist(experiment: uj.Experiment, name: str, keep: float = 0.85) -> uj.Experiment:
     """The same recipe with the caption and one stream."""
     model, balance = experiment.model, experiment.balance
-    assert isinstance(model, Transfusion)
-    assert isinstance(balance, FixedBalance)
+    assert isinstance(model, uj.Transfusion)
+    assert isinstance(balance, uj.FixedBalance)
     streams = tuple(stream for stream in model.streams if stream.modality.name == name)
     rates = (("caption", 0.9), (name, keep))
     return dataclasses.replace(
@@ -31,43 +28,43 @@ def specialist(experiment: Experiment, name: str, keep: float = 0.85) -> Experim
         model=dataclasses.replace(
             model, streams=streams, documents=dataclasses.replace(model.documents, keep_of=rates, whole=0.0)
         ),
-        balance=FixedBalance(tuple(pair for pair in balance.weights if pair[0] in ("text", name))),
+        balance=uj.FixedBalance(tuple(pair for pair in balance.weights if pair[0] in ("text", name))),
     )
 
 
-def starve(experiment: Experiment) -> Experiment:
+def starve(experiment: uj.Experiment) -> uj.Experiment:
     """Points in a tenth as many documents."""
     model = experiment.model
-    assert isinstance(model, Transfusion)
+    assert isinstance(model, uj.Transfusion)
     rates = (*(pair for pair in model.documents.keep_of if pair[0] != STARVED[0]), STARVED)
     documents = dataclasses.replace(model.documents, keep_of=rates, whole=0.0)
     return dataclasses.replace(experiment, model=dataclasses.replace(model, documents=documents))
 
 
-def pairs(name: str, *arms: str) -> tuple[Metric, ...]:
+def pairs(name: str, *arms: str) -> tuple[uj.Metric, ...]:
     """From the caption and to it."""
     return tuple(
-        Metric("attribute_accuracy", given=(a,), wanted=(b,), arms=arms)
+        uj.Metric("attribute_accuracy", given=(a,), wanted=(b,), arms=arms)
         for a, b in (("caption", name), (name, "caption"))
     )
 
 
-def study() -> Study:
+def study() -> uj.Study:
     """Widths of the specialists are searched for a quarter of the parameters; steps follow from FLOPs."""
     lonely = f"caption and {STARVED[0]}, starved"
-    return Study(
+    return uj.Study(
         "transfusion_world",
         (
-            *(Variant(f"caption and {n}", lambda e, n=n: specialist(e, n), share=0.25) for n in OTHERS),
-            Variant("points starved", starve),
-            Variant(lonely, lambda e: specialist(e, *STARVED), share=0.25),
-            Variant("image and audio apart", {"model.documents.apart": (APART,), "model.documents.whole": 0.0}),
+            *(uj.Variant(f"caption and {n}", lambda e, n=n: specialist(e, n), share=0.25) for n in OTHERS),
+            uj.Variant("points starved", starve),
+            uj.Variant(lonely, lambda e: specialist(e, *STARVED), share=0.25),
+            uj.Variant("image and audio apart", {"model.documents.apart": (APART,), "model.documents.whole": 0.0}),
         ),
-        budget=Budget(by="flops", adjust="model.network.width", multiple=8),
+        budget=uj.Budget(by="flops", adjust="model.network.width", multiple=8),
         metrics=(
             *(metric for n in OTHERS[:3] for metric in pairs(n, f"caption and {n}")),
             *pairs(STARVED[0], f"caption and {STARVED[0]}", "points starved", lonely),
-            Metric("attribute_accuracy", given=APART[:1], wanted=APART[1:], arms=("image and audio apart",)),
+            uj.Metric("attribute_accuracy", given=APART[:1], wanted=APART[1:], arms=("image and audio apart",)),
         ),
         samples=256,
     )

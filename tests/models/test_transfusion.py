@@ -19,7 +19,7 @@ from unified_jax.modalities.image import Image
 from unified_jax.modalities.points import Points
 from unified_jax.modalities.text import Text
 from unified_jax.models.transfusion import Stream, Transfusion
-from unified_jax.networks.transfusion import SIZES, Spans, Tokens, Trunk, preset
+from unified_jax.networks.transfusion import SIZES, Spans, Tokens, Trunk, trunk_preset
 from unified_jax.processes.gaussian import DiscreteGaussian
 from unified_jax.processes.interpolant import RectifiedFlow
 from unified_jax.samplers.choice import Ddim
@@ -255,7 +255,7 @@ def test_published_sizes():
     """Parameters as counted by hand: 12 d^2-like blocks of Llama, the table and the head."""
     counts = {}
     for size in SIZES:
-        model = Transfusion(preset(size), Text(64), (Stream(Image(32, 32, 8, 2), RectifiedFlow()),), 512)
+        model = Transfusion(trunk_preset(size), Text(64), (Stream(Image(32, 32, 8, 2), RectifiedFlow()),), 512)
         shapes = jax.eval_shape(model.init, jax.random.key(0))
         network = model.network
         d, h, v = network.width, network.hidden_features, model.vocabulary.size

@@ -8,7 +8,7 @@ import pytest
 from tests.helpers import call_of, stirred
 from unified_jax.layers.embeddings import sincos_positions, sinusoid
 from unified_jax.modalities.image import Image
-from unified_jax.networks.dit import DiT, preset
+from unified_jax.networks.dit import DiT, dit_preset
 from unified_jax.sharding import logical_axes, unbox
 
 IMAGE = Image(8, 12, 3, 2)
@@ -57,7 +57,7 @@ def gradient(network):
 )
 def test_published_parameter_counts(size, millions):
     """At 256 px, patch 2, learned sigma; the published counts include the fixed position table."""
-    network, image = preset(size), Image(32, 32, 4, 2)
+    network, image = dit_preset(size), Image(32, 32, 4, 2)
     given = call_of(image, jnp.zeros((1, 32, 32, 4)), jnp.zeros(1), ((1001, jnp.zeros(1)),), outputs=8)
     shapes = jax.eval_shape(lambda key: network.init(key, *given)["params"], jax.random.key(0))
     count = sum(leaf.size for leaf in jax.tree.leaves(unbox(shapes))) + 256 * network.width

@@ -17,7 +17,7 @@ from unified_jax.cli import plan
 from unified_jax.cli.entry import run_command
 from unified_jax.errors import UserError
 from unified_jax.modalities.image import Image
-from unified_jax.networks.dit import preset
+from unified_jax.networks.dit import dit_preset
 from unified_jax.planning.collectives import Moved, collectives
 from unified_jax.planning.hardware import CHIPS, Chip, Target, parse_target
 from unified_jax.planning.plan import forecast
@@ -71,7 +71,7 @@ def test_candidates_divide_the_chips():
 
 def test_flops_are_those_that_are_counted_by_hand():
     """DiT-XL/2 at 256 tokens: 118.6 billion multiply-adds (Peebles & Xie, table 4)."""
-    net = preset("XL")
+    net = dit_preset("XL")
     given = call_of(Image(32, 32, 4, 2), jnp.zeros((1, 32, 32, 4)), jnp.zeros(1), ((1001, jnp.zeros(1)),), outputs=8)
     params = jax.eval_shape(lambda: net.init(jax.random.key(0), *given))
     found = count_flops(lambda p: net.apply(p, *given), params)

@@ -74,14 +74,14 @@ def test_batches_that_do_not_make_whole_rows_are_refused():
 LARGE = {
     **{
         f"dit_{conditioning}": Diffusion(
-            network=dit.preset("XL").clone(conditioning=conditioning), modality=Image(32, 32, 4, 2),
+            network=dit.dit_preset("XL").clone(conditioning=conditioning), modality=Image(32, 32, 4, 2),
             conditions=(Label("label", 1000),),
         )
         for conditioning in ("adaln_zero", "adaln", "cross", "in_context")
     },
-    "transfusion": Transfusion(transfusion.preset("0.76B"), Text(64), (Stream(Image(32, 32, 8, 2)),), 512),
+    "transfusion": Transfusion(transfusion.trunk_preset("0.76B"), Text(64), (Stream(Image(32, 32, 8, 2)),), 512),
     "transfusion_modulated": Transfusion(
-        transfusion.preset("0.16B", modulated=True), Text(64),
+        transfusion.trunk_preset("0.16B", modulated=True), Text(64),
         (Stream(Image(64, 64, 8, 2), embedder="unet"), Stream(Points(1024, 6, 16), embedder="pointnet")), 4096,
     ),
 }  # fmt: skip

@@ -212,7 +212,11 @@ def captured_blocks(capture: tuple[str, ...], depth: int) -> dict[str, int]:
     return found
 
 
-def preset(size: Literal["S", "B", "L", "XL"], dtype: Literal["float32", "bfloat16"] = "float32") -> DiT:
+def dit_preset(size: Literal["S", "B", "L", "XL"], dtype: Literal["float32", "bfloat16"] = "float32") -> DiT:
     """A published size."""
     depth, width, heads = SIZES[size]
     return DiT(depth=depth, width=width, heads=heads, dtype=dtype)
+
+
+preset = dit_preset
+"""Its name in version 0.1."""

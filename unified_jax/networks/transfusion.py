@@ -255,7 +255,11 @@ def take(x: Float[Array, "b n d"], start: Int[Array, "b s"], k: int) -> Float[Ar
     return read(x, index).reshape(*start.shape, k, x.shape[-1])
 
 
-def preset(size: Literal["0.16B", "0.37B", "0.76B", "1.4B", "7B"], modulated: bool = False) -> Trunk:
+def trunk_preset(size: Literal["0.16B", "0.37B", "0.76B", "1.4B", "7B"], modulated: bool = False) -> Trunk:
     """A published size, bfloat16."""
     depth, width, heads = SIZES[size]
     return Trunk(depth=depth, width=width, heads=heads, modulated=modulated, dtype="bfloat16", remat="full")
+
+
+preset = trunk_preset
+"""Its name in version 0.1."""
