@@ -95,7 +95,7 @@ from unified_jax.training.experiment import Experiment, Previews
 def experiment():
     LINE
     return Experiment(
-        model=Transfusion(Trunk(depth=1, width=32, heads=2), Text(12), streams, 40),
+        model=Transfusion(Trunk(depth=1, width=32, heads=2, remat="none"), Text(12), streams, 40),
         data=Tfds("weather", data_dir=FOLDER, rename=(("caption", "town"),)),
         steps=2, batch_size=8, log_every=1, preview=Previews(every=2, count=2, plan=Plan(steps=2)),
     )
@@ -153,7 +153,10 @@ def test_the_example_of_a_new_modality(series_room, tmp_path, capsys):
     assert "expected -30.0 .. 45.0, found 99 .. 99" in capsys.readouterr().err
 
 
-PAGES = {"benchmarks/README.md", *(f"docs/{name}.md" for name in ("kernels", "launch", "scaling", "studies", "finetuning"))}
+PAGES = {
+    "benchmarks/README.md",
+    *(f"docs/{name}.md" for name in ("kernels", "launch", "scaling", "studies", "finetuning")),
+}
 
 
 @pytest.mark.parametrize("page", sorted(PAGES))
