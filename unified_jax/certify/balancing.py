@@ -2,7 +2,7 @@
 
 PCGrad: WeiChengTseng's shuffles the same list again and again, so that its orders compose; it gives the mean. LibMTL's
 shuffles anew and gives the sum. With heads of their own, WeiChengTseng's projects the heads along with the shared
-parameters and counts them in |g_j|^2; the paper (and `training.projection`) leaves them alone.
+parameters and counts them in |g_j|^2; the paper (and `training.projection`) excludes them.
 GradNorm: LibMTL's weights are n softmax(scale), so its slope goes through the softmax.
 """
 

@@ -1,4 +1,4 @@
-"""Family `scheduler`, the samplers of whole steps: diffusers' DDPM, DDIM and inverse DDIM, step by step."""
+"""Family `scheduler`, the discrete samplers: diffusers' DDPM, DDIM and inverse DDIM, step by step."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from unified_jax.samplers.ddim import ddim_step
 
 
 def toy(x: Any, t: Any, learned: bool = False) -> Any:
-    """The README's network; t is the scheduler's own timestep."""
+    """The toy network; t is the scheduler's own timestep."""
     out = 0.6 * x * jnp.cos(t / 1000) + 0.25 * jnp.sin(2 * x) - 0.1 * t / 1000
     return jnp.concatenate([out, jnp.tanh(x)], axis=-1) if learned else out
 
@@ -79,7 +79,7 @@ def ddim_trajectory(
 def inverse_trajectory(
     process: DiscreteGaussian, ctor: Any, config: Any, timesteps: np.ndarray, x: Any, noises: Any
 ) -> tuple[list[Any], int]:
-    """DDIM upwards: the timesteps rise, and the prediction at t is read with the level of the timestep before."""
+    """DDIM inversion: increasing timesteps; the prediction at t is read with the level of the timestep before."""
     del noises, config
     before = -1 if ctor.get("set_alpha_to_one", True) else 0
     states = []

@@ -1,9 +1,9 @@
 """Runs every reference file of a folder that this library covers, and compares.
 
 Rows are (file, family, output, largest error, tolerance, verdict). The tolerance of an output is 4 x the file's own
-float32-to-float64 error + 1e-5 x its largest value; where no such error is recorded, 2e-5 x the largest value. Of whole
-numbers it is at most 1/4; of a number that is left where larger ones cancel (`Cancelled`), at least their
-float64 rounding. Values that are not finite must be equal.
+float32-to-float64 error + 1e-5 x its largest value; where no such error is recorded, 2e-5 x the largest value. For
+integers it is at most 1/4; for a small difference of larger numbers (`Cancelled`), at least their float64 rounding.
+Values that are not finite must be equal.
 
 The verdict is pass, fail or uncovered with what is not served; where the reference itself is wrong, which is shown by
 computing its mistake too (`Disputed`), "reference error" with the reason, and where it is not the function that
@@ -109,7 +109,7 @@ def read_golden(path: Path) -> tuple[dict[str, np.ndarray], str, dict[str, Any]]
 
 
 def _check_sizes(config: Any) -> None:
-    """A golden is small; a whole number that no golden holds (a seed aside) would only make us compute for days."""
+    """A golden is small: a larger integer than any golden holds (except seeds) would only compute for days."""
     for value in config.values() if isinstance(config, dict) else config if isinstance(config, list) else ():
         if isinstance(value, int) and abs(value) > LARGEST:
             raise ValueError(f"cfg holds the number {str(value)[:20]}; at most {LARGEST} is expected")
@@ -189,8 +189,10 @@ def _row(file: str, family: str, output: str, want: np.ndarray, got: Any, own: f
 
 
 def _distance(got: np.ndarray, want: np.ndarray) -> float:
-    """Infinite where the shapes differ or a value is not finite in one alone; NaN, which is never within a tolerance,
-    where either holds one."""
+    """The largest error; infinite for different shapes or a value that is finite in one only, NaN for NaN.
+
+    NaN is never within a tolerance.
+    """
     if got.shape != want.shape:
         return float("inf")
     got, want = (v.astype(np.complex128 if np.iscomplexobj(v) else np.float64) for v in (got, want))

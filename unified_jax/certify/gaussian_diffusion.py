@@ -58,7 +58,7 @@ def process_of(config: dict[str, Any]) -> DiscreteGaussian:
 
 
 def toy(process: DiscreteGaussian) -> Callable[[Any, Any], Any]:
-    """The README's network, with the variance channels last where they are learned."""
+    """The toy network, with the variance channels last where they are learned."""
 
     def network(x: jax.Array, t: jax.Array) -> jax.Array:
         time = expand(process.network_time(t), x)
@@ -71,7 +71,7 @@ def toy(process: DiscreteGaussian) -> Callable[[Any, Any], Any]:
 
 
 def tables(process: DiscreteGaussian) -> dict[str, np.ndarray]:
-    """The tables the reference holds."""
+    """The tables of the reference."""
     betas, abar = process.betas, process.alphas_cumprod
     before = np.concatenate([[1.0], abar[:-1]])
     found = {
@@ -147,7 +147,7 @@ def _single(process: DiscreteGaussian, x0: Any, x_t: Any, noise: Any, t: Any) ->
         picked = [jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], whole) for i in rows]
         return jnp.concatenate([step(p, x, t[i], n) for i, (p, x, n) in zip(rows, picked, strict=True)])
 
-    # The files do not say where x0 is clipped; found by trying: in the ancestral steps, not in the DDIM steps.
+    # The files do not say where x0 is clipped; by trial: in the ancestral steps, not in the DDIM steps.
     out["p_sample"] = each(clipped, lambda p, x, i, n: ddpm_step(process, p, x, i, i - 1, n))
     for eta in (0.0, 0.5, 1.0):
         step = functools.partial(_ddim_down, process, eta)

@@ -1,7 +1,7 @@
 """Family `scheduler`, the solvers in noise levels: diffusers' Euler, Euler ancestral, DPM-Solver and UniPC.
 
-diffusers steps a chain in s = sigma / alpha, like `NoiseLevels`; Euler and Euler ancestral keep x / alpha, the others
-the chain's own x. Timesteps of the last two are cut to whole numbers before the network sees them.
+diffusers steps a discrete process in s = sigma / alpha, like `NoiseLevels`; Euler and Euler ancestral keep x / alpha,
+the others the process's own x. Timesteps of the last two are truncated to integers before the network.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ Config = dict[str, Any]
 
 
 class Setting(NamedTuple):
-    """What a trajectory needs: the process, its schedule, the network and the draws."""
+    """The inputs of a trajectory: process, schedule, network and noise."""
 
     process: Process
     schedule: Schedule
@@ -34,14 +34,14 @@ class Setting(NamedTuple):
 
 
 def predict(s: Setting, i: int, x: Any) -> Prediction:
-    """The prediction at step i, the network being shown the scheduler's timestep."""
+    """The prediction at step i, at the scheduler's timestep."""
     level = jnp.full(x.shape[:1], s.schedule.levels[i])
     output = s.network(s.process.network_input(x, level), float(s.schedule.timesteps[i]))
     return s.process.predict(output, x, level)
 
 
 def churned_trajectory(s: Setting, churn: Config, of_eps: bool) -> tuple[list[Any], int]:
-    """Euler with EDM's churn as diffusers has it: the network sees x before the noise that the step then adds to it."""
+    """Euler with EDM's churn as in diffusers: the network evaluates x before the step adds noise to it."""
     x, states, draws, count = s.x, [], 0, len(s.schedule.timesteps)
     for i in range(count):
         level, to = (float(v) for v in s.schedule.levels[i : i + 2])
@@ -131,7 +131,7 @@ def unipc_trajectory(s: Setting, ctor: Config) -> tuple[list[Any], int]:
 
 
 def edited(prediction: Prediction, ctor: Config) -> Prediction:
-    """Dynamic thresholding where it is asked for."""
+    """Optional dynamic thresholding."""
     if not ctor.get("thresholding"):
         return prediction
     quantile, limit = ctor.get("dynamic_thresholding_ratio", 0.995), ctor.get("sample_max_value", 1.0)
@@ -139,7 +139,7 @@ def edited(prediction: Prediction, ctor: Config) -> Prediction:
 
 
 def unscaled(states: list[Any], s: Setting) -> list[Any]:
-    """x / alpha as the chain's own x."""
+    """x / alpha as the process's own x."""
     ends = s.schedule.levels[1:]
     return [x / jnp.sqrt(1.0 + end**2) for x, end in zip(states, ends, strict=True)]
 

@@ -54,7 +54,7 @@ def _options(config: dict[str, Any]) -> tuple[dict[str, Any], float, float]:
 
 
 def _runs(allowed: np.ndarray) -> bool:
-    """Whether every row sees one run of tokens."""
+    """Whether every row has one key range."""
     edges = np.diff(np.pad(allowed.astype(int), [(0, 0)] * (allowed.ndim - 1) + [(1, 1)]), axis=-1)
     return bool(((edges == 1).sum(-1) == 1).all())
 

@@ -36,12 +36,12 @@ def positive(value: Any) -> bool:
 
 
 def whole(value: Any) -> bool:
-    """A whole number, 0 or more."""
+    """An integer, 0 or more."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def count(value: Any) -> bool:
-    """A whole number above 0."""
+    """An integer above 0."""
     return whole(value) and value > 0
 
 

@@ -137,7 +137,7 @@ def process_of(ctor: dict[str, Any]) -> DiscreteGaussian:
 
 
 def timesteps_of(ctor: dict[str, Any], count: int) -> np.ndarray:
-    """Falling timesteps, by the three spacings of diffusers; rising ones for the inverse."""
+    """Decreasing timesteps, by the three spacings of diffusers; increasing for the inverse."""
     if ctor.get("scheduler") == "DDIMInverseScheduler":
         return timesteps_of(ctor | {"scheduler": ""}, count)[::-1]
     total, offset = ctor.get("num_train_timesteps", 1000), ctor.get("steps_offset", 0)
@@ -178,7 +178,7 @@ def _noised(tensors: dict[str, np.ndarray], process: Any, at: Any) -> Any:
 
 
 def _add_noise(tensors: Any, config: Any, process: Any, chain: DiscreteGaussian) -> dict[str, Any]:
-    """Before its timesteps are set, the scheduler looks t up in falling timesteps but rising levels: T - 1 - t."""
+    """Before its timesteps are set, the scheduler looks t up in reversed levels: T - 1 - t."""
     if "add_t" not in config or "in/x0" not in tensors:
         return {}
     at = len(chain) - 1 - np.asarray(config["add_t"])

@@ -1,6 +1,4 @@
-"""Family `scheduler`: the levels (or times) that diffusers' solvers step through, and the timesteps that they show the
-network.
-"""
+"""Family `scheduler`: noise levels (or times) of diffusers' solvers, and their timesteps for the network."""
 
 from typing import Any, NamedTuple
 
@@ -58,7 +56,7 @@ def euler_schedule(process: NoiseLevels, ctor: Config, setting: Config, count: i
         return Schedule(levels, _steps_at(process, levels[:-1]))
     steps = spaced(ctor, count)
     levels = process.at_steps(steps)
-    if ctor.get("interpolation_type", "linear") == "log_linear":  # of the whole chain, and one level too many
+    if ctor.get("interpolation_type", "linear") == "log_linear":  # of the full process, and one level too many
         levels = np.geomspace(process.sigma_max, process.sigma_min, count + 1)
     low, high = ctor.get("sigma_min") or levels[-1], ctor.get("sigma_max") or levels[0]
     named = named_levels(ctor, low, high, count)
@@ -79,7 +77,7 @@ def spaced(ctor: Config, count: int) -> np.ndarray:
 
 
 def multistep_schedule(process: NoiseLevels, ctor: Config, count: int) -> Schedule:
-    """DPM-Solver and UniPC on a chain: one more timestep than is kept; named grids span the whole chain."""
+    """DPM-Solver and UniPC, discrete: one more timestep than is kept; named grids span the full process."""
     total, offset = len(process.table), ctor.get("steps_offset", 0)
     clipped = np.searchsorted(-np.log(process.table)[::-1], ctor.get("lambda_min_clipped", -np.inf))
     last = total - int(clipped)

@@ -46,7 +46,7 @@ def process_of(path: str, prediction: str = "velocity", loss: str = "target") ->
 
 
 def toy(x: Any, t: Any) -> Any:
-    """The README's network at SiT's t."""
+    """The toy network at SiT's t."""
     t = expand(jnp.asarray(t), x)
     return 0.5 * x * jnp.cos(2 * t) + 0.3 * jnp.sin(2 * x) - 0.2 * t
 

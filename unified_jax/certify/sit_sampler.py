@@ -1,6 +1,4 @@
-"""Families `sit_sampler` and `lightning_transport`: SiT's and LightningDiT's samplers and their likelihood, in our time
-(`sit`).
-"""
+"""Families `sit_sampler` and `lightning_transport`: samplers and likelihood of SiT and LightningDiT, in our time."""
 
 import itertools
 from typing import Any, Literal

@@ -53,7 +53,7 @@ WEIGHTS: dict[str, Check] = {"schedule": either(*NAMES.values()), "steps": count
 
 
 def run_min_snr(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str, Any]:
-    """min-SNR weights of every step of a chain, one output a target."""
+    """min-SNR weights of every step of a process, one output per target."""
     require(config, WEIGHTS)
     t, out = jnp.arange(config["steps"]), {}
     for target in ("eps", "x0", "v"):
@@ -129,13 +129,13 @@ def run_training_density(tensors: dict[str, np.ndarray], config: dict[str, Any])
 
 
 def _closest(names: list[str], inv_gamma: float, power: float) -> str:
-    """The output named after these two numbers, however they were written."""
+    """The output named after these two numbers, in any format."""
     wanted = f"{inv_gamma}.{power}"
     return next(name for name in names if name.endswith(wanted))
 
 
 def run_ema(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str, Any]:
-    """Averages after every step: DiT's constant decay, diffusers' variants."""
+    """EMAs after every step: DiT's constant decay, diffusers' variants."""
     require(config, AVERAGES)
     sequence = tensors["in/p"]
 

@@ -1,4 +1,4 @@
-r"""DiT as diffusers stores it (DiTTransformer2DModel) <-> our tree, by way of the published layout.
+r"""DiT as diffusers stores it (DiTTransformer2DModel) <-> our tree, via the published layout.
 
     diffusers                                              published
     pos_embed.proj                                         x_embedder.proj
@@ -6,16 +6,16 @@ r"""DiT as diffusers stores it (DiTTransformer2DModel) <-> our tree, by way of t
     transformer_blocks.i.attn1.to_out.0                    blocks.i.attn.proj
     transformer_blocks.i.ff.net.0.proj, ff.net.2           blocks.i.mlp.fc1, fc2
     transformer_blocks.i.norm1.linear                      blocks.i.adaLN_modulation.1
-    transformer_blocks.i.norm1.emb.timestep_embedder.*     t_embedder.mlp.*     } repeated in every block; they must be
-    transformer_blocks.i.norm1.emb.class_embedder.*        y_embedder.*         } equal to be one embedding again
+    transformer_blocks.i.norm1.emb.timestep_embedder.*     t_embedder.mlp.*     } repeated in every block; they must
+    transformer_blocks.i.norm1.emb.class_embedder.*        y_embedder.*         } be equal to form one embedding
     proj_out_1, proj_out_2                                 final_layer.adaLN_modulation.1, final_layer.linear
 
-The position table is not in the file, so the size of the image must be known.
+The position table is not in the file, so the image size must be given.
 
 Its class is not the same function as the published model, of which its released weights are a copy (diffusers 0.42,
-embeddings.py and attention.py). The frequencies of the time embedding are 10000^(-i / 127) where they were trained
+embeddings.py and attention.py). The frequencies of the time embedding are 10000^(-i / 127) but were trained
 as 10000^(-i / 128), and the norm before the MLP takes `norm_eps`, 1e-5 unless it is set to the trained 1e-6. Here
-weights mean the published function. A model that was itself trained in diffusers was trained with the former.
+weights mean the published function. A model trained in diffusers used the former.
 """
 
 import dataclasses
@@ -50,7 +50,7 @@ REPEATED = {
     "norm1.emb.timestep_embedder.linear_2.bias": "t_embedder.mlp.2.bias",
     "norm1.emb.class_embedder.embedding_table.weight": "y_embedder.embedding_table.weight",
 }
-"""Arrays that every block has a copy of."""
+"""Arrays that every block holds a copy of."""
 
 QKV = ("attn1.to_q", "attn1.to_k", "attn1.to_v")
 
@@ -110,8 +110,8 @@ def read(tensors: Mapping[str, np.ndarray], size: int, heads: int | None = None)
 def write(params: Params, sizes: Sizes) -> dict[str, np.ndarray]:
     """The diffusers state dict of our tree.
 
-    Raises UserError as `read` does, with our names, and for an MLP that is not four times as wide: its class has no
-    other.
+    Raises UserError as `read` does, with our names, and for an MLP that is not four times as wide, which its
+    class requires.
     """
     if sizes.hidden != 4 * sizes.width:
         raise UserError(f"In diffusers the MLP is four times as wide as {sizes.width}, found {sizes.hidden}.")
@@ -142,9 +142,9 @@ def constructor(sizes: Sizes) -> dict[str, Any]:
 
 
 def check(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """What there is to say of the arguments that a file names.
+    """Notes on the arguments that a file names.
 
-    Raises UserError where they make the class another function than is read here.
+    Raises UserError if they make the class a function that is not supported here.
     """
     wanted = {"activation_fn": "gelu-approximate", "norm_type": "ada_norm_zero", "norm_elementwise_affine": False}
     other = [f"{name}={config[name]!r}" for name, value in wanted.items() if config.get(name, value) != value]
@@ -158,7 +158,7 @@ def check(config: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _shared(tensors: Mapping[str, np.ndarray], depth: int) -> dict[str, np.ndarray]:
-    """The embedders of all blocks as one. Raises UserError where they differ."""
+    """The embedders of all blocks as one. Raises UserError if they differ."""
     different = []
     for name in REPEATED:
         first = tensors[f"transformer_blocks.0.{name}"]

@@ -3,19 +3,18 @@ r"""DiT and SiT as published (facebookresearch/DiT, willisma/SiT: one layout) <-
     theirs (torch: [out, in])                ours (flat names)                         how
     x_embedder.proj           [d, c, p, q]   patch/kernel          [p q c, d]          a convolution as a matrix
     t_embedder.mlp.0, .2                     time/fc1, time/fc2                        transposed
-    y_embedder.embedding_table.weight        label_0/table                             as it is
-    blocks.i.attn.qkv         [3 h e, d]     blocks/attention/qkv_* [i, d, h, 3, e]    by head: a tensor-parallel cut
-    blocks.i.attn.proj        [d, h e]       blocks/attention/out_* [i, h, e, d]       stays within heads
+    y_embedder.embedding_table.weight        label_0/table                             unchanged
+    blocks.i.attn.qkv         [3 h e, d]     blocks/attention/qkv_* [i, d, h, 3, e]    by head: tensor-parallel shards
+    blocks.i.attn.proj        [d, h e]       blocks/attention/out_* [i, h, e, d]       stay within heads
     blocks.i.mlp.fc1, .fc2                   blocks/mlp/fc1, fc2                       transposed, blocks stacked
     blocks.i.adaLN_modulation.1              blocks/modulation/linear                  the same six chunks
     final_layer.adaLN_modulation.1           final_modulation/linear
     final_layer.linear                       final
     pos_embed                 [1, n, d]      none: computed                            checked, written on export
 
-Nothing is computed, so a round trip is exact to the bit. Sizes are read from the shapes; only the number of heads
-leaves no trace in them. The function that these weights belong to is the same in both projects but for time: SiT is
-shown t in [0, 1] with t = 1 at the data and answers with the velocity towards it, and drops the second half of its
-output channels where it has one.
+Nothing is computed, so a round trip is bitwise exact. Sizes are read from the shapes, except the number of heads. Both
+projects compute the same function of these weights except for time: SiT's input is t in [0, 1] with t = 1 at the data,
+its output is the velocity towards the data, and it drops the second half of its output channels if there is one.
 """
 
 import dataclasses
@@ -39,10 +38,10 @@ GLOBAL = {
     "final_layer.linear": "final",
 }
 BLOCK = {"adaLN_modulation.1": "modulation/linear", "mlp.fc1": "mlp/fc1", "mlp.fc2": "mlp/fc2"}
-"""Linear layers that are transposed and nothing else."""
+"""Linear layers that are only transposed."""
 
 TOLERANCE = 1e-5
-"""Of a stored position table."""
+"""Tolerance of a stored position table."""
 
 ROUNDED = (
     (np.float16, TOLERANCE),
@@ -50,7 +49,7 @@ ROUNDED = (
     (ml_dtypes.float8_e4m3fn, 2.1e-3),
     (ml_dtypes.float8_e5m2, 2.1e-3),
 )
-"""Precisions of files, each with what a wider one that the numbers went through before may have rounded."""
+"""Precisions of files, each with the rounding of an earlier conversion."""
 
 MEASURED = {
     "patch": ("x_embedder.proj.weight", ("width", "channels", "patch", "patch")),
@@ -59,11 +58,11 @@ MEASURED = {
     "hidden": ("blocks.0.mlp.fc1.weight", ("hidden", "width")),
     "positions": ("pos_embed", ("1", "patches", "width")),
 }
-"""Arrays whose shapes tell the sizes of a model, and what their axes are."""
+"""Arrays whose shapes determine the sizes of a model, with their axes."""
 
 
 def read(tensors: Mapping[str, np.ndarray], heads: int | None = None) -> tuple[Params, Sizes]:
-    """(our tree, sizes) of a published state dict. `heads` is needed for widths that were not published.
+    """(our tree, sizes) of a published state dict. `heads` is needed for unpublished widths.
 
     Raises UserError: unmapped, missing or wrongly shaped arrays (all of them listed), or a pos_embed that is not the
     sin-cos table this library computes.
@@ -122,7 +121,7 @@ def without_variance(params: Params, sizes: Sizes) -> tuple[Params, Sizes]:
 
 
 def with_null_row(params: Params) -> Params:
-    """A label table without a null row gets one of zeros: "no label". It was never trained, so guidance is no use."""
+    """A label table without a null row gets one of zeros: "no label". It is untrained, so guidance has no meaning."""
     table = params["label_0"]["table"]
     return params | {"label_0": {"table": np.concatenate([table, np.zeros_like(table[:1])])}}
 

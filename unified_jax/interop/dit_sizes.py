@@ -1,4 +1,4 @@
-"""The sizes of a DiT as its weights tell them, and every array that a model of these sizes has."""
+"""The sizes of a DiT from its weights, and every array of a model of these sizes."""
 
 import math
 import re
@@ -13,12 +13,12 @@ PUBLISHED_HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}
 """Heads by width of DiT and SiT S, B, L, XL."""
 
 Measured = Mapping[str, tuple[str, tuple[str, ...]]]
-"""Role -> (name of the array that tells a size, what its axes are)."""
+"""Role -> (name of the array that determines a size, its axes)."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What the shapes of the weights say of a model."""
+    """The sizes of a model by the shapes of its weights."""
 
     depth: int
     width: int
@@ -65,7 +65,7 @@ class Sizes:
         return expected | {"blocks/attention/out_bias": (n, d)}
 
     def ratio(self) -> float:
-        """The ratio whose product with the width, cut to a whole number as networks do, is the hidden width."""
+        """The ratio whose product with the width, truncated to an integer as networks do, is the hidden width."""
         ratio = self.hidden / self.width
         return ratio if int(self.width * ratio) == self.hidden else math.nextafter(ratio, math.inf)
 
@@ -79,7 +79,7 @@ class Sizes:
 
 
 def depth_of(names: Iterable[str], folder: str) -> int:
-    """How many blocks there are: different numbers in `folder.NUMBER.`; a gap shows as names missing and unmapped."""
+    """Number of blocks: distinct numbers in `folder.NUMBER.`; a gap shows as missing and unmapped names."""
     found = (re.match(rf"{re.escape(folder)}\.(\d+)\.", name) for name in names)
     return max(1, len({match.group(1) for match in found if match}))
 
@@ -97,9 +97,9 @@ def heads_of(width: int, heads: int | None) -> int:
 def measure(
     what: str, found: Mapping[str, Shape], measured: Measured, depth: int, layout: Callable[[Sizes], Iterable[str]]
 ) -> Sizes:
-    """Sizes (but the heads) from the arrays that tell them; `layout` names every array of a file of these sizes.
+    """Sizes (except the heads) from these arrays; `layout` names every array of a file of these sizes.
 
-    Raises UserError, listing all names, where one of them is missing or has other axes.
+    Raises UserError, listing all names, if one of them is missing or has other axes.
     """
     unknown = Sizes(depth, 4, 1, 1, 1, 1, 1, 1, 1)
     expected: dict[str, Expected] = dict.fromkeys(layout(unknown))
@@ -119,9 +119,9 @@ def measure(
 
 
 def classes_of(rows: int, classes: int | None) -> int:
-    """How many of a table's rows are classes: as given, else all but the last, which is the null row.
+    """Number of class rows of a table: as given, else all but the last, which is the null row.
 
-    A table of 1,000 rows (or of one) is taken to be ImageNet's classes, trained without guidance. Raises UserError.
+    A table of 1,000 rows (or of one) counts as ImageNet's classes, trained without guidance. Raises UserError.
     """
     if classes is None:
         return rows if rows in (1, 1000) else rows - 1

@@ -1,8 +1,8 @@
-"""Named arrays on disk, in one file or several (`parts`): `.safetensors` always, torch's files where torch is installed
-(`torch_files`). Nothing in a file is ever run: safetensors holds no code.
+"""Named arrays on disk, in one file or several (`parts`).
 
-All is float32 afterwards, exact but for float64, and finite (`floats`); names are without what training puts before
-them (`names.unwrapped`).
+`.safetensors` is always supported, torch files if torch is installed (`torch_files`). No code in a file is ever run.
+Arrays become float32, exactly except for float64, and must be finite (`floats`); training prefixes are removed from
+names (`names.unwrapped`).
 """
 
 import contextlib
@@ -21,11 +21,11 @@ from unified_jax.interop.names import unwrapped
 
 PLAIN = ("F64", "F32", "F16", "BF16")
 WHOLE = ("BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64")
-"""What NumPy reads by itself: floats, and what is then refused as no weights."""
+"""Dtypes that NumPy reads itself: floats, and others that are then refused."""
 
 
 class Weights(NamedTuple):
-    """What a file, or a set of them, holds."""
+    """The content of a file or a set of files."""
 
     tensors: dict[str, np.ndarray]
     said: tuple[str, ...]
@@ -35,14 +35,14 @@ class Weights(NamedTuple):
 def read(path: Path, average: bool = True) -> dict[str, np.ndarray]:
     """The float32 arrays of a file, an index of parts, or a folder of parts, by name.
 
-    Of a training checkpoint {"model", "ema", ...} the average is taken, or the trained weights with `average=False`.
-    Raises UserError: not there, incomplete, damaged, or something other than finite floating-point arrays.
+    Of a training checkpoint {"model", "ema", ...} the EMA is read, or the trained weights with `average=False`. Raises
+    UserError for a missing, incomplete or damaged file, or arrays that are not finite floats.
     """
     return read_weights(path, average).tensors
 
 
 def read_weights(path: Path, average: bool = True) -> Weights:
-    """As `read`, with what there is to say of it."""
+    """As `read`, with notes on what was read."""
     files = parts.find(path)
     found: dict[str, np.ndarray] = {}
     held: dict[str, str] = {}
@@ -66,7 +66,7 @@ def read_weights(path: Path, average: bool = True) -> Weights:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The text that a safetensors file carries beside its arrays. Raises UserError as `read` does."""
+    """The text that a safetensors file carries next to its arrays. Raises UserError as `read` does."""
     if not path.is_file():
         raise UserError(f"The weights file {str(path)!r} does not exist.")
     with _opened(path) as opened:
@@ -74,9 +74,9 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def described(path: Path) -> dict[str, Any]:
-    """What a file says of its model: {"config": arguments of its class, ...}, {} where it says nothing.
+    """A file's model metadata: {"config": arguments of its class, ...}, or {}.
 
-    A safetensors file says it in its metadata, a folder of diffusers in `config.json`.
+    A safetensors file has it in its header, a diffusers folder in `config.json`.
     """
     texts: dict[str, str] = {}
     folder = path if path.is_dir() else path.parent
@@ -94,10 +94,9 @@ def described(path: Path) -> dict[str, Any]:
 
 
 def write(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Writes a safetensors file in one piece or not at all.
+    """Writes a safetensors file atomically.
 
-    Raises UserError where it is there already, is not called .safetensors, cannot be written, or where the arrays are
-    not finite.
+    Raises UserError if it exists, is not called .safetensors, cannot be written, or the arrays are not finite.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
@@ -111,7 +110,7 @@ def write(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, temporary, dict(metadata))
-        temporary.chmod(0o644)  # the library writes for the owner alone
+        temporary.chmod(0o644)  # the library writes with owner permissions only
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
         with contextlib.suppress(OSError):
@@ -152,7 +151,7 @@ def _safetensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def _float8(path: Path, name: str, dtype: np.dtype) -> np.ndarray:
-    """An F8 array, which the library's NumPy side cannot make; it has checked the header before."""
+    """An F8 array, which the library's NumPy interface cannot build; the header is already checked."""
     with path.open("rb") as file:
         length = struct.unpack("<Q", file.read(8))[0]
         entry = json.loads(file.read(length))[name]

@@ -1,10 +1,10 @@
-"""Numbers as files store them -> float32: half precision and F8 widened, F8 multiplied by its scales, all finite.
+"""Stored numbers -> float32: half precision and F8 widened, F8 multiplied by its scales, all finite.
 
-Widening is exact; float64 is rounded. An F8 weight may have a scale beside it, by one of three conventions:
+Widening is exact; float64 is rounded. An F8 weight may have a scale, by one of three conventions:
 
     NAME.weight_scale       one number, or one per row (compressed-tensors)
-    NAME.scale_weight       one number (ComfyUI, beside a marker `scaled_fp8`)
-    NAME.weight_scale_inv   one number a block of 128 x 128, and a factor in spite of its name (DeepSeek)
+    NAME.scale_weight       one number (ComfyUI, with a marker `scaled_fp8`)
+    NAME.weight_scale_inv   one number per block of 128 x 128, a factor despite its name (DeepSeek)
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ FLOAT8 = {
     "F8_E4M3FNUZ": np.dtype(ml_dtypes.float8_e4m3fnuz),
     "F8_E5M2FNUZ": np.dtype(ml_dtypes.float8_e5m2fnuz),
 }
-"""F8 by the name that safetensors gives it."""
+"""F8 dtypes by their safetensors names."""
 
 EIGHT = tuple(kind.name for kind in FLOAT8.values())
 KNOWN = ("float16", "bfloat16", "float32", "float64", *EIGHT)
@@ -31,8 +31,10 @@ BLOCK = 128
 
 
 def widened(what: str, found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays in float32. Raises UserError naming `what`: arrays that are no floats, scales that are not known, or
-    numbers that are not finite."""
+    """The arrays in float32.
+
+    Raises UserError naming `what` for arrays that are not floats, unknown scales, or numbers that are not finite.
+    """
     strange = [f"{name} ({value.dtype})" for name, value in sorted(found.items()) if value.dtype.name not in KNOWN]
     if strange:
         raise UserError(f"{what} holds arrays that are not weights; expected floats: {', '.join(strange)}.")
@@ -57,7 +59,7 @@ def refuse_non_finite(what: str, tensors: Mapping[str, np.ndarray]) -> None:
 
 
 def _scaled(what: str, wide: dict[str, np.ndarray], eight: list[str]) -> dict[str, np.ndarray]:
-    """F8 weights times their scales; the scales themselves are gone."""
+    """F8 weights times their scales, without the scales."""
     used = set()
     for name in eight:
         folder, dot, last = name.rpartition(".")

@@ -1,8 +1,8 @@
 """Names of arrays: strict accounting, and nested dicts <-> flat names such as `blocks/attention/qkv_kernel`.
 
 A conversion is right only if every array of the source is used once and every array of the target is filled. So both
-sides are declared in full (name -> shape) and compared before anything is moved; what does not agree is listed whole,
-because one missing block says something else than one missing bias.
+sides are declared in full (name -> shape) and compared before any conversion. All differences are listed,
+because one missing block means something else than one missing bias.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,14 +14,14 @@ from unified_jax.typing import Params
 Shape = tuple[int, ...]
 
 INNER = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-"""What torch.compile, FSDP and activation checkpointing put into names."""
+"""Name parts that torch.compile, FSDP and activation checkpointing insert."""
 
 AVERAGE = ("ema", "ema_model", "model_ema")
 OUTER = (*AVERAGE, "module", "model", "net", "network", "state_dict", "transformer", "diffusion_model")
-"""What training code puts before names."""
+"""Name prefixes of training code."""
 
 Expected = Shape | str | None
-"""A shape; None where it cannot be known; words for what was expected of an array that is wrong in any case."""
+"""A shape; None if unknown; text for the expectation on an array that is wrong in any case."""
 
 
 def account(what: str, found: Mapping[str, Shape], expected: Mapping[str, Expected]) -> None:
@@ -51,11 +51,11 @@ def account(what: str, found: Mapping[str, Shape], expected: Mapping[str, Expect
 
 
 def unwrapped(what: str, tensors: Mapping[str, Any], average: bool | None = None) -> tuple[dict[str, Any], str]:
-    """(the arrays by names without what training puts before them, which set was taken where there are two).
+    """(the arrays by names without training prefixes, which of two sets was read).
 
     Parallel and compiled modules put INNER anywhere in a name; checkpoints put OUTER, once or several times, before
-    names. Names of an average (AVERAGE) beside trained ones are two sets: `average` says which is meant. Raises
-    UserError where two arrays get one name, or there are two sets and `average` is None.
+    names. EMA names (AVERAGE) next to trained ones are two sets, of which `average` selects one. Raises UserError
+    if two arrays get one name, or for two sets without `average`.
     """
     sets: tuple[dict[str, str], dict[str, str]] = ({}, {})
     for name in tensors:
@@ -68,7 +68,7 @@ def unwrapped(what: str, tensors: Mapping[str, Any], average: bool | None = None
     trained, averaged = sets
     if not trained or not averaged:
         return {bare: tensors[name] for bare, name in (trained or averaged).items()}, ""
-    if not set(trained) <= set(averaged):  # what is called an average is something else; it will be accounted for
+    if not set(trained) <= set(averaged):  # named like an EMA but something else; accounted for later
         return {bare: tensors[name] for bare, name in (*trained.items(), *((n, n) for n in averaged.values()))}, ""
     if average is None:
         both = f"{min(averaged.values())}, {min(trained.values())}"
@@ -105,7 +105,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def unflatten(flat: Mapping[str, Any]) -> Params:
-    """The inverse of `flatten`; the names must have been accounted for, so that none is the beginning of another."""
+    """The inverse of `flatten`; the names must have been accounted for, so that none is a prefix of another."""
     tree: Params = {}
     for name, value in flat.items():
         *folders, last = name.split("/")

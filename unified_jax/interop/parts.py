@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from unified_jax.errors import UserError
 
 TORCH = (".pt", ".pth", ".ckpt", ".bin")
-"""Endings that torch reads."""
+"""Suffixes of torch files."""
 SAFETENSORS = ".safetensors"
 INDEX = ".index.json"
 PART = re.compile(r"(.+)-(\d+)-of-(\d+)(\.\w+)")
@@ -27,7 +27,7 @@ class Files(NamedTuple):
 
 
 def find(path: Path) -> Files:
-    """The files behind a path. Raises UserError: nothing there, parts missing or of several sets, a damaged index."""
+    """The files of a path. Raises UserError for missing files or parts, several sets, or a damaged index."""
     if path.is_dir():
         return _folder(path)
     if not path.is_file():
@@ -43,14 +43,14 @@ def find(path: Path) -> Files:
 
 
 def holds_weights(folder: Path) -> bool:
-    """Whether a folder has weights of other programs in it, and is no run."""
+    """Whether a folder holds third-party weights, and is not a run."""
     return not (folder / "checkpoints").exists() and any(
         p.suffix == SAFETENSORS or p.suffix in TORCH or p.name.endswith(INDEX) for p in folder.iterdir()
     )
 
 
 def check_listed(path: Path, files: Files, held: dict[str, str]) -> None:
-    """Compares an index with what its parts hold (array -> file). Raises UserError naming what is missing or extra."""
+    """Compares an index with its parts (array -> file). Raises UserError naming missing and extra arrays."""
     if files.listed is None:
         return
     missing = sorted(f"{name} ({file})" for name, file in files.listed.items() if held.get(name) != file)
@@ -124,7 +124,7 @@ def _index(path: Path) -> Files:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object whose names are different; the decoder alone would keep the last of equal ones."""
+    """A JSON object with distinct names; the decoder itself keeps the last of equal ones."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]

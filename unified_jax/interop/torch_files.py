@@ -1,8 +1,7 @@
-"""State dicts out of files that torch wrote, read with `weights_only=True`: nothing in a file is ever run.
+"""State dicts from torch files, read with `weights_only=True`: no code in a file is ever run.
 
-That refuses every pickled object but tensors and plain containers. (argparse.Namespace is let through: it holds
-attributes and nothing else, and the training scripts of DiT and SiT store their arguments in one beside "model", "ema"
-and "opt".)
+That refuses every pickled object except tensors and plain containers. (argparse.Namespace is allowed: it holds only
+attributes, and the training scripts of DiT and SiT store their arguments in one, next to "model", "ema" and "opt".)
 """
 
 import argparse
@@ -28,9 +27,9 @@ FLOAT8 = {
 
 
 def read(path: Path, average: bool) -> tuple[dict[str, np.ndarray], str]:
-    """(the arrays in the precision of the file, which of its sets was taken where it has several).
+    """(the arrays in the precision of the file, which of its sets was read if it has several).
 
-    Raises UserError: torch is not installed; the file is damaged, holds code, or something that is no state dict.
+    Raises UserError without torch, or if the file is damaged, holds code, or is not a state dict.
     """
     try:
         import torch  # pyright: ignore[reportMissingImports]
@@ -42,7 +41,7 @@ def read(path: Path, average: bool) -> tuple[dict[str, np.ndarray], str]:
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file ends in whatever the archive, pickle or tensor code raises
+    except Exception as error:  # a damaged file raises any exception of the archive, pickle or tensor code
         if "weights_only" in str(error).lower() or "Unsupported" in str(error):
             raise UserError(
                 f"{str(path)!r} holds Python objects besides its weights. These may run code, so it is not read. "
@@ -57,13 +56,13 @@ def read(path: Path, average: bool) -> tuple[dict[str, np.ndarray], str]:
 
 
 def unreadable(path: Path, error: Exception) -> UserError:
-    """The sentence for a damaged file."""
+    """The error for a damaged file."""
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return UserError(f"The weights file {str(path)!r} cannot be read; it is damaged or of another kind: {reason[:200]}")
 
 
 def _state_dict(path: Path, loaded: Any, average: bool) -> tuple[Mapping[str, Any], str]:
-    """The part of a checkpoint that was asked for; a file without parts is its own state dict."""
+    """The requested part of a checkpoint; a file without parts is its own state dict."""
     if not isinstance(loaded, Mapping):
         raise UserError(f"{str(path)!r} holds a {type(loaded).__name__}, expected a state dict.")
     said = ""

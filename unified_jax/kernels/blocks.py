@@ -1,15 +1,13 @@
-r"""Which blocks of keys a block of queries needs: a short list for each, so that a kernel neither loads nor computes
-the others.
+r"""Lists of the key blocks that each query block needs, so that a kernel skips the others.
 
-With queries cut into blocks of `rows` and keys into blocks of `columns`, key block j is, for query block i,
+With queries divided into blocks of `rows` and keys into blocks of `columns`, key block j is, for query block i,
 
-    needed    if some query of block i sees some key of block j
-    full      if every query of block i sees every key of block j: no mask is applied there
+    needed    if some query of block i attends to some key of block j
+    full      if every query of block i attends to every key of block j: no mask is needed
 
-A list has the full blocks first, then the others that are needed, each in rising order, and two counts: how many are
-full, how many are needed. The lists of the transposed question (which query blocks a key block needs) are what the
-gradient of keys and values walks over. Queries that fill up the last block count for neither: what they give is not
-kept.
+A list has the full blocks first, then the other needed ones, each in increasing order, and two counts: of full and of
+needed blocks. The gradient of keys and values uses the transposed lists (the query blocks that a key block needs).
+Padding queries of the last block are ignored: their results are dropped.
 """
 
 from typing import NamedTuple
@@ -21,7 +19,7 @@ from unified_jax.kernels.inputs import Visible
 
 
 class Lists(NamedTuple):
-    """For each of i blocks, which of j blocks it needs."""
+    """For each of i blocks, the needed ones of j blocks."""
 
     blocks: Int[Array, "b i j"]
     """The needed blocks first; then the last of them again, which a pipeline does not load a second time."""
@@ -30,19 +28,19 @@ class Lists(NamedTuple):
 
     @property
     def flat(self) -> Int[Array, "l"]:
-        """All in one row, counts before blocks: list (b, i) begins at (b I + i) (2 + J)."""
+        """All lists in one row, counts before blocks: list (b, i) begins at (b I + i) (2 + J)."""
         return jnp.concatenate([self.count, self.blocks], axis=-1).reshape(-1)
 
 
 class Blocks(NamedTuple):
-    """The lists of both directions, and the runs for the masks."""
+    """The lists of both directions, and the key ranges for the masks."""
 
     keys: Lists
     """Key blocks of each query block."""
     queries: Lists
     """Query blocks of each key block."""
     runs: Int[Array, "b 2 n2"]
-    """Starts and stops of whole blocks of queries, within the keys."""
+    """Starts and stops of full blocks of queries, within the keys."""
 
 
 def round_up(size: int, multiple: int) -> int:
@@ -51,12 +49,12 @@ def round_up(size: int, multiple: int) -> int:
 
 
 def whole_runs(batch: int, queries: int, keys: int) -> Visible:
-    """The runs of attention without a mask."""
+    """The key ranges of attention without a mask."""
     return jnp.broadcast_to(jnp.array([0, keys], jnp.int32), (batch, queries, 2))
 
 
 def blocks_of(visible: Visible, keys: int, rows: int, columns: int) -> Blocks:
-    """The lists of runs over `keys` keys."""
+    """The lists for key ranges over `keys` keys."""
     visible = jnp.clip(visible.astype(jnp.int32), 0, keys)
     fill = ((0, 0), (0, -visible.shape[1] % rows), (0, 0))
     first = jnp.arange(0, keys, columns)

@@ -1,13 +1,13 @@
-"""Which implementation of the attention half runs. A module's field chooses: `attention: Attention = "auto"`.
+"""Which implementation of the attention branch runs. A module's field chooses: `attention: Attention = "auto"`.
 
-    auto        the fastest that was measured for this device, dtype, shape and kind of mask (`measured`), else xla
+    auto        the fastest measured for this device, dtype, shape and kind of mask (`measured`), else xla
     reference   the specification
-    xla         everywhere; the one that has forward-mode and second derivatives
-    cudnn       attention proper by cuDNN, the rest as xla: NVIDIA GPU, bfloat16 or float16
-    pallas      our kernels: TPU and Hopper GPU; on a CPU interpreted (slow, for checking)
+    xla         everywhere; the only one with forward-mode and second derivatives
+    cudnn       attention itself by cuDNN, the rest as xla: NVIDIA GPU, bfloat16 or float16
+    pallas      our kernels: TPU and Hopper GPU; interpreted on a CPU (slow, for tests)
 
-The device is that of the mesh in use, else the default one. A forced choice that cannot work raises UserError while the
-model is traced, before anything is compiled. On a mesh of several devices the kernels run on each device's part
+The device is that of the mesh in use, else the default one. A forced choice that cannot work raises UserError during
+tracing, before compilation. On a mesh of several devices the kernels run on each device's part
 (batch, heads, and the queries' tokens; keys and values of a row are gathered).
 """
 
@@ -32,13 +32,13 @@ HOPPER = ("H100", "H200", "H800", "H20", "GH200")
 
 
 def check_attention(attention: str) -> None:
-    """Raises ValueError for an implementation that does not exist, before anything is compiled."""
+    """Raises ValueError for an unknown implementation, before compilation."""
     if attention not in get_args(Attention):
         raise ValueError(f"attention must be one of {', '.join(get_args(Attention))}; found {attention!r}.")
 
 
 def device() -> tuple[str, str]:
-    """(platform, kind) that the program is traced for."""
+    """(platform, kind) of the device that the program is traced for."""
     found = jax.sharding.get_abstract_mesh().abstract_device
     if found is not None and found.platform is not None:
         return "gpu" if found.platform == "cuda" else found.platform, str(found.device_kind)
@@ -55,9 +55,9 @@ def resolve(
     bias: bool = False,
     projection: bool = False,
 ) -> Attention:
-    """The implementation that is meant, never auto; of attention proper, or of a `projection` around it.
+    """The chosen implementation, never auto, of attention itself or of a `projection` around it.
 
-    Raises UserError where it is forced and cannot work.
+    Raises UserError if it is forced and cannot work.
     """
     name, odd = jnp.dtype(dtype).name, runs and tokens % 2 == 1
     if attention == "auto":
@@ -73,7 +73,7 @@ def resolve(
 
 
 def why_not(attention: Attention, dtype: str, head_dim: int, bias: bool, odd: bool = False) -> str | None:
-    """Why an implementation cannot work on the device, or None; `odd`: runs over an odd number of tokens."""
+    """Why an implementation cannot work on the device, or None; `odd`: key ranges over an odd number of tokens."""
     platform, kind = device()
     if attention == "cudnn":
         if platform != "gpu":
@@ -101,7 +101,7 @@ def why_not(attention: Attention, dtype: str, head_dim: int, bias: bool, odd: bo
 def kernels() -> tuple[Any, Any, str | None]:
     """(the module of our kernels, their target, why this version of JAX cannot run them or None).
 
-    Imported here: Pallas takes most of a second, which only those who choose it should pay.
+    Imported here, as importing Pallas takes most of a second.
     """
     from unified_jax.kernels import pallas
     from unified_jax.kernels.hopper import compat
@@ -131,7 +131,7 @@ def modulated_qkv(
     attention: Attention = "auto",
     runs: bool = False,
 ) -> tuple[Array, Array, Array]:
-    """Part one: queries, keys and values. See `reference.modulated_qkv`. `runs`: whether attention will have a mask."""
+    """Part one: queries, keys and values. See `reference.modulated_qkv`. `runs`: whether attention has key ranges."""
     kernel = weights.kernel
     chosen = resolve(attention, kernel.dtype, kernel.shape[-1], x.shape[1], runs, projection=True)
     if chosen != "pallas":
@@ -160,7 +160,7 @@ def attend(
     *,
     attention: Attention = "auto",
 ) -> tuple[Float[Array, "b n h e"], Float[Array, "b n h"]]:
-    """Part two: attention over runs, with its log-sum-exp. See `reference.attend`."""
+    """Part two: attention over key ranges, with its log-sum-exp. See `reference.attend`."""
     match resolve(attention, q.dtype, q.shape[-1], q.shape[1], visible is not None, bias=bias is not None):
         case "reference":
             return reference.attend(q, k, v, visible, bias)
@@ -186,7 +186,7 @@ def _attend_by_kernel(q: Array, k: Array, v: Array, visible: Visible | None) -> 
 
 @contextlib.contextmanager
 def _reverse_only() -> Iterator[None]:
-    """Says what to do where a kernel meets forward mode."""
+    """Explains what to do when a kernel meets forward mode."""
     try:
         yield
     except TypeError as error:
@@ -210,7 +210,7 @@ def gated_out(
 ) -> Float[Array, "b n d"]:
     """Part three: back to the residual stream through the gate. See `reference.gated_out`.
 
-    Where heads are cut over devices the sum over them comes before the gate: that is left to XLA.
+    Where heads are sharded over devices the sum over them precedes the gate: that is left to XLA.
     """
     kernel = weights.kernel
     chosen = resolve(attention, kernel.dtype, kernel.shape[1], x.shape[1], runs, projection=True)

@@ -1,7 +1,7 @@
 """Attention by cuDNN, for comparison and where it is fastest: bfloat16 or float16 on an NVIDIA GPU.
 
-cuDNN knows no runs: they become a bias of the size of the scores. It gives no log-sum-exp that can be differentiated,
-so that one comes from XLA; where nothing uses it, the compiler removes that pass.
+cuDNN has no key ranges: they become a bias of the size of the scores. It has no differentiable log-sum-exp, which XLA
+computes instead; if unused, the compiler removes that pass.
 """
 
 import jax
@@ -22,6 +22,6 @@ def attend(
     """(output in v's dtype, log-sum-exp float32). See `reference.attend`."""
     mask = None if visible is None else reference.dense_mask(visible, k.shape[1])[:, None]
     out = jax.nn.dot_product_attention(q, k, v, bias, mask, implementation="cudnn")
-    if visible is not None:  # cuDNN gives the mean of all values to a token that sees nothing
+    if visible is not None:  # with an empty key range cuDNN returns the mean of all values
         out = jnp.where((visible[..., 0] < visible[..., 1])[..., None, None], out, 0)
     return out, xla.attend(q, k, v, visible, bias)[1]

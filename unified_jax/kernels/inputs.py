@@ -1,16 +1,16 @@
-"""The arguments that the three parts of the attention half share, in every implementation.
+"""The arguments shared by the three parts of the attention branch, in every implementation.
 
     x + gate * out(attend(qkv(norm(x) * (1 + scale) + shift), visible))
 
 Modulation: `rows` are `[b, k, d]`. With `index=None` k is 1, one row per example, and is broadcast. With `index:
-int32[b, n]` token i of example j is modulated by row `index[j, i]` (Transfusion: a time an item, row 0 the identity
+int32[b, n]` token i of example j is modulated by row `index[j, i]` (Transfusion: one time per item, row 0 the identity
 for text).
 
 Heads: the fused projection has the layout `[d, g, r + 2, e]`: g key/value heads, each with its r query heads, then its
 key, then its value. r = 1 is multi-head attention. Sharding g over devices keeps each query with its key, in one
 matmul.
 
-Visible: query i sees the run of key positions `[visible[b, i, 0], visible[b, i, 1])`; an empty run gives zero.
+Visible: query i attends to the key range `[visible[b, i, 0], visible[b, i, 1])`; an empty key range gives zero.
 """
 
 from typing import Literal, NamedTuple
@@ -25,7 +25,7 @@ Visible = Int[Array, "b n 2"]
 
 
 class Modulation(NamedTuple):
-    """Rows of shift, scale and gate for one half of a block, and which row each token takes (None: the only one)."""
+    """Rows of shift, scale and gate for one branch of a block, and each token's row (None: the only one)."""
 
     shift: Rows
     scale: Rows

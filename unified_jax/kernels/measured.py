@@ -1,6 +1,6 @@
-"""What `attention="auto"` takes where it was measured to be fastest; anywhere else it takes XLA.
+"""The fastest measured implementations, for `attention="auto"`; elsewhere it uses XLA.
 
-Each row names the result file that it was read from, which `benchmarks/modulated_attention.py` writes.
+Each row names its result file, which `benchmarks/modulated_attention.py` writes.
 """
 
 from typing import Literal, NamedTuple
@@ -37,7 +37,7 @@ TABLE: tuple[Fastest, ...] = (
 def fastest(
     device_kind: str, dtype: str, head_dim: int, tokens: int, runs: bool, projection: bool
 ) -> Literal["xla", "cudnn", "pallas"]:
-    """The measured choice for attention proper or for a projection, or XLA."""
+    """The measured choice for attention itself or for a projection, else XLA."""
     for row in TABLE:
         near = row.device_kind in device_kind and (row.dtype, row.head_dim, row.runs) == (dtype, head_dim, runs)
         if near and row.least_tokens <= tokens <= row.most_tokens:

@@ -1,7 +1,7 @@
 r"""The three parts by Pallas kernels, with their gradients, for a TPU or a Hopper GPU, or interpreted anywhere.
 
 `attend` has a backward pass of kernels. The projections around it recompute through XLA in theirs: their gradients
-are plain matrix products, which the compiler does as well, and those of the modulation's rows are products with a
+are plain matrix products, for which the compiler is as fast, and those of the modulation's rows are products with a
 one-hot matrix (`xla.pick_rows`), not scatters.
 
 Reverse mode only: a kernel has no forward-mode rule (jvp), and its gradient has no gradient.
@@ -31,7 +31,7 @@ Kept = tuple[Array, Array, Array, Visible | None, Array, Array]
 
 @dataclass(frozen=True)
 class Target:
-    """What the kernels are compiled for."""
+    """The target that the kernels are compiled for."""
 
     kind: Literal["tpu", "hopper"] = "tpu"
     interpret: Any = False
@@ -62,7 +62,7 @@ def _attend_forward(
 def _attend_backward(target: Target, kept: Kept, cotangents: tuple[Array, Array]) -> tuple[Any, ...]:
     q, k, v, visible, out, lse = kept
     do, dlse = cotangents
-    # The log-sum-exp of an empty run is -inf: whatever is asked of it moves nothing.
+    # The log-sum-exp of an empty key range is -inf: its cotangent has no effect.
     d = jnp.where(jnp.isneginf(lse), 0.0, jnp.sum(do.astype(jnp.float32) * out, axis=-1) - dlse)
     part: Any = tpu_grad.backward if target.kind == "tpu" else hopper_grad.backward
 

@@ -1,8 +1,7 @@
-r"""The specification in plain jnp, float32 inside: what every other path is compared with. Written for reading, not
-for speed.
+r"""The specification in plain jnp, float32 inside, with which every other path is compared.
 
 modulated_qkv   q, k, v = split(W (norm(x) (1 + scale) + shift) + b); optional RMS norm of q and k; optional rotation
-attend          softmax over the visible run of q k^T / sqrt(e), times v
+attend          softmax over the key range of q k^T / sqrt(e), times v
 gated_out       x + gate (W a + b)
 """
 
@@ -69,7 +68,7 @@ def modulated_qkv(
 
 
 def dense_mask(visible: Visible, keys: int) -> Array:
-    """The runs as a boolean matrix `[b, n, m]`."""
+    """The key ranges as a boolean matrix `[b, n, m]`."""
     position = jnp.arange(keys)
     return (position >= visible[..., :1]) & (position < visible[..., 1:])
 
@@ -80,7 +79,7 @@ def attention_weights(
     visible: Visible | None = None,
     bias: Float[Array, "b h n m"] | None = None,
 ) -> tuple[Float[Array, "b h n m"], Float[Array, "b n h"]]:
-    """Softmax probabilities and the log-sum-exp of the scores; both of an empty run are 0 and -inf."""
+    """Softmax probabilities and the log-sum-exp of the scores; of an empty key range, 0 and -inf."""
     repeats = q.shape[2] // k.shape[2]
     k = jnp.repeat(k, repeats, axis=2).astype(jnp.float32)
     scores = jnp.einsum("bnhe,bmhe->bhnm", q.astype(jnp.float32), k, precision=EXACT) / jnp.sqrt(1.0 * q.shape[-1])
@@ -102,7 +101,7 @@ def attend(
     visible: Visible | None = None,
     bias: Float[Array, "b h n m"] | None = None,
 ) -> tuple[Float[Array, "b n h e"], Float[Array, "b n h"]]:
-    """(output, log-sum-exp) of attention over runs; self- and cross-attention alike.
+    """(output, log-sum-exp) of attention over key ranges; self- and cross-attention alike.
 
     Key head i serves queries i r .. i r + r - 1.
     """
@@ -115,7 +114,7 @@ def attend(
 def merge_runs(
     first: tuple[Array, Array], second: tuple[Array, Array]
 ) -> tuple[Float[Array, "b n h e"], Float[Array, "b n h"]]:
-    """Two results of `attend` for disjoint runs of the same queries, merged by their log-sum-exp."""
+    """Two results of `attend` for disjoint key ranges of the same queries, merged by their log-sum-exp."""
     (a, lse_a), (b, lse_b) = first, second
     empty = jnp.isneginf(lse_a) & jnp.isneginf(lse_b)
     safe = jnp.where(empty, 0.0, jnp.logaddexp(jnp.where(empty, 0.0, lse_a), jnp.where(empty, 0.0, lse_b)))
@@ -149,7 +148,7 @@ def attention_half(
     eps: float = 1e-6,
     rotary: Rotary | None = None,
 ) -> Float[Array, "b n d"]:
-    """The attention half of a block: the three parts, one after the other."""
+    """The attention branch of a block: the three parts in order."""
     q, k, v = modulated_qkv(x, modulation, qkv, norm=norm, eps=eps, rotary=rotary)
     a, _ = attend(q, k, v, visible)
     if modulation is None:

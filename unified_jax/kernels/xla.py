@@ -1,14 +1,15 @@
-r"""The path that runs everywhere: the same three parts through XLA, in the compute dtype, softmax and norms in float32.
+r"""The path for all devices: the same three parts through XLA, in the compute dtype, softmax and norms in float32.
 
 Choices that differ from the reference, for speed (`benchmarks/profile_step.py` times the parts):
 
 - The softmax divides after the second matmul, `exp(s - max) v / sum`, with the maximum out of the gradient.
 - Heads come before tokens in attention's two matmuls, so that each is one plain product per head: no scores are moved.
 - Projections see batch and tokens as one axis (`rows_of`) and heads and their features as one: the gradient of a weight
-  is then one plain product too, and no weight is turned first.
-- Above 2,048 x 2,048 scores queries go by chunks, whose scores are computed again in the backward pass: memory is
+  is then one plain product too, and no weight is transposed.
+- Above 2,048 x 2,048 scores queries are processed in chunks, whose scores are recomputed in the backward pass:
+memory is
   linear in the length.
-- Rows of several modulations are picked by a one-hot matmul, whose gradient is a matmul, not a scatter-add.
+- Rows of several modulations are selected by a one-hot matmul, whose gradient is a matmul, not a scatter-add.
 """
 
 import functools
@@ -22,7 +23,7 @@ from unified_jax.kernels.inputs import Index, Modulation, NormKind, OutWeights, 
 from unified_jax.precision import precision
 
 CHUNK = 512
-"""Queries of a chunk."""
+"""Queries per chunk."""
 WHOLE = 2048 * 2048
 """Pairs of tokens up to which all scores are computed at once."""
 
@@ -41,7 +42,7 @@ def modulate(x: Array, shift: Rows, scale: Rows, index: Index | None) -> Array:
 
 
 def rows_of(x: Array) -> Array:
-    """x with all axes before the last as one, for a matmul; x itself where tokens are cut over devices.
+    """x with all axes before the last as one, for a matmul; x itself where tokens are sharded over devices.
 
     (There the merged axis would be gathered.)
     """
@@ -79,7 +80,7 @@ def modulated_qkv(
 def heads_of(
     fused: Float[Array, "b n g r2 e"], weights: QkvWeights, rotary: Rotary | None, eps: float
 ) -> tuple[Array, Array, Array]:
-    """Queries, keys and values of the fused projection, normalised and turned where that is asked for."""
+    """Queries, keys and values of the fused projection, optionally normalised and rotated."""
     b, n, _, _, e = fused.shape
     dtype = weights.kernel.dtype
     q, k, v = fused[..., :-2, :].reshape(b, n, -1, e), fused[..., -2, :], fused[..., -1, :]
@@ -98,7 +99,7 @@ def attend(
     visible: Visible | None = None,
     bias: Float[Array, "b h n m"] | None = None,
 ) -> tuple[Float[Array, "b n h e"], Float[Array, "b n h"]]:
-    """(output in v's dtype, log-sum-exp float32). Long sequences go by chunks of queries, for memory linear in n."""
+    """(output in v's dtype, log-sum-exp float32). Long sequences use chunks of queries, for memory linear in n."""
     n = q.shape[1]
     if bias is not None or n <= CHUNK or n * k.shape[1] <= WHOLE:
         return _attend(q, k, v, visible, bias)
@@ -109,7 +110,7 @@ def attend(
         x = jnp.pad(x, [(0, 0), (0, fill)] + [(0, 0)] * (x.ndim - 2))
         return jnp.moveaxis(x.reshape(len(x), -1, CHUNK, *x.shape[2:]), 1, 0)
 
-    # Scores are computed again in the backward pass, a chunk at a time.
+    # Scores are recomputed in the backward pass, a chunk at a time.
     part = jax.checkpoint(lambda given: _attend(given[0], k, v, given[1], None))
     out, log_sum = jax.lax.map(part, (chunks(q), chunks(visible)))
     whole = [jnp.moveaxis(x, 0, 1).reshape(len(q), n + fill, *x.shape[3:])[:, :n] for x in (out, log_sum)]
@@ -126,7 +127,7 @@ def _attend(
     """All scores at once."""
     b, n, h, e = q.shape
     groups = k.shape[2]
-    # The heads of a group as further rows of one matmul: an axis of one head would cost XLA's CPU compiler copies.
+    # The heads of a group as further rows of one matmul: an axis of size one would make XLA's CPU compiler copy.
     q = jnp.moveaxis((q * (e**-0.5)).reshape(b, n, groups, h // groups, e), 1, 3).reshape(b, groups, -1, e)
     k, v = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
     scores = _product("bgne,bgme->bgnm", q, k)

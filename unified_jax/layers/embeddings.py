@@ -41,8 +41,7 @@ def sincos_positions(positions: Int[Array, "*s a"], features: int) -> Float[Arra
 
 
 def rotary_positions(positions: Num[Array, "b n a"], head_dim: int, theta: float = 10000.0) -> Rotary:
-    """Angles of rotary positions over several axes: pair j of a head rotates by theta^(-2 j / e) positions[..., j mod
-    a].
+    """Angles of rotary positions over several axes: pair j of a head has theta^(-2 j / e) positions[..., j mod a].
 
     Every axis has high and low frequencies; a token whose axes are equal rotates as with one axis (Su et al. 2021).
     """

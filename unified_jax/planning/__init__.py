@@ -1,1 +1,1 @@
-"""Plans before a run: memory, time and collectives on hardware that is not there."""
+"""Capacity planning ahead of time, without the hardware: memory, time and collectives."""

@@ -1,9 +1,9 @@
-r"""Which arrays a compiled program moves between devices: read from its HLO text.
+r"""Collectives of a compiled program: the arrays it moves between devices, from its HLO text.
 
-An instruction counts once for every time it runs: bodies of loops by their known trip count. Its bytes are what one
-device gives to the operation, as the ring algorithms move them, n devices a group:
+An instruction counts once per execution: bodies of loops by their known trip count. Its bytes are those that one
+device sends by the ring algorithms, with n devices per group:
 
-    all-gather, reduce-scatter    (n - 1) / n of the whole array
+    all-gather, reduce-scatter    (n - 1) / n of the full array
     all-reduce                    twice that
     all-to-all                    (n - 1) / n of it,     collective-permute    all of it
 
@@ -24,7 +24,7 @@ FACTOR = {"all-gather": 1.0, "all-reduce": 2.0, "reduce-scatter": 1.0, "all-to-a
 
 @dataclass(frozen=True)
 class Moved:
-    """The traffic of one kind over one set of mesh axes, a step and a device."""
+    """The traffic of one kind over one set of mesh axes, per step and device."""
 
     axis: str
     kind: str
@@ -80,7 +80,7 @@ def _calls(line: str, computations: dict[str, list[str]]) -> list[tuple[str, int
 
 
 def _trips(line: str, computations: dict[str, list[str]]) -> int:
-    """How often a loop runs: as the compiler notes it, else the bound that its condition compares with, else 1."""
+    """Iterations of a loop: the compiler's annotation, else the bound of its condition, else 1."""
     if known := re.search(r'known_trip_count":\s*\{"n":"(\d+)"', line):
         return int(known[1])
     condition = re.search(r"condition=%?([\w.\-]+)", line)
@@ -104,7 +104,7 @@ def _collective(line: str, axes: dict[str, int]) -> tuple[str, str, float] | Non
     group = _group(line, math.prod(axes.values()))
     n = len(group)
     whole = sum(shapes)
-    if found[3] and kind in ("all-gather", "reduce-scatter"):  # operands and results: n parts, and their whole
+    if found[3] and kind in ("all-gather", "reduce-scatter"):  # operands and results: n parts, and the full array
         whole *= n / (n + 1)
     elif found[3] and kind == "all-to-all":
         whole /= 2

@@ -1,9 +1,9 @@
-"""Devices that are not there: what a target is called, its topology for the compilers, and its data sheet.
+"""Targets of ahead-of-time plans: their names, their topologies for the compilers, and their data sheets.
 
     v5p:8x8x8    a TPU slice by generation and shape (v4, v5e, v5p, v6e), through libtpu
     h200:8       one to eight GPUs of a host (h100, h200), through JAX's CUDA plugin
 
-The numbers are the makers': memory in bytes, dense bfloat16 FLOP/s, bytes/s of the memory and of the links between
+The numbers are the vendors': memory in bytes, dense bfloat16 FLOP/s, bytes/s of the memory and of the links between
 chips (of all links of a chip together, one direction).
 """
 
@@ -43,7 +43,7 @@ CHIPS = {
 
 @dataclass(frozen=True)
 class Target:
-    """So many chips."""
+    """A number of chips of one kind."""
 
     text: str
     chip: Chip
@@ -65,7 +65,7 @@ def parse_target(text: str) -> tuple[str, str]:
 def open_target(text: str) -> Target:
     """The devices of a target, for compiling only.
 
-    Raises UserError where the compiler is not installed or refuses the shape.
+    Raises UserError if the compiler is not installed or refuses the shape.
     """
     kind, shape = parse_target(text)
     gpu = kind.startswith("h")
@@ -80,7 +80,7 @@ def open_target(text: str) -> Target:
             return Target(text, CHIPS[kind], _devices(topologies, kind, shape))
     except UserError:
         raise
-    except Exception as error:  # the compilers raise what they like
+    except Exception as error:  # the compilers raise any exception
         why = str(error).split("\n")[0][:200]
         raise UserError(f"Target {text!r} was refused by the compiler: {why}") from error
 
@@ -96,7 +96,7 @@ def _devices(topologies: Any, kind: str, shape: str) -> list[Any]:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """Without what the compilers' own code says to stderr about hardware that it does not find."""
+    """Hides the compilers' messages on stderr about missing hardware."""
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)

@@ -1,12 +1,12 @@
-r"""What a run would take on devices that are not there: the train step compiled for them, and its figures.
+r"""The cost of a run, ahead of time and without the hardware: the train step compiled for a target.
 
-Bytes are of one chip. Parameters, optimizer and averages are exact, from their shapes and shardings; the compiler says
-how much it needs beside them. Of that, activations are estimated: what the backward pass keeps, over all devices. The
-rest (gradients, workspace) is called temporaries.
+Bytes are per chip. Parameters, optimizer and EMAs are exact, from their shapes and shardings; the compiler reports the
+memory that it needs in addition. Of that, activations are estimated: what the backward pass keeps, over all devices.
+The rest (gradients, workspace) counts as temporaries.
 
-Seconds are the compiler's own estimate where it gives one (TPU). Its analysis counts the body of a scan once, so the
+Seconds are the compiler's own estimate if it gives one (TPU). Its analysis counts the body of a scan once, so the
 estimate, less one reading and writing of the state, is scaled by the FLOPs of the step over those that it counted.
-Where it gives none (GPU) they are a roofline: the longest of products, memory and links at the data sheet's rates.
+Otherwise (GPU) they are a roofline: the longest of products, memory and links at the data sheet's rates.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from unified_jax.training.program import Program, assemble
 
 
 def forecast(experiment: Experiment, target: Target) -> dict[str, Any]:
-    """The figures of one experiment on one target (DESIGN section 9), all plain values."""
+    """The figures of one experiment on one target, all plain values."""
     program = assemble(experiment, make_mesh(experiment.mesh, target.devices))
     chips, axes = len(target.devices), dict(program.mesh.shape)
     flops = step_flops(program)
@@ -67,7 +67,7 @@ def forecast(experiment: Experiment, target: Target) -> dict[str, Any]:
 
 
 def arguments_of(program: Program) -> tuple[Any, ...]:
-    """Shapes of what the step takes."""
+    """Shapes of the step's arguments."""
     replicated = NamedSharding(program.mesh, PartitionSpec())
     shape = jax.eval_shape(lambda: seed_key(0))
     key = jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=replicated)
@@ -75,25 +75,25 @@ def arguments_of(program: Program) -> tuple[Any, ...]:
 
 
 def step_flops(program: Program) -> float:
-    """FLOPs of a train step, of shapes alone."""
+    """FLOPs of a train step, from shapes only."""
     with program.experiment.rules.active(program.mesh):
         return count_flops(program.fast, *arguments_of(program))
 
 
 def _compile(program: Program) -> tuple[Any, str | None]:
-    """(the compiled step, None), or (None, the compiler's words) where it does not fit."""
+    """(the compiled step, None), or (None, the compiler's message) if it does not fit."""
     with program.experiment.rules.active(program.mesh):
         lowered = program.fast.lower(*arguments_of(program))
         try:
             return lowered.compile(), None
-        except Exception as error:  # the compilers raise what they like
+        except Exception as error:  # the compilers raise any exception
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             return None, " ".join(str(error).split())[:300]
 
 
 def kept_bytes(program: Program) -> float:
-    """Bytes that the backward pass keeps, all devices together: what a gradient holds beside the parameters."""
+    """Bytes that the backward pass keeps over all devices: residuals of the gradient except the parameters."""
     experiment = program.experiment
     key = jax.eval_shape(lambda: seed_key(0))
 
@@ -130,12 +130,12 @@ def _speed(
 
 
 def _roofline(chip: Chip, flops: float, touched: float, moved: float) -> float:
-    """Seconds: products, one pass over all that is held, and links, whichever takes longest."""
+    """Seconds: the longest of products, one pass over the memory in use, and links."""
     return max(flops / chip.flops, 2 * touched / chip.bandwidth, moved / chip.links)
 
 
 def _compiler_seconds(compiled: Any, flops: float, once: float) -> float | None:
-    """The compiler's estimate for all of a device's FLOPs, or None; `once` are seconds that no loop repeats."""
+    """The compiler's estimate for all of a device's FLOPs, or None; `once` are seconds outside of loops."""
     cost = compiled.cost_analysis() or {}
     cost = cost[0] if isinstance(cost, list) else cost
     seconds, counted = cost.get("optimal_seconds") or 0.0, cost.get("flops") or 0.0

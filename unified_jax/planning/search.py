@@ -1,17 +1,17 @@
-"""Which mesh, batch and rematerialisation: candidates are weighted by arithmetic, the best are compiled and ranked.
+"""Search for mesh, batch and rematerialisation: arithmetic preselects candidates, which are compiled and ranked.
 
 Candidates: `tensor` 1, 2, 4, `sequence` 1, 2 (rows of tokens), `fsdp` by powers of two, `data` the rest; every remat
-policy; the batch as it is, half and twice it. Those whose state and kept activations do not fit are left out. The rest
-are ordered by a guess of examples per second, T = max(products / peak, traffic / links), with P the bytes of the
+policy; the batch unchanged, halved and doubled. Those whose state and kept activations do not fit are dropped. The rest
+are ordered by an estimate of examples per second, T = max(products / peak, traffic / links), with P the bytes of the
 parameters in float32 on a chip's part of `tensor`:
 
-    products    counted in the step, with what is computed again
+    products    counted in the step, with recomputation
     fsdp        each parameter gathered twice and its gradient scattered: 3 P
     data        the gradient of a chip's part reduced: 2 P / fsdp
     tensor      8 sums of the activations per block (they are the network's width wide)
     sequence    keys and values of a block gathered, and their gradients
 
-The guess only chooses what is compiled; the ranking is the compiler's.
+The estimate only selects what is compiled; the ranking is the compiler's.
 """
 
 import dataclasses
@@ -52,7 +52,7 @@ def search(
 
 
 def candidates(experiment: Experiment, target: Target) -> list[Experiment]:
-    """Those that divide the chips, the parameters and the batch, and could fit; the likeliest first."""
+    """Candidates that divide the chips, the parameters and the batch, and could fit; the likeliest first."""
     weighed: list[tuple[float, int, Experiment]] = []
     traced = {remat: _trace(_with(experiment, remat), target) for remat in POLICIES}
     shapes, axes = traced["none"][0].shapes, experiment.model.axes()

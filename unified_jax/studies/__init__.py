@@ -1,1 +1,1 @@
-"""Ablations: what a study is, its cells, how they are trained, and what is said of them."""
+"""Ablation studies: their files, their cells, training, and reports."""

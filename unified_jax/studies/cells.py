@@ -1,10 +1,10 @@
-"""The cells of a study: its arms after the budget, one run a seed, and what of them is there already.
+"""The cells of a study: its arms after the budget, one run per seed, and their existing results.
 
-    OUT/trained/HASH-seed_N/     a run like any other; arms that differ in sampling alone share it; named
-                                 HASH-from_START-seed_N where it starts from another run
-    OUT/cells/ARM/seed_N/        cell.json (values, provenance, or why it failed), evaluation.json and sheets
+    OUT/trained/HASH-seed_N/     a run like any other, shared by arms that differ only in sampling; named
+                                 HASH-from_START-seed_N if it starts from another run
+    OUT/cells/ARM/seed_N/        cell.json (values, provenance, or why it failed), evaluation.json and image grids
 
-HASH is of the configuration that training depends on: a changed study trains what changed and keeps the rest.
+HASH is that of the configuration that training depends on: a changed study trains only the changed cells.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from unified_jax.training.experiment import Experiment, Previews
 from unified_jax.training.program import assemble
 
 Timer = Callable[[Experiment], float]
-"""Seconds of a step of an experiment."""
+"""Seconds per step of an experiment."""
 
 
 @dataclass(frozen=True)
@@ -64,45 +64,45 @@ class Cell:
 
     @property
     def experiment(self) -> Experiment:
-        """What is trained."""
+        """The experiment of this seed."""
         return dataclasses.replace(self.arm.experiment, seed=self.seed)
 
     @property
     def name(self) -> str:
-        """As messages name it."""
+        """Its name in messages."""
         return f"{self.arm.name}, seed {self.seed}"
 
     @property
     def origin(self) -> str:
-        """What it starts from, in words; "" nothing."""
+        """Description of its start; "" for none."""
         return self.arm.origin.text if self.arm.origin else ""
 
     @property
     def run_dir(self) -> Path:
-        """Where it is trained."""
+        """The folder of its run."""
         plain = dataclasses.replace(self.arm.experiment, preview=Previews(), evaluate=0)
         start = f"-from_{self.arm.origin.fingerprint}" if self.arm.origin else ""
         return self.out / "trained" / f"{config_hash(plain)}{start}-seed_{self.seed}"
 
     @property
     def folder(self) -> Path:
-        """What is its own."""
+        """The folder of its own results."""
         return self.out / "cells" / self.arm.name / f"seed_{self.seed}"
 
     @property
     def trained_steps(self) -> int:
-        """Steps that a checkpoint holds."""
+        """Steps of its newest checkpoint."""
         names = [path.name for path in (self.run_dir / "checkpoints" / "rolling").glob("*")]
         return max((int(name) for name in names if name.isdigit()), default=0)
 
     @property
     def trained(self) -> bool:
-        """Whether the last step was done."""
+        """Whether its run is finished."""
         summary = read_json(self.run_dir / "summary.json")
         return bool(summary and summary["finished"] and summary["step"] == self.arm.experiment.steps)
 
     def record(self, study: Study) -> dict[str, Any] | None:
-        """cell.json, if it is of this configuration and holds all that the study asks for."""
+        """cell.json, if it is of this configuration and holds every metric of the study."""
         found = read_json(self.folder / "cell.json")
         found = found and {"origin": ""} | found
         if not found or (found["config_hash"], found["origin"]) != (config_hash(self.experiment), self.origin):
@@ -115,12 +115,12 @@ class Cell:
 
 
 def samples_of(study: Study) -> int:
-    """Samples drawn per cell and split; 0 where no metric needs any."""
+    """Samples per cell and split; 0 if no metric needs any."""
     return study.samples if any(m.evaluated for m in study.metrics) else 0
 
 
 def plan_arms(study: Study, settings: dict[str, Any], timer: Timer) -> tuple[Arm, ...]:
-    """The arms with sizes and steps as the budget wants them. Raises UserError early for what cannot be built."""
+    """The arms with sizes and steps by the budget. Raises UserError early for experiments that cannot be built."""
     found = experiments(study, settings)
     base = found.pop("base")
     origin = find_origin(study)
@@ -151,11 +151,11 @@ def _check_metrics(name: str, experiment: Experiment, metrics: tuple[Metric, ...
         if missing := sorted({*m.given, *m.wanted} - parts):
             raise UserError(f"{name}: the metric {m.title!r} names {missing[0]!r}, which the model does not have.")
         if m.evaluated:
-            Pipeline(experiment.data, m.split, experiment.model.modalities, 1, 0)  # refuses a split that is not there
+            Pipeline(experiment.data, m.split, experiment.model.modalities, 1, 0)  # refuses an unknown split
 
 
 def _match_parameters(name: str, experiment: Experiment, budget: Budget, goal: int) -> Experiment:
-    """The experiment with the value of `budget.adjust` whose parameter count lies closest to the goal."""
+    """The experiment with the value of `budget.adjust` whose parameter count is closest to the goal."""
 
     def sized(k: int) -> Experiment:
         return set_fields(experiment, {budget.adjust: k * budget.multiple})
@@ -195,5 +195,5 @@ def _match_steps(arm: Arm, base: Arm, budget: Budget, share: float, timer: Timer
 
 
 def cells_of(arms: tuple[Arm, ...], out: Path) -> list[Cell]:
-    """All cells, an arm after the other."""
+    """All cells, arm by arm."""
     return [Cell(arm, seed, out) for arm in arms for seed in arm.seeds]

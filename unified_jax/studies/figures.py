@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 
 
 def draw_curves(arms: tuple[Arm, ...], out: Path, path: Path) -> None:
-    """Training and validation loss against training FLOPs: the mean over seeds and the span from least to greatest."""
+    """Training and validation loss against training FLOPs: the mean over seeds and the range."""
     names = [n for n in ("loss", "validation/loss") if any(curve(Cell(a, a.seeds[0], out).run_dir, n)[0] for a in arms)]
     figure, axes = plt.subplots(
         1, max(1, len(names)), figsize=(5.2 * max(1, len(names)), 3.8), layout="constrained", squeeze=False

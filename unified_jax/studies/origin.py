@@ -1,4 +1,4 @@
-"""The run that all cells of a study start from, where `Study.init_from` names one."""
+"""The run that all cells of a study start from (`Study.init_from`)."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from unified_jax.training.experiment import Experiment
 
 @dataclass(frozen=True)
 class Origin:
-    """A trained run, known by what it has learned: the same run trained further is another origin."""
+    """A trained run, identified by its parameters: the same run trained further is another origin."""
 
     run_dir: Path
     experiment: Experiment
@@ -24,12 +24,12 @@ class Origin:
 
     @property
     def text(self) -> str:
-        """As records and reports name it."""
+        """Its name in records and reports."""
         return f"{self.run_dir.name}, step {self.step}, {self.fingerprint}"
 
 
 def find_origin(study: Study) -> Origin | None:
-    """None where cells start from nothing. Raises UserError where the folder is no run, or has no checkpoint."""
+    """None if cells start from scratch. Raises UserError if the folder is not a run, or has no checkpoint."""
     if not study.init_from:
         return None
     run_dir = Path(study.init_from)

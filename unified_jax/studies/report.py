@@ -1,6 +1,6 @@
-"""What a study leaves behind: table.md, table.csv, results.json, curves.png, forest.png, and index.html.
+"""The files of a report: table.md, table.csv, results.json, curves.png, forest.png, and index.html.
 
-The page opens offline: it holds its pictures and its style; nothing is loaded from anywhere.
+The page works offline: it embeds its images and its style.
 """
 
 import base64
@@ -99,12 +99,12 @@ def _line(cells: Iterable[str]) -> str:
 
 
 def failures(records: list[dict[str, Any]]) -> list[str]:
-    """A sentence a failed cell."""
+    """One sentence per failed cell."""
     return [f"{r['arm']}, seed {r['seed']}: {r['failed']}" for r in records if r["failed"]]
 
 
 def proof(study: Study, records: list[dict[str, Any]]) -> list[str]:
-    """Where the numbers come from."""
+    """Provenance of the numbers."""
     versions = sorted({f"{name} {v}" for r in records for name, v in r["versions"].items()})
     return [
         f"Recipe: {study.base}. Seeds: {', '.join(map(str, sorted({r['seed'] for r in records})))}.",
@@ -148,7 +148,7 @@ def page(
 
 
 def _samples(arms: tuple[Arm, ...], out: Path) -> list[str]:
-    """The sheets of every arm's first scored seed, or its last preview."""
+    """The image grids of every arm's first scored seed, or its last preview."""
     found = []
     for arm in arms:
         for seed in arm.seeds:

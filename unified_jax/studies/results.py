@@ -1,7 +1,7 @@
-"""What the records of a study say: a row per arm and metric, with what may be claimed.
+"""The results of a study: one row per arm and metric, with the claims that the statistics support.
 
-Means are over seeds, with Student-t intervals. Differences to the base pair the seeds that both have; their p-values
-are Holm-corrected over all comparisons of the study, and fewer than five pairs claim nothing
+Means are over seeds, with Student-t intervals. Differences to the base pair common seeds; their p-values are
+Holm-corrected over all comparisons of the study, and fewer than five pairs support no claim
 (`evaluation.statistics`).
 """
 
@@ -45,7 +45,7 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """In words."""
+        """The claim as text."""
         if self.arm == "base":
             return ""
         if self.difference is None:
@@ -59,7 +59,7 @@ class Row:
 
 
 def summarize(study: Study, arms: tuple[Arm, ...], records: list[dict[str, Any]]) -> list[Row]:
-    """Rows, metric by metric, the base first."""
+    """Rows by metric, the base first."""
     by_arm = {arm.name: [r for r in records if r["arm"] == arm.name] for arm in arms}
     drafts = [
         _draft(arm, metric, by_arm[arm.name], by_arm["base"], arms[0].seeds)
@@ -145,7 +145,7 @@ def table_head() -> tuple[str, ...]:
 
 
 def table_cells(row: Row) -> tuple[str, ...]:
-    """A row for people."""
+    """A row as formatted text."""
     bad = f" ({len(row.failed)} failed)" if row.failed else ""
     compared = row.difference is not None and row.difference.n > 1
     return (
@@ -168,7 +168,7 @@ def span(mean: Mean | None, sign: bool = False) -> str:
 
 
 def match(arms: tuple[Arm, ...]) -> list[tuple[str, ...]]:
-    """Arm, parameters, steps, FLOPs, each with its ratio to the base's: how well the budget matched."""
+    """Arm, parameters, steps, FLOPs, each with its ratio to the base's: the match of the budget."""
     base, rows = arms[0], []
     for arm in arms:
         ratio = (arm.parameters / base.parameters, arm.flops / base.flops)
@@ -180,7 +180,7 @@ def match(arms: tuple[Arm, ...]) -> list[tuple[str, ...]]:
 
 
 def changes(study: Study) -> list[tuple[str, ...]]:
-    """Arm and what it changes, in words."""
+    """Arm and its changes, as text."""
     common = _words(study.common)
     return [("base", f"{study.base}{f' with {common}' if common else ''}")] + [
         (v.name, _words(v.change) or "nothing, other seeds") for v in study.variants

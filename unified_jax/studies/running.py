@@ -1,4 +1,4 @@
-"""Trains and scores the cells of a study that are not there yet; of one that fails it is written down why."""
+"""Trains and scores the missing cells of a study; a failed cell records why."""
 
 import shutil
 from pathlib import Path
@@ -36,11 +36,11 @@ class Bar:
         self.bar = tqdm(total=whole, initial=min(whole, sum(self.at.values())), unit="step", dynamic_ncols=True)
 
     def show(self, what: str) -> None:
-        """Names what is being done."""
+        """Sets the description."""
         self.bar.set_description(f"{self.done}/{self.total} cells, {what}")
 
     def reach(self, run_dir: Path, step: int) -> None:
-        """A run has come to this step."""
+        """Reports the step of a run."""
         self.bar.update(max(0, step - self.at[run_dir]))
         self.at[run_dir] = max(step, self.at[run_dir])
 
@@ -51,7 +51,7 @@ def run_study(study: Study, arms: tuple[Arm, ...], out: Path) -> list[dict[str, 
     bar, watch = Bar(cells, study), Stopwatch(out)
     records = []
     try:
-        with Interrupt() as interrupt:  # between runs; a run has its own
+        with Interrupt() as interrupt:  # between runs; a run has its own handler
             for arm in arms:
                 own = [cell for cell in cells if cell.arm is arm]
                 _train_group(study, own, watch, bar)
@@ -59,14 +59,14 @@ def run_study(study: Study, arms: tuple[Arm, ...], out: Path) -> list[dict[str, 
                     if interrupt.received:
                         raise Stopped
                     records.append(_finish_cell(study, cell, bar))
-                jax.clear_caches()  # the next arm has programs of its own
+                jax.clear_caches()  # the next arm has its own programs
     finally:
         bar.bar.close()
     return records
 
 
 def _train_group(study: Study, cells: list[Cell], watch: Stopwatch, bar: Bar) -> None:
-    """Trains seeds of an arm together where that pays; whatever goes wrong is left to one after the other."""
+    """Trains seeds of an arm together where that is faster; on any error they are trained one by one."""
     waiting = [cell for cell in cells if not cell.trained and cell.record(study) is None]
     if study.together == "never" or len(waiting) < 2 or len({cell.trained_steps for cell in waiting}) > 1:
         return
@@ -80,7 +80,7 @@ def _train_group(study: Study, cells: list[Cell], watch: Stopwatch, bar: Bar) ->
         bar.show(f"{waiting[0].arm.name}, {len(waiting)} seeds together")
         starts = tuple(_start(study, cell, bar) for cell in waiting)
         summaries = train_together(experiments, starts)
-    except Exception as error:  # one by one the cell that fails is found, and the others are trained
+    except Exception as error:  # one by one, the failing cell is found and the others are trained
         why = _sentence(error, waiting[0].out)
         say(f"{waiting[0].arm.name}: its seeds go on one by one, because together they failed: {why}")
         return
@@ -96,7 +96,7 @@ def _start(study: Study, cell: Cell, bar: Bar) -> Start:
 
 
 def _finish_cell(study: Study, cell: Cell, bar: Bar) -> dict[str, Any]:
-    """Trains what is left of a cell, scores it, writes and returns its record."""
+    """Finishes the training of a cell, scores it, writes and returns its record."""
     known = cell.record(study)
     if known is not None and not known["failed"]:
         return known
@@ -110,7 +110,7 @@ def _finish_cell(study: Study, cell: Cell, bar: Bar) -> dict[str, Any]:
         values, failed = _score(study, cell), ""
     except Stopped:
         raise
-    except Exception as error:  # of one cell; the others go on
+    except Exception as error:  # of one cell; the others continue
         values, failed = {}, _sentence(error, cell.out)
         say(f"{cell.name} failed: {failed}")
     record = {
@@ -130,7 +130,7 @@ def _finish_cell(study: Study, cell: Cell, bar: Bar) -> dict[str, Any]:
 
 
 def _sentence(error: Exception, out: Path) -> str:
-    """What failed, the same wherever the study lies."""
+    """The error, independent of the study's folder."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text.replace(f"{out}/", "")[:300]
 
@@ -153,7 +153,7 @@ def _score(study: Study, cell: Cell) -> dict[str, float]:
 
 
 def _rows(study: Study, cell: Cell) -> list[dict[str, Any]]:
-    """The rows of evaluation.json, drawn now unless they are there."""
+    """The rows of evaluation.json, evaluated now if missing."""
     splits = tuple(sorted({m.split for m in study.metrics if m.evaluated}))
     asked = {"trained": cell.run_dir.name, "config_hash": config_hash(cell.experiment), "samples": study.samples}
     asked |= {"splits": list(splits)}
@@ -182,7 +182,7 @@ def _of_run(metric: Metric, cell: Cell) -> float | None:
 
 
 def curve(run_dir: Path, name: str) -> tuple[list[int], list[float]]:
-    """(steps, values) of a metric of a run; nothing where it was not trained."""
+    """(steps, values) of a metric of a run; empty if it was not trained."""
     path = run_dir / "metrics.jsonl"
     lines = [line for line in read_lines(path) if line.get(name) is not None] if path.exists() else []
     return [line["step"] for line in lines], [line[name] for line in lines]

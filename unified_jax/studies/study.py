@@ -1,4 +1,4 @@
-"""What a study file says: a base recipe, variants of it, seeds, a budget, metrics.
+"""A study: a base recipe, variants of it, seeds, a budget, metrics.
 
     from unified_jax.studies.study import Study, Variant
 
@@ -6,7 +6,7 @@
         return Study("quickstart", (Variant("slower", {"optimizer.learning_rate": 1e-3}),), seeds=5)
 
 The base is always an arm of its own, named "base"; every arm is trained with every seed and compared with the base.
-A field is named as on the command line, with `_` or `-`; a part of a tuple by its place (`ema.0.decay`).
+A field is named as on the command line, with `_` or `-`; an item of a tuple by its index (`ema.0.decay`).
 """
 
 import ast
@@ -37,13 +37,12 @@ class Variant:
     seeds: tuple[int, ...] = ()
     """Its own seeds, paired with the base's in order; default: the study's."""
     share: float = 1.0
-    """Share of the budget (parameters where `Budget.adjust` searches them, else FLOPs or seconds): 1/4 each for four
-    specialists against one generalist."""
+    """Share of the budget: of the parameters if `Budget.adjust` searches them, else of the FLOPs or seconds."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What the arms have in common with the base."""
+    """What all arms share with the base: steps, FLOPs or seconds."""
 
     by: Literal["steps", "flops", "seconds"] = "steps"
     """Equal steps (each recipe's), equal training FLOPs, or equal measured seconds."""
@@ -61,7 +60,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Metric:
-    """What arms are compared by: "loss", "validation/loss", or a metric of `evaluate` (a row of evaluation.json)."""
+    """A metric of the comparison: "loss", "validation/loss", or a metric of `evaluate` (a row of evaluation.json)."""
 
     name: str
     better: Literal["higher", "lower"] = "higher"
@@ -75,12 +74,12 @@ class Metric:
 
     @property
     def evaluated(self) -> bool:
-        """Whether samples must be drawn for it."""
+        """Whether it needs samples."""
         return self.name not in ("loss", "validation/loss")
 
     @property
     def title(self) -> str:
-        """As a table names it."""
+        """Its title in tables."""
         pair = f" {'+'.join(self.given)} to {'+'.join(self.wanted)}" if self.given or self.wanted else ""
         split = "" if self.split == "test" or not self.evaluated else f", {self.split}"
         return f"{self.name.replace('_', ' ')}{pair}{split}"
@@ -88,7 +87,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Study:
-    """An ablation."""
+    """An ablation study."""
 
     base: str
     """A recipe: a name under configs/ or a path."""
@@ -143,7 +142,7 @@ class Study:
             raise UserError(f"samples must be at least 2, found {self.samples}.")
 
     def metrics_of(self, arm: str) -> tuple[Metric, ...]:
-        """What an arm is compared by."""
+        """The metrics of an arm."""
         return tuple(m for m in self.metrics if not m.arms or arm in (*m.arms, "base"))
 
     @property
@@ -158,19 +157,19 @@ class Study:
 
 
 def study_names() -> list[str]:
-    """The studies that ship."""
+    """The studies of this package."""
     return sorted(path.stem for path in STUDIES.glob("*.py"))
 
 
 def load_study(name: str) -> Study:
-    """The study of a file. Raises UserError for an unknown one, or a file that is none."""
+    """The study of a file. Raises UserError for an unknown study, or a file without one."""
     return load_built(name, STUDIES, ("study", "studies"), "study", Study)
 
 
 def experiments(study: Study, settings: Mapping[str, Any]) -> dict[str, Experiment]:
     """Arm -> its experiment with seed 0, before the budget. `settings` are the command line's, for all arms.
 
-    Raises UserError for a change that names no field, has a value of another kind, or makes no experiment.
+    Raises UserError for a change of an unknown field, with a value of another type, or without an Experiment.
     """
     base = apply_change(apply_change(load_recipe(study.base), study.common, "common"), settings, "--set")
     found = {arm.name: apply_change(base, arm.change, arm.name) for arm in study.arms}
@@ -199,9 +198,9 @@ def apply_change(experiment: Experiment, change: Change, name: str) -> Experimen
 
 
 def set_fields(whole: Any, change: Mapping[str, Any]) -> Any:
-    """A copy of a graph of dataclasses and tuples with fields replaced, all at once (what is checked is the result).
+    """A copy of a graph of dataclasses and tuples with fields replaced, all at once (only the result is checked).
 
-    Raises UserError where that cannot be.
+    Raises UserError if that fails.
     """
     return _set(whole, {tuple(path.replace("-", "_").split(".")): value for path, value in change.items()}, "")
 
@@ -230,7 +229,7 @@ def _set(whole: Any, change: dict[tuple[str, ...], Any], where: str) -> Any:
 
 
 def _check_fields(whole: Any, parts: dict[str, dict[tuple[str, ...], Any]], where: str) -> None:
-    """Raises UserError for a part that is no field, or a value that does not fit one."""
+    """Raises UserError for an unknown field, or a value of another type."""
     holds = dataclasses.is_dataclass(whole) and not isinstance(whole, type)
     fields, kind = [f.name for f in fields_of(whole)] if holds else [], type(whole)
     for name, below in parts.items():
@@ -240,7 +239,7 @@ def _check_fields(whole: Any, parts: dict[str, dict[tuple[str, ...], Any]], wher
             raise UserError(f"{where}{name}: {kind.__name__} has no field {name!r}{there}")
         hint = hints_of(kind).get(name, Any)
         if hint is int and isinstance(value := below.get(()), float) and value.is_integer():
-            below[()] = int(value)  # 1e4 where a whole number is meant
+            below[()] = int(value)  # 1e4 for an integer field
         if () in below and not fits(below[()], hint):
             expected = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
             raise UserError(f"{where}{name}: expected {expected}, found {below[()]!r}.")
@@ -253,7 +252,7 @@ def _is_finite(value: Any) -> bool:
 
 
 def parse_settings(texts: tuple[str, ...]) -> dict[str, Any]:
-    """`FIELD=VALUE` as on --set; a value that is no Python literal is text."""
+    """`FIELD=VALUE` as on --set; a value that is not a Python literal is text."""
     found: dict[str, Any] = {}
     for text in texts:
         name, mark, value = text.partition("=")

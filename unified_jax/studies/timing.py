@@ -1,4 +1,4 @@
-"""Seconds of a train step, measured once a study and kept in OUT/measured.json: a resumed study decides as before."""
+"""Seconds per train step, measured once per study and kept in OUT/measured.json for a resumed study."""
 
 import dataclasses
 import functools
@@ -24,17 +24,17 @@ ROUNDS = 5
 
 
 class Stopwatch:
-    """Measures what it was not told before."""
+    """Measures experiments that have no stored time."""
 
     def __init__(self, out: Path) -> None:
         self.path = out / "measured.json"
 
     def known(self, experiment: Experiment, seeds: int = 1) -> float | None:
-        """Seconds measured before, of a step of this experiment whatever its length."""
+        """Stored seconds per step of this experiment, for any number of steps."""
         return (read_json(self.path) or {}).get(_key(experiment, seeds))
 
     def seconds(self, experiment: Experiment, seeds: int = 1) -> float:
-        """Median seconds of a step of `seeds` seeds together, on the first batch."""
+        """Median seconds per step of `seeds` seeds together, on the first batch."""
         found = self.known(experiment, seeds)
         if found is None:
             found = _measure(experiment, seeds)
@@ -42,19 +42,19 @@ class Stopwatch:
         return found
 
     def guess(self, experiment: Experiment) -> float:
-        """Seconds of a step: measured before, or its FLOPs at half the rate of a matrix product here."""
+        """Seconds per step: stored, or its FLOPs at half the rate of a matrix product here."""
         program = assemble(experiment, make_mesh(experiment.mesh))
         return self.estimate(experiment, step_flops(program))
 
     def estimate(self, experiment: Experiment, flops: float) -> float:
-        """The same where the FLOPs of a step are known."""
+        """The same for known FLOPs per step."""
         return self.known(experiment) or flops / (0.5 * _product_rate())
 
     how = "FLOPs at half the rate of a matrix product on this device"
-    """What `guess` says where nothing was measured."""
+    """The estimate of `guess` without a measurement."""
 
     def together_is_faster(self, experiment: Experiment, seeds: int) -> bool:
-        """Whether so many seeds in one program take less time than one after the other."""
+        """Whether this many seeds train faster in one program than one by one."""
         return self.seconds(experiment, seeds) < seeds * self.seconds(experiment)
 
 

@@ -19,8 +19,9 @@ from unified_jax.typing import Params
 
 
 def project(each: Params, order: Int[Array, "n n"]) -> Params:
-    """The update from every term's gradient, a tree of `[n, ...]`; row i of `order` is in which order term i meets the
-    others.
+    """The update from every term's gradient, a tree of `[n, ...]`.
+
+    Row i of `order` is the order in which term i is projected against the others.
     """
     leaves, form = jax.tree.flatten(each)
     flat = [leaf.reshape(leaf.shape[0], -1) for leaf in leaves]

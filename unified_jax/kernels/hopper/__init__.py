@@ -1,1 +1,1 @@
-"""The attention half of a block for Hopper GPUs: Pallas kernels, compiled by Mosaic GPU."""
+"""The attention branch of a block for Hopper GPUs: Pallas kernels, compiled by Mosaic GPU."""

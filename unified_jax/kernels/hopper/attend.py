@@ -1,4 +1,4 @@
-r"""Attention over runs, forward, on Hopper: online softmax with two consumer warpgroups and one producer.
+r"""Attention over key ranges, forward, on Hopper: online softmax with two consumer warpgroups and one producer.
 
     for each example, head and block of B_q query rows (64 for each consumer):
         m = -inf, l = 0, acc = 0
@@ -11,10 +11,10 @@ r"""Attention over runs, forward, on Hopper: online softmax with two consumer wa
             l     = alpha l + rowsum(p)
             acc   = alpha acc + p v                          wgmma, p in registers
             m     = m'
-        out = acc / l,   lse = (m + log2 l) / log2(e)        an empty run: 0 and -inf
+        out = acc / l,   lse = (m + log2 l) / log2(e)        an empty key range: 0 and -inf
 
-The producer keeps `stages` pairs of k and v blocks in flight by TMA. The consumers take turns ("pingpong"): one has the
-matrix unit while the other computes its softmax, which a barrier that both arrive at passes back and forth.
+The producer keeps `stages` pairs of k and v blocks in flight by TMA. The consumers alternate ("pingpong"): one has the
+matrix unit while the other computes its softmax; a barrier that both arrive at passes it back and forth.
 """
 
 import math
@@ -77,7 +77,7 @@ def walk_of(tables: tuple[Ref, ...], batch: Array, row: Array, launch: Launch) -
 
 
 def visible_part(s: Array, first: Array, runs: tuple[Array, ...] | None, launch: Launch) -> Array:
-    """s with -inf where a row does not see the key; `first` is the block's first key."""
+    """s with -inf where a row cannot attend to the key; `first` is the block's first key."""
     key = compat.positions(s.shape, 1) + first
     if runs is None:
         return jnp.where(key < launch.keys, s, -jnp.inf)
@@ -86,7 +86,7 @@ def visible_part(s: Array, first: Array, runs: tuple[Array, ...] | None, launch:
 
 
 def softmax_step(s: Array, acc: Array, m: Array, l: Array, c: float, guard: bool) -> tuple[Array, Array, Array, Array]:
-    """(p, acc, m, l) after one block; `guard` where a row may have seen no key yet, so that m is -inf."""
+    """(p, acc, m, l) after one block; `guard` if a row may have had no key yet, so that m is -inf."""
     top = jnp.maximum(m, jnp.max(s, axis=1) * c)
     shift = jnp.where(top == -jnp.inf, 0.0, top) if guard else top
     alpha = jnp.exp2(m - shift)
@@ -146,7 +146,7 @@ def forward_kernel(q_ref: Ref, k_ref: Ref, v_ref: Ref, *refs: Ref, launch: Launc
     """One program: a block of query rows of one head of one example."""
     tables, (out_ref, lse_ref, q_smem, lse_smem, q_ready, turn), buffers = refs[:-12], refs[-12:-6], refs[-6:]
     head, batch, wg = lax.axis_index("head"), lax.axis_index("batch"), lax.axis_index("wg")
-    # The last blocks see the most keys under a causal mask: they go first, so that no long one is left to the end.
+    # Under a causal mask the last blocks have the most keys: they go first, so that no long one is left to the end.
     row = pl.cdiv(q_ref.shape[1], launch.block_q) - 1 - lax.axis_index("row")
     walk = walk_of(tables, batch, row, launch)
 
@@ -181,7 +181,7 @@ def forward_kernel(q_ref: Ref, k_ref: Ref, v_ref: Ref, *refs: Ref, launch: Launc
 
 
 Tables = tuple[Array, ...]
-"""Nothing without runs; else the blocks of each list, their counts, and the runs."""
+"""Nothing without key ranges; else the blocks of each list, their counts, and the key ranges."""
 
 
 def tables_of(visible: Int[Array, "b n 2"], keys: int, block_q: int, block_k: int) -> tuple[Tables, Tables]:
@@ -196,7 +196,7 @@ def pad_to(x: Array, rows: int, head: int) -> Array:
 
 
 def padded_head(e: int) -> int:
-    """The head size in shared memory: a multiple of 64 as it is, else up to whole tiles of 64 bytes."""
+    """The head size in shared memory: a multiple of 64 unchanged, else padded to tiles of 64 bytes."""
     if e > 128:
         raise ValueError(f"the Hopper kernels take heads of up to 128 features, not {e}: shared memory holds no more")
     return round_up(e, 32)

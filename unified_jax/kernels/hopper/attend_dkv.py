@@ -1,16 +1,16 @@
-r"""Gradients of attention over runs with respect to keys and values, on Hopper.
+r"""Gradients of attention over key ranges with respect to keys and values, on Hopper.
 
     for each example, key head and block of B_k keys (64 for each consumer):
         dk = dv = 0
         for each query head of the group and each listed block of B_q query rows, those that need no mask first:
             s^T  = k q^T,  dp^T = v do^T            wgmma, one after the other without a wait between
-            p^T  = 2^(s^T c - lse log2(e))          0 where the query does not see the key; c = log2(e) scale
+            p^T  = 2^(s^T c - lse log2(e))          0 where the query cannot attend to the key; c = log2(e) scale
             ds^T = p^T (dp^T - delta)
             dv   = dv + p^T do,  dk = dk + ds^T q   wgmma, p^T and ds^T in registers
         dk = scale dk
 
 Everything is transposed, so that the left operands of the last two products are already in registers. Query rows past
-the end, like those of empty runs, come in with lse = +inf, so that p = 0; keys past the end are never stored.
+the end, like those of empty key ranges, come in with lse = +inf, so that p = 0; keys past the end are never stored.
 """
 
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class KeyLaunch:
 
 
 class Ring(NamedTuple):
-    """What the producer brings for each step; `runs` only where there are masks."""
+    """The producer's copies for each step; `runs` only with masks."""
 
     ready: Ref
     free: Ref
@@ -83,7 +83,7 @@ def walk_of(tables: tuple[Ref, ...], where: tuple[Array, Array], queries: int, l
 
 
 def visible_part(s: Array, first: Array, runs: Ref) -> Array:
-    """s^T with -inf where a query (column) does not see the key (row); `first` is the first key.
+    """s^T with -inf where a query (column) cannot attend to the key (row); `first` is the first key.
 
     One vector at a time: a vector along columns takes half as many registers as s itself.
     """
@@ -179,7 +179,7 @@ def dkv_kernel(q_ref: Ref, k_ref: Ref, v_ref: Ref, do_ref: Ref, stats_ref: Ref, 
 def key_gradients(
     q: Array, k: Array, v: Array, do: Array, stats: Array, tables: Tables, launch: KeyLaunch
 ) -> tuple[Array, Array]:
-    """(dk, dv) of padded arrays; `stats[b, h]` are (lse log2(e), delta), in float32, for whole blocks of rows."""
+    """(dk, dv) of padded arrays; `stats[b, h]` are (lse log2(e), delta), in float32, for full blocks of rows."""
     (b, m, g, head), dtype, stages = k.shape, k.dtype, launch.stages
     mine, ring = (compat.tiled(shape, dtype) for shape in ((2, ROWS, head), (stages, launch.block_q, head)))
     dk, dv = compat.launch(

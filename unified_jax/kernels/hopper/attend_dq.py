@@ -1,16 +1,16 @@
-r"""Gradient of attention over runs with respect to the queries, on Hopper.
+r"""Gradient of attention over key ranges with respect to the queries, on Hopper.
 
     for each example, head and block of B_q query rows (64 for each consumer), with lse from the forward pass and
     delta = rowsum(do out) - dlse:
         dq = 0
         for each listed block of B_k keys, those that need no mask first:
             s  = q k^T,  dp = do v^T                wgmma, one after the other without a wait between
-            p  = 2^(s c - lse log2(e))              0 where the row does not see the key; c = log2(e) scale
+            p  = 2^(s c - lse log2(e))              0 where the row cannot attend to the key; c = log2(e) scale
             ds = p (dp - delta)
             dq = dq + ds k                          wgmma, ds in registers
         dq = scale dq
 
-The lse of an empty run comes in as +inf, so that p = 0 there.
+The lse of an empty key range comes in as +inf, so that p = 0 there.
 """
 
 from functools import partial
@@ -96,7 +96,7 @@ def dq_kernel(q_ref: Ref, k_ref: Ref, v_ref: Ref, do_ref: Ref, stats_ref: Ref, *
 
 
 def query_gradient(q: Array, k: Array, v: Array, do: Array, stats: Array, tables: Tables, launch: Launch) -> Array:
-    """dq of padded arrays; `stats[b, h]` are (lse log2(e), delta), in float32, for whole blocks of rows."""
+    """dq of padded arrays; `stats[b, h]` are (lse log2(e), delta), in float32, for full blocks of rows."""
     (b, n, h, head), dtype = q.shape, q.dtype
     mine, ring = (compat.tiled(shape, dtype) for shape in ((2, ROWS, head), (launch.stages, launch.block_k, head)))
     (dq,) = compat.launch(

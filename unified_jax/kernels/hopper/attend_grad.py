@@ -1,10 +1,10 @@
-r"""The gradient of attention over runs on Hopper: one kernel for dq and one for dk and dv.
+r"""The gradient of attention over key ranges on Hopper: one kernel for dq and one for dk and dv.
 
 With out = p v, p = exp(s - lse), s = scale q k^T and cotangents do of out and dlse of lse:
 
     ds = p (do v^T - d),   d = rowsum(do out) - dlse,   dq = scale ds k,   dk = scale ds^T q,   dv = p^T do
 
-d is one number per row and comes from outside; p is computed again from lse, by both kernels.
+d is one number per row, computed outside; p is recomputed from lse, by both kernels.
 """
 
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from unified_jax.kernels.hopper.attend_dq import query_gradient
 
 
 def row_stats(lse: Float[Array, "b n h"], d: Float[Array, "b n h"], rows: int) -> Float[Array, "b h 2 rows"]:
-    """(lse log2(e), d) of each row: (+inf, 0) for empty runs and past the end, where p is thus 0."""
+    """(lse log2(e), d) of each row: (+inf, 0) for empty key ranges and past the end, where p is thus 0."""
     empty = jnp.isneginf(lse)
     rest = ((0, 0), (0, rows - lse.shape[1]), (0, 0))
     scaled = jnp.pad(jnp.where(empty, jnp.inf, lse * LOG2E), rest, constant_values=jnp.inf)

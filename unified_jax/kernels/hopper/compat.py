@@ -1,4 +1,4 @@
-"""What differs between releases of Pallas Mosaic GPU, and between a GPU and its interpreter, in one place.
+"""Differences between releases of Pallas Mosaic GPU, and between a GPU and its interpreter.
 
 The interpreter (0.11 and later) runs wgmma on two shared-memory operands into a scoped accumulator. It knows neither
 wgmma with its left operand in registers nor an accumulator that starts from a value (`run_state`), so there those two
@@ -45,7 +45,7 @@ def launch(
     warpgroups: int,
     interpret: bool,
 ) -> Callable[..., Sequence[Array]]:
-    """A kernel over `grid` whose programs are `warpgroups` warpgroups, told apart by the axis "wg"."""
+    """A kernel over `grid` whose programs are `warpgroups` warpgroups, indexed by the axis "wg"."""
     named = inspect.signature(plgpu.kernel).parameters
     kernel = plgpu.kernel(
         body,
@@ -159,7 +159,7 @@ def filled(shape: tuple[int, ...], value: float) -> Array:
 
 
 def load(ref: Ref, layout: Any, *, optimized: bool = True) -> Array:
-    """All of a reference, in registers; before 0.11 an index had to come beside it."""
+    """All of a reference, in registers; before 0.11 this needs an index."""
     index = inspect.signature(plgpu.load).parameters.get("idx")
     beside = ((),) if index is not None and index.default is inspect.Parameter.empty else ()
     return plgpu.load(ref, *beside, layout=layout, optimized=optimized)

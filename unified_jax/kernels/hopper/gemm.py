@@ -1,4 +1,4 @@
-"""What the two matmul kernels share: the tile sizes, and the grid of output tiles."""
+"""Shared by the two matmul kernels: the tile sizes, and the grid of output tiles."""
 
 from dataclasses import dataclass
 
@@ -26,7 +26,7 @@ class Tiles:
 
 
 def tiles_for(columns: int, stages: int, widest: int = 256) -> Tiles:
-    """The widest tile that divides the outputs, else the widest: TMA drops what lies outside."""
+    """The widest tile that divides the outputs, else the widest: TMA clips at the border."""
     fits = [width for width in (256, 192, 128) if width <= widest and columns % width == 0]
     return Tiles((fits or [widest])[0], stages=stages)
 

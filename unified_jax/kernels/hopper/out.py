@@ -4,7 +4,7 @@ r"""Output projection with the gate and the residual in its epilogue, on Hopper.
         acc = sum over chunks of features of a W         wgmma, both operands in shared memory, one under way
         y   = x + gate (acc + bias)                      x by TMA while the last products run; gate is a row per example
 
-Gates picked by each token (an index) are not taken here: there XLA adds the residual to the plain product.
+Gates with an index per token are not supported: there XLA adds the residual to the plain product.
 """
 
 from functools import partial
@@ -95,7 +95,7 @@ def gated_matmul(
 ) -> Float[Array, "b n d"]:
     """x + gate (a w + bias) in x's dtype, without a gradient."""
     (b, n, d), dtype = x.shape, w.dtype
-    # The tile of x waits in shared memory beside the ring: float32 leaves room for half as many columns.
+    # The tile of x is in shared memory next to the ring: with float32 half as many columns fit.
     wide = jnp.dtype(x.dtype).itemsize <= 2
     tiles = tiles_for(d, stages=3, widest=256 if wide else 192)
     x, a = pad_axis(pad_axis(x, 2, 64), 1, 8), pad_axis(pad_axis(a.astype(dtype), 2, tiles.depth), 1, 8)

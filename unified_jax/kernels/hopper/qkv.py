@@ -1,4 +1,4 @@
-r"""Norm, modulation and projection in one kernel on Hopper: the matmul's left operand is made in registers.
+r"""Norm, modulation and projection in one kernel on Hopper: the matmul's left operand is computed in registers.
 
     XLA: mean and rstd of each row;  a = gain (1 + scale) and c = offset (1 + scale) + shift of each example
     for each example, block of rows (64 for each consumer) and block of outputs:
@@ -8,10 +8,10 @@ r"""Norm, modulation and projection in one kernel on Hopper: the matmul's left o
             acc = acc + h W                      wgmma, h in registers, W in shared memory
         y = acc + bias
 
-So the normalised and modulated x never goes to memory. One consumer makes its h while the other has the matrix unit.
+So the normalised and modulated x never goes to memory. One consumer computes its h while the other has the matrix unit.
 
-Only one row of modulation per example: with rows picked by each token (an index), h would need a gather of two values a
-feature and token into the accumulator's layout, which costs more than it saves: there XLA makes h.
+Only one row of modulation per example: with an index per token, h would need a gather of two values per feature and
+token into the accumulator's layout, which costs more than it saves: there XLA computes h.
 """
 
 from functools import partial
@@ -104,7 +104,7 @@ def modulated_matmul(
 ) -> Float[Array, "b n f"]:
     """(((x - mean) rstd) a + c) w + bias in w's dtype; moments are (mean, rstd), rows are (a, c)."""
     (b, n, _), f, dtype = x.shape, w.shape[1], w.dtype
-    # A float32 x takes twice the room of its stage.
+    # A float32 x takes twice the memory of its stage.
     tiles = tiles_for(f, stages=3 if jnp.dtype(x.dtype).itemsize == 2 else 2)
     x = pad_axis(pad_axis(x, 2, tiles.depth), 1, 8)
     w = pad_axis(pad_axis(w, 0, tiles.depth), 1, 64)
@@ -130,7 +130,7 @@ def modulated_matmul(
 
 
 def row_moments(x: Float[Array, "b n d"], norm: NormKind, eps: float) -> Float[Array, "b 2 n"]:
-    """(mean, 1 / standard deviation) of each row in float32, as far as the norm has them."""
+    """(mean, 1 / standard deviation) of each row in float32, as the norm needs them."""
     x = x.astype(jnp.float32)
     zero = jnp.zeros(x.shape[:-1], jnp.float32)
     if norm == "none":

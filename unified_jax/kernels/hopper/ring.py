@@ -41,7 +41,7 @@ def turn(lane: Lane, step: Array, total: Array | int, stages: int) -> None:
 
 
 def produce(lanes: tuple[Lane, ...], total: Array | int, stages: int) -> None:
-    """Steps 0 .. total - 1 into the ring, each when its slot is free, by a warpgroup that gives its registers away."""
+    """Steps 0 .. total - 1 into the ring, each when its slot is free, by a warpgroup that releases its registers."""
     plgpu.set_max_registers(24, action="decrease")
 
     # The last `stages` turns only wait: every arrival is then seen, as the interpreter demands.

@@ -1,1 +1,1 @@
-"""The attention half of a block for TPU: Pallas kernels, compiled by Mosaic."""
+"""The attention branch of a block for TPU: Pallas kernels, compiled by Mosaic."""

@@ -1,16 +1,18 @@
-r"""Attention over runs for TPU: online softmax over the listed key blocks (Dao et al. 2022, algorithm 1), forward.
+r"""Attention over key ranges for TPU: forward, by online softmax over the listed key blocks.
+
+Dao et al. 2022, algorithm 1.
 
 Everything is laid out keys down, queries across, so that the statistics of a query are rows and cost no lanes:
 
     for each listed key block:
-        S = K Q^T / sqrt(e)                    [keys, queries]; -1e30 where a query does not see a key
+        S = K Q^T / sqrt(e)                    [keys, queries]; -1e30 where a query cannot attend to a key
         m' = max(m, max_down(S))               [1, queries]
         P = exp(S - m')
         l = l exp(m - m') + sum_down(P)
         O = O exp(m - m') + V^T P              [e, queries]
-    out = (O / l)^T,   lse = m + log(l)        an empty run has l = 0: out 0, lse -inf
+    out = (O / l)^T,   lse = m + log(l)        an empty key range has l = 0: out 0, lse -inf
 
-m starts at -1e29, above what is masked, so that a block in which a query sees nothing adds exp(-9e29) = 0.
+m starts at -1e29, above masked scores, so that a fully masked block adds exp(-9e29) = 0.
 """
 
 import functools
@@ -30,7 +32,7 @@ MASKED, LOWEST = -1e30, -1e29
 
 
 def block_size(length: int, most: int = 512) -> int:
-    """Rows of a block: whole lanes, no more than is there."""
+    """Rows of a block: a multiple of the lanes, at most all rows."""
     return min(most, -(-length // 128) * 128)
 
 
@@ -44,7 +46,7 @@ def product(a: Array, b: Array, over: tuple[int, int]) -> Array:
 
 
 def sees(runs: Any, first: Any, shape: tuple[int, int]) -> Array:
-    """Whether query (across) sees key (down), the keys counted from `first`; `runs` holds a row of starts and stops."""
+    """Whether query (across) attends to key (down), keys counted from `first`; `runs` holds starts and stops."""
     key = first + jax.lax.broadcasted_iota(jnp.int32, shape, 0)
     return (key >= runs[0:1, :]) & (key < runs[1:2, :])
 
@@ -62,7 +64,7 @@ def block_at(table: Any, lists: Any, length: int, at: Any) -> Any:
 
 
 class Laid(NamedTuple):
-    """The arguments as the kernels want them: heads before tokens, whole blocks, and their lists."""
+    """The arguments as the kernels want them: heads before tokens, full blocks, and their lists."""
 
     q: Float[Array, "b h n e"]
     k: Float[Array, "b g m e"]
@@ -71,7 +73,7 @@ class Laid(NamedTuple):
 
 
 def lay(q: Array, k: Array, v: Array, visible: Visible | None) -> Laid:
-    """`[b, n, h, e]` laid out for the kernels. No run is a run over all keys."""
+    """`[b, n, h, e]` laid out for the kernels. None means all keys."""
     (b, n), m = q.shape[:2], k.shape[1]
     rows, columns = block_size(n), block_size(m)
     blocks = blocks_of(whole_runs(b, n, m) if visible is None else visible, m, rows, columns)
@@ -79,12 +81,12 @@ def lay(q: Array, k: Array, v: Array, visible: Visible | None) -> Laid:
 
 
 def heads_first(x: Float[Array, "b n h e"], block: int) -> Float[Array, "b h n2 e"]:
-    """`[b, h, n, e]` with n filled up with zeros to whole blocks."""
+    """`[b, h, n, e]` with n zero-padded to full blocks."""
     return jnp.pad(jnp.swapaxes(x, 1, 2), ((0, 0), (0, 0), (0, -x.shape[1] % block), (0, 0)))
 
 
 def tokens_first(x: Float[Array, "b h n2 e"], n: int) -> Float[Array, "b n h e"]:
-    """Back to `[b, n, h, e]`, without what was filled up."""
+    """Back to `[b, n, h, e]`, without the padding."""
     return jnp.swapaxes(x[:, :, :n], 1, 2)
 
 

@@ -1,8 +1,8 @@
-r"""The gradient of attention over runs for TPU: two kernels that compute P again from the log-sum-exp.
+r"""The gradient of attention over key ranges for TPU: two kernels that recompute P from the log-sum-exp.
 
-With dO and dL the cotangents of out and lse, D = sum_e(dO out) - dL a query, and keys down, queries across,
+With dO and dL the cotangents of out and lse, D = sum_e(dO out) - dL per query, and keys down, queries across,
 
-    P = exp(K Q^T / sqrt(e) - lse)             0 where a query does not see a key
+    P = exp(K Q^T / sqrt(e) - lse)             0 where a query cannot attend to a key
     dS = P (V dO^T - D)
 
     dQ = dS^T K / sqrt(e)                      summed over the key blocks that a query block needs
@@ -44,7 +44,7 @@ def backward(
     do: Float[Array, "b n h e"],
     interpret: Any = False,
 ) -> tuple[Array, Array, Array]:
-    """(dq, dk, dv); `d` is D above. The log-sum-exp of an empty run is -inf; its queries give and get nothing."""
+    """(dq, dk, dv); `d` is D above. The log-sum-exp of an empty key range is -inf; its queries have zero gradients."""
     laid = lay(q, k, v, visible)
     filled = ((0, 0), (0, 0), (0, laid.q.shape[2] - q.shape[1]))
     lse = jnp.pad(jnp.swapaxes(jnp.where(jnp.isneginf(lse), 0.0, lse), 1, 2), filled)[:, :, None]

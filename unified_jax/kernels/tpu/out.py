@@ -18,7 +18,7 @@ from unified_jax.kernels.tpu.rows import TILE_BYTES, Tile, flat, pick, rows_spec
 
 
 class Inputs(NamedTuple):
-    """What the kernel reads, and as the same tree how each is cut; None where there is no such thing."""
+    """The inputs of the kernel, and as the same tree how each is partitioned; None if absent."""
 
     x: Any
     a: Any
@@ -29,7 +29,7 @@ class Inputs(NamedTuple):
 
 
 def columns_of(d: int, rows: int, itemsize: int) -> int:
-    """Features of a block of weights: all, or the most whole lanes that divide d and fit."""
+    """Features of a block of weights: all, or the largest multiple of the lanes that divides d and fits."""
     most = max(128, TILE_BYTES // (rows * itemsize))
     if d <= most or d % 128:
         return d

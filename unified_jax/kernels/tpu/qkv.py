@@ -2,9 +2,9 @@ r"""Norm, modulation and the projection to queries, keys and values for TPU, one
 
     H = norm(x) (1 + scale) + shift                 once for each tile of tokens, kept in VMEM
     Y = H W_j + b_j                                 for the j-th block of head groups
-    q, k, v = Y cut into heads;  q, k = rotate(rms(q) gain_q), rotate(rms(k) gain_k)
+    q, k, v = Y split into heads;  q, k = rotate(rms(q) gain_q), rotate(rms(k) gain_k)
 
-x is read once, H never leaves the chip, and the heads are written where attention reads them: `[b, heads, n, e]`. The
+x is read once, H never leaves the chip, and heads are written in the layout of attention: `[b, heads, n, e]`. The
 rotation of pairs (2 i, 2 i + 1) is `y cos + (y R) sin` with the signed permutation R, a small product.
 """
 
@@ -24,7 +24,7 @@ from unified_jax.kernels.tpu.rows import TILE_BYTES, Tile, flat, pick, rows_spec
 
 
 class Inputs(NamedTuple):
-    """What the kernel reads, and as the same tree how each is cut; None where there is no such thing."""
+    """The inputs of the kernel, and as the same tree how each is partitioned; None if absent."""
 
     x: Any
     kernel: Any
@@ -108,7 +108,7 @@ def _inputs(
         shift, scale = modulation.shift, modulation.scale
         index = None if modulation.index is None else modulation.index[..., None]
     if rotary is not None:
-        still = ((0, 0), (0, 0), (0, e - 2 * rotary.cos.shape[-1]))  # features beyond the angles are not turned
+        still = ((0, 0), (0, 0), (0, e - 2 * rotary.cos.shape[-1]))  # features beyond the angles are not rotated
         cos = jnp.pad(jnp.repeat(rotary.cos, 2, axis=-1), still, constant_values=1.0)
         sin = jnp.pad(jnp.repeat(rotary.sin, 2, axis=-1), still)
         turn = jnp.asarray(turn_matrix(e), weights.kernel.dtype)

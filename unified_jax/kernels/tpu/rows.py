@@ -1,8 +1,8 @@
-r"""Tiles of tokens and the modulation rows that belong to them, for the two kernels around attention.
+r"""Tiles of tokens and their modulation rows, for the two kernels around attention.
 
 A tile is `examples` x `tokens`: several short examples, or a part of one long one. Rows of scale, shift and gate are
-one per example, which broadcasts, or a table `[k, d]` an example with an index a token; then the rows are picked by a
-product with a one-hot matrix, exact in float32.
+one per example, which broadcasts, or a table `[k, d]` per example with an index per token; then a product with a
+one-hot matrix selects the rows, exact in float32.
 """
 
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from unified_jax.kernels.tpu.attend import product
 
 TILE_TOKENS = 512
 TILE_BYTES = 2 << 20
-"""Of a block of tokens and of a block of weights: twice each (double buffering) and a float32 copy fit in VMEM."""
+"""Bytes of a block of tokens or weights: two of each (double buffering) and a float32 copy fit in VMEM."""
 
 
 class Tile(NamedTuple):
