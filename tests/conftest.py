@@ -2,12 +2,16 @@
 
 import gc
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = os.environ.get("TEST_PLATFORMS", "cpu")
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")
+# Compiled programs are kept for the session, for all its processes: the first process of pytest makes the folder.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ.get("JAX_COMPILATION_CACHE_DIR") or tempfile.mkdtemp("-compiled")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ["PJRT_NPROC"] = "128"  # threads enough for all collectives at once (`cli.entry.use_fake_devices`)
 # Most of the suite's time is spent in compilers; small programs need no optimised machine code, and XLA's older
 # emitters of loops compile in half the time (jax 0.11 has them no more, and refuses the flag).
@@ -26,9 +30,7 @@ import jax
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
-gc.set_threshold(
-    20_000, 20, 50
-)  # traces make many objects that live; the default threshold looks at them all too often
+gc.set_threshold(20_000, 20, 50)  # tracing makes many objects that live; the default looks at them all too often
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -58,13 +60,17 @@ def shared_goldens() -> Path:
     return folder
 
 
+def pytest_unconfigure() -> None:
+    """Drops what the session compiled, once its last process is done."""
+    folder = os.environ["JAX_COMPILATION_CACHE_DIR"]
+    if "PYTEST_XDIST_WORKER" not in os.environ and folder.endswith("-compiled"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
+def cache() -> str:
     """Compiled programs, shared by all processes that the suite starts."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "compiled"
-    folder.mkdir(exist_ok=True)
-    return str(folder)
+    return os.environ["JAX_COMPILATION_CACHE_DIR"]
 
 
 @pytest.fixture(scope="module", autouse=True)

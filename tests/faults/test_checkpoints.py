@@ -7,8 +7,7 @@ import sys
 from contextlib import contextmanager
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from tests.faults import states
 from tests.fuzz.cases import cases, complaint, damaged

@@ -13,8 +13,7 @@ from tests.faults import states
 from tests.helpers import EXPERIMENT
 from unified_jax.data.pipeline import HostBatch
 from unified_jax.errors import RunError, UserError
-from unified_jax.runs import checkpoints as checkpoint
-from unified_jax.runs import checksums
+from unified_jax.runs import checkpoints as checkpoint, checksums
 from unified_jax.runs.checkpoints import Checkpoints
 from unified_jax.runs.finite import finite_by_program, not_finite
 from unified_jax.runs.metrics import MetricsWriter, Pending, Progress, count_lines, read_lines

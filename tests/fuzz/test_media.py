@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 import trimesh
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from PIL import Image as Pillow
 
 from tests.fuzz.cases import cases, damaged
