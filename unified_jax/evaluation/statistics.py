@@ -47,11 +47,7 @@ def wilson_interval(rate: float, n: int, z: float = 1.959964) -> tuple[float, fl
 
 
 def student_mean(values: Sequence[float]) -> Mean:
-    """The mean of independent values and its Student-t 95 % interval. Raises ValueError for none.
-
-    >>> student_mean([1.0, 2.0, 3.0]).value
-    2.0
-    """
+    """The mean of independent values and its Student-t 95 % interval. Raises ValueError for none."""
     n = len(values)
     if n < 1:
         raise ValueError("A mean needs at least one value.")

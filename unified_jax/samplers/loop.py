@@ -79,9 +79,8 @@ def slerp(a: Array, b: Array, share: float) -> Array:
     A straight line between two samples of high-dimensional noise leaves their sphere; this stays on it. Denoised
     deterministically (`ddim` with eta = 0), it interpolates between two samples.
 
-    >>> import numpy as np
-    >>> np.asarray(slerp(np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]]), 0.5)).round(3)
-    array([[0.707, 0.707]], dtype=float32)
+    >>> slerp(jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 1.0]]), 0.5).round(3)
+    Array([[0.707, 0.707]], dtype=float32)
     """
     u, v = a.reshape(len(a), -1), b.reshape(len(b), -1)
     norms = jnp.linalg.norm(u, axis=1) * jnp.linalg.norm(v, axis=1)

@@ -41,7 +41,11 @@ TABLEAUS: dict[Method, Tableau] = {
 
 
 def explicit_step(tableau: Tableau, field: Callable[[Any, Any], Any], y: Any, t: Any, s: Any) -> Any:
-    """y(s) from y(t), a tree of arrays, along d y / d t = field(y, t); t and s are scalars."""
+    """y(s) from y(t), a tree of arrays, along d y / d t = field(y, t); t and s are scalars.
+
+    >>> round(explicit_step(TABLEAUS["rk4"], lambda y, t: y, 1.0, 0.0, 1.0), 4)  # e = 2.7183
+    2.7083
+    """
 
     def along(row: tuple[float, ...], slopes: list[Any]) -> Any:
         used = [(c, k) for c, k in zip(row, slopes, strict=True) if c]
