@@ -237,7 +237,7 @@ def test_mistakes_are_one_sentence(drawn, as_dit, tmp_path, capsys):
         (("--from", theirs, "--layout", "dit", "--to", out), "give it with --heads"),
         (("--from", theirs, "--layout", "diffusers_dit", "--to", out), "unmapped: blocks.0.adaLN_modulation.1.bias"),
         (("--from", theirs, "--layout", "dit", "--heads", 2, "--ema", 1, "--to", out), "expected 0 or none"),
-        (("--from", theirs, "--layout", "dit", "--heads", 2, "--to", as_dit), "is there already"),
+        (("--from", theirs, "--layout", "dit", "--heads", 2, "--to", as_dit), "exists already"),
         (("--from", as_dit, "--layout", "dit", "--to", out), "exported to a file that ends in .safetensors"),
         (("--from", as_dit, "--layout", "sit", "--to", tmp_path / "y.safetensors"), "cannot be written as sit"),
         (("--from", as_dit, "--ema", 3, "--to", tmp_path / "y.safetensors"), "this run keeps 1 average"),

@@ -42,7 +42,7 @@ def test_written_files_are_whole_readable_and_never_replaced(tmp_path):
     assert files.read_metadata(path) == {"k": "v"}
     assert path.stat().st_mode & stat.S_IRGRP
     assert [p.name for p in path.parent.iterdir()] == ["x.safetensors"]
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="exists already"):
         files.write(path, {}, {})
     with pytest.raises(UserError, match=r"ends in \.safetensors"):
         files.write(tmp_path / "x.pt", {}, {})

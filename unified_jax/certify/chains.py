@@ -30,7 +30,7 @@ def _clip(prediction: Prediction, ctor: dict[str, Any], default: bool) -> Predic
 def ddpm_trajectory(
     full: DiscreteGaussian, ctor: Any, config: Any, timesteps: np.ndarray, x: Any, noises: Any
 ) -> tuple[list[Any], int]:
-    """The respaced chain's reverse steps; diffusers adds noise wherever the original timestep is above 0."""
+    """The respaced process's reverse steps; diffusers adds noise wherever the original timestep is above 0."""
     process = full.respaced(tuple(int(t) for t in timesteps[::-1]))
     learned = full.variance == "learned_range"
     large = full.variance == "fixed_large"
@@ -57,7 +57,7 @@ def ddpm_trajectory(
 def ddim_trajectory(
     process: DiscreteGaussian, ctor: Any, config: Any, timesteps: np.ndarray, x: Any, noises: Any
 ) -> tuple[list[Any], int]:
-    """Pairs (t, t - T / n) of the full chain; below 0 either the data (abar = 1) or the first index."""
+    """Pairs (t, t - T / n) of the full process; below 0 either the data (abar = 1) or the first index."""
     eta = config.get("step", {}).get("eta", 0.0)
     rederive = config.get("step", {}).get("use_clipped_model_output", False)
     last = -1 if ctor.get("set_alpha_to_one", True) else 0

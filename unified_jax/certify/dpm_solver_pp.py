@@ -1,4 +1,4 @@
-"""Family `dpm_solver_pp`: UniDiffuser's DPM-Solver over a discrete chain in continuous time."""
+"""Family `dpm_solver_pp`: UniDiffuser's DPM-Solver over a discrete process in continuous time."""
 
 import functools
 from typing import Any

@@ -201,7 +201,7 @@ def _distance(got: np.ndarray, want: np.ndarray) -> float:
 
 
 def certify(folder: Path, only: str = "") -> list[Row]:
-    """The rows of every file of a folder. Raises UserError where there is none."""
+    """The rows of every file of a folder. Raises UserError for an empty folder."""
     paths = [path for path in sorted(folder.glob("*.safetensors")) if path.name.startswith(only)]
     if not paths:
         raise UserError(f"{str(folder)!r} holds no .safetensors file{f' that starts with {only!r}' if only else ''}.")

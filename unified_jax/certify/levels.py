@@ -79,7 +79,7 @@ def dpm_tables(s: Setting, ctor: Config) -> tuple[Multistep, Multistep | None]:
     sde, of_eps = algorithm.startswith("sde"), not algorithm.endswith("++")
     kind, order = ctor.get("solver_type", "midpoint"), ctor.get("solver_order", 2)
     kind = kind if kind == "heun" else "midpoint"
-    lower = ctor.get("lower_order_final", True) and count < 15  # orders fall at the end of short runs only
+    lower = ctor.get("lower_order_final", True) and count < 15  # orders decrease only at the end of few steps
     table = dpm_solver_table(s.process, s.schedule.levels, order, kind, sde, of_eps, lower, as_published=True)
     if ctor.get("euler_at_final"):
         first = dpm_solver_table(s.process, s.schedule.levels, 1, kind, sde, of_eps)

@@ -1,7 +1,7 @@
 """What a golden's options may be. Each family lists its options with a check of their values; what is not listed, or
 does not pass, is named and the file (or the output) is not certified.
 
-    `shape`, `seed` and the like say how the inputs were drawn, which the file holds: `anything`.
+    `shape`, `seed` and the like describe how the stored inputs were sampled: `anything`.
 """
 
 import json

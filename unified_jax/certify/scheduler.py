@@ -121,7 +121,7 @@ def _multistep(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[s
 
 
 def process_of(ctor: dict[str, Any]) -> DiscreteGaussian:
-    """The full chain of a discrete scheduler."""
+    """The full process of a discrete scheduler."""
     zero = ctor.get("rescale_betas_zero_snr", False)
     return DiscreteGaussian(
         schedule=SCHEDULES[ctor.get("beta_schedule", "linear")],

@@ -35,7 +35,7 @@ def named_levels(ctor: Config, low: float, high: float, count: int) -> np.ndarra
 
 
 def single(process: Any) -> np.ndarray:
-    """The table of levels in float32, as diffusers computes it: its rounding decides which step a tie falls to."""
+    """The table of levels in float32, as diffusers computes it: its rounding decides ties."""
     betas = process.chain.respaced(()).betas.astype(np.float32)
     abar = np.cumprod((1.0 - betas).astype(np.float64)).astype(np.float32)
     if process.chain.zero_snr:
@@ -106,9 +106,10 @@ def multistep_schedule(process: NoiseLevels, ctor: Config, count: int) -> Schedu
 
 
 def flow_schedule(process: NoiseLevels, ctor: Config, setting: Config, count: int) -> Schedule:
-    """DPM-Solver and UniPC with flow sigmas, which are our times; UniPC's Karras levels of a chain become times too.
+    """DPM-Solver and UniPC with flow sigmas, which are our times; UniPC's Karras levels of a discrete process become
+    times too.
 
-    DPM-Solver's "sigma_min" is the chain's, UniPC's the last time itself.
+    DPM-Solver's "sigma_min" is the process's, UniPC's the last time itself.
     """
     total, shift = ctor.get("num_train_timesteps", 1000), ctor.get("flow_shift", 1.0)
     unipc = ctor["scheduler"].startswith("UniPC")

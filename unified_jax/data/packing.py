@@ -41,7 +41,7 @@ class Documents:
     text_first: float = 0.0
     """Probability of moving the text to the front of a random order (Transfusion: 0.8 for captions)."""
     text_last: float = 0.0
-    """Probability of moving the text to the end, where it describes the whole document."""
+    """Probability of moving the text to the end, where it describes all other modalities."""
     keep: float = 1.0
     """Probability of including a modality; at least one is always included."""
     keep_of: tuple[tuple[str, float], ...] = ()

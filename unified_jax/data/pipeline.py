@@ -33,7 +33,7 @@ class HostBatch:
     arrays: dict[str, np.ndarray]
     """This process's rows `[b', ...]` of every field, and `slot`; packed rows as in `data.packing`."""
     ids: Int[np.ndarray, "b"]
-    """Example ids of the whole global batch."""
+    """Example ids of the global batch."""
     first: int
     """Global position of the batch's first example."""
 

@@ -138,7 +138,7 @@ def position_table(width: int, side: int) -> Float[np.ndarray, "n d"]:
 def _is_table(stored: np.ndarray, table: Float[np.ndarray, "n d"]) -> bool:
     """Whether a stored table is this one, to 1e-5, or this one rounded to the precision of a file.
 
-    Rounding keeps order: a rounded table lies between what its neighbours at `slack` become. A trained table does not.
+    Rounding keeps order: a rounded table is between its neighbours at distance `slack`. A trained table is not.
     """
     if bool((np.abs(stored - table) <= TOLERANCE).all()):
         return True

@@ -104,7 +104,7 @@ def write(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, 
     if path.suffix != parts.SAFETENSORS:
         raise UserError(f"{str(path)!r}: weights are written to a file that ends in .safetensors.")
     if path.exists():
-        raise UserError(f"{str(path)!r} is there already; choose another name.")
+        raise UserError(f"{str(path)!r} exists already; choose another name.")
     floats.refuse_non_finite(f"What was to be written to {str(path)!r}", tensors)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
@@ -134,7 +134,7 @@ def _safetensors(path: Path) -> dict[str, np.ndarray]:
     found = {}
     unknown = []
     with _opened(path) as opened:
-        for name in opened.keys():  # noqa: SIM118  (it is no mapping)
+        for name in opened.keys():  # noqa: SIM118  (not a mapping)
             kind = opened.get_slice(name).get_dtype()
             if kind in floats.FLOAT8:
                 found[name] = _float8(path, name, floats.FLOAT8[kind])

@@ -193,7 +193,7 @@ def _reverse_only() -> Iterator[None]:
         if "forward-mode" not in str(error):
             raise
         raise UserError(
-            "attention='pallas' has reverse-mode derivatives only; what is asked for needs forward mode (jvp): "
+            "attention='pallas' has reverse-mode derivatives only; this computation needs forward mode (jvp): "
             "choose attention='xla'."
         ) from error
 

@@ -70,7 +70,7 @@ class NoisyInput(NamedTuple):
 
     form: Form
     x: Float[Array, "b ..."]
-    """The whole array, as `Process.network_input` gives it."""
+    """The array, as `Process.network_input` gives it."""
     t: Float[Array, "b"]
     """`Process.network_time` of this stream."""
     to: Float[Array, "b"] | None = None

@@ -45,7 +45,7 @@ class Bpe:
 
 @lru_cache(maxsize=8)
 def load_bpe(text: str) -> Bpe:
-    """The tokenizer of this JSON. Raises ValueError with a reason if it is none, or does not reproduce every text."""
+    """The tokenizer of this JSON. Raises ValueError with a reason if it is not a tokenizer, or not lossless."""
     from tokenizers import Tokenizer
 
     content = _content(text)

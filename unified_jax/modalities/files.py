@@ -73,7 +73,7 @@ def _stored_frames(path: Path, frames: int, fit: Callable[[Any], np.ndarray]) ->
 
 
 def frame_counts(durations: list[float], frames: int, rate: float) -> list[int]:
-    """How often each stored frame is shown, as the module's docstring says; `durations` in milliseconds."""
+    """Repetitions of each stored frame (see the module docstring); `durations` in milliseconds."""
     if not all(0 <= d < 1e9 for d in durations):
         raise ValueError("expected finite frame durations, found others")
     shortest = min((d for d in durations if d > 0), default=0.0)

@@ -35,7 +35,7 @@ class Mel:
     hop: int = 256
     """Samples between frames."""
     window: int = 0
-    """Samples of the window, centred in the frame; 0 is the whole frame."""
+    """Samples of the window, centred in the frame; 0 is the full frame."""
     mels: int = 64
     """Number of mel bands."""
     low: float = 0.0
@@ -56,7 +56,7 @@ class Mel:
         if min(self.rate, self.n_fft, self.hop, self.mels) < 1 or not 0 <= self.window <= self.n_fft:
             raise ValueError(f"A mel analysis needs positive sizes and a window of at most n_fft, found {self}.")
         if not 0 <= self.low < top <= self.rate / 2:
-            raise ValueError(f"Mel bands lie in 0 .. {self.rate / 2} Hz, found {self.low} .. {top}.")
+            raise ValueError(f"Mel bands must lie in 0 .. {self.rate / 2} Hz, found {self.low} .. {top}.")
 
     def frames(self, samples: int) -> int:
         """Frames of a waveform."""

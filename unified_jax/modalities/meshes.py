@@ -68,7 +68,7 @@ def _parts(path: Path, content: bytes) -> list[Any]:
         plain = kind == ".ply" and not _ply_picture(content)
         load = partial(trimesh.load, fix_texture=False) if plain else trimesh.load
         loaded: Any = load(io.BytesIO(content), file_type=kind[1:], resolver=resolver, process=False)
-        if plain and isinstance(loaded, trimesh.Trimesh):  # from texture coordinates alone trimesh makes up an image
+        if plain and isinstance(loaded, trimesh.Trimesh):  # trimesh invents images for texture coordinates
             loaded.visual = ColorVisuals(loaded)
         if not isinstance(loaded, trimesh.Scene):
             return [loaded]

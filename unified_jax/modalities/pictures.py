@@ -3,7 +3,7 @@
     8 bits, 1 bit       unchanged; a palette by its colours; CMYK, YCbCr, LAB and HSV become RGB
     16 bits of grey     value / 257
     32 bits of grey     0 .. 65535 as 16 bits (so PGM is written); anything else is refused
-    floats              / 1 where all lie in [0, 1], / 255 where all lie in [0, 255]; anything else is refused
+    floats              / 1 if all are in [0, 1], / 255 if all are in [0, 255]; anything else is refused
     transparency        on white
 
 An image is rotated (EXIF) before its proportions are compared.

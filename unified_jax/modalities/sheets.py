@@ -23,7 +23,7 @@ def show_samples(
     given    what `prepare` gives, `[b, ...]`: labels, numbers and texts are titles, the rest images under a grey edge
     made     what `from_model` gives, `[b, ...]`
     chosen   names of each sample's generated modalities, in order, where they differ; others are grey
-    Images of one modality lie in a grid; of several, each sample has a row.
+    Images of one modality fill a grid; with several, each sample has a row.
     """
     from PIL import Image as Pillow
 

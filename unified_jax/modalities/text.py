@@ -93,7 +93,7 @@ class Text:
         return "" if text.strip() else "expected a text, found an empty one"
 
     def _read(self, raw: Any) -> tuple[str, Int[np.ndarray, " k"]]:
-        """A raw text and its ids, cropped if that is asked for."""
+        """A raw text and its ids, cropped with `too_long="crop"`."""
         if isinstance(raw, np.ndarray) and raw.shape == ():
             raw = raw.item()
         if self.names and isinstance(raw, int | np.integer):

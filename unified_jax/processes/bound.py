@@ -73,7 +73,7 @@ def prior_term(process: Chain, x0: Array) -> Float[Array, "b"]:
 def variational_bound(
     denoise: Callable[[Array, Array], Prediction], process: Chain, x0: Float[Array, "b *s"], keys: Keys
 ) -> Bound:
-    """Every term of the bound for each example, one draw of noise per term, from one key per example.
+    """Every term of the bound for each example, one sample of noise per term, from one key per example.
 
     It visits every step: len(process) denoiser calls. `Bound.total` is unbiased for the bound in bits/dim.
     """

@@ -19,7 +19,7 @@ from unified_jax.typing import Keys
 
 
 def ddpm_step(process: DiscreteGaussian, prediction: Prediction, x_t: Array, t: Array, s: Array, noise: Array) -> Array:
-    """One reverse step from index t to t - 1; s only tells the last step, which adds no noise."""
+    """One reverse step from index t to t - 1; s only marks the last step, which adds no noise."""
     batch_t = jnp.broadcast_to(t, x_t.shape[:1])
     mean, log_variance = process.reverse(prediction, x_t, batch_t)
     return mean + jnp.where(s < 0, 0.0, 1.0) * jnp.exp(0.5 * log_variance) * noise

@@ -158,7 +158,7 @@ def _samples(arms: tuple[Arm, ...], out: Path) -> list[str]:
                 pictures = "".join(f"<p class=note>{_text(s.stem)}</p>{_picture(s, s.stem)}" for s in sheets)
                 found.append(f"<details open><summary>{_text(arm.name)}, seed {seed}</summary>{pictures}</details>")
                 break
-    return found or ["<p class=note>No samples were asked for.</p>"]
+    return found or ["<p class=note>No metric of this study needs samples.</p>"]
 
 
 def _cells(study: Study, records: list[dict[str, Any]]) -> str:

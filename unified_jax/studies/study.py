@@ -70,7 +70,7 @@ class Metric:
     wanted: tuple[str, ...] = ()
     """Of a matrix: the generated modalities."""
     arms: tuple[str, ...] = ()
-    """Variants compared by it, beside the base; () all."""
+    """Variants compared by it with the base; (): all."""
 
     @property
     def evaluated(self) -> bool:

@@ -5,7 +5,7 @@ microbatches and devices and w_k are the balance's weights: sums are added up an
 never taken. With gradient accumulation the W_k are needed before the first gradient. A first pass computes them, from
 which the compiler removes the network.
 
-A step whose loss or gradient is not finite changes nothing but the step count; the metric `finite` tells the loop,
+A step whose loss or gradient is not finite changes only the step count; the metric `finite` tells the loop,
 which skips or stops by the experiment's policy. The learning rate follows the step count: a skipped step uses up its
 place in the schedule, which therefore ends with the run; the metric `lr` is the applied rate. Moments and their bias
 corrections count the applied updates.

@@ -59,7 +59,7 @@ def test_what_does_not_fit_is_refused(folder, tmp_path, capsys):
         World(cache=str(tmp_path)).source("test")[0]
     arguments = ["build", "unified_world", "--data-dir", str(folder), *SIZES]
     assert run_command(data.main, arguments) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
     assert run_command(data.main, ["build", "unified_world", "--data-dir", str(tmp_path), "--train", "0"]) == 2
     assert "must be at least 1" in capsys.readouterr().err
     blocked = tmp_path / "file"

@@ -39,7 +39,7 @@ def build(world: Any, folder: Path, counts: dict[str, int], report: Callable[[in
 
     target = folder / NAME / VERSION
     if target.exists():
-        raise UserError(f"{str(target)!r} is there already; remove it, or choose another --data-dir.")
+        raise UserError(f"{str(target)!r} exists already; remove it, or choose another --data-dir.")
 
     class UnifiedWorld(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """The world's examples in order."""

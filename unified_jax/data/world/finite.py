@@ -175,7 +175,7 @@ def mmse(
 ) -> tuple[float, float]:
     """Equation (3) and its standard error, from `samples` samples (rounded up to a multiple of 128).
 
-    The scalars alpha and sigma apply to the whole estimate. Runs on the host, outside of jit.
+    The scalars alpha and sigma apply to all samples. Runs on the host, outside of jit.
     """
     chunks = max(2, -(-samples // _CHUNK))
     inputs = jnp.float32(alpha), jnp.float32(sigma), jnp.asarray(scenes), key, log_prior

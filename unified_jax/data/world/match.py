@@ -10,7 +10,7 @@ of the energy of the image: |T|^2 |v|^2 when the template is exactly right. The 
 largest S. Pixels outside the template have no effect, so a second object elsewhere does not disturb it.
 
     1. Coarse: (1) for every template at every pixel, in every colour, on the image averaged down to 16 pixels (up
-       to 31, as whole pixels are averaged). This finds the position only.
+       to 31, as pixels are averaged in blocks). This finds the position only.
     2. Fine: (1) about the coarse optimum, for every template at steps of a quarter pixel, in every colour, at full
        resolution. This finds shape, size and colour, and the centre to about an eighth of a pixel.
     3. The object is subtracted and 1 and 2 are repeated for a second one; the first is then fitted again without it,

@@ -78,7 +78,7 @@ def _draw_lines(axis: Any, found: Similarity, untrained: np.ndarray, names: list
 
 
 def _matrix(axis: Any, values: np.ndarray, names: list[str], left: bool, bottom: bool) -> None:
-    """Values in [0, 1] as blues with their numbers; names at the left and below where asked for."""
+    """Values in [0, 1] as blues with their numbers; optional names at the left and below."""
     axis.imshow(values, cmap="Blues", vmin=0, vmax=1)
     places = range(len(names))
     axis.set_yticks(places, names if left else [""] * len(names), fontsize=7)

@@ -58,7 +58,7 @@ def modulated_qkv(
     rotary: Rotary | None,
     interpret: Any = False,
 ) -> tuple[Array, Array, Array]:
-    """Queries `[b, n, g r, e]`, keys and values `[b, n, g, e]` in the kernel's dtype (in memory heads lie first)."""
+    """Queries `[b, n, g r, e]`, keys and values `[b, n, g, e]` in the kernel's dtype (heads come first in memory)."""
     b, n, d = x.shape
     _, groups, r2, e = weights.kernel.shape
     together = groups_of(d, groups, r2 * e, weights.kernel.dtype.itemsize)

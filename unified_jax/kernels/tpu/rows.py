@@ -32,7 +32,7 @@ def tile_of(b: int, n: int, width: int) -> Tile:
     most = most // 128 * 128 or max(16, most // 16 * 16)
     if n > most:
         return Tile(1, most)
-    whole = n % 16 == 0  # several examples are one matrix only where their tokens fill whole registers
+    whole = n % 16 == 0  # several examples form one matrix only if their tokens fill registers
     return Tile(next(e for e in range(max(1, most // n), 0, -1) if b % e == 0) if whole else 1, n)
 
 
