@@ -27,15 +27,15 @@ class AblateCommand:
     study: tyro.conf.Positional[str]
     """A name under configs/studies/, or a path to a .py file."""
     out: str = ""
-    """Where everything goes; default runs/studies/STUDY."""
+    """Output folder; default runs/studies/STUDY."""
     init_from: str = ""
     """A run that every cell starts from, instead of the study's."""
     set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FIELD=VALUE ...")] = ()
     """Fields of all arms, such as data.data_dir=/sets."""
     trust: bool = False
-    """Import the code of your own that the run of --init-from keeps."""
+    """Import the custom code that the run of --init-from keeps."""
     dry_run: bool = False
-    """Print the cells, what they cost and what is there already; train nothing."""
+    """Print the cells, their cost and the existing results; train nothing."""
 
 
 @same_numbers()

@@ -47,29 +47,28 @@ SIT = Interpolant(time_scale=1.0, reversed_time=True)
 
 @dataclass(frozen=True)
 class ConvertCommand:
-    """Weights in and out: a file to a run directory, or a run directory to a file."""
+    """Import and export weights: a file to a run directory, or a run directory to a file."""
 
     source: Annotated[str, tyro.conf.arg(name="from")]
-    """A weights file, the index or folder of one in several parts, or a run directory."""
+    """A weights file, the index or folder of a file in several parts, or a run directory."""
     to: str
     """A new run directory, or a new file that ends in .safetensors."""
     layout: Layout = "unified"
     """Names in the file: facebookresearch/DiT's, willisma/SiT's, those of diffusers' DiTTransformer2DModel, or ours."""
     base: str = ""
-    """Of an adapter file: the run that it was trained on."""
+    """The run that an adapter file was trained on."""
     heads: int | None = None
-    """Attention heads of a model to read; known for the published widths, and where the file says them."""
+    """Attention heads of an imported model; default: the published number for its width, or the file's."""
     classes: int | None = None
-    """Classes of a model to read; default what the file says, else all rows of its table but the last, the null row (of
-    1,000 rows: all)."""
+    """Classes of an imported model; default: the file's, else all rows of its table but the null row."""
     size: int | None = None
-    """Side of the image or latent of a diffusers model to read; default what the file says, else 32."""
+    """Side of the image or latent of a diffusers model; default: the file's, else 32."""
     published_time: bool = False
-    """Read a diffusers model with the time frequencies DiT was trained with, not those that diffusers computes."""
+    """Read a diffusers model with DiT's time frequencies, not those of diffusers."""
     ema: str = "0"
-    """Of a run the index of an average, or none for the trained parameters; of a training checkpoint too: none."""
+    """EMA of a run by index, or none for the trained parameters (also of a training checkpoint)."""
     trust: bool = False
-    """Allow classes of your own modules in a configuration."""
+    """Import custom code that the configuration names."""
 
 
 def main(arguments: list[str]) -> None:
@@ -80,7 +79,7 @@ def main(arguments: list[str]) -> None:
     source, target = Path(command.source), Path(command.to)
     to_file = target.suffix == ".safetensors"
     if target.exists() and (to_file or not target.is_dir() or any(target.iterdir())):
-        raise UserError(f"--to {command.to!r} is there already; choose another name.")
+        raise UserError(f"--to {command.to!r} exists already; choose another name.")
     exported = source.is_dir() and (command.layout in ("unified", "adapter") or not parts.holds_weights(source))
     refuse_unused(command, exported)
     if exported:

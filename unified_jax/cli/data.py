@@ -15,7 +15,7 @@ from unified_jax.runs.folders import make_folder
 
 @dataclass(frozen=True)
 class DataCommand:
-    """Render the first examples of each split once, and keep them as ArrayRecord files in TFDS layout."""
+    """Render the first examples of each split to ArrayRecord files in TFDS layout."""
 
     action: tyro.conf.Positional[Literal["build"]]
     """build"""
@@ -30,17 +30,18 @@ class DataCommand:
     held_out: int = 1_000
     """Examples of the split held_out."""
     seed: int = 0
-    """Of the world; the rest as in the recipe that will read it (--data.resolution and so on there)."""
+    """Seed of the world; it and the options below must equal those of the recipe that reads it (--data.resolution,
+    ...)."""
     resolution: int = 32
-    """Rows and columns."""
+    """Height and width of the images in pixels."""
     max_objects: Literal[1, 2] = 2
-    """Objects of a scene at most."""
+    """Most objects of a scene."""
     jitter: bool = True
-    """Whether objects stray from the centres of their cells."""
+    """Random offsets from the cell centres."""
     frames: int = 8
-    """Of films."""
+    """Frames of a video."""
     points: int = 256
-    """Of clouds."""
+    """Points of a point cloud."""
 
 
 def main(arguments: list[str]) -> None:

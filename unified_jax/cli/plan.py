@@ -24,7 +24,7 @@ from unified_jax.training.experiment import Experiment
 
 @dataclass(frozen=True)
 class PlanCommand:
-    """Plan a recipe. Every field of its experiment is a flag."""
+    """Plan memory, time and communication of a recipe. Every field of its experiment is a flag."""
 
     experiment: Annotated[Experiment, tyro.conf.arg(name="")]
     target: str = "v5p:8x8x8"
@@ -32,7 +32,7 @@ class PlanCommand:
     json: bool = False
     """Print one JSON object instead of text."""
     search: bool = False
-    """Try meshes, batches and remat policies that could fit, and rank them."""
+    """Try meshes, batch sizes and remat policies that could fit, and rank them."""
     most: int = 8
     """Candidates that --search compiles."""
 

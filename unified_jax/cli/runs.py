@@ -16,14 +16,14 @@ from unified_jax.runs.listing import compare, describe, draw_curves, find_runs, 
 
 @dataclass(frozen=True)
 class RunsCommand:
-    """List runs: how far each came, its losses; or compare some of them."""
+    """List runs with their steps and losses, or compare some of them."""
 
     folders: Annotated[tuple[str, ...], tyro.conf.Positional] = ("runs",)
     """Run directories, or folders that hold some."""
     compare: bool = False
-    """Show the settings in which the runs differ, and draw their losses into --out."""
+    """Show the settings in which the runs differ, and plot their losses to --out."""
     out: str = "compare.png"
-    """Figure that --compare draws."""
+    """Figure of --compare."""
     json: bool = False
     """Print JSON instead of a table."""
 

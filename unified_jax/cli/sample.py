@@ -20,7 +20,7 @@ from unified_jax.samplers.plan import Plan, Spacing
 
 @dataclass(frozen=True)
 class SampleCommand:
-    """Draw samples. Conditions: --given.NAME VALUE[,VALUE...], --given.caption TEXT, or @FILE with one value a line."""
+    """Sample. Conditions: --given.NAME VALUE[,VALUE...], --given.caption TEXT, or @FILE with one value per line."""
 
     run: str
     """Run directory."""
@@ -29,54 +29,54 @@ class SampleCommand:
     count: int = 16
     """Number of samples."""
     batch: int = 64
-    """Samples a compiled call; does not change what is drawn."""
+    """Samples per compiled call; does not change the samples."""
     first: int = 0
     """Index of the first sample: `--first 17 --count 1` is sample 17 alone."""
     seed: int = 0
-    """Sample i of a seed is always the same."""
+    """Seed of the noise: the same seed gives the same samples."""
     seeds: tuple[int, ...] = ()
     """Several seeds, each into OUT_seed_N, in the place of --seed."""
     generate: str = ""
-    """What is made, in this order, separated by commas; default: everything that is not given. With
-    "free" the model chooses what it makes and when it ends (Transfusion)."""
+    """Modalities to generate, in this order, separated by commas; default: all that are not given. With "free" the
+    model chooses the modalities and the end (Transfusion)."""
     formats: str = ""
-    """What is written, separated by commas: sheet, png (images), mp4 (videos), files (one a sample and modality: PNG,
-    GIF, WAV, PLY, TXT, CSV), npz. Default sheet; of several modalities sheet,files."""
+    """Outputs, separated by commas: sheet (image grid), png (images), mp4 (videos), files (one per sample and modality:
+    PNG, GIF, WAV, PLY, TXT, CSV), npz. Default: sheet; for several modalities sheet,files."""
     ema: str = "0"
-    """Which average of the parameters: its index, or none."""
+    """EMA of the parameters by index, or none for the trained parameters."""
     best: bool = False
     """Use the checkpoint with the lowest validation loss instead of the newest."""
     step: int | None = None
-    """Use the checkpoint of this step, of those that are kept."""
+    """Use the checkpoint of this step, if it is kept."""
     sampler: str = ""
-    """NAME[:OPTION=VALUE,...], such as heun, ddim:eta=0.5 or dpm_solver:order=3,sde=true. Default as in the run's
-    previews; so are the next ten."""
+    """NAME[:OPTION=VALUE,...], such as heun, ddim:eta=0.5 or dpm_solver:order=3,sde=true. Default here and for the next
+    ten: as in the run's previews."""
     steps: int | None = None
-    """Sampler steps."""
+    """Sampling steps."""
     guidance: float | None = None
-    """Classifier-free guidance scale s = 1 + w; 1 is none."""
+    """Classifier-free guidance scale s = 1 + w; 1 is no guidance."""
     guidance_interval: tuple[float, float] | None = None
     """Guide only between these times (0 data, 1 noise)."""
     guidance_power: float | None = None
-    """Power-cosine schedule of the scale."""
+    """Power of the power-cosine schedule of the scale; 0 is constant."""
     guidance_rescale: float | None = None
-    """Share of the conditional standard deviation that is restored."""
+    """Share of the conditional standard deviation that is restored (0 to 1)."""
     spacing: Spacing | None = None
-    """Spacing of the steps."""
+    """Step spacing."""
     shift: float | None = None
     """Resolution shift of the time grid."""
     clip: bool | None = None
-    """Clip the predicted x0."""
+    """Clip the predicted x0 to [-1, 1] at every step."""
     temperature: float | None = None
-    """Of text; 0 takes the likeliest token."""
+    """Temperature of text sampling; 0 is greedy."""
     top_p: float | None = None
-    """Text is drawn among the fewest tokens that hold this share of the probability."""
+    """Nucleus sampling of text: the smallest set of tokens with this total probability."""
     trust: bool = False
-    """Allow classes of your own modules in the run's configuration."""
+    """Import the custom code that the run keeps."""
     devices: int = 0
-    """Use this many fake CPU devices; 0 uses what there is."""
+    """Use this many fake CPU devices; 0: the real devices."""
     hosts: Hosts = Hosts()
-    """Several processes as one request (docs/launch.md)."""
+    """Sample with several processes (docs/launch.md)."""
 
 
 @same_numbers()

@@ -25,29 +25,29 @@ class TrainCommand:
 
     experiment: Annotated[Experiment, tyro.conf.arg(name="")]
     run_dir: str = ""
-    """Where the run lives; default runs/RECIPE."""
+    """Run directory; default runs/RECIPE."""
     resume: Literal["auto", "never", "must"] = "auto"
-    """Go on with what the run directory holds: if there is something, never, or insist."""
+    """auto: resume if a checkpoint exists; never: refuse to; must: require a checkpoint."""
     init_from: str = ""
-    """A run directory whose averaged parameters a new run starts from."""
+    """Start from the EMA of another run: its directory."""
     trust: bool = False
-    """Import the code of your own that --init-from's run keeps."""
+    """Import the custom code that the run of --init-from keeps."""
     code_changed: bool = False
-    """Resume although classes of your own have changed since the run began; the change is recorded."""
+    """Resume although custom classes have changed since the run began; the change is recorded."""
     replay: int = -1
-    """Reproduce this step from the last checkpoint before it and print the loss of each of its examples."""
+    """Recompute this step from the last checkpoint before it and print the loss of each of its examples."""
     devices: int = 0
-    """Use this many fake CPU devices (to try a mesh without hardware); 0 uses what there is."""
+    """Use this many fake CPU devices (to try a mesh without hardware); 0: the real devices."""
     xla: Literal["default", "recommended"] = "default"
-    """Compiler flags that are set before the devices are opened (`runs/xla_flags.py`)."""
+    """Compiler flags, set before the devices are opened (`runs/xla_flags.py`)."""
     hosts: Hosts = Hosts()
-    """Several processes as one run (docs/launch.md)."""
+    """Train with several processes (docs/launch.md)."""
     hours: float = 0.0
-    """Save and stop after so many hours, as at SIGTERM (a queue's limit); the same command resumes. 0 never."""
+    """Save and stop after this many hours, as at SIGTERM (for a queue's limit); the same command resumes. 0: never."""
     dry_run: bool = False
-    """Check everything, say what the run would take here, draw its first batch, and train nothing."""
+    """Check everything, print the cost of the run here and draw its first batch, without training."""
     stall: int = 1800
-    """Seconds without a finished step after which the stacks of all threads are printed and the run ends; 0 never."""
+    """Seconds without a finished step before the run prints the stacks of all threads and exits; 0: never."""
 
 
 def parse(arguments: list[str]) -> tuple[str, TrainCommand]:

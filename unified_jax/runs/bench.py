@@ -36,7 +36,7 @@ class Bench:
     show: bool = True
     """Bars and tables on the terminal."""
     pictures: dict[str, Any] = field(default_factory=dict)
-    """File name -> what is written at the end."""
+    """File name -> image that is written at the end."""
 
     def examples(self, split: str) -> HostBatch:
         """The first `count` examples of a split in the order of the seed."""

@@ -27,27 +27,27 @@ class EvaluateCommand:
     run: str
     """Run directory."""
     out: str = ""
-    """Where the files go; default the run directory."""
+    """Output folder; default: the run directory."""
     count: int = 512
-    """Samples a split."""
+    """Samples per split."""
     splits: tuple[str, ...] = ()
-    """Splits whose conditions are used; default test, and held_out on the world."""
+    """Splits that provide the conditions; default: test, and on the world also held_out."""
     batch: int = 64
-    """Samples a compiled call."""
+    """Samples per compiled call."""
     seed: int = 0
     """Seed of the samples' noise."""
     steps: int | None = None
-    """Sampler steps; default as in the run's previews."""
+    """Sampling steps; default: as in the run's previews."""
     guidance: float | None = None
-    """Guidance scale; default as in the run's previews."""
+    """Guidance scale; default: as in the run's previews."""
     trust: bool = False
-    """Import the code of your own that the run keeps."""
+    """Import the custom code that the run keeps."""
     hosts: Hosts = Hosts()
-    """Several processes as one evaluation (docs/launch.md)."""
+    """Evaluate with several processes (docs/launch.md)."""
     bits: int = 0
-    """Also score this many examples a split in bits/dim; 0 leaves it out. Models of one image alone."""
+    """Also score this many examples per split in bits/dim (models of one image only); 0: none."""
     step: int | None = None
-    """The checkpoint of this step, of those that are kept; default the newest."""
+    """Use the checkpoint of this step, if it is kept; default: the newest."""
 
 
 @same_numbers()

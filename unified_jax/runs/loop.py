@@ -50,9 +50,9 @@ class Run:
     gradients: Callable[..., Any]
     key: jax.Array
     held: np.ndarray
-    """The rows of a global batch that this process' devices hold."""
+    """Rows of a global batch that this process's devices hold."""
     frozen: Params = field(default_factory=dict)
-    """What no step changes; known once the run is opened."""
+    """The frozen parameters; known once the run is opened."""
 
     def place(self, batch: HostBatch) -> dict[str, jax.Array]:
         """This process's rows as global arrays, cut over the batch axes of the mesh."""

@@ -42,15 +42,15 @@ class Start:
     init_from: Path | None = None
     quiet: bool = False
     report: Callable[[int], None] | None = None
-    """Called with the steps done as they are read."""
+    """Called with the number of finished steps."""
     trust: bool = False
-    """Import the code that `init_from` keeps."""
+    """Import the custom code that `init_from` keeps."""
     code_changed: bool = False
-    """Go on with classes of the user's own that are not those that the run began with."""
+    """Resume with custom classes that differ from those at the run's start."""
     hours: float = 0.0
-    """Save and stop after so many hours, as at SIGTERM; 0 never."""
+    """Save and stop after this many hours, as at SIGTERM; 0: never."""
     stall: int = 0
-    """Seconds without a finished step after which the run ends with the stacks of its threads; 0 never."""
+    """Seconds without a finished step before the run prints the stacks of its threads and exits; 0: never."""
 
 
 def create(start: Start) -> None:

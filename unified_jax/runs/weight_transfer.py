@@ -26,11 +26,11 @@ class Taken:
     """Where a parameter comes from."""
 
     path: str
-    """In the old model."""
+    """Path in the old model."""
     axis: int = 0
-    """Of a vocabulary."""
+    """Axis of the vocabulary."""
     rows: tuple[int, ...] | None = None
-    """The old id of each new one, -1 for one that is new; None: the whole parameter."""
+    """The old id of each new one, -1 for a new id; None: the full parameter."""
 
     @property
     def whole(self) -> bool:
@@ -44,9 +44,9 @@ class Graft:
 
     taken: dict[str, Taken]
     fresh: tuple[str, ...]
-    """Paths that are not in the old model, or are to start anew."""
+    """Paths that are missing in the old model, or initialised anew."""
     left: tuple[str, ...]
-    """Paths of the old model that nothing takes."""
+    """Paths of the old model that are not used."""
 
     def apply(self, old: Params, new: Params) -> Params:
         """The new model's parameters."""

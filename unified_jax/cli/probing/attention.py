@@ -18,22 +18,22 @@ from unified_jax.runs.given import read_given
 
 @dataclass(frozen=True)
 class AttentionCommand:
-    """Attention maps over the steps of one sample; conditions as in sample.py: --given.NAME VALUE."""
+    """Attention maps over the steps of one sample; conditions as in `sample`: --given.NAME VALUE."""
 
     run: str
     """Run directory."""
     steps: int = 10
-    """Sampler steps, a frame each."""
+    """Sampling steps, one video frame each."""
     query: tuple[int, int] | None = None
-    """Of Diffusion models, a patch (row, column): where it looks, over the picture."""
+    """For Diffusion models: a patch (row, column) whose attention is drawn over the image."""
     wanted: str | None = None
-    """Of Transfusion models: what is drawn; default the first that is not given."""
+    """For Transfusion models: the sampled modality; default: the first that is not given."""
     pair: tuple[str, str] | None = None
-    """Of Transfusion models: only the maps with queries of the first and keys of the second modality."""
+    """For Transfusion models: only the maps with queries of the first and keys of the second modality."""
     seed: int = 0
-    """Of the noise."""
+    """Seed of the noise."""
     trust: bool = False
-    """Import the code of your own that the run keeps."""
+    """Import the custom code that the run keeps."""
 
 
 def attention(command: AttentionCommand, given: dict[str, str]) -> None:

@@ -13,18 +13,18 @@ from unified_jax.runs.flags import check_steps
 
 @dataclass(frozen=True)
 class LossCommand:
-    """Loss over time, without labels, beside the least that is possible."""
+    """Loss over time, without labels, against its Bayes floor."""
 
     run: str
     """Run directory."""
     times: int = 12
-    """Times between data and noise."""
+    """Number of times between data and noise."""
     samples: int = 512
-    """Scenes a time."""
+    """Scenes per time."""
     seed: int = 0
-    """Of the noise."""
+    """Seed of the noise."""
     trust: bool = False
-    """Import the code of your own that the run keeps."""
+    """Import the custom code that the run keeps."""
 
 
 def loss(command: LossCommand) -> None:

@@ -16,11 +16,11 @@ class NoiseCommand:
     batches: int = 8
     """Batches of the run's size."""
     parts: int = 8
-    """Small batches that each is cut into."""
+    """Small batches per batch."""
     seed: int = 0
-    """Of data order and noise, apart from the run's."""
+    """Seed of data order and noise, separate from the run's."""
     trust: bool = False
-    """Import the code of your own that the run keeps."""
+    """Import the custom code that the run keeps."""
 
 
 def noise(command: NoiseCommand) -> None:

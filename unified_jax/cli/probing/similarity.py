@@ -17,17 +17,17 @@ class SimilarityCommand:
     run: str
     """Run directory."""
     examples: int = 256
-    """Scenes."""
+    """Number of scenes."""
     split: str = "test"
     """Split of the data set."""
     batch: int = 32
-    """Scenes a pass."""
+    """Scenes per forward pass."""
     shuffles: int = 20
-    """Permutations of the scenes that show what zero looks like."""
+    """Permutations of the scenes for the null distribution."""
     seed: int = 0
-    """Of the order of the scenes, the permutations and the untrained model."""
+    """Seed of the order of the scenes, the permutations and the untrained model."""
     trust: bool = False
-    """Import the code of your own that the run keeps."""
+    """Import the custom code that the run keeps."""
 
 
 def similarity(command: SimilarityCommand) -> None:
