@@ -135,7 +135,7 @@ def test_a_run_that_drew_other_numbers_is_not_resumed(tmp_path):
     (tmp_path / "environment.json").write_text(json.dumps(record))
     check_same_draws(tmp_path)
     (tmp_path / "environment.json").write_text(json.dumps(record | {"draws": "0" * 12}))
-    with pytest.raises(UserError, match=r"drew other random numbers .*JAX_X \(1 -> not set\).*another --run-dir"):
+    with pytest.raises(UserError, match=r"used other random numbers .*JAX_X \(1 -> not set\).*another --run-dir"):
         check_same_draws(tmp_path)
     for torn in ("{", "[]", "{}", '{"draws": null}'):
         (tmp_path / "environment.json").write_text(torn)

@@ -189,7 +189,7 @@ def test_seeds_together_are_the_seeds_alone(tmp_path, one_device):
             assert ours.get("examples") == theirs.get("examples")
         assert summary["loss"] == pytest.approx(summaries[i]["loss"], abs=1e-5)
         assert summary["flops_per_step"] == summaries[i]["flops_per_step"]
-    with pytest.raises(UserError, match="differ in the seed alone"):
+    with pytest.raises(UserError, match="nothing but the seed"):
         train_together((several[0], dataclasses.replace(several[1], steps=9)), starts[:2])
 
 

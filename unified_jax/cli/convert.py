@@ -1,6 +1,6 @@
 """`python -m unified_jax.cli.convert --from FILE_OR_RUN --layout LAYOUT --to OUT`: weights in and out.
 
-    --from FILE --to RUN_DIR             other people's weights as a run that sample.py draws from
+    --from FILE --to RUN_DIR             third-party weights as a run that sample.py draws from
     --from FILE --to NAME.safetensors    the same as one file in our layout, the model's configuration in its metadata
     --from RUN_DIR --to NAME.safetensors a run's parameters in a layout; of a tuned run, merged with what they tune
     --layout adapter                     of a tuned run only what was trained: to a file, and from it with --base RUN

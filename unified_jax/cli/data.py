@@ -30,8 +30,7 @@ class DataCommand:
     held_out: int = 1_000
     """Examples of the split held_out."""
     seed: int = 0
-    """Seed of the world; it and the options below must equal those of the recipe that reads it (--data.resolution,
-    ...)."""
+    """Seed of the world. It and the options below must equal those of the recipe that reads it."""
     resolution: int = 32
     """Height and width of the images in pixels."""
     max_objects: Literal[1, 2] = 2

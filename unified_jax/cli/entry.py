@@ -133,7 +133,7 @@ def use_fake_devices(count: int) -> None:
 
     A collective holds a thread of XLA's CPU client until all its devices have come to it, and XLA gives a device one
     thread. Collectives that do not wait for each other may begin in another order on each device; then all threads
-    are held, none goes on, and XLA aborts the process after 40 s. Hence sixteen threads a device, unless PJRT_NPROC
+    are held, none goes on, and XLA aborts the process after 40 s. Hence sixteen threads per device, unless PJRT_NPROC
     says otherwise.
     """
     if not count:

@@ -1,4 +1,4 @@
-"""`python -m unified_jax.cli.evaluate --run DIR`: accuracy, distances, a sheet of samples beside true examples."""
+"""`python -m unified_jax.cli.evaluate --run DIR`: accuracy, distances, a sample grid."""
 
 import sys
 

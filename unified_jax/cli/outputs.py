@@ -1,4 +1,4 @@
-"""What `sample.py` writes: a sheet, one file a sample and modality, and samples.npz."""
+"""The files of `sample`: an image grid, one file per sample and modality, and samples.npz."""
 
 import importlib.util
 import json

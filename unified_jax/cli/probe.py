@@ -1,9 +1,9 @@
 """`python -m unified_jax.cli.probe KIND --run DIR`: what a trained model attends to, what its loss has left, its noise.
 
-    attention   maps of every block and head while a sample is drawn: PNGs, a GIF over the steps; of a Transfusion model
+    attention   maps of every block and head while sampling: PNGs, a GIF over the steps; of a Transfusion model
                 also how much goes from one modality to another: PNGs, JSON
     similarity  whether the trunk of a Transfusion model makes the same of all modalities (CKA): PNG, JSON and a table
-    loss        loss over time beside the Bayes floor (Diffusion models of the finite world): PNG, JSON
+    loss        loss over time against the Bayes floor (Diffusion models of the finite world): PNG, JSON
     noise       the gradient noise scale by loss term (any model): JSON and a table
 
 Files go to RUN/probes/.

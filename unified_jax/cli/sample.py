@@ -1,4 +1,4 @@
-"""`python sample.py --run DIR ...`: draw samples from a run directory alone."""
+"""`python sample.py --run DIR ...`: sample from a run directory."""
 
 import sys
 from dataclasses import dataclass, fields, replace
@@ -49,8 +49,8 @@ class SampleCommand:
     step: int | None = None
     """Use the checkpoint of this step, if it is kept."""
     sampler: str = ""
-    """NAME[:OPTION=VALUE,...], such as heun, ddim:eta=0.5 or dpm_solver:order=3,sde=true. Default here and for the next
-    ten: as in the run's previews."""
+    """NAME[:OPTION=VALUE,...], such as heun, ddim:eta=0.5 or dpm_solver:order=3,sde=true. The
+    default of this and the next ten is the run's previews."""
     steps: int | None = None
     """Sampling steps."""
     guidance: float | None = None

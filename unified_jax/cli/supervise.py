@@ -115,7 +115,7 @@ def _pass_on(child: "subprocess.Popen[bytes]") -> None:
 def _copy(stream: Any, target: Any, file: Any) -> None:
     while piece := stream.read1(1 << 16):
         for sink in filter(None, (target, file)):
-            with contextlib.suppress(OSError):  # a full disk or a closed terminal is no reason to stop the child
+            with contextlib.suppress(OSError):  # a full disk or a closed terminal is not a reason to stop the child
                 sink.write(piece)
                 sink.flush()
 

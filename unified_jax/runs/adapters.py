@@ -75,9 +75,10 @@ def checksum(frozen: Params) -> str:
 
 
 def write_run(run_dir: Path, made: Experiment, params: Params, source: dict[str, str]) -> None:
-    """A run directory at step 0 whose parameters and averages are these; it can be sampled, and started from.
+    """A run directory at step 0 whose parameters and EMAs are these; it can be sampled, and started from.
 
-    config.json is written last: a conversion that was cut short is no run. Raises UserError where it cannot be written.
+    config.json is written last: a conversion that was cut short is not a run. Raises UserError where it cannot be
+    written.
     """
     runs.create(run_dir)
     arrays = jax.tree.map(jnp.asarray, params)

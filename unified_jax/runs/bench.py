@@ -1,4 +1,4 @@
-"""What all splits of an evaluation share, and how what it found is written: evaluation.json and its pictures."""
+"""What all splits of an evaluation share, and how its results are written: evaluation.json and its images."""
 
 import re
 from collections.abc import Callable
@@ -25,7 +25,7 @@ RESULT = "evaluation.json"
 
 @dataclass(frozen=True)
 class Bench:
-    """What all splits share."""
+    """State shared by all splits."""
 
     experiment: Experiment
     params: Params
@@ -44,7 +44,7 @@ class Bench:
         return Pipeline(self.experiment.data, split, model.modalities, self.count, self.seed).batch(0)
 
     def bar(self, what: str, total: int, unit: str = "sample") -> Any:
-        """A bar for what is drawn."""
+        """A progress bar for sampling."""
         return tqdm(total=total, unit=unit, desc=what, dynamic_ncols=True, disable=not self.show or not writes())
 
     def draw(
@@ -60,7 +60,7 @@ class Bench:
         return made
 
     def write(self, out: Path, rows: list[dict[str, Any]], step: int) -> None:
-        """evaluation.json and the pictures, in the place of those of the evaluation before."""
+        """evaluation.json and the images, in the place of those of the evaluation before."""
         result = {"rows": rows, "step": step, "plan": to_plain(self.plan), "sampling_seed": self.seed}
         with new_files(out, _older(out), RESULT) as folder:
             for name, picture in self.pictures.items():
@@ -69,7 +69,7 @@ class Bench:
 
 
 def _older(out: Path) -> list[str]:
-    """The pictures of the evaluation that `out` holds, by the splits that it names."""
+    """The images of the evaluation that `out` holds, by the splits that it names."""
     rows = (read_json(out / RESULT) or {}).get("rows")
     rows = rows if isinstance(rows, list) else []
     splits = "|".join({re.escape(str(row["split"])) for row in rows if isinstance(row, dict) and "split" in row})

@@ -47,7 +47,7 @@ class Checkpoints:
             raise reading.explain(error, folder, "") from error
 
     def steps(self) -> list[int]:
-        """Steps of the rolling checkpoints that are whole, rising; one that is being written is not among them."""
+        """Increasing steps of the complete rolling checkpoints, without one that is being written."""
         folder = Path(self.rolling.directory)  # Orbax counts a step as soon as its save begins
         return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else []
 
@@ -123,7 +123,7 @@ class Checkpoints:
 
     def _failed(self, manager: ocp.CheckpointManager, error: Exception) -> None:
         manager.reload()
-        if jax.process_index() == 0:  # what was half written takes the room that the next save needs
+        if jax.process_index() == 0:  # an incomplete save takes the disk space of the next one
             for unfinished in _unfinished(Path(manager.directory)):
                 shutil.rmtree(unfinished, ignore_errors=True)
         text = str(error).strip() or type(error).__name__

@@ -49,7 +49,7 @@ def find_damage(folder: Path) -> str | None:
 
 
 def fingerprint(folder: Path) -> str:
-    """Twelve hex digits that tell the files of a step from any others."""
+    """Twelve hex digits that identify the files of a step."""
     files = (path for path in folder.rglob("*") if path.is_file())
     recorded = _recorded(folder / FILE) or {path.relative_to(folder).as_posix(): _entry(path) for path in files}
     return hashlib.sha256(json.dumps(recorded, sort_keys=True).encode()).hexdigest()[:12]

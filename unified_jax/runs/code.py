@@ -104,8 +104,7 @@ def check_own_classes(value: Any) -> None:
 
 
 def own_modules(value: Any) -> dict[str, Path]:
-    """Module name -> file of the classes of a configuration and of what these import from beside them; installed
-    packages are left out."""
+    """Module name -> file of a configuration's classes and of their local imports, without installed packages."""
     found: dict[str, Path] = {}
     waiting = sorted({cls.__module__ for cls in own_classes(value)})
     while waiting:

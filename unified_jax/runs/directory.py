@@ -1,4 +1,4 @@
-"""A run directory: what is in it, and how a run is opened again from it alone.
+"""A run directory: its files, and how a run is opened from it.
 
 config.json  environment.json  metrics.jsonl  non_finite.jsonl  summary.json  checkpoints/  previews/  tensorboard/
 code/ with code.json, where classes are the user's own
@@ -45,7 +45,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object, or None where there is no whole one."""
+    """A JSON object, or None if missing or truncated."""
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -59,7 +59,7 @@ def save_experiment(run_dir: Path, experiment: Experiment) -> None:
 
 
 def read_config(run_dir: Path) -> dict[str, Any]:
-    """config.json as it stands. Raises UserError where the folder is no run, or the file is no JSON object."""
+    """config.json as it stands. Raises UserError where the folder is not a run, or the file is no JSON object."""
     path = run_dir / "config.json"
     if not run_dir.is_dir():
         raise UserError(f"The run directory {str(run_dir)!r} does not exist.")
@@ -79,7 +79,7 @@ def read_config(run_dir: Path) -> dict[str, Any]:
 def load_experiment(run_dir: Path, trust: bool = False) -> Experiment:
     """Rebuilds the experiment of a run, with `trust` also by code of the user's own, which the run keeps.
 
-    Raises UserError where the folder is no run.
+    Raises UserError where the folder is not a run.
     """
     experiment = from_plain(read_config(run_dir), admitted(run_dir, trust))
     if not isinstance(experiment, Experiment):
@@ -88,7 +88,7 @@ def load_experiment(run_dir: Path, trust: bool = False) -> Experiment:
 
 
 def read_summary(path: Path) -> dict[str, Any]:
-    """summary.json; {} where there is none, or a torn one."""
+    """summary.json; {} if missing or truncated."""
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -108,7 +108,7 @@ def provenance(experiment: Experiment) -> dict[str, Any]:
 
 
 def environment(experiment: Experiment, mesh_shape: dict[str, int]) -> dict[str, Any]:
-    """environment.json: provenance, mesh, process count, platform, compiler flags, and what decides the draws."""
+    """environment.json: provenance, mesh, process count, platform, compiler flags, and random numbers."""
     return (
         provenance(experiment)
         | described(os.environ)

@@ -1,4 +1,4 @@
-"""What a run draws: recorded in environment.json, and compared when the run is resumed.
+"""The random numbers of a run: recorded in environment.json, and compared when the run is resumed.
 
 `precision.same_numbers` holds the flags that would change a draw. What is left (another version of JAX or NumPy with
 other streams, a flag that nobody knew of) shows in `fingerprint`: a digest of a few numbers of both generators that a
@@ -24,7 +24,7 @@ READ = ("JAX_", "XLA_", "FLAX_", "NPY_", "LIBTPU_", "NVIDIA_TF32", "CUBLAS_", "P
 
 
 def described(variables: Mapping[str, str]) -> dict[str, Any]:
-    """What environment.json says of the draws; `variables` is the environment."""
+    """The entry of environment.json about random numbers; `variables` is the environment."""
     return {
         "keys": KEYS,
         "x64": False,
@@ -36,7 +36,7 @@ def described(variables: Mapping[str, str]) -> dict[str, Any]:
 
 @same_numbers()
 def fingerprint() -> str:
-    """Twelve hex digits of what this process draws."""
+    """Twelve hex digits of this process's random numbers."""
     shuffled = np.random.Generator(np.random.Philox(20)).permutation(12)
     found = [np.asarray(_drawn(seed_key(20))).tolist(), shuffled.tolist()]
     return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:12]
@@ -61,7 +61,7 @@ def check_same_draws(run_dir: Path) -> None:
     ours = described(os.environ)
     changed = _changed(saved.get("variables"), ours["variables"]) or ["its versions of JAX and NumPy differ from these"]
     raise UserError(
-        f"{str(run_dir)!r} drew other random numbers than this process would ({'; '.join(changed)}): it would go on as "
+        f"{str(run_dir)!r} used other random numbers than this process would ({'; '.join(changed)}): it would go on as "
         f"another run. Resume it with the versions and variables that {run_dir / 'environment.json'} names, or choose "
         "another --run-dir."
     )

@@ -1,4 +1,4 @@
-"""The part of `evaluate` that a model of edits takes: pictures after instructions, scored, with a sheet a split."""
+"""The part of `evaluate` for models of edits: scores of edited images, and an image grid per split."""
 
 from typing import Any
 
@@ -16,15 +16,15 @@ GIVEN, MADE = ("instruction", "image"), "edited"
 
 
 def edits_images(model: Any) -> bool:
-    """Whether a model makes edits of pictures from instructions."""
+    """Whether a model makes edits of images from instructions."""
     return set(GIVEN) <= set(model.givable) and MADE in model.wantable
 
 
 def evaluate_edits(bench: Bench, splits: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Draws the edits of each split, prints the rates, returns the rows; a sheet a split is in the bench's pictures."""
+    """Samples the edits of each split, prints the rates, returns the rows; the bench gets an image grid per split."""
     data, model = bench.experiment.data, bench.experiment.model
     if not isinstance(data, World):
-        raise UserError("Edits are scored on the world, whose reader sees what a picture shows.")
+        raise UserError("Edits can be scored on the world only, whose reader finds the attributes of an image.")
     by_name: dict[str, Any] = {m.name: m for m in model.modalities}
     rows: list[dict[str, Any]] = []
     for split in splits:

@@ -1,4 +1,4 @@
-"""The evaluation of a run: accuracy, distances, a sheet of samples beside true examples."""
+"""The evaluation of a run: accuracy, distances, an image grid of samples next to true examples."""
 
 import functools
 from collections.abc import Callable
@@ -52,7 +52,7 @@ class EvaluateCommand:
 
 @same_numbers()
 def evaluate_run(command: EvaluateCommand, plan: "Plan | None" = None, bars: bool = True) -> list[dict[str, Any]]:
-    """Evaluates, writes evaluation.json and a sheet a split, and returns the rows.
+    """Evaluates, writes evaluation.json and an image grid per split, and returns the rows.
 
     `plan` takes the place of the run's own; without `bars` nothing is shown.
     """
@@ -115,7 +115,7 @@ def _evaluation_of(model: Any, bits: int) -> "Callable[[Bench, tuple[str, ...]],
 
 
 def _evaluate_images(bench: "Bench", splits: tuple[str, ...], bits: int) -> list[dict[str, Any]]:
-    """The part that a model of one image takes: the rows, and a sheet a split in the bench's pictures."""
+    """The part that a model of one image takes: the rows, and an image grid per split in the bench's images."""
     from unified_jax.evaluation import evaluate as ev
     from unified_jax.evaluation.bits import bits_per_dim
     from unified_jax.modalities.image import sheet

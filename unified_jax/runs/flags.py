@@ -79,7 +79,7 @@ def _numbers(kind: Any, infinite: bool) -> PrimitiveConstructorSpec[Any] | None:
 
 
 def whole(text: str) -> int:
-    """A whole number: 10000, 10_000 or 1e4. Raises ValueError for 1.5, 1.5e0 and what has more than 64 bits."""
+    """An integer: 10000, 10_000 or 1e4. Raises ValueError for 1.5, 1.5e0 and what has more than 64 bits."""
     try:
         value = int(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Folders of results. What a request makes appears whole, and never beside what another request made.
+"""Folders of results. A request's files appear all at once, and never mixed with those of another request.
 
 `new_folder` is for a folder of its own (`sample.py --out`): it is written beside its place and moved there when it is
 whole. What an older request left there is moved aside as a whole, to NAME.1, NAME.2, ...; a repeat of the same request

@@ -39,7 +39,7 @@ def split_arguments(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
             value = queue.pop(0)
         if name in given:
             raise UserError(
-                f"--given.{name} is given twice; several values stand in one flag with commas, or in @FILE, one a line."
+                f"--given.{name} is given twice; separate several values by commas, or use @FILE, one per line."
             )
         given[name] = value
     return given, rest
@@ -61,7 +61,7 @@ def read_given(given: Mapping[str, str], model: Any, count: int, first: int = 0)
 def given_rows(
     given: Mapping[str, Any], model: Any, count: int, flag: str = "", first: int = 0
 ) -> dict[str, np.ndarray]:
-    """One row a sample, from index `first` on, for every field that is given, as `prepare` gives it.
+    """One row per sample, from index `first` on, for every field that is given, as `prepare` gives it.
 
     given    by field: one value or a list of them (`several`). A label is a number or a name; a text a string, or the
              path of a file; anything else an array as the modality's `prepare` takes it, or the path of a file
@@ -130,7 +130,7 @@ def _texts(name: str, text: str, commas: bool = False) -> list[str]:
     if text.startswith("@"):
         values = [line for line in _lines(name, text[1:]) if line]
         if not values:
-            raise UserError(f"{FLAG}{name}: the file {text[1:]!r} holds no value; expected one a line.")
+            raise UserError(f"{FLAG}{name}: the file {text[1:]!r} holds no value; expected one per line.")
         return values
     values = [part.strip() for part in text.split(",")] if commas else [text]
     if not all(values):
@@ -147,7 +147,7 @@ def _lines(name: str, path: str) -> list[str]:
 
 
 def _captions(called: str, texts: list[str], labels: dict[str, Label], which: range) -> dict[str, Any]:
-    """Attribute -> a row a sample, -1 where the caption leaves it free."""
+    """Attribute -> a row per sample, -1 where the caption leaves it free."""
     rows = []
     for text in texts:
         try:

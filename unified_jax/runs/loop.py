@@ -55,7 +55,7 @@ class Run:
     """The frozen parameters; known once the run is opened."""
 
     def place(self, batch: HostBatch) -> dict[str, jax.Array]:
-        """This process's rows as global arrays, cut over the batch axes of the mesh."""
+        """This process's rows as global arrays, sharded over the batch axes of the mesh."""
         cut, rows = self.program.batch_sharding, self.program.rows
         return {n: lay_rows(a, self.held, rows, cut) for n, a in batch.arrays.items()}
 
@@ -99,7 +99,7 @@ def _train(run: Run, start: Start) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def opened(run: Run, start: Start) -> Iterator[tuple[Checkpoints, State]]:
-    """The run directory, made, locked and described: its checkpoints, and the state that the run goes on from."""
+    """The run directory, made, locked and described: its checkpoints, and the state that the run resumes from."""
     folder, keep = start.run_dir, run.experiment.checkpoint
     together(lambda: create(start), by="first")
     with contextlib.ExitStack() as stack:

@@ -17,7 +17,7 @@ from unified_jax.samplers.plan import Plan
 
 
 def evaluate_matrix(bench: Bench, splits: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Evaluates, prints the table, returns the rows; sheets and a heat map a split are in the bench's pictures."""
+    """Evaluates, prints the table, returns the rows; image grids and a heat map per split are in the bench's images."""
     names = tuple(m.name for m in bench.experiment.model.modalities)
     rows: list[dict[str, Any]] = []
     for split in splits:

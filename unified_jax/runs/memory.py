@@ -1,6 +1,6 @@
 """Whether a state can fit at all: refused in a sentence before the system kills the process.
 
-The count is a floor: parameters, optimizer, averages and one gradient, from shapes and shardings alone. Activations and
+The count is a floor: parameters, optimizer, EMAs and one gradient, from shapes and shardings only. Activations and
 workspace come on top (`python -m unified_jax.cli.plan` estimates them). On CPUs all devices of a process share what the
 machine, or its container, has left; elsewhere a device says how much it has.
 """
@@ -59,7 +59,7 @@ def refuse_too_large(what: str, kinds: dict[str, int], biggest: str, devices: It
     parts = ", ".join(f"{kind} {size / GIB:.1f}" for kind, size in kinds.items() if size)
     raise UserError(
         f"{what} needs at least {need / GIB:.1f} GiB ({parts}) and {where} {room / GIB:.1f} GiB left; the largest "
-        f"parameter is {biggest}. Cut it over more devices (--mesh.fsdp), choose a smaller model or fewer averages; "
+        f"parameter is {biggest}. Shard it over more devices (--mesh.fsdp), choose a smaller model or fewer EMAs; "
         "`python -m unified_jax.cli.plan RECIPE --target CHIP:SHAPE` shows what fits where."
     )
 

@@ -1,4 +1,4 @@
-"""What the loop does between steps: reads metrics, judges non-finite steps, draws previews, validates, saves."""
+"""The loop's work between steps: reads metrics, judges non-finite steps, draws previews, validates, saves."""
 
 import contextlib
 import math
@@ -44,7 +44,7 @@ class Watch:
         self.pace = Pace(folder / "logs", jax.process_index(), jax.process_count(), progress.say)
         self.last: dict[str, Any] = {}
         self.skipped = 0
-        """Steps of the whole run that were skipped."""
+        """Skipped steps of the run."""
 
     def note(self, pending: Pending) -> None:
         """Takes a started step and reads the one LAG steps back."""
@@ -136,7 +136,7 @@ class Watch:
         self._beat(f"the previews, validation or checkpoint of step {step}")
 
     def _preview(self, state: State, step: int) -> None:
-        """A sheet; one that the disk refuses is reported and missed, it is no reason to stop."""
+        """A sheet; one that the disk refuses is reported and missed, it is not a reason to stop."""
         path = self.folder / "previews" / f"step_{step:07d}.png"
         assert self.previewer
         try:

@@ -1,4 +1,4 @@
-"""A line on stderr that leaves the progress bar whole."""
+"""A line on stderr that keeps the progress bar intact."""
 
 import sys
 

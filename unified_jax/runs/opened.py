@@ -16,11 +16,11 @@ def open_run(
     """(experiment, its model's parameters on every device, step). `ema` is the index of an EMA, or 'none' for the
     trained parameters themselves. The checkpoint is the newest, the best, or that of `step`.
 
-    Raises UserError: no run, no finished checkpoint, a damaged one, no such average.
+    Raises UserError: no run, no finished checkpoint, a damaged one, no such EMA.
     """
     experiment = load_experiment(run_dir, trust)
     if ema != "none" and not (ema.isascii() and ema.isdecimal() and int(ema) < len(experiment.ema)):
-        raise UserError(f"--ema {ema}: this run keeps {len(experiment.ema)} average(s); expected 0 .. or 'none'.")
+        raise UserError(f"--ema {ema}: this run keeps {len(experiment.ema)} EMA(s); expected 0 .. or 'none'.")
     if best and step is not None:
         raise UserError("--best and --step name two checkpoints; choose one.")
     mesh = make_mesh(MeshShape())

@@ -1,4 +1,4 @@
-"""Preview sheets and the validation loss: what a run looks at while it trains.
+"""Preview image grids and the validation loss: the samples and metrics of a run in training.
 
 Fixed examples, fixed noise, EMA parameters. Every process takes part in the computation; process 0 writes.
 """
@@ -33,7 +33,7 @@ def held_out_pipeline(experiment: Experiment, batch_size: int, packed: bool) -> 
 
 
 class Previewer:
-    """Draws the same requests again and again. The jitted sampler compiles at the first sheet."""
+    """Samples the same requests repeatedly. The jitted sampler compiles at the first preview."""
 
     def __init__(self, experiment: Experiment) -> None:
         model, config = experiment.trained, experiment.preview
@@ -49,7 +49,7 @@ class Previewer:
         return self.model.generate(params, given, self.wanted, keys, self.plan)
 
     def write(self, params: Params, path: Path) -> None:
-        """A PNG sheet: each sample over what it was asked to be."""
+        """A PNG image grid: each sample over its conditions."""
         by_name: dict[str, Any] = {m.name: m for m in self.model.modalities}
         made = self.generate(params)
         if not writes():

@@ -21,7 +21,7 @@ Built = TypeVar("Built")
 
 
 def _configs() -> Path:
-    """The recipes that ship: beside the package in a checkout, else where the installed package says."""
+    """The recipes of the package: next to it in a checkout, else in the installed package."""
     beside = Path(__file__).resolve().parents[2] / "configs"
     if (beside / "quickstart.py").is_file():
         return beside
@@ -42,7 +42,7 @@ def recipe_names() -> list[str]:
 
 
 def load_recipe(name: str) -> Experiment:
-    """The experiment a recipe builds. Raises UserError for an unknown recipe or one that is no recipe."""
+    """The experiment a recipe builds. Raises UserError for an unknown or invalid recipe."""
     return load_built(name, CONFIGS, RECIPE, "experiment", Experiment)
 
 

@@ -50,7 +50,7 @@ def load_trained(
 ) -> tuple[Params, int]:
     """(what the run trains, step) of its newest checkpoint, the best, or that of `step`; sharded by the rules.
 
-    `ema` is the index of an average, or "none" for the trained parameters themselves. Raises UserError where there is
+    `ema` is the index of an EMA, or "none" for the trained parameters themselves. Raises UserError where there is
     no finished checkpoint, or a damaged one.
     """
     model = experiment.trained

@@ -1,8 +1,8 @@
 """Several seeds of one experiment as one program: the train step under vmap, everything else a run of its own.
 
 Each seed keeps its run directory, with the files it would have alone: any of them may be resumed one by one, or
-together again from a common step. Sums are added up in another order than alone, so numbers agree to float tolerance,
-not to the bit.
+together again from a common step. Sums are added up in another order than for one seed, so numbers agree to float
+tolerance, not to the bit.
 """
 
 import contextlib
@@ -43,13 +43,13 @@ class Seat:
 
 @same_numbers()
 def train_together(experiments: tuple[Experiment, ...], starts: tuple[Start, ...]) -> list[dict[str, Any]]:
-    """Runs experiments that differ in their seed alone to the last step, and returns their summaries.
+    """Runs experiments that differ only in their seed to the last step, and returns their summaries.
 
     Raises UserError where they differ in more, stand at different steps, or use several devices; RunError as soon as
     one of them fails: all keep their last checkpoints.
     """
     if len({dataclasses.replace(e, seed=0) for e in experiments}) != 1:
-        raise UserError("Only experiments that differ in the seed alone are trained together.")
+        raise UserError("Only experiments that differ in nothing but the seed are trained together.")
     if experiments[0].reduction != "fast":
         raise UserError("Seeds are trained together with --reduction fast; the strict one is for one run.")
     runs = [prepare(e) for e in experiments]

@@ -1,7 +1,7 @@
 """Which process is slow: percentiles of step times by process, exchanged through files of the run directory.
 
-All processes finish a step together, so the time of a step tells nothing about who made the others wait. Each process
-therefore also measures
+All processes finish a step together, so the time of a step does not show which process made the others wait. Each
+process therefore also measures
 
     own     seconds of a step that it spent on its own: waiting for its data, laying them on devices
     still   seconds that a fixed piece of work of a millisecond took in a thread of its own, once a second: a host that
@@ -35,7 +35,7 @@ STILL = 2.0
 
 
 class Pace:
-    """The times of this process, and of the others as far as they told."""
+    """The times of this process, and those reported by the others."""
 
     def __init__(self, folder: Path, index: int, count: int, say: Callable[[str], None]) -> None:
         self.folder, self.index, self.count, self.say = folder, index, count, say
@@ -106,7 +106,7 @@ class Pace:
 
 
 def slow(known: dict[int, dict[str, Any]]) -> list[int]:
-    """The processes that are slower than the others. `known`: what each told (`Pace.report`)."""
+    """The processes that are slower than the others. `known`: their reports (`Pace.report`)."""
     found = []
     for index, told in known.items():
         others = [other["own_seconds"][0] for i, other in known.items() if i != index]

@@ -1,4 +1,4 @@
-"""A watchdog: a run whose steps stop finishing says where every thread stands, and ends.
+"""A watchdog: a run whose steps stop finishing prints the stacks of all threads, and exits.
 
 A collective whose partner is gone, a network disk that never answers, a deadlock: none of them raises. Every finished
 step is a beat; when none comes for `seconds` the stacks of all threads go to stderr and the process ends with 1. Time

@@ -1,5 +1,4 @@
-"""The compiler flags that our commands set (`CUDA`), and those that we recommend (`train.py --xla recommended`), each
-with what it is for.
+"""The compiler flags that our commands set (`CUDA`) or recommend (`train.py --xla recommended`), with reasons.
 
 The latter let collectives run beside computation: FSDP gathers a layer's parameters while the layer before it computes.
 Nothing here changes a number, but a flag changes which kernels the compiler picks, and with them the last bits. The

@@ -1,4 +1,4 @@
-"""`probe attention`: the maps of every block and head while one sample is drawn."""
+"""`probe attention`: the maps of every block and head while sampling."""
 
 import re
 import textwrap
@@ -99,7 +99,7 @@ def _of_document(command: AttentionCommand, given: dict[str, str], experiment: A
     if command.pair is not None:
         queries, keys = (names.index(one) for one in command.pair)
         shown = probe.between(trace.weights, trace.owner, queries, keys)
-        # Dark is what these queries look at most in the whole document, so that what they hardly look at is pale.
+        # Dark is the largest attention of these queries in the document, so that weak attention is pale.
         tops = trace.weights[..., trace.owner == queries, :].max(axis=(-2, -1))
         name, borders, cell = f"{base}_from_{command.pair[0]}_to_{command.pair[1]}", ((), ()), 96
         legend = _legend_of_pair(command.pair, sizes, model, rows)
@@ -133,7 +133,7 @@ def _legend_of_pair(pair: tuple[str, str], sizes: dict[str, int], model: Any, ro
 
 
 def _check_request(command: AttentionCommand, given: dict[str, str], model: Any) -> str:
-    """What is drawn. Raises UserError for a request that the model or the document cannot answer."""
+    """The sampled modality. Raises UserError for a request that the model or the document does not support."""
     names = [m.name for m in model.modalities]
     streams = [stream.modality.name for stream in model.streams]
     free = [name for name in streams if name not in given]
@@ -164,7 +164,7 @@ def _borders(owner: np.ndarray) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def _save(frames: list[Any], folder: Path, name: str) -> list[int]:
-    """Writes the film and three of its frames; returns their places."""
+    """Writes the video and three of its frames; returns their paths."""
     kept = sorted({0, len(frames) // 2, len(frames) - 1})
     with new_files(folder, frames_in(folder, name), f"{name}.gif") as new:
         for i in kept:
@@ -175,12 +175,12 @@ def _save(frames: list[Any], folder: Path, name: str) -> list[int]:
 
 
 def frames_in(folder: Path, name: str) -> list[str]:
-    """The frames of a film that `folder` holds: one of other steps leaves none of them."""
+    """The video frames in `folder`, so that an older video of other steps leaves none."""
     return [path.name for path in folder.iterdir() if re.fullmatch(rf"{re.escape(name)}_step_\d{{3,}}\.png", path.name)]
 
 
 def _beside(picture: Any, grid: Any, lines: list[str]) -> Any:
-    """The picture under the first line, over the others, left of the grid."""
+    """The image under the first line, over the others, left of the grid."""
     from PIL import Image as Pillow, ImageDraw
 
     side, line = 128, 14

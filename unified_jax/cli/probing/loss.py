@@ -1,4 +1,4 @@
-"""`probe loss`: loss over time, without labels, beside the least that is possible."""
+"""`probe loss`: loss over time, without labels, against its Bayes floor."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -71,5 +71,5 @@ def noise(command: NoiseCommand) -> None:
 
 
 def _plain(scale: float) -> float | None:
-    """None where no gradient stands out of the noise: JSON has no infinity."""
+    """None if the gradient is below the noise: JSON has no infinity."""
     return scale if math.isfinite(scale) else None

@@ -8,7 +8,7 @@ from unified_jax.runs.folders import make_folder
 
 
 def open_for_probe(run: str, trust: bool = False) -> tuple[Any, Any, Path]:
-    """(experiment, parameters of the first average, folder for the files)."""
+    """(experiment, parameters of the first EMA, folder for the files)."""
     from unified_jax.runs.opened import open_run
 
     experiment, params, _ = open_run(Path(run), trust=trust)
