@@ -1,4 +1,4 @@
-"""The two ways a command ends badly. Library code raises them; `unified_jax.cli.entry` turns them into a sentence.
+"""The two errors of a command. Library code raises them; `unified_jax.cli.entry` prints them.
 
 `UserError`   exit code 2: the request was wrong (a flag, a recipe, a path, a field). Nothing was lost or compiled.
 `RunError`    exit code 1: the request was right and the run failed (a non-finite loss, a full disk).
@@ -13,13 +13,16 @@ class UserError(ValueError):
 
 
 class RunError(RuntimeError):
-    """What failed, what is safe, how to go on: one or two sentences."""
+    """What failed, what is safe, how to continue: one or two sentences."""
 
 
 def meant(word: str, known: Iterable[str], flag: str = "") -> str:
-    """`; did you mean X?` for the known word that is closest, whatever its case and hyphens; `.` where none is close.
+    """`; did you mean X?` for the closest known word, ignoring case and hyphens; `.` if none is close.
 
-    `flag` stands before X.
+    `flag` precedes X.
+
+    >>> meant("quikstart", ("quickstart", "dit"))
+    '; did you mean quickstart?'
     """
     plain = {_plain(one): one for one in known}
     close = difflib.get_close_matches(_plain(word), plain, 1)

@@ -1,11 +1,11 @@
-"""Several processes as one run: joining them, who writes, how they agree, and how all stop at the same step.
+"""Several processes as one run: joining, writing, agreement, and stopping at the same step.
 
 Every process runs the same program. It prepares its rows of each batch, holds its devices' parts of the state, and
-writes its parts of a checkpoint; process 0 alone writes everything else. In one process nothing here does anything.
+writes its parts of a checkpoint; only process 0 writes everything else. With one process this module does nothing.
 
-A failure that only one process meets (its disk, its flags) is told to the others (`together`), so that all end with
-that sentence. SIGTERM to any process is passed on by JAX's coordination service: `stop_wanted` turns true in all of
-them at the same step, and all save it. A process that dies is noticed by the others within `timeout` seconds.
+A failure of a single process (its disk, its flags) is sent to the others (`together`), so that all exit with that
+message. JAX's coordination service forwards SIGTERM to any process: `stop_wanted` turns true in all of them at the same
+step, and all save it. The others notice a dead process within `timeout` seconds.
 """
 
 import socket
@@ -24,7 +24,7 @@ from unified_jax.precision import seed_key
 T = TypeVar("T")
 
 WORDS = 1000
-"""Bytes of a failure that are told to the other processes."""
+"""Most bytes of a failure message that are sent to the other processes."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ class Hosts:
     coordinator: str = ""
     """HOST:PORT of process 0; 'auto' asks SLURM, Kubernetes, TPU metadata or Open MPI; empty: one process."""
     count: int = 0
-    """Processes in all (with HOST:PORT)."""
+    """Number of processes (with HOST:PORT)."""
     index: int = -1
-    """This process, from 0 (with HOST:PORT)."""
+    """Index of this process, from 0 (with HOST:PORT)."""
     timeout: int = 30
-    """Seconds without a sign of life after which a process counts as dead and the others end."""
+    """Seconds without a heartbeat after which a process counts as dead and the others exit."""
     join_timeout: int = 300
-    """Seconds that a process waits at the start for the others."""
+    """Seconds that a process waits for the others at the start."""
 
     def __post_init__(self) -> None:
         if self.timeout < 10 or self.join_timeout < 1:
@@ -63,7 +63,7 @@ class Hosts:
 
 
 def join(hosts: Hosts) -> None:
-    """Waits for the other processes; before any device is used. Raises UserError where they do not come together."""
+    """Waits for the other processes; before any device is used. Raises UserError if they do not all join."""
     if not hosts.coordinator:
         return
     named: dict[str, Any] = {}
@@ -73,7 +73,7 @@ def join(hosts: Hosts) -> None:
         jax.distributed.initialize(
             **named, heartbeat_timeout_seconds=hosts.timeout, initialization_timeout=hosts.join_timeout
         )
-    except Exception as error:  # the runtime raises what it likes
+    except Exception as error:  # the runtime raises any exception
         why = str(error).strip().split("\n")[0][:200]
         where = hosts.coordinator if named else "the cluster's environment"
         raise UserError(f"The processes of this run did not find each other through {where}: {why}") from error
@@ -85,16 +85,16 @@ def writes() -> bool:
 
 
 def name() -> str:
-    """This process for people, as `process 3 of 4 (host)`; empty where there is only one."""
+    """This process in messages, as `process 3 of 4 (host)`; empty for a single process."""
     if jax.process_count() == 1:
         return ""
     return f"process {jax.process_index()} of {jax.process_count()} ({socket.gethostname()})"
 
 
 def together(action: Callable[[], T], by: Literal["all", "first"] = "all") -> T | None:
-    """What `action` returns, run by every process or by process 0 alone (then None in the others).
+    """What `action` returns, run by every process or only by process 0 (then None in the others).
 
-    Where it fails in one process all raise: that one its own error, the others what it said. All must call it, and
+    If it fails in one process all raise: that one its own error, the others its message. All must call it, and
     nothing in `action` may wait for other processes.
     """
     if jax.process_count() == 1:
@@ -141,12 +141,12 @@ def shared(numbers: Sequence[int]) -> list[int]:
 
 
 def stop_wanted(step: int) -> bool:
-    """Whether a process was told to stop; the same answer in all processes at the same step."""
+    """Whether a process received a stop signal; the same answer in all processes at the same step."""
     return jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step)
 
 
 def lay(value: np.ndarray, sharding: NamedSharding) -> jax.Array:
-    """A global array from a value that every process holds whole."""
+    """A global array from a value that every process holds in full."""
     return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
 
 
@@ -156,7 +156,7 @@ def make_key(seed: int, mesh: Mesh) -> jax.Array:
 
 
 def local_rows(sharding: NamedSharding, rows: int) -> np.ndarray:
-    """Which of a global array's rows this process' devices hold, rising."""
+    """Increasing indices of the rows of a global array that this process's devices hold."""
     held: set[int] = set()
     for index in sharding.addressable_devices_indices_map((rows,)).values():
         held.update(range(rows)[index[0]] if index else range(rows))

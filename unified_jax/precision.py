@@ -1,12 +1,12 @@
-"""The same numbers everywhere: float32 means float32 on every device, and the environment cannot change a draw.
+"""The same numbers everywhere: float32 means float32 on every device, and the environment cannot change random numbers.
 
-Left to itself a GPU multiplies float32 matrices in TF32 (a mantissa of 10 bits) and a TPU in one pass of bfloat16 (7
-bits): the same recipe would train by other numbers there than on a CPU. So every product of ours names its precision,
-and its gradients inherit it. Who wants the speed of shorter numbers says so, with a network's `dtype="bfloat16"`.
+By default a GPU multiplies float32 matrices in TF32 (a mantissa of 10 bits) and a TPU in one pass of bfloat16 (7
+bits): the same recipe would train by other numbers there than on a CPU. So every product names its precision, and its
+gradients inherit it. Set a network's `dtype="bfloat16"` for the speed of shorter numbers.
 
-JAX also reads flags from the environment that change what is drawn or how it is rounded: another generator of random
+JAX also reads flags from the environment that change random numbers or rounding: another generator of random
 bits, an offset on every seed, 64-bit numbers, strict promotion. `same_numbers` holds each of them at the value that
-this package was made for, and refuses those of Flax; `seed_key` makes a key that depends on its seed alone. Flags that
+this package was made for, and refuses those of Flax; `seed_key` makes a key that depends only on its seed. Flags that
 only look for faults (JAX_DEBUG_NANS, JAX_LOG_COMPILES) and those that choose devices are left as they are.
 """
 
@@ -24,10 +24,10 @@ from jax.typing import DTypeLike
 from unified_jax.errors import UserError
 
 EXACT = jax.lax.Precision.HIGHEST
-"""For products of float32 arrays."""
+"""The precision of products of float32 arrays."""
 
 KEYS = "threefry2x32"
-"""The generator of every random number; under the others a sample depends on the batch that it is drawn in."""
+"""The generator of every random number; under others a sample depends on its batch."""
 
 FIXED = {
     "jax_default_prng_impl": KEYS,  # another stream of bits; of rbg's keys, vmap uses the first alone

@@ -1,7 +1,7 @@
 """Logical axes, the one table that maps them to a mesh, and the mesh itself.
 
 Parameters and activations name their axes from a closed list. `Rules` says, once for parameters and once for
-activations, which mesh axes a logical axis is cut over; a name that is not in the list, or two logical axes of one
+activations, the mesh axes that shard a logical axis; a name that is not in the list, or two logical axes of one
 array on the same mesh axis, is an error (Linen would silently replicate). Mesh axes: `data` (batch), `fsdp` (batch,
 and parameters gathered layer by layer), `tensor` (heads, mlp, vocab), `sequence` (tokens).
 """
@@ -31,10 +31,10 @@ Table = tuple[tuple[str, tuple[str, ...]], ...]
 
 @dataclass(frozen=True)
 class Rules:
-    """Logical axis -> mesh axes, for parameters and for activations. An axis that is not named is replicated."""
+    """Logical axis -> mesh axes, for parameters and for activations. Axes without an entry are replicated."""
 
     parameters: Table = (("embed", ("fsdp",)), ("heads", ("tensor",)), ("mlp", ("tensor",)), ("vocab", ("tensor",)))
-    """How parameters (and their optimizer state and EMA) are cut."""
+    """Sharding of parameters (and their optimizer state and EMA)."""
     activations: Table = (
         ("batch", ("data", "fsdp")),
         ("length", ("sequence",)),
@@ -42,7 +42,7 @@ class Rules:
         ("mlp", ("tensor",)),
         ("vocab", ("tensor",)),
     )
-    """How activations are cut."""
+    """Sharding of activations."""
 
     def __post_init__(self) -> None:
         for name, axes in self.parameters + self.activations:
@@ -61,7 +61,7 @@ class Rules:
 
     @contextmanager
     def active(self, mesh: Mesh) -> Iterator[None]:
-        """Within it `constrain` means this mesh and these rules; trace jitted functions inside."""
+        """Within it `constrain` uses this mesh and these rules; trace jitted functions inside."""
         table = [(name, axes) for name, axes in self.activations]
         with jax.set_mesh(mesh), nn.logical_axis_rules(table):
             yield
@@ -84,7 +84,7 @@ def _spec(table: Table, names: tuple[str | None, ...]) -> PartitionSpec:
 
 
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
-    """x, laid out by its logical axes where `Rules.active` holds; without it, or within one device's part, x.
+    """x, sharded by its logical axes within `Rules.active`; unchanged outside, or within `shard_map`.
 
     Raises ValueError on an unknown name.
     """
@@ -97,7 +97,7 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
 
 
 def parts_of(name: str) -> int:
-    """Into how many parts the active rules cut this axis of activations on the active mesh; 1 without them."""
+    """Number of shards of this axis of activations by the active rules and mesh; 1 without them."""
     check_names((name,))
     sizes = jax.sharding.get_abstract_mesh().shape
     axes = dict(nn.get_logical_axis_rules()).get(name) or ()
@@ -105,11 +105,11 @@ def parts_of(name: str) -> int:
 
 
 def per_device(run: Callable[..., Any], arguments: tuple[Any, ...], results: Any) -> Callable[..., Any]:
-    """`run` on each device's part of its arguments, for what the compiler cannot cut itself: a kernel.
+    """`run` on each device's shard of its arguments, for kernels, which the compiler cannot shard.
 
     `arguments` and `results` name the logical axes of every array, as trees of tuples of names. Without an active mesh
-    of several devices, or within such a part already, it is `run` itself. Arguments may be None. An axis that its
-    devices do not divide (few samples on many devices) is left whole.
+    of several devices, or already within `shard_map`, it is `run` itself. Arguments may be None. An axis that its
+    devices do not divide (few samples on many devices) is not sharded.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.size <= 1 or _within_a_device():
@@ -124,7 +124,7 @@ def per_device(run: Callable[..., Any], arguments: tuple[Any, ...], results: Any
         def specs(names: Any) -> Any:
             return jax.tree.map(lambda n: _spec(table, n), names, is_leaf=_is_names)
 
-        # Specs of what is there: an argument that is None takes its spec with it.
+        # Specs of the present arguments only: None has no spec.
         there = [_like(spec, value) for spec, value in zip(map(specs, arguments), given, strict=True)]
         return jax.shard_map(run, in_specs=tuple(there), out_specs=specs(results), check_vma=False)(*given)
 
@@ -132,7 +132,7 @@ def per_device(run: Callable[..., Any], arguments: tuple[Any, ...], results: Any
 
 
 def _within_a_device() -> bool:
-    """Whether this is traced for one device's part (`shard_map`): nothing is left to lay out."""
+    """Whether this is traced for one device's shard (`shard_map`), where nothing is left to shard."""
     return any(kind == AxisType.Manual for kind in jax.sharding.get_abstract_mesh().axis_types)
 
 
@@ -157,16 +157,16 @@ def _like(spec: Any, value: Any) -> Any:
 
 @dataclass(frozen=True)
 class MeshShape:
-    """How many devices along each mesh axis; one of them may be -1, which takes what is left."""
+    """Devices along each mesh axis; one of them may be -1, which takes the rest."""
 
     data: int = -1
-    """Replicas of the parameters, each with its part of the batch."""
+    """Data parallelism: replicas of the parameters, each with its part of the batch."""
     fsdp: int = 1
-    """Parts of the batch that also share the parameters between them."""
+    """Fully sharded data parallelism: parts of the batch that also shard the parameters."""
     tensor: int = 1
-    """Parts of heads and mlp."""
+    """Tensor parallelism: parts of heads and MLP."""
     sequence: int = 1
-    """Parts of the tokens."""
+    """Sequence parallelism: parts of the tokens."""
 
     def __post_init__(self) -> None:
         sizes = (self.data, self.fsdp, self.tensor, self.sequence)
@@ -174,7 +174,7 @@ class MeshShape:
             raise ValueError(f"MeshShape needs positive sizes, at most one of them -1; found {sizes}.")
 
     def resolve(self, devices: int) -> tuple[int, int, int, int]:
-        """The four sizes for this many devices. Raises UserError where they do not multiply to it."""
+        """The four sizes for this many devices. Raises UserError if they do not multiply to it."""
         sizes = [self.data, self.fsdp, self.tensor, self.sequence]
         known = math.prod(size for size in sizes if size != -1)
         if -1 in sizes and devices % known == 0:
@@ -204,7 +204,7 @@ def make_mesh(shape: MeshShape, devices: list[Any] | None = None) -> Mesh:
 
 
 def _over_slices(sizes: tuple[int, ...], slices: int, devices: list[Any]) -> Any:
-    """Devices of several slices: `data` runs over them where it can, so that slow links carry gradients alone."""
+    """Devices of several slices: `data` runs over them where it can, so that slow links carry only gradients."""
     data, *inner = sizes
     if data % slices == 0:
         within, between = (data // slices, *inner), (slices, 1, 1, 1)

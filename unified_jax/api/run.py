@@ -37,7 +37,7 @@ class Run:
     experiment: Experiment
     params: Params
     step: int
-    """Of the checkpoint that the parameters come from."""
+    """Step of the checkpoint that the parameters come from."""
 
     @property
     def model(self) -> Any:
