@@ -5,7 +5,7 @@ float32-to-float64 error + 1e-5 x its largest value; where no such error is reco
 integers it is at most 1/4; for a small difference of larger numbers (`Cancelled`), at least their float64 rounding.
 Values that are not finite must be equal.
 
-The verdict is pass, fail or uncovered with what is not served; where the reference itself is wrong, which is shown by
+The verdict is pass, fail or uncovered with what is not served; if the reference itself is wrong, which is shown by
 computing its mistake too (`Disputed`), "reference error" with the reason, and where it is not the function that
 this library has (`NotOurs`), "another function" with the difference. Exit code 1 if anything fails.
 """

@@ -1,7 +1,7 @@
 """Family `scheduler`: the options of diffusers' schedulers that are served, and which go together.
 
-Named for reasons of the reference: it has no value there (variances whose logarithm it takes the root of, a last level
-of 0 for solvers of eps), or refuses the option itself.
+Options are refused where the reference has no value (variances whose logarithm it takes the root of, a last level of 0
+for solvers of eps), or refuses them itself.
 """
 
 from typing import Any

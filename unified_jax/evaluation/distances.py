@@ -5,7 +5,7 @@ Frechet distance of Gaussians fitted to the sets (Heusel et al. 2017, eq. 6):
     |mu1 - mu2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2))
 
 tr (C1 C2)^(1/2) is the sum of the square roots of the eigenvalues of the symmetric C1^(1/2) C2 C1^(1/2), which needs
-two symmetric eigen-decompositions, no general matrix square root, and is stable for singular covariances.
+only two symmetric eigen-decompositions and is stable for singular covariances.
 
 Kernel distance (Binkowski et al. 2018): the unbiased squared MMD with the kernel (x . y / d + 1)^3, in expectation
 independent of the number of samples. Precision and recall (Kynkaanniemi et al. 2019): the share of one set inside the

@@ -14,7 +14,7 @@ The position table is not in the file, so the image size must be given.
 
 Its class is not the same function as the published model, of which its released weights are a copy (diffusers 0.42,
 embeddings.py and attention.py). The frequencies of the time embedding are 10000^(-i / 127) but were trained
-as 10000^(-i / 128), and the norm before the MLP takes `norm_eps`, 1e-5 unless it is set to the trained 1e-6. Here
+as 10000^(-i / 128). The norm before the MLP takes `norm_eps`, 1e-5 unless it is set to the trained 1e-6. Here
 weights mean the published function. A model trained in diffusers used the former.
 """
 

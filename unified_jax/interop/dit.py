@@ -14,7 +14,7 @@ r"""DiT and SiT as published (facebookresearch/DiT, willisma/SiT: one layout) <-
 
 Nothing is computed, so a round trip is bitwise exact. Sizes are read from the shapes, except the number of heads. Both
 projects compute the same function of these weights except for time: SiT's input is t in [0, 1] with t = 1 at the data,
-its output is the velocity towards the data, and it drops the second half of its output channels if there is one.
+and its output is the velocity towards the data. It drops the second half of its output channels if there is one.
 """
 
 import dataclasses

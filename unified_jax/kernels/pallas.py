@@ -1,6 +1,6 @@
 r"""The three parts by Pallas kernels, with their gradients, for a TPU or a Hopper GPU, or interpreted anywhere.
 
-`attend` has a backward pass of kernels. The projections around it recompute through XLA in theirs: their gradients
+`attend` has a backward pass of kernels. The projections around it recompute through XLA in theirs. Their gradients
 are plain matrix products, for which the compiler is as fast, and those of the modulation's rows are products with a
 one-hot matrix (`xla.pick_rows`), not scatters.
 

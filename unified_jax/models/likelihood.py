@@ -1,6 +1,6 @@
 """Bits per dimension of 8-bit examples under a denoiser.
 
-A discrete process is scored by its variational bound with the discretised decoder (`processes.bound`), a process in
+A discrete process is scored by its variational bound with the discretised decoder (`processes.bound`); a process in
 continuous time by the likelihood of its probability-flow ODE on data dequantised with uniform noise
 (`samplers.likelihood`). Both are upper bounds of the negative log2-probability of the data, hence comparable.
 """

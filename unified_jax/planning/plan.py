@@ -4,8 +4,8 @@ Bytes are per chip. Parameters, optimizer and EMAs are exact, from their shapes 
 memory that it needs in addition. Of that, activations are estimated: what the backward pass keeps, over all devices.
 The rest (gradients, workspace) counts as temporaries.
 
-Seconds are the compiler's own estimate if it gives one (TPU). Its analysis counts the body of a scan once, so the
-estimate, less one reading and writing of the state, is scaled by the FLOPs of the step over those that it counted.
+Seconds are the compiler's own estimate if it gives one (TPU). Its analysis counts the body of a scan once. So the
+estimate, less one read and write of the state, is scaled by the step's FLOPs over the counted ones.
 Otherwise (GPU) they are a roofline: the longest of products, memory and links at the data sheet's rates.
 """
 

@@ -1,7 +1,7 @@
 r"""A discrete process in continuous time, by its noise level s = sqrt((1 - abar) / abar).
 
-Solvers that choose their own times (Euler, Heun, DPM-Solver++, UniPC, Karras' grid) run a network that was trained on
-T steps as Karras et al. 2022 run it (table 1, "VP"): in the variables
+Solvers that choose their own times (Euler, Heun, DPM-Solver++, UniPC, Karras' grid) run a network trained on T steps as
+in Karras et al. 2022 (table 1, "VP"), in the variables
 
     x / sqrt(abar) = x0 + s eps,        alpha = 1, sigma = s,
 

@@ -7,7 +7,7 @@ For variance-preserving paths this is the paper's eta sqrt((1 - b) / (1 - a)) sq
 deterministic, eta = 1 has the posterior variance beta~.
 
 Over an increasing grid it is the inversion (section 4.3): the same update from a sample to its noise. The inversion
-needs eps at the data itself. A network that predicts x0 does not determine eps there (sigma = 0), and close to it the
+needs eps at the data itself. A network that predicts x0 does not determine eps there (sigma = 0). Close to it, the
 error of x0 is divided by sigma: start at about t = 0.02 with such a model.
 """
 

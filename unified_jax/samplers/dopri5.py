@@ -5,8 +5,8 @@ Dormand & Prince 1980; Hairer, Norsett & Wanner, "Solving ODEs I", II.4-II.6.
 Every sample has its own step size, so that it does not depend on its batch. A step is accepted
 where the root mean square of error / (atol + rtol max(|y0|, |y1|)) is at most 1; the next step is the last one times
 0.9 ratio^(-1/5), within [0.2, 10] (at least 1 after an accepted step). Values inside a step come from the quartic
-through both ends, both slopes and the middle (Shampine's coefficients), as in torchdiffeq and jax.experimental.ode,
-whose batches share one step size (`joint` does too, and is how this file is compared with them).
+through both ends, both slopes and the middle (Shampine's coefficients), as in torchdiffeq and jax.experimental.ode.
+Their batches share one step size, as does `joint`, which tests compare with them.
 """
 
 from collections.abc import Callable

@@ -4,8 +4,8 @@ A sampler works on a tree. `process` is one process or a dict of them (one per m
 answer follow its structure: with one process they are an array `[b, ...]`, an array `[k + 1]` and a `Prediction`; with
 a dict they are dicts of these. A new sampler writes its step for one array and passes it to `scan_steps`.
 
-Noise: that of step i of sample j is `fold_in(fold_in(keys[j], i), crc32(path of the modality))`, so it depends neither
-on the sample's batch, nor on the device, nor on which other modalities are sampled.
+Noise: that of step i of sample j is `fold_in(fold_in(keys[j], i), crc32(path of the modality))`, which is
+independent of the batch, the device and the other sampled modalities.
 """
 
 import zlib

@@ -1,8 +1,8 @@
 r"""The train step: one pure function from state and batch to state and metrics.
 
 The loss of a batch is sum_k w_k S_k / W_k over the terms k, where S_k and W_k are sums over all rows of all
-microbatches and devices and w_k are the balance's weights: sums are added up and divided once, a mean of means is
-never taken. With gradient accumulation the W_k are needed before the first gradient. A first pass computes them, from
+microbatches and devices and w_k are the balance's weights. Sums are added up and divided once; there is no mean of
+means. With gradient accumulation the W_k are needed before the first gradient. A first pass computes them, from
 which the compiler removes the network.
 
 A step whose loss or gradient is not finite changes only the step count; the metric `finite` tells the loop,

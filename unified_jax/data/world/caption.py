@@ -7,7 +7,7 @@
     motion   = "moving right", "that moves up", "drifting to the left", "staying still", ...
 
 `read_caption` returns, for each object in the order of mention, exactly the named attributes. It parses word by
-word, not by the grammar, and so also accepts free phrasing: a word names a value, or is a part of a place ("top",
+word, not by the grammar, and so also accepts free phrasing. A word names a value, or is a part of a place ("top",
 "left"), or announces a direction ("moving"), or has no meaning ("the", "in"). "left" and "right" belong to
 the motion directly after a verb of motion (except "to", "the", "towards"), else to the place; "up" and "down" always
 belong to the motion. "and" or a semicolon separates two objects; case, other punctuation and spaces are ignored.

@@ -1,8 +1,8 @@
 r"""Reading audio: notes by their mel spectra, clicks by energy where no note reaches.
 
 The root y of the mean mel power (64 bands, frames of 1024 samples) of a segment is compared with that of every note of
-level one, z_fs for pitch f and shape s: the level is l = <y, z> / |z|^2, and the pair that explains most, <y, z>^2 /
-|z|^2, wins. The phase has no effect: a waveform from Griffin-Lim, whose tones are unsteady, reads the same, and so
+level one, z_fs for pitch f and shape s. The level is l = <y, z> / |z|^2. The pair that explains most, <y, z>^2 / |z|^2,
+wins. The phase has no effect: a waveform from Griffin-Lim, whose tones are unsteady, reads the same, and so
 does one with the right mel bands but wrong frequencies within them.
 
 A waveform has two notes if its halves sound different, or equal with silence between them.

@@ -1,7 +1,7 @@
 """Attention maps of a class-conditional model while it samples.
 
 The sampler is DDIM, x_s = alpha_s x0 + sigma_s eps of the prediction at t (any process), without
-guidance: each step is one pass of the network whose attention is captured (`[layers, h, n, n]`, rows are queries).
+guidance. Each step is one pass of the network whose attention is captured (`[layers, h, n, n]`, rows are queries).
 """
 
 import itertools

@@ -1,8 +1,8 @@
 """Differences between releases of Pallas Mosaic GPU, and between a GPU and its interpreter.
 
 The interpreter (0.11 and later) runs wgmma on two shared-memory operands into a scoped accumulator. It knows neither
-wgmma with its left operand in registers nor an accumulator that starts from a value (`run_state`), so there those two
-are a plain `dot` on what it reads from shared memory: the same sums, the same reads, and so the same races reported.
+wgmma with its left operand in registers nor an accumulator that starts from a value (`run_state`), so there both
+are a plain `dot` on shared memory. Sums and reads are the same, and so it reports the same races.
 """
 
 import inspect

@@ -11,7 +11,7 @@ r"""Norm, modulation and projection in one kernel on Hopper: the matmul's left o
 So the normalised and modulated x never goes to memory. One consumer computes its h while the other has the matrix unit.
 
 Only one row of modulation per example: with an index per token, h would need a gather of two values per feature and
-token into the accumulator's layout, which costs more than it saves: there XLA computes h.
+token into the accumulator's layout, which costs more than it saves. There XLA computes h.
 """
 
 from functools import partial
