@@ -149,7 +149,8 @@ def test_a_run_that_has_ended_is_left_as_it_is(base, tmp_path):
 
 def test_on_a_mesh_and_strictly_it_is_the_same(base, adapted, tmp_path, monkeypatch):
     alone = leaves(adapted)
-    ways: list[tuple[int, dict[str, Any]]] = [(4, {"mesh": MeshShape(1, 2, 2)}), (2, {"reduction": "strict"})]
+    strict = {"reduction": "strict", "mesh": MeshShape(1, 2)}  # what is frozen is sharded too
+    ways: list[tuple[int, dict[str, Any]]] = [(4, {"mesh": MeshShape(1, 2, 2)}), (2, strict)]
     for devices, changes in ways:
         run = tmp_path / str(devices)
         monkeypatch.setattr(loop, "make_mesh", lambda shape, n=devices: make_mesh(shape, jax.devices()[:n]))

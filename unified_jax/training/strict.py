@@ -114,7 +114,7 @@ class StrictStep:
         self.mesh, self.local = mesh, shards // mesh.size
         self.whole, self.rows = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(AXES))
         self.alone = [_mesh_of(device) for device in mesh.local_devices]
-        self.gather = jax.jit(lambda state: state, out_shardings=self.whole)
+        self.gather = jax.jit(lambda state_and_frozen: state_and_frozen, out_shardings=self.whole)
         self.scatter = jax.jit(lambda state: state, out_shardings=cut)
         self.model, self.optimizer, self.balance = model, optimizer, balance
         exchange = jax.shard_map(
@@ -125,7 +125,7 @@ class StrictStep:
 
     def __call__(self, state: State, frozen: Params, batch: Batch, key: Array) -> tuple[State, dict[str, Array]]:
         """One step; the state is donated."""
-        held, rows = self._held((self.gather(state), frozen, key)), self._held(batch)
+        held, rows = self._held((*self.gather((state, frozen)), key)), self._held(batch)
 
         def weigh(i: int, part: Batch) -> Any:
             s, f, k = held[i]
