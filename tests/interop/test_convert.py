@@ -240,7 +240,7 @@ def test_mistakes_are_one_sentence(drawn, as_dit, tmp_path, capsys):
         (("--from", theirs, "--layout", "dit", "--heads", 2, "--to", as_dit), "exists already"),
         (("--from", as_dit, "--layout", "dit", "--to", out), "exported to a file that ends in .safetensors"),
         (("--from", as_dit, "--layout", "sit", "--to", tmp_path / "y.safetensors"), "cannot be written as sit"),
-        (("--from", as_dit, "--ema", 3, "--to", tmp_path / "y.safetensors"), "this run keeps 1 average"),
+        (("--from", as_dit, "--ema", 3, "--to", tmp_path / "y.safetensors"), "this run keeps 1 EMA"),
         (("--from", tmp_path, "--to", tmp_path / "y.safetensors"), "is no run directory"),
         (("--from", tmp_path / "lie.safetensors", "--to", out), "is not of this package"),
         (("--from", tmp_path / "short.safetensors", "--to", out), "missing: final/bias."),

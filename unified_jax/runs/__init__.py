@@ -1,1 +1,1 @@
-"""One run's life."""
+"""The life of a run: start, loop, checkpoints, metrics, resume, evaluation, export."""

@@ -1,7 +1,7 @@
-"""Adapters: what a tuned run has learned, as a file of its own, and such a file put on its base again.
+"""Adapters: the trained part of a fine-tuned run as a file, and such a file applied to its base again.
 
-The file holds `own/...` and `lora/...` (`models.tuned`), and in its metadata the whole configuration and a checksum of
-the frozen parameters: it goes on that base and no other.
+The file holds `own/...` and `lora/...` (`models.tuned`). Its metadata has the configuration and a checksum of the
+frozen parameters: it fits only that base.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ from unified_jax.typing import Params
 
 
 def export_adapter(source: Path, target: Path, ema: str, trust: bool) -> str:
-    """Writes what a tuned run has trained and returns what to say. Raises UserError for a run that is not tuned."""
+    """Writes the trained part of a tuned run and returns a message. Raises UserError for a run that is not tuned."""
     experiment, _, step = open_run(source, ema, trust=trust)
     model, mesh = experiment.trained, make_mesh(MeshShape())
     if not isinstance(model, Tuned):
@@ -44,7 +44,7 @@ def export_adapter(source: Path, target: Path, ema: str, trust: bool) -> str:
 
 
 def import_adapter(path: Path, base: Path, target: Path, trust: bool) -> str:
-    """Makes a run of an adapter file and its base, and returns what to say. Raises UserError where they do not fit."""
+    """Makes a run from an adapter file and its base, and returns a message. Raises UserError if they do not fit."""
     tensors, metadata = files.read(path), files.read_metadata(path)
     try:
         experiment: Any = from_plain(json.loads(metadata.get("experiment", "")), trust)
@@ -75,10 +75,9 @@ def checksum(frozen: Params) -> str:
 
 
 def write_run(run_dir: Path, made: Experiment, params: Params, source: dict[str, str]) -> None:
-    """A run directory at step 0 whose parameters and EMAs are these; it can be sampled, and started from.
+    """A run directory at step 0 with these parameters and EMAs, for sampling and as a start.
 
-    config.json is written last: a conversion that was cut short is not a run. Raises UserError where it cannot be
-    written.
+    config.json is written last: an interrupted conversion is not a run. Raises UserError if it cannot be written.
     """
     runs.create(run_dir)
     arrays = jax.tree.map(jnp.asarray, params)

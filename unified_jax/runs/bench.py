@@ -1,4 +1,4 @@
-"""What all splits of an evaluation share, and how its results are written: evaluation.json and its images."""
+"""The state of an evaluation over all splits, and its results: evaluation.json and images."""
 
 import re
 from collections.abc import Callable
@@ -51,7 +51,7 @@ class Bench:
         self, given: dict[str, np.ndarray], wanted: tuple[str, ...], report: Callable[[int], Any],
         plan: Plan | None = None,
     ) -> dict[str, np.ndarray]:  # fmt: skip
-        """`generate_many`, for `count` samples. Raises RunError where one is not finite."""
+        """`generate_many`, for `count` samples. Raises RunError if one is not finite."""
         made = generate_many(
             self.experiment.model, self.params, given, wanted, self.count, self.seed, plan or self.plan, self.batch,
             self.experiment.rules, report,
@@ -60,7 +60,7 @@ class Bench:
         return made
 
     def write(self, out: Path, rows: list[dict[str, Any]], step: int) -> None:
-        """evaluation.json and the images, in the place of those of the evaluation before."""
+        """Writes evaluation.json and the images, in place of those of the previous evaluation."""
         result = {"rows": rows, "step": step, "plan": to_plain(self.plan), "sampling_seed": self.seed}
         with new_files(out, _older(out), RESULT) as folder:
             for name, picture in self.pictures.items():

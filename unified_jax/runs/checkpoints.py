@@ -1,13 +1,13 @@
-"""Checkpoints through Orbax: asynchronous, atomic, rolling and best kept apart. The one module that knows Orbax.
+"""Checkpoints through Orbax: asynchronous, atomic, rolling and best kept apart. The only module that uses Orbax.
 
     RUN/checkpoints/rolling/STEP/state     the last `keep` checkpoints; a run resumes from the newest
     RUN/checkpoints/best/STEP/state        the one with the lowest validation loss
-    RUN/checkpoints/damaged/STEP           what could not be read when a run resumed from an earlier one
+    RUN/checkpoints/damaged/STEP           unreadable ones, set aside when a run resumed from an earlier one
 
-A save that was cut short leaves a temporary folder that is never taken for a checkpoint and is removed at the next
-start. Each step holds the checksums of its files (`checksums.py`), compared before anything is restored. A save that
-fails, as on a full disk, is said in a line; training goes on, and the next save tries again. A state with numbers that
-are not finite is neither saved nor restored (`finite.py`).
+An interrupted save leaves a temporary folder that never counts as a checkpoint and is removed at the next start. Each
+step holds the checksums of its files (`checksums.py`), compared before a restore. A failed save, as on a full disk, is
+reported; training continues, and the next save tries again. A state with numbers that are not finite is neither saved
+nor restored (`finite.py`).
 """
 
 import contextlib
@@ -31,7 +31,7 @@ from unified_jax.training.state import State
 
 
 class Checkpoints:
-    """The checkpoints of one run directory; leaving the `with` block waits for what is being written."""
+    """The checkpoints of one run directory; leaving the `with` block waits for pending saves."""
 
     def __init__(self, run_dir: Path, keep: int = 2, write: bool = True, keep_every: int = 0) -> None:
         folder = (run_dir / "checkpoints").absolute()
@@ -52,9 +52,9 @@ class Checkpoints:
         return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else []
 
     def last_good(self, wait: bool = False) -> str:
-        """A sentence: which checkpoint a failed run can go on from.
+        """A sentence: the checkpoint from which a failed run can resume.
 
-        With `wait` what is being written counts once it is; only alone, since other processes may be gone.
+        With `wait` it includes a pending save; only in a single process, since others may be gone.
         """
         if wait and jax.process_count() == 1:
             self._collect(self.rolling)
@@ -62,7 +62,7 @@ class Checkpoints:
         return f"The last good checkpoint is step {kept[-1]}." if kept else "There is no checkpoint yet."
 
     def save(self, state: State, step: int) -> None:
-        """Starts an asynchronous save; a step that is already saved is left alone. A failure is said, not raised.
+        """Starts an asynchronous save; a step that is already saved is skipped. A failure is reported, not raised.
 
         Raises RunError, and saves nothing, for a state with numbers that are not finite.
         """
@@ -72,7 +72,7 @@ class Checkpoints:
             self._save(self.rolling, state, step, None)
 
     def save_last(self, state: State, step: int) -> None:
-        """Saves the state a run ends with, and waits for it. Raises RunError where that fails twice."""
+        """Saves the final state of a run, and waits for it. Raises RunError if that fails twice."""
         for _ in range(2):
             self.save(state, step)
             self._collect(self.rolling)
@@ -83,7 +83,7 @@ class Checkpoints:
         raise RunError(f"The last step, {step}, could not be saved in {self.folder}: {self.reason}; {on}.")
 
     def save_best(self, state: State, step: int, loss: float) -> None:
-        """Saves if `loss` is finite and the lowest so far. A failure is said, not raised. RunError as `save`."""
+        """Saves if `loss` is finite and the lowest so far. A failure is reported, not raised. RunError as `save`."""
         self._collect(self.best)
         kept = self.best.latest_step()
         least = math.nan if kept is None or kept >= step else reading.best_loss(Path(self.best.directory) / str(kept))
@@ -111,11 +111,11 @@ class Checkpoints:
         try:
             if not manager.save(step, args=ocp.args.Composite(**items), force=True):
                 raise ValueError(f"step {step} was refused")
-        except Exception as error:  # Orbax and TensorStore raise what they like
+        except Exception as error:  # Orbax and TensorStore raise any exception
             self._failed(manager, error)
 
     def _collect(self, manager: ocp.CheckpointManager) -> None:
-        """Waits for the save that is under way, and says so where it failed."""
+        """Waits for the pending save, and reports a failure."""
         try:
             manager.wait_until_finished()
         except Exception as error:
@@ -135,12 +135,12 @@ class Checkpoints:
         )
 
     def drop_after(self, step: int) -> None:
-        """Forgets best checkpoints of steps that a resumed run will do again."""
+        """Removes best checkpoints of steps that a resumed run will repeat."""
         for later in [s for s in self.best.all_steps() if s > step]:
             self.best.delete(later)
 
     def restore(self, like: Any, step: int | None = None) -> Any:
-        """The state of a rolling checkpoint (default the newest) laid out as `like`: ShapeDtypeStructs with shardings.
+        """The state of a rolling checkpoint (default: the newest) sharded as `like`: ShapeDtypeStructs with shardings.
 
         `like` may hold only some of the state's fields. Raises UserError for a damaged or different checkpoint.
         """
@@ -149,7 +149,7 @@ class Checkpoints:
     def restore_newest(self, like: Any, fall_back: bool) -> Any:
         """The newest checkpoint; with `fall_back` the newest that can be read.
 
-        Those after it are moved to checkpoints/damaged/ and named on stderr. Raises UserError, and moves nothing, where
+        Those after it are moved to checkpoints/damaged/ and named on stderr. Raises UserError, and moves nothing, if
         none can be read.
         """
         damaged: list[tuple[int, UserError]] = []
@@ -177,7 +177,7 @@ class Checkpoints:
         return self._restore(self.best, like, None)
 
     def restore_step(self, like: Any, step: int) -> Any:
-        """The same for any checkpoint that is kept, the best one too. Raises UserError where none is of this step."""
+        """The same for any checkpoint that is kept, the best one too. Raises UserError if none is of this step."""
         if step in self.steps():
             return self._restore(self.rolling, like, step)
         if step in self.best.all_steps():
@@ -213,7 +213,7 @@ class Checkpoints:
 
     @staticmethod
     def _moved_on(manager: ocp.CheckpointManager, step: int) -> bool:
-        """Whether a run that is still training has put a newer checkpoint in the place of this one."""
+        """Whether a run that is still training has replaced this checkpoint by a newer one."""
         manager.reload()
         latest = manager.latest_step()
         return latest is not None and latest > step
@@ -226,13 +226,13 @@ class Checkpoints:
             return  # a save waits for all processes, and one of them may be gone
         for manager in (self.rolling, self.best):
             self._collect(manager)
-            with contextlib.suppress(Exception):  # what failed has been said
+            with contextlib.suppress(Exception):  # the failure was reported
                 manager.close()
 
 
 def _manager(folder: Path, keep: int, write: bool, keep_every: int) -> ocp.CheckpointManager:
     def finish() -> None:
-        """Runs in Orbax's thread when all files are written, before the folder gets its final name."""
+        """Runs in Orbax's thread after all files are written, before the folder gets its final name."""
         if jax.process_index() == 0:
             for unfinished in _unfinished(folder):
                 seal(unfinished)

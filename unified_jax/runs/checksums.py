@@ -1,9 +1,9 @@
 """A checksum of every file of a checkpoint, because Orbax does not notice every flipped bit.
 
-`seal` is called in Orbax's background thread when all files of a step are written and before the step's folder gets its
-final name; so a finished checkpoint has its `checksums.json`, and training never waits for it. `find_damage` reads
-everything again before a restore. A checkpoint without that file (written elsewhere, or by an earlier version) is used
-as it is: a missing checksum says nothing against the data. CRC32 finds accidents, not forgeries.
+`seal` runs in Orbax's background thread after all files of a step are written and before its folder gets its final
+name. So a finished checkpoint has its `checksums.json`, and training never waits for it. `find_damage` reads all files
+again before a restore. A checkpoint without that file (from elsewhere, or an earlier version) is used unchecked. CRC32
+finds accidents, not forgeries.
 """
 
 import hashlib
@@ -32,9 +32,9 @@ def is_sealed(folder: Path) -> bool:
 
 
 def find_damage(folder: Path) -> str | None:
-    """What is wrong with a step's files, as part of a sentence; None where they are as they were written.
+    """The damage of a step's files, as part of a sentence; None if they are intact.
 
-    Raises OSError where a file is there and cannot be read.
+    Raises OSError if an existing file cannot be read.
     """
     recorded = _recorded(folder / FILE)
     for name, (size, crc) in recorded.items():
@@ -56,7 +56,7 @@ def fingerprint(folder: Path) -> str:
 
 
 def _recorded(path: Path) -> dict[str, tuple[int, int]]:
-    """Empty where there is no list, or a torn one. Raises OSError where the disk or the user's rights refuse it."""
+    """The checksums; empty if missing or truncated. Raises OSError if the file cannot be read."""
     try:
         plain: Any = json.loads(path.read_bytes())
         return {str(name): (int(size), int(crc)) for name, (size, crc) in plain.items()}

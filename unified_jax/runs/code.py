@@ -1,9 +1,9 @@
-"""Code of the user's own: imported as modules, kept by a run, and imported again where the run is opened.
+"""Custom code: imported as modules, kept by a run, and imported again when the run is opened.
 
-A recipe file is imported as a module of its own name, its folder appended to the path, so that a class in it has a path
-that Python can find, and so that modules beside it are found. A run keeps the modules of its classes, and what these
-import from beside them, in RUN/code with their checksums (`code.json`). Opening the run imports them from there, with
---trust; without it only where the same bytes are loaded already.
+A recipe file is imported as a module under its own name, with its folder appended to the path, so that Python finds its
+classes and the modules next to it. A run keeps the modules of its classes, and their local imports, in RUN/code with
+checksums (`code.json`). Opening the run imports them from there with --trust; without it only if the same bytes are
+loaded already.
 """
 
 import ast
@@ -28,7 +28,7 @@ CODE, TABLE = "code", "code.json"
 def import_file(path: Path) -> ModuleType:
     """A file as the module of its name; its folder is appended to sys.path.
 
-    Raises UserError where the name belongs to another module, or where one beside the file is hidden by another.
+    Raises UserError if the name belongs to another module, or if a module next to the file is shadowed.
     """
     path, name = path.resolve(), re.sub(r"\W|^(?=\d)", "_", path.stem)
     data, old = path.read_bytes(), sys.modules.get(name)
@@ -60,7 +60,7 @@ def import_file(path: Path) -> ModuleType:
 
 
 def _elsewhere(name: str, path: Path) -> str:
-    """Where Python finds another module of this name; "" where it does not."""
+    """The path of another module of this name; "" if there is none."""
     if name in sys.stdlib_module_names or name == "unified_jax":
         return "Python" if name != "unified_jax" else "this library"
     loaded = sys.modules.get(name)
@@ -146,7 +146,7 @@ def _imports(source: bytes, package: str) -> list[str]:
 
 
 def kept_code(run_dir: Path) -> dict[str, Any]:
-    """code.json of a run: {"modules": {name: sha256}, "changes": [...]}; empty where it has no code of its own."""
+    """code.json of a run: {"modules": {name: sha256}, "changes": [...]}; empty without custom code."""
     path = run_dir / CODE / TABLE
     if not path.is_file():
         return {"modules": {}, "changes": []}
@@ -157,13 +157,13 @@ def kept_code(run_dir: Path) -> dict[str, Any]:
 
 
 def changed_code(run_dir: Path, value: Any) -> list[str]:
-    """Modules of a configuration that are not those that its run began with."""
+    """Modules of a configuration that differ from those at the start of its run."""
     kept, now = kept_code(run_dir)["modules"], {name: _loaded(name, path) for name, path in own_modules(value).items()}
     return sorted(name for name in kept.keys() | now.keys() if kept.get(name) != now.get(name))
 
 
 def keep_code(run_dir: Path, value: Any, step: int) -> None:
-    """Writes RUN/code. Code that differs from what is there is recorded as a change at `step`; the old is kept."""
+    """Writes RUN/code. Changed code is recorded as a change at `step`; the old code is kept."""
     modules, table, folder = own_modules(value), kept_code(run_dir), run_dir / CODE
     changed = changed_code(run_dir, value)
     if not changed:
@@ -202,8 +202,10 @@ def _loaded(name: str, path: Path) -> str:
 
 
 def admitted(run_dir: Path, trust: bool) -> Trust:
-    """Which modules a run's configuration may name: those that are loaded with the bytes that the run keeps, and with
-    `trust` any, the kept ones from RUN/code."""
+    """The modules that a run's configuration may name.
+
+    Those loaded with the bytes that the run keeps; with `trust` any, the kept ones from RUN/code.
+    """
     kept = kept_code(run_dir)["modules"]
 
     def admits(module: str) -> bool:

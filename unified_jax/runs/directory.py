@@ -1,7 +1,7 @@
 """A run directory: its files, and how a run is opened from it.
 
 config.json  environment.json  metrics.jsonl  non_finite.jsonl  summary.json  checkpoints/  previews/  tensorboard/
-code/ with code.json, where classes are the user's own
+code/ with code.json, for custom classes
 """
 
 import importlib.metadata
@@ -59,7 +59,7 @@ def save_experiment(run_dir: Path, experiment: Experiment) -> None:
 
 
 def read_config(run_dir: Path) -> dict[str, Any]:
-    """config.json as it stands. Raises UserError where the folder is not a run, or the file is no JSON object."""
+    """The content of config.json. Raises UserError if the folder is not a run, or the file not a JSON object."""
     path = run_dir / "config.json"
     if not run_dir.is_dir():
         raise UserError(f"The run directory {str(run_dir)!r} does not exist.")
@@ -77,9 +77,9 @@ def read_config(run_dir: Path) -> dict[str, Any]:
 
 
 def load_experiment(run_dir: Path, trust: bool = False) -> Experiment:
-    """Rebuilds the experiment of a run, with `trust` also by code of the user's own, which the run keeps.
+    """Rebuilds the experiment of a run, with `trust` also by the custom code that the run keeps.
 
-    Raises UserError where the folder is not a run.
+    Raises UserError if the folder is not a run.
     """
     experiment = from_plain(read_config(run_dir), admitted(run_dir, trust))
     if not isinstance(experiment, Experiment):
@@ -97,7 +97,7 @@ def read_summary(path: Path) -> dict[str, Any]:
 
 
 def provenance(experiment: Experiment) -> dict[str, Any]:
-    """What every result file carries: commit, configuration hash, seed, device, versions."""
+    """Provenance of every result file: commit, configuration hash, seed, device, versions."""
     return {
         "commit": commit(),
         "config_hash": config_hash(experiment),
@@ -125,7 +125,7 @@ def environment(experiment: Experiment, mesh_shape: dict[str, int]) -> dict[str,
 
 
 def commit() -> str | None:
-    """The git commit of the source tree, with '+' where it was changed; None outside a checkout."""
+    """The git commit of the source tree, with '+' if modified; None outside a checkout."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None

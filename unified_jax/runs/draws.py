@@ -1,8 +1,8 @@
 """The random numbers of a run: recorded in environment.json, and compared when the run is resumed.
 
-`precision.same_numbers` holds the flags that would change a draw. What is left (another version of JAX or NumPy with
-other streams, a flag that nobody knew of) shows in `fingerprint`: a digest of a few numbers of both generators that a
-run uses. It does not depend on the device; how sums are rounded, which a mesh may change too, is not in it.
+`precision.same_numbers` fixes the flags that would change random numbers. Other changes (another version of JAX or
+NumPy, an unknown flag) show in `fingerprint`: a digest of a few numbers of both generators of a run. It does not depend
+on the device, and does not cover the rounding of sums, which a mesh may also change.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from unified_jax.errors import UserError
 from unified_jax.precision import KEYS, same_numbers, seed_key
 
 READ = ("JAX_", "XLA_", "FLAX_", "NPY_", "LIBTPU_", "NVIDIA_TF32", "CUBLAS_", "PYTHONHASHSEED", "OMP_NUM_THREADS")
-"""How the names begin of variables that JAX, Flax, NumPy, Python and the devices' libraries read."""
+"""Prefixes of the variables that JAX, Flax, NumPy, Python and the devices' libraries read."""
 
 
 def described(variables: Mapping[str, str]) -> dict[str, Any]:
@@ -44,13 +44,13 @@ def fingerprint() -> str:
 
 @jax.jit
 def _drawn(key: jax.Array) -> jax.Array:
-    """Normal numbers of folded keys, as a step draws them, rounded so far that no device rounds them otherwise."""
+    """Normal numbers of folded keys, as a step samples them, rounded enough to be equal on all devices."""
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(3))
     return jax.vmap(lambda k: jnp.round(64 * jax.random.normal(k, (3,))))(keys).astype(jnp.int32)
 
 
 def check_same_draws(run_dir: Path) -> None:
-    """Raises UserError where the run in `run_dir` drew other numbers than this process would."""
+    """Raises UserError if the run in `run_dir` used other random numbers than this process would."""
     try:
         saved = json.loads((run_dir / "environment.json").read_bytes())
         before = saved["draws"]

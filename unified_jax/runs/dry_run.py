@@ -1,4 +1,4 @@
-"""What a run would take on the devices at hand, and its first batch as an image: nothing is compiled or trained."""
+"""The cost of a run on the present devices, and its first batch as an image; nothing is compiled or trained."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from unified_jax.training.flops import count_flops
 
 
 def dry_run(experiment: Experiment, run_dir: Path) -> str:
-    """The report; the examples of step 1 lie as RUN_DIR-first_batch.png. Raises UserError as `train` would."""
+    """The report; the examples of step 1 are in RUN_DIR-first_batch.png. Raises UserError as `train` would."""
     run = together(lambda: prepare(experiment))
     assert run
     program = run.program

@@ -54,7 +54,7 @@ class EvaluateCommand:
 def evaluate_run(command: EvaluateCommand, plan: "Plan | None" = None, bars: bool = True) -> list[dict[str, Any]]:
     """Evaluates, writes evaluation.json and an image grid per split, and returns the rows.
 
-    `plan` takes the place of the run's own; without `bars` nothing is shown.
+    `plan` replaces the run's own; without `bars` nothing is printed.
     """
     _check(command)
     from unified_jax.data.pipeline import Pipeline
@@ -71,7 +71,7 @@ def evaluate_run(command: EvaluateCommand, plan: "Plan | None" = None, bars: boo
     plan = (plan or experiment.preview.plan).with_steps(command.steps, command.guidance)
     bench = Bench(experiment, params, command.count, command.batch, command.seed, plan, bars)
     splits = splits_for(experiment.data, command.splits)
-    for split in splits:  # refuses one that is not there before any is drawn
+    for split in splits:  # refuses an unknown split before sampling
         Pipeline(experiment.data, split, experiment.model.modalities, 1, 0)
     rows = evaluate(bench, splits)
     check_figures(rows)
@@ -91,7 +91,7 @@ def _check(command: EvaluateCommand) -> None:
 
 
 def _evaluation_of(model: Any, bits: int) -> "Callable[[Bench, tuple[str, ...]], list[dict[str, Any]]]":
-    """What is evaluated of a model, by what it reads and makes. Raises UserError where nothing is."""
+    """The kind of evaluation of a model. Raises UserError if there is none."""
     from unified_jax.evaluation.bits import check_bits
     from unified_jax.modalities.image import Image
     from unified_jax.modalities.text import Text
@@ -115,7 +115,7 @@ def _evaluation_of(model: Any, bits: int) -> "Callable[[Bench, tuple[str, ...]],
 
 
 def _evaluate_images(bench: "Bench", splits: tuple[str, ...], bits: int) -> list[dict[str, Any]]:
-    """The part that a model of one image takes: the rows, and an image grid per split in the bench's images."""
+    """The part for models of one image: the rows, and an image grid per split in the bench's images."""
     from unified_jax.evaluation import evaluate as ev
     from unified_jax.evaluation.bits import bits_per_dim
     from unified_jax.modalities.image import sheet

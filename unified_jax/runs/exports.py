@@ -1,10 +1,10 @@
-"""A run as a file of another layout: only where that layout's own code computes the same function.
+"""A run as a file of another layout, if that layout's own code computes the same function.
 
-What a file says of itself, in the text beside its arrays (safetensors metadata, JSON):
+The file's metadata (safetensors, JSON):
 
     config      arguments of the class that it loads into
     diffusion   (dit) arguments of DiT's create_diffusion       scheduler   (diffusers_dit) those of DDPMScheduler
-    transport   (sit) arguments of SiT's create_transport       process     our process, so that it is read as it was
+    transport   (sit) arguments of SiT's create_transport       process     our process, for an exact re-import
 """
 
 import dataclasses
@@ -42,10 +42,10 @@ PREDICTIONS = {"velocity": "velocity", "eps": "noise", "score": "score"}
 
 
 def export_run(source: Path, target: Path, layout: Whole, ema: str, trust: bool) -> str:
-    """Writes a run's parameters in a layout and returns what to say. Raises UserError where the layout has no words."""
+    """Writes a run's parameters in a layout and returns a message. Raises UserError if the layout does not fit."""
     experiment, params, step = open_run(source, ema, trust=trust)
     params = jax.tree.map(np.asarray, jax.device_get(params))
-    experiment = dataclasses.replace(experiment, tuning=Tuning())  # merged: nothing of it is apart any more
+    experiment = dataclasses.replace(experiment, tuning=Tuning())  # merged: no separate updates remain
     said = f"step {step} of {source} ({layout}) in {target}"
     if layout == "unified":
         write_unified(target, experiment, params, step)
@@ -65,7 +65,7 @@ def export_run(source: Path, target: Path, layout: Whole, ema: str, trust: bool)
 
 
 def write_unified(path: Path, experiment: Experiment, params: Params, step: int) -> None:
-    """Our layout: flat names, and the whole configuration as text."""
+    """Our layout: flat names, and the configuration as text."""
     metadata = {"format": "unified_jax", "experiment": json.dumps(to_plain(experiment)), "step": str(step)}
     files.write(path, names.flatten(params), metadata)
 
@@ -99,7 +99,7 @@ def sizes_of(model: Any, layout: Foreign) -> Sizes:
 
 
 def described_process(said: dict[str, Any], layout: Foreign, sizes: Sizes, trust: bool) -> Any:
-    """The process that an exported file names, None where it names none. Raises UserError where it does not fit."""
+    """The process that an exported file names, or None. Raises UserError if it does not fit."""
     if "process" not in said:
         return None
     process = from_plain(said["process"], trust)
@@ -159,7 +159,7 @@ def _flow_reasons(process: Any) -> list[str]:
 
 
 def _words(process: Any, layout: Foreign) -> dict[str, Any]:
-    """The process in the words of the layout's own code."""
+    """The process as arguments of the layout's own code."""
     if layout == "sit":
         return {
             "transport": {"path_type": PATHS[process.path], "prediction": PREDICTIONS[process.target]},

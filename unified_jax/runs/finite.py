@@ -1,7 +1,7 @@
-"""Whether the numbers of a state are finite: looked at before a save and after a restore, never inside a step.
+"""Whether the numbers of a state are finite: checked before a save and after a restore, never inside a step.
 
 A finite loss and a finite gradient do not make a finite update: a moment or a parameter may overflow. On accelerators
-one program looks at every array where it lies; on CPUs nothing is compiled, NumPy reads the arrays in place.
+one program checks every array in place; on CPUs NumPy does, without compilation.
 """
 
 import functools
@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec, Sharding
 from jaxtyping import Array, Bool
 
 SHOWN = 3
-"""Arrays that a sentence names."""
+"""Most arrays that a message names."""
 
 
 def not_finite(tree: Any) -> list[str]:
@@ -40,7 +40,7 @@ def told(names: list[str]) -> str:
 
 
 def finite_by_program(leaves: list[Array]) -> Bool[np.ndarray, "n"]:
-    """Whether each array is finite, by one program where they lie; the same answer in every process."""
+    """Whether each array is finite, by one program in place; the same answer in every process."""
     cut = leaves[0].sharding
     whole = NamedSharding(cut.mesh, PartitionSpec()) if isinstance(cut, NamedSharding) else cut
     return np.asarray(jax.device_get(_program(whole)(leaves)))

@@ -1,4 +1,4 @@
-"""How the words of a command become its dataclass: numbers as people write them, and what every command refuses."""
+"""Parsing of command lines into dataclasses: numbers as people write them, and checks of all commands."""
 
 import functools
 import math
@@ -26,7 +26,7 @@ def parse(
 ) -> Parsed:
     """The command. `infinite` takes the word inf for a float: some fields of an experiment have no bound.
 
-    Raises SystemExit: 0 after --help, 2 with the reason for what cannot be. Raises UserError where a constructor trips.
+    Raises SystemExit: 0 after --help, 2 with a reason for invalid flags. Raises UserError if a constructor fails.
     """
     registry = ConstructorRegistry()
 
@@ -41,13 +41,13 @@ def parse(
         )
     except UserError:
         raise
-    except Exception as error:  # a constructor that trips over nonsense may raise anything
+    except Exception as error:  # a constructor may raise anything on invalid values
         raise UserError(f"{prog}: these flags cannot be: {error or type(error).__name__}") from error
 
 
 @functools.cache  # a command asks for the same few kinds hundreds of times
 def _numbers(kind: Any, infinite: bool) -> PrimitiveConstructorSpec[Any] | None:
-    """How tyro reads a number, a tuple of so many numbers, or either or None; None for any other type."""
+    """How tyro reads a number, a tuple of numbers, or either or None; None for any other type."""
     kinds = [one for one in get_args(kind) if one is not type(None)]
     optional = get_origin(kind) in (Union, UnionType) and len(kinds) == 1 < len(get_args(kind))
     kind = kinds[0] if optional else kind
@@ -79,7 +79,7 @@ def _numbers(kind: Any, infinite: bool) -> PrimitiveConstructorSpec[Any] | None:
 
 
 def whole(text: str) -> int:
-    """An integer: 10000, 10_000 or 1e4. Raises ValueError for 1.5, 1.5e0 and what has more than 64 bits."""
+    """An integer: 10000, 10_000 or 1e4. Raises ValueError for 1.5, 1.5e0 and numbers of more than 64 bits."""
     try:
         value = int(text)
     except ValueError:
@@ -112,9 +112,9 @@ def real(text: str, infinite: bool = False) -> float:
 
 
 def first_word(arguments: list[str], usage: str, several: str, known: Iterable[str], more: str) -> str:
-    """What a command begins with: a recipe, a kind. --help alone prints the usage, what is known and `more`.
+    """The first argument of a command: a recipe, a kind. --help prints the usage, the known ones and `more`.
 
-    Raises SystemExit 0 after that help, UserError where the word is not there.
+    Raises SystemExit 0 after that help, UserError if the argument is missing.
     """
     if arguments and arguments[0] in ("-h", "--help"):
         print(f"usage: {usage}\n\n{several}: {', '.join(known)}\n\n{more}")
@@ -125,25 +125,25 @@ def first_word(arguments: list[str], usage: str, several: str, known: Iterable[s
 
 
 def check_seed(seed: int) -> None:
-    """Raises UserError for what is no seed of ours; a run's own seed has the same range."""
+    """Raises UserError for a seed out of range; a run's own seed has the same range."""
     if not 0 <= seed < 2**31:
         raise UserError(f"--seed must lie in 0 .. 2^31 - 1, found {seed}.")
 
 
 def check_steps(steps: int | None) -> None:
-    """Raises UserError for a number of sampler steps that cannot be meant."""
+    """Raises UserError for a number of sampler steps out of range."""
     if steps is not None and not 1 <= steps <= MOST_STEPS:
         raise UserError(f"The sampler needs at least one step and at most {MOST_STEPS}, found steps = {steps}.")
 
 
 def check_devices(devices: int) -> None:
-    """Raises UserError for a number of fake devices that cannot be."""
+    """Raises UserError for a number of fake devices out of range."""
     if not 0 <= devices <= MOST_DEVICES:
         raise UserError(f"--devices must lie in 0 .. {MOST_DEVICES}, found {devices}.")
 
 
 def check_room(flag: str, count: int, modalities: Iterable[Any]) -> None:
-    """Raises UserError where so many samples, or as many keys, cannot be held at once."""
+    """Raises UserError if this many samples, or keys, do not fit into memory."""
     one = 4 * sum(modality.blank().size for modality in modalities)
     held, memory = count * one, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if count >= 2**31 or held > memory:

@@ -1,11 +1,11 @@
 """Folders of results. A request's files appear all at once, and never mixed with those of another request.
 
-`new_folder` is for a folder of its own (`sample.py --out`): it is written beside its place and moved there when it is
-whole. What an older request left there is moved aside as a whole, to NAME.1, NAME.2, ...; a repeat of the same request
-takes its place. A folder with files that `sample.py` did not write is refused, so nothing of anybody's is deleted.
+`new_folder` makes a folder of its own (`sample.py --out`): it is written next to its path and moved there when
+complete. The folder of an older request is moved aside, to NAME.1, NAME.2, ...; a repeat of the same request replaces
+it. A folder with files that `sample.py` did not write is refused, so no user files are deleted.
 
-`new_files` is for files in a folder that holds others too (the run directory): they are written apart, and take the
-places of those of the request before at the end.
+`new_files` makes files in a folder that also holds others (the run directory): they are written separately, and replace
+those of the previous request at the end.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from typing import Any
 from unified_jax.errors import RunError, UserError
 
 PARTIAL = ".partial-"
-"""Begins the name of a folder that is not whole yet; only a process that was killed leaves one."""
+"""Name prefix of an incomplete folder; only a killed process leaves one."""
 REQUEST = "request.json"
 OURS = re.compile(r"sheet\.png|samples\.npz|request\.json|([A-Za-z0-9_]+)/(\d{6,})\.[a-z0-9]+")
 """What `sample.py` writes, relative to its folder: of a sample the folder and the number."""

@@ -1,7 +1,7 @@
-"""What a sample is made from: conditions as Python values, or as the text of `--given.NAME` flags.
+"""The conditions of samples: as Python values, or as the text of `--given.NAME` flags.
 
-Values repeat over the samples: of the labels `[1, 2]` samples 0, 2, ... are of class 1. `caption` names attributes of
-the world in words where a model is conditioned on labels; what it does not name is left free.
+Values repeat over the samples: of the labels `[1, 2]` samples 0, 2, ... are of class 1. For a model with labels,
+`caption` names attributes of the world in words; the others are left free.
 """
 
 from collections.abc import Mapping
@@ -65,7 +65,7 @@ def given_rows(
 
     given    by field: one value or a list of them (`several`). A label is a number or a name; a text a string, or the
              path of a file; anything else an array as the modality's `prepare` takes it, or the path of a file
-    flag     what stands before a field's name in messages
+    flag     prefix of a field's name in messages
 
     A label that only conditions the model has a null row: it is null where it is not given, and "caption" names such
     labels in words where no field is called so. Raises UserError for a field or a value that the model does not know.

@@ -1,4 +1,4 @@
-"""One run a directory: a lock that the kernel holds for as long as the process lives.
+"""One run per directory: a lock that the kernel holds while the process lives.
 
 `flock` on RUN/.lock is released by the kernel when the process ends, however it ends; so there is no stale lock to
 remove after a kill -9. The file stays behind, and what is written in it (process and host) only serves the message.

@@ -42,7 +42,7 @@ from unified_jax.typing import Params
 
 @dataclass
 class Run:
-    """The live parts of a run; nothing in here decides what is computed."""
+    """The live parts of a run; none of them changes what is computed."""
 
     experiment: Experiment
     program: Program
@@ -78,9 +78,9 @@ def prepare(experiment: Experiment) -> Run:
 
 @same_numbers()
 def train(experiment: Experiment, start: Start) -> dict[str, Any]:
-    """Runs an experiment to its last step and returns its summary; a run that has ended is left as it is.
+    """Runs an experiment to its last step and returns its summary; a finished run is not changed.
 
-    Raises UserError for a request that cannot be met (before anything is compiled) and RunError for a run that failed;
+    Raises UserError for an invalid request (before compilation) and RunError for a run that failed;
     both leave the last good checkpoint. SIGTERM and Ctrl-C save and return early with summary["finished"] = False.
     """
     run = together(lambda: prepare(experiment))
@@ -120,9 +120,9 @@ def close_run(run: Run, start: Start, summary: dict[str, Any]) -> dict[str, Any]
 
 
 def ended(run: Run, start: Start) -> dict[str, Any]:
-    """The summary of a run whose last step is done, as it stands; written first where the run was killed before that.
+    """The summary of a finished run; written now if the run was killed before that.
 
-    The loss is then that of the last line of metrics.jsonl; what only the running process knew is missing.
+    The loss is then that of the last line of metrics.jsonl; values known only to the running process are missing.
     """
     path, steps = start.run_dir / "summary.json", run.experiment.steps
     saved = together(lambda: runs.read_summary(path))
@@ -142,10 +142,10 @@ def _describe(run: Run, folder: Path, step: int) -> None:
 
 
 class Interrupt:
-    """SIGTERM and SIGINT set a flag that the loop reads between steps; a second one takes its usual course.
+    """SIGTERM and SIGINT set a flag that the loop reads between steps; a second one has its usual effect.
 
-    With several processes JAX's coordination service takes SIGTERM instead and tells all of them. After `hours` the
-    first process sends itself SIGTERM; 0 never.
+    With several processes JAX's coordination service handles SIGTERM instead and notifies all of them. After `hours`
+    the first process sends itself SIGTERM; 0 never.
     """
 
     def __init__(self, hours: float = 0.0) -> None:
@@ -159,7 +159,7 @@ class Interrupt:
         try:
             for number in (signal.SIGTERM, signal.SIGINT):
                 self.before[number] = signal.signal(number, self._receive)
-        except ValueError:  # not in the main thread: whoever owns it decides
+        except ValueError:  # not in the main thread, whose owner decides
             pass
         return self
 
@@ -219,7 +219,7 @@ def _steps(run: Run, state: State, checkpoints: Checkpoints, start: Start, inter
 
 
 def make_watch(run: Run, first: int, checkpoints: Checkpoints, start: Start) -> Watch:
-    """What looks at a run from step `first` on."""
+    """The monitor of a run from step `first` on."""
     writer = MetricsWriter(start.run_dir, first, mute=not writes())
     writer.describe(run.experiment)
     progress = Progress(run.experiment.steps, first, not start.quiet and writes(), start.report)
@@ -239,10 +239,10 @@ def _lost(step: int, error: Exception, checkpoints: Checkpoints) -> str:
 def next_batch(
     batches: Prefetcher[HostBatch], experiment: Experiment, step: int, checkpoints: Checkpoints
 ) -> HostBatch:
-    """The next batch. Raises RunError, with what is safe, for whatever went wrong in the background."""
+    """The next batch. Raises RunError, with the last checkpoint, for any error in the background."""
     try:
         return next(batches)
-    except Exception as error:  # sources raise what they like
+    except Exception as error:  # sources raise any exception
         what = str(error) if isinstance(error, UserError | RunError) else f"{type(error).__name__}: {error}."
         raise RunError(
             f"Step {step} (split {experiment.split!r}) has no data: {what} {checkpoints.last_good(wait=True)}"

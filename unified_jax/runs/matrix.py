@@ -1,4 +1,4 @@
-"""The part of `evaluate` that a Transfusion model takes: the any-to-any matrix, its table, sheet and heat map."""
+"""The part of `evaluate` for Transfusion models: the any-to-any matrix, its table, image grids and heat map."""
 
 import dataclasses
 from typing import Any
@@ -30,7 +30,7 @@ def evaluate_matrix(bench: Bench, splits: tuple[str, ...]) -> list[dict[str, Any
 
 
 def _drawn(plan: Plan) -> Plan:
-    """The plan with texts drawn: with nothing given the most probable one would be the same in all samples."""
+    """The plan with texts at temperature 1: without conditions, greedy texts would be equal in all samples."""
     return plan if plan.temperature else dataclasses.replace(plan, temperature=1.0)
 
 

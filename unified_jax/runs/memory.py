@@ -1,4 +1,4 @@
-"""Whether a state can fit at all: refused in a sentence before the system kills the process.
+"""Whether a state fits into memory: refused with a message before the system kills the process.
 
 The count is a floor: parameters, optimizer, EMAs and one gradient, from shapes and shardings only. Activations and
 workspace come on top (`python -m unified_jax.cli.plan` estimates them). On CPUs all devices of a process share what the
@@ -35,7 +35,7 @@ def state_bytes(shapes: State, cuts: State) -> dict[str, int]:
 
 
 def check_state_fits(shapes: State, cuts: State, frozen: Any, devices: Iterable[Any]) -> None:
-    """Raises UserError where training cannot fit on this process' devices. `frozen`: shapes with shardings."""
+    """Raises UserError if training does not fit on this process's devices. `frozen`: shapes with shardings."""
     held = state_bytes(shapes, cuts)
     kinds = {"parameters": held["params"], "optimizer": held["optimizer"], "averages": held["ema"]}
     kinds |= {"gradient": held["params"], "frozen parameters": _laid_out(frozen)}
@@ -48,7 +48,7 @@ def check_params_fit(like: Any, devices: Iterable[Any]) -> None:
 
 
 def refuse_too_large(what: str, kinds: dict[str, int], biggest: str, devices: Iterable[Any]) -> None:
-    """Raises UserError where the bytes of a device by kind, together, are more than there are."""
+    """Raises UserError if the bytes of a device, over all kinds, exceed its memory."""
     devices = list(devices)
     need, room, where = sum(kinds.values()), room_of(devices[0]), f"each {devices[0].device_kind} device has"
     if devices[0].platform == "cpu":
@@ -72,7 +72,7 @@ def largest(params: Any) -> str:
 
 
 def room_of(device: Any) -> int | None:
-    """Bytes that a device (of the CPU: the machine) can still give; None where nobody says."""
+    """Bytes that a device (of the CPU: the machine) can still give; None if unknown."""
     if device.platform == "cpu":
         return machine_room(Path("/"))
     stats = device.memory_stats() or {}

@@ -1,4 +1,4 @@
-"""What a run writes while it runs: `metrics.jsonl`, TensorBoard events, `non_finite.jsonl`, and the progress bar.
+"""The records of a run: `metrics.jsonl`, TensorBoard events, `non_finite.jsonl`, and the progress bar.
 
 The step's metrics stay on the device until later steps have been started, so that writing never waits for the device.
 Lines hold the numbers that equal runs share; what may differ between them (rates, waits) is under `time/`.
@@ -81,10 +81,10 @@ class Clock:
 
 
 class MetricsWriter:
-    """Appends to the files of a run directory. `resume_step` cuts what a resumed run will write again.
+    """Appends to the files of a run directory. `resume_step` removes lines that a resumed run will write again.
 
-    A disk that refuses a line is reported once; lines wait in memory and are tried again with the next one. A mute one
-    (of a process that does not write) drops everything.
+    A disk that refuses a line is reported once; lines wait in memory and are tried again with the next one. In a
+    process that does not write it drops everything.
     """
 
     def __init__(self, run_dir: Path, resume_step: int, mute: bool = False) -> None:
@@ -162,7 +162,7 @@ def flat_fields(plain: Any, path: str = "") -> dict[str, bool | int | float | st
 
 
 def cut_lines(path: Path, last_step: int) -> None:
-    """Keeps the whole lines of steps <= last_step, up to the first that is torn or is none. Atomic."""
+    """Keeps the complete lines of steps <= last_step, up to the first invalid one. Atomic."""
     if not path.exists():
         return
     kept = []
@@ -176,14 +176,14 @@ def cut_lines(path: Path, last_step: int) -> None:
 
 
 def count_lines(path: Path, last_step: int) -> int:
-    """How many lines of steps <= last_step a file has; 0 where there is none."""
+    """Number of lines of steps <= last_step in a file; 0 without one."""
     if not path.exists():
         return 0
     return sum(_is_line(line, last_step) for line in path.read_bytes().splitlines(keepends=True))
 
 
 def last_loss(path: Path, last_step: int) -> float | None:
-    """The loss of the last whole line of steps <= last_step that has one."""
+    """The loss of the last complete line of steps <= last_step that has one."""
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     records = [json.loads(line) for line in lines if _is_line(line, last_step)]
     return next((record["loss"] for record in reversed(records) if "loss" in record), None)
@@ -204,7 +204,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def read_whole_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file, also of a run that is being written or was torn; none where there is no file."""
+    """The lines of a metrics file, also of a live or interrupted run; none without a file."""
     lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
     return [json.loads(line) for line in lines if _is_line(line, sys.maxsize)]
 
@@ -223,7 +223,7 @@ def to_host(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 class Progress:
-    """The bar: step, rate and ETA by tqdm, and the numbers one watches. Silent off the main process."""
+    """The bar: step, rate and ETA by tqdm, and the main metrics. Silent except in the main process."""
 
     def __init__(self, steps: int, start: int, show: bool, report: Callable[[int], None] | None = None) -> None:
         self.show, self.report = show, report

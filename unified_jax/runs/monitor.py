@@ -75,7 +75,7 @@ class Watch:
         self._beat(f"step {done.step}")
 
     def _judge(self, step: int, lost: bool) -> None:
-        """Raises RunError where a run cannot go on, or has learned nothing; `lost`: a parameter is not a number."""
+        """Raises RunError if a run cannot continue, or has learned nothing; `lost`: a parameter is NaN."""
         record = f"its slots and example ids are in {self.folder / 'non_finite.jsonl'}."
         if lost:
             raise RunError(
@@ -99,7 +99,7 @@ class Watch:
             self.pulse.beat(what)
 
     def close(self) -> None:
-        """Ends what shows and writes."""
+        """Closes the progress bar and the writers."""
         self.pace.close()
         self.progress.close()
         self.writer.close()
@@ -136,7 +136,7 @@ class Watch:
         self._beat(f"the previews, validation or checkpoint of step {step}")
 
     def _preview(self, state: State, step: int) -> None:
-        """A sheet; one that the disk refuses is reported and missed, it is not a reason to stop."""
+        """An image grid; a failed write is reported and does not stop the run."""
         path = self.folder / "previews" / f"step_{step:07d}.png"
         assert self.previewer
         try:
@@ -149,7 +149,7 @@ class Watch:
             self.progress.say(f"step {step}: {error}")
 
     def summary(self, step: int, parameters: int) -> dict[str, Any]:
-        """What summary.json says of the run."""
+        """The content of summary.json."""
         seconds, waited = self.clock.whole()
         return {
             "step": step,

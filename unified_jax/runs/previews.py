@@ -21,7 +21,7 @@ from unified_jax.training.experiment import Experiment
 from unified_jax.typing import Params
 
 PREVIEW_SEED = 1_000_003
-"""Seed of preview and validation noise, apart from any run's."""
+"""Seed of preview and validation noise, separate from any run's."""
 
 
 def held_out_pipeline(experiment: Experiment, batch_size: int, packed: bool) -> Pipeline:
@@ -77,7 +77,7 @@ class Validator:
         return jax.tree.map(jnp.sum, terms)
 
     def loss(self, params: Params, aux: Any, step: Any) -> float:
-        """Sum of the terms, each divided once, by constant weights: learned ones would move the measure."""
+        """Sum of the terms, each divided once, by constant weights: learned ones would change the measure."""
         found = [self.losses(params, aux, step, batch, i) for i, batch in enumerate(self.batches)]
         weights = FixedBalance(self.weights).weigh({}, tuple(found[0]))
         return float(sum(weights[k] * sum(f[k][0] for f in found) / sum(f[k][1] for f in found) for k in found[0]))

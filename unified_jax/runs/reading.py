@@ -1,7 +1,7 @@
-"""What may be wrong with a checkpoint, told apart: only what speaks against its contents is a reason to set it aside.
+"""Errors of checkpoints by cause: only a checkpoint with invalid contents is set aside.
 
-UserError   it is damaged, holds numbers that are not finite, or belongs to another model: an earlier one may serve
-RunError    it could not be read (rights, a disk, memory): nothing speaks against it, and no earlier one is taken
+UserError   it is damaged, holds numbers that are not finite, or belongs to another model: an earlier one may be used
+RunError    it could not be read (rights, a disk, memory): its contents may be valid, and no earlier one is used
 """
 
 import errno
@@ -21,14 +21,14 @@ OUTSIDE = (
     *(errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ETIMEDOUT, errno.ENOSPC, errno.EDQUOT),
     *(errno.EROFS, errno.ENODEV, errno.ENOTCONN, errno.EBUSY, errno.EHOSTDOWN, errno.EHOSTUNREACH),
 )
-"""What a disk or a machine may answer whatever a file holds."""
+"""Errors of a disk or a machine, independent of the file."""
 
 AGAIN = "start a new run in another --run-dir with a lower --optimizer.learning-rate or with --optimizer.clip-norm"
-"""What helps where numbers are not finite: the same settings would come to the same."""
+"""Advice for numbers that are not finite: the same settings would give the same result."""
 
 
 class Damaged(Exception):
-    """The files are not those that were written: part of a sentence."""
+    """The files differ from those written: part of a sentence."""
 
 
 class NotFinite(Exception):
@@ -36,7 +36,7 @@ class NotFinite(Exception):
 
 
 def check_path(folder: Path) -> None:
-    """Raises UserError for a path that the libraries that write checkpoints cannot be told."""
+    """Raises UserError for a path that the checkpoint libraries cannot represent."""
     try:
         str(folder).encode()
     except UnicodeEncodeError as error:
@@ -47,7 +47,7 @@ def check_path(folder: Path) -> None:
 
 
 def check_files(folder: Path, earlier: str) -> None:
-    """Raises UserError where files are not those that were written, RunError where they cannot be read."""
+    """Raises UserError if files differ from those written, RunError if they cannot be read."""
     try:
         damage = find_damage(folder)
     except OSError as error:
@@ -69,7 +69,7 @@ def check_arrays(wanted: Any, found: Any, bad: list[str], folder: Path, earlier:
 
 
 def explain(error: Exception, folder: Path, earlier: str) -> UserError | RunError:
-    """The sentence for a checkpoint that was not restored; `earlier` says what other one there is."""
+    """The message for a checkpoint that was not restored; `earlier` names another one."""
     reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
     what = f"The checkpoint {folder} cannot be read: {reason}"
     if isinstance(error, NotFinite):
@@ -93,7 +93,7 @@ def explain(error: Exception, folder: Path, earlier: str) -> UserError | RunErro
 
 
 def best_loss(folder: Path) -> float:
-    """The loss that a best checkpoint was saved with; NaN, which nothing is lower than, where it cannot be read."""
+    """The loss that a best checkpoint was saved with; NaN, which nothing is below, if it cannot be read."""
     try:
         return float(json.loads((folder / "loss" / "metadata").read_bytes())["loss"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -101,7 +101,7 @@ def best_loss(folder: Path) -> float:
 
 
 def set_aside(folder: Path, target: Path) -> None:
-    """Moves a step to `target`, or beside what is there already. Raises RunError where that cannot be done."""
+    """Moves a step to `target`, or next to an existing one. Raises RunError if that fails."""
     try:
         target.parent.mkdir(exist_ok=True)
         while target.exists():
@@ -112,7 +112,7 @@ def set_aside(folder: Path, target: Path) -> None:
 
 
 def _outside(error: Exception) -> str | None:
-    """What kept the files from being read, and what to do; None where that does not explain the failure."""
+    """Why the files could not be read, and what to do; None if that does not explain the failure."""
     for one in _chain(error):
         number = one.errno if isinstance(one, OSError) else None
         text = str(one)

@@ -1,6 +1,6 @@
 """Recipes: a name under configs/ or a path to a Python file with `experiment() -> Experiment`.
 
-A recipe's keyword parameters, `experiment(size: int = 32)`, are flags of its own: `train.py RECIPE --size 64`.
+A recipe's keyword parameters, `experiment(size: int = 32)`, are its own flags: `train.py RECIPE --size 64`.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ RECIPE = ("recipe", "recipes")
 
 
 def recipe_names() -> list[str]:
-    """The recipes that ship."""
+    """The recipes of the package."""
     return sorted(path.stem for path in CONFIGS.glob("*.py"))
 
 
@@ -50,7 +50,7 @@ def open_recipe(name: str, arguments: list[str], taken: Sequence[str] = ()) -> t
     """(the experiment of a recipe with the values that the arguments give its own parameters, the other arguments).
 
     `taken` are the command's flags. Raises UserError as `load_recipe`, and for a parameter named like another flag;
-    SystemExit 2 for a value of another kind.
+    SystemExit 2 for a value of another type.
     """
     build = find_function(name, CONFIGS, RECIPE, "experiment")
     kinds, parameters = typing.get_type_hints(build), inspect.signature(build).parameters
@@ -88,13 +88,13 @@ def _split(arguments: list[str], names: list[str]) -> tuple[list[str], list[str]
 def load_built(name: str, folder: Path, words: tuple[str, str], function: str, kind: type[Built]) -> Built:
     """What `function()` of a file returns: of `folder`/`name`.py, or of a path to a .py file.
 
-    `words` are what such a file is called, one and several. Raises UserError where it is not there or is none.
+    `words` name such a file, in singular and plural. Raises UserError if it is missing or invalid.
     """
     return call_function(name, words, find_function(name, folder, words, function), kind)
 
 
 def find_function(name: str, folder: Path, words: tuple[str, str], function: str) -> Callable[..., Any]:
-    """The function of that name in a file, which is imported as a module. Raises UserError where there is none."""
+    """The function of that name in a file, imported as a module. Raises UserError if missing."""
     one, several = words
     path = Path(name) if name.endswith(".py") else folder / f"{name}.py"
     if not path.is_file():
@@ -110,7 +110,7 @@ def find_function(name: str, folder: Path, words: tuple[str, str], function: str
 
 
 def call_function(name: str, words: tuple[str, str], build: Callable[[], Any], kind: type[Built]) -> Built:
-    """What a file's function returns. Raises UserError where that is of another kind, or where it raises."""
+    """What a file's function returns. Raises UserError for another type, or if it raises."""
     built = _tried(name, words, build)
     if not isinstance(built, kind):
         article = "an" if kind.__name__[0] in "AEIO" else "a"

@@ -1,4 +1,4 @@
-"""`--replay STEP`: does one step again, from the last checkpoint before it, and looks at each of its examples."""
+"""`--replay STEP`: recomputes one step from the last checkpoint before it, with the loss of each example."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ from unified_jax.typing import Params
 def replay(experiment: Experiment, start: Start, step: int) -> str:
     """What step `step` (counted from 1, as metrics.jsonl does) saw: the loss of every example, the worst first.
 
-    The steps between the checkpoint and it are trained again, bit for bit; nothing in the run directory changes. Raises
+    The steps between the checkpoint and it are repeated, bit for bit; the run directory does not change. Raises
     UserError if there is no such step, or it cannot be reached.
     """
     if not 1 <= step <= experiment.steps:
@@ -58,7 +58,7 @@ def _from_the_start(run: Run, start: Start, step: int) -> tuple[State, Params]:
 
 
 def _read_origin(path: Path) -> dict[str, Any]:
-    """What the run began from; {} nothing. Raises UserError for a damaged file."""
+    """The origin of the run; {} for none. Raises UserError for a damaged file."""
     try:
         found = json.loads(path.read_bytes())
     except FileNotFoundError:

@@ -1,7 +1,7 @@
-"""Whether a configuration may go on with a run: what decides the numbers must not change under it.
+"""Whether a configuration may resume a run: everything that determines the numbers must stay.
 
-`FREE` lists what may: where and when things are computed and written. Everything else would make a run that is neither
-the old one nor a new one. The saved configuration is compared as plain JSON; nothing of it is executed.
+`FREE` lists what may change: where and when things are computed and written. Other changes would make a run that is
+neither the old one nor a new one. The saved configuration is compared as plain JSON; nothing of it is executed.
 """
 
 import dataclasses
@@ -16,12 +16,12 @@ from unified_jax.runs.directory import read_config, read_json
 from unified_jax.training.experiment import Experiment
 
 DATA = "data"
-"""Of environment.json: the examples that a run is trained on (`Pipeline.described`)."""
+"""Entry of environment.json: the training examples of a run (`Pipeline.described`)."""
 FREE = (
     *("mesh", "rules", "accumulate", "log_every", "gradients_every", "checkpoint", "preview", "validation", "evaluate"),
     "non_finite",
 )
-"""Fields of an experiment that may change when a run is resumed; `steps` too where the learning rate is constant."""
+"""Fields of an experiment that may change when a run is resumed; also `steps` with a constant learning rate."""
 
 
 def check_same_run(experiment: Experiment, run_dir: Path) -> None:
@@ -45,16 +45,16 @@ def check_same_run(experiment: Experiment, run_dir: Path) -> None:
 
 
 def branch_of(experiment: Experiment, run_dir: Path) -> tuple[int, int] | None:
-    """(steps before, steps now) where a run gets more steps and its learning rate follows another schedule by that."""
+    """(steps before, steps now) if a run gets more steps, which change its learning-rate schedule."""
     before = read_config(run_dir).get("steps")
     longer = isinstance(before, int) and experiment.steps > before and experiment.optimizer.schedule != "constant"
     return (before, experiment.steps) if isinstance(before, int) and longer else None
 
 
 def check_same_data(described: list[dict[str, Any]], run_dir: Path) -> None:
-    """Raises UserError where the data are not those of the run: another count, or another first example.
+    """Raises UserError for data other than the run's: another count, or another first example.
 
-    Data that were moved to another folder are the same; earlier versions recorded nothing and are taken as they are.
+    Moved data are the same; runs of earlier versions have no record and are not checked.
     """
     before = (read_json(run_dir / "environment.json") or {}).get(DATA)
     if not isinstance(before, list) or before == described:
@@ -113,7 +113,7 @@ def _short(value: Any) -> str:
 
 
 def check_same_code(experiment: Experiment, run_dir: Path, code_changed: bool) -> None:
-    """Raises UserError where classes of the user's own are no longer what the run began with, unless they may be."""
+    """Raises UserError if custom classes differ from those at the run's start, unless that is allowed."""
     changed = changed_code(run_dir, experiment)
     if changed and not code_changed:
         raise UserError(

@@ -1,4 +1,4 @@
-"""What a run has learned, read from its folder; a tuned run's low-rank updates are added to what they tune."""
+"""The parameters of a run, read from its folder; with low-rank updates added to their kernels."""
 
 import shutil
 from pathlib import Path
@@ -24,14 +24,14 @@ BASE = "base"
 
 
 def load_frozen(run_dir: Path, like: Params) -> Params:
-    """The frozen parameters of a run. Raises UserError where they are missing or damaged."""
+    """The frozen parameters of a run. Raises UserError if they are missing or damaged."""
     return Checkpoints(run_dir / BASE, write=False).restore({"params": like})["params"] if like else {}
 
 
 def keep_frozen(run_dir: Path, frozen: Params) -> None:
     """Writes the frozen parameters, so that the run opens without the one it came from.
 
-    A base is there already where a start ended before its first checkpoint; this one may come from another run.
+    A base exists already if a start ended before its first checkpoint; this one may come from another run.
     """
     together(lambda: shutil.rmtree(run_dir / BASE, ignore_errors=True), by="first")
     state = State(jnp.zeros((), jnp.int32), frozen, (), {}, {}, {})
@@ -50,7 +50,7 @@ def load_trained(
 ) -> tuple[Params, int]:
     """(what the run trains, step) of its newest checkpoint, the best, or that of `step`; sharded by the rules.
 
-    `ema` is the index of an EMA, or "none" for the trained parameters themselves. Raises UserError where there is
+    `ema` is the index of an EMA, or "none" for the trained parameters themselves. Raises UserError for
     no finished checkpoint, or a damaged one.
     """
     model = experiment.trained
@@ -77,7 +77,7 @@ def load_params(
     best: bool = False,
     step: int | None = None,
 ) -> tuple[Params, int]:
-    """The same with what it tunes: the whole model's parameters."""
+    """The same with the frozen parameters: all parameters of the model."""
     model = experiment.trained
     params, found = load_trained(run_dir, experiment, mesh, rules, ema, best, step)
     if isinstance(model, Tuned):

@@ -1,8 +1,8 @@
-"""Several seeds of one experiment as one program: the train step under vmap, everything else a run of its own.
+"""Several seeds of one experiment as one program: the train step under vmap, everything else per run.
 
-Each seed keeps its run directory, with the files it would have alone: any of them may be resumed one by one, or
-together again from a common step. Sums are added up in another order than for one seed, so numbers agree to float
-tolerance, not to the bit.
+Each seed keeps its run directory, with the same files as a single run: any of them may be resumed one by one, or
+together from a common step. Sums are added up in another order than for one seed, so numbers agree to float
+tolerance, not bitwise.
 """
 
 import contextlib
@@ -45,7 +45,7 @@ class Seat:
 def train_together(experiments: tuple[Experiment, ...], starts: tuple[Start, ...]) -> list[dict[str, Any]]:
     """Runs experiments that differ only in their seed to the last step, and returns their summaries.
 
-    Raises UserError where they differ in more, stand at different steps, or use several devices; RunError as soon as
+    Raises UserError if they differ in more, are at different steps, or use several devices; RunError as soon as
     one of them fails: all keep their last checkpoints.
     """
     if len({dataclasses.replace(e, seed=0) for e in experiments}) != 1:

@@ -1,4 +1,4 @@
-"""How a run begins: resumed, fresh, or fresh with what another run has learned."""
+"""The start of a run: resumed, fresh, or from another run's parameters."""
 
 import dataclasses
 import functools
@@ -30,12 +30,12 @@ from unified_jax.training.step import init_state
 from unified_jax.typing import Params
 
 ORIGIN = "origin.json"
-"""Of a run directory that began from another one."""
+"""File of a run directory that started from another run."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run lives and how it begins."""
+    """The directory of a run and how it starts."""
 
     run_dir: Path
     resume: Literal["auto", "never", "must"] = "auto"
@@ -54,7 +54,7 @@ class Start:
 
 
 def create(start: Start) -> None:
-    """Makes the run directory. Raises UserError where it cannot be written, or holds nothing and must be resumed."""
+    """Makes the run directory. Raises UserError if it cannot be written, or must be resumed and is empty."""
     if start.resume == "must" and not (start.run_dir / "checkpoints").is_dir():
         raise UserError(f"--resume must: {str(start.run_dir)!r} holds no finished checkpoint.")
     runs.create(start.run_dir)
@@ -63,7 +63,7 @@ def create(start: Start) -> None:
 def begin(
     experiment: Experiment, program: Program, key: jax.Array, start: Start, checkpoints: Checkpoints
 ) -> tuple[State, Params]:
-    """(state, what no step changes). Raises UserError for a start that cannot be made; nothing is changed by then."""
+    """(state, frozen parameters). Raises UserError for an invalid start, before any change."""
     saved = shared(checkpoints.steps())
     together(lambda: _check_start(experiment, start, saved))
     if saved:
@@ -87,9 +87,9 @@ def begin(
 def first_state(
     experiment: Experiment, program: Program, key: jax.Array, source: Path | None, trust: bool = False
 ) -> tuple[State, Params, dict[str, Any]]:
-    """(state before the first step, what no step changes, what origin.json says); nothing is written.
+    """(state before the first step, frozen parameters, content of origin.json); nothing is written.
 
-    Raises UserError where the run `source` does not go with the experiment.
+    Raises UserError if the run `source` does not fit the experiment.
     """
     whole, origin = _whole(experiment, program, key, source, trust) if source else (None, {})
     make = functools.partial(init_state, experiment.trained, program.optimizer, experiment.balance)
@@ -104,7 +104,7 @@ def first_state(
 
 
 def _branch(run_dir: Path, step: int, steps: tuple[int, int]) -> None:
-    """Records, and says, that a run goes on with a longer schedule."""
+    """Records and reports that a run resumes with a longer schedule."""
     origin = runs.read_json(run_dir / ORIGIN) or {}
     branches = [*origin.get("branches", []), {"step": step, "steps": list(steps)}]
     runs.write_json(run_dir / ORIGIN, origin | {"branches": branches})
@@ -137,7 +137,7 @@ def _check_start(experiment: Experiment, start: Start, saved: list[int]) -> None
 def _whole(
     experiment: Experiment, program: Program, key: jax.Array, source: Path, trust: bool
 ) -> tuple[Params, dict[str, Any]]:
-    """(the whole model's parameters, those of the other run where it has them; what origin.json says)."""
+    """(all parameters, those of the other run where it has them; content of origin.json)."""
     old = together(lambda: runs.load_experiment(source, trust))
     assert old
     graft = together(lambda: check_graft(experiment, old))
@@ -154,7 +154,7 @@ def _whole(
 
 
 def check_graft(experiment: Experiment, old: Experiment) -> Graft:
-    """How an experiment starts from a run of another. Raises UserError where it cannot: what is new must be trained."""
+    """How an experiment starts from a run of another. Raises UserError if new parameters would be frozen."""
     graft = plan_graft(old.model, experiment.model, experiment.tuning)
     model: Any = experiment.trained
     if not isinstance(model, Tuned):

@@ -1,15 +1,15 @@
-"""Which process is slow: percentiles of step times by process, exchanged through files of the run directory.
+"""Slow processes: percentiles of step times by process, exchanged through files of the run directory.
 
 All processes finish a step together, so the time of a step does not show which process made the others wait. Each
 process therefore also measures
 
-    own     seconds of a step that it spent on its own: waiting for its data, laying them on devices
-    still   seconds that a fixed piece of work of a millisecond took in a thread of its own, once a second: a host that
+    own     seconds of a step spent locally: waiting for data, moving them to devices
+    still   seconds that a fixed piece of work of a millisecond took in a separate thread, once per second: a host that
             is starved, swapping or stopped takes longer
 
-and leaves them in RUN/logs/pace_INDEX.json with every logged step. Process 0 reads those files, writes them as
-`time/by_process` and names a process that is slower than the others. No device takes part and nobody waits. (A slow
-accelerator inside a healthy host shows only in a profile.)
+and writes them to RUN/logs/pace_INDEX.json with every logged step. Process 0 reads those files, writes them as
+`time/by_process` and names a process that is slower than the others. No device is involved and no process waits. (A
+slow accelerator inside a healthy host shows only in a profile.)
 """
 
 import contextlib
@@ -28,9 +28,9 @@ import numpy as np
 KEPT = 256
 """Steps whose times are kept."""
 FACTOR = 3.0
-"""A process is called slow where it takes this many times what the others take (their median) ..."""
+"""A process is slow if it takes this multiple of the others' median ..."""
 SHARE = 0.2
-"""... and this takes more than this share of a step; or it stood still for `STILL` seconds."""
+"""... and this takes more than this share of a step; or it stalled for `STILL` seconds."""
 STILL = 2.0
 
 
@@ -60,14 +60,14 @@ class Pace:
             self.still = max(self.still, time.perf_counter() - before - 1.0)
 
     def step(self, own: float) -> None:
-        """A step was started; `own` seconds of it went by in this process alone."""
+        """A step was started; `own` seconds of it were local."""
         now = time.perf_counter()
         self.steps.append(now - self.mark)
         self.own.append(own)
         self.mark = now
 
     def report(self, step: int) -> dict[str, Any]:
-        """Leaves this process' times; in process 0 what is known of all, for a line of the metrics."""
+        """Writes this process's times; in process 0 returns those of all, for a line of the metrics."""
         if self.count == 1 or not self.steps:
             return {}
         ours = {"step": step, "still": round(self.still, 4)} | {

@@ -1,7 +1,7 @@
-"""Files that only grow, written so that a full disk costs nothing but a delay; and TensorBoard events as such a file.
+"""Append-only files that survive a full disk with a delay only; and TensorBoard events as such a file.
 
-TensorBoard's own writers keep a thread that dies at the first full disk and then blocks whoever logs; events are
-therefore written here, directly, in the same few bytes (a TFRecord each).
+TensorBoard's own writers keep a thread that dies at the first full disk and then blocks logging; so events are
+written here directly, in the same bytes (one TFRecord each).
 """
 
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 class Appender:
-    """Appends whole pieces to a file. What the disk refuses is kept and tried again with the next piece."""
+    """Appends records to a file. A failed write is kept and tried again with the next record."""
 
     def __init__(self, path: Path) -> None:
         """Opens the file. Raises OSError."""
@@ -23,7 +23,7 @@ class Appender:
         self.size = os.fstat(self.descriptor).st_size
 
     def append(self, piece: bytes) -> OSError | None:
-        """Writes this piece and those that wait; the error where the disk refused (nothing is torn, nothing lost)."""
+        """Writes this record and pending ones; returns the error if the disk refused (none is truncated or lost)."""
         self.waiting.append(piece)
         data = memoryview(b"".join(self.waiting))
         written = 0
@@ -39,7 +39,7 @@ class Appender:
         return None
 
     def close(self) -> None:
-        """Closes the file; what still waits is lost."""
+        """Closes the file; pending records are lost."""
         os.close(self.descriptor)
 
 
@@ -50,7 +50,7 @@ class Board:
     """
 
     def __init__(self, folder: Path, purge_step: int) -> None:
-        """Raises OSError where the file cannot be made."""
+        """Raises OSError if the file cannot be created."""
         from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 
         folder.mkdir(parents=True, exist_ok=True)

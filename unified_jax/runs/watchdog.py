@@ -1,8 +1,8 @@
 """A watchdog: a run whose steps stop finishing prints the stacks of all threads, and exits.
 
 A collective whose partner is gone, a network disk that never answers, a deadlock: none of them raises. Every finished
-step is a beat; when none comes for `seconds` the stacks of all threads go to stderr and the process ends with 1. Time
-is monotonic, so that a clock that jumps ends nothing.
+step is a beat; without one for `seconds` the stacks of all threads go to stderr and the process exits with 1. Time is
+monotonic, so that clock jumps have no effect.
 """
 
 import faulthandler
@@ -23,7 +23,7 @@ class Pulse:
         self.thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def beat(self, what: str) -> None:
-        """Something was done: `step 12`."""
+        """Reports progress: `step 12`."""
         self.at, self.what = time.monotonic(), what
 
     def _watch(self) -> None:

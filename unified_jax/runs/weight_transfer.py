@@ -1,9 +1,9 @@
-r"""Parameters of one model, put into another that is not quite the same.
+r"""Transfer of parameters from one model to a similar one.
 
-A parameter of the new model is taken from the old one's of the same path; one whose path the old model lacks, or that
-`Tuning.fresh` names, stays as it was initialised. With `Tuning.like` a modality that the old model lacks starts from
-another one's. Axes over a vocabulary are matched by what the ids mean (`data.vocabulary.token_names`), so that a model
-with further modalities keeps its texts. Nothing else may differ in shape: what does is listed, not guessed.
+A parameter of the new model is copied from the same path of the old one. If the old model lacks the path, or
+`Tuning.fresh` names it, it keeps its initial value. With `Tuning.like` a modality that the old model lacks starts from
+another one's. Axes over a vocabulary are matched by the meaning of ids (`data.vocabulary.token_names`), so that a model
+with further modalities keeps its texts. Other differences in shape are errors.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from unified_jax.typing import Params
 
 @dataclass(frozen=True)
 class Taken:
-    """Where a parameter comes from."""
+    """The source of a parameter."""
 
     path: str
     """Path in the old model."""
@@ -34,13 +34,13 @@ class Taken:
 
     @property
     def whole(self) -> bool:
-        """Whether nothing of it is new."""
+        """Whether all of it is copied."""
         return self.rows is None or min(self.rows) >= 0
 
 
 @dataclass(frozen=True)
 class Graft:
-    """What goes where."""
+    """The transfer of all parameters."""
 
     taken: dict[str, Taken]
     fresh: tuple[str, ...]
@@ -63,7 +63,7 @@ class Graft:
         return unflatten(target)
 
     def tell(self) -> str:
-        """A sentence."""
+        """A summary sentence."""
         partly = sorted(path for path, where in self.taken.items() if not where.whole)
         said = f"{len(self.taken)} parameters are taken"
         said += f", of {', '.join(partly)} the rows that were there" if partly else ""
@@ -74,7 +74,7 @@ class Graft:
 def plan_graft(old: Any, new: Any, tuning: Tuning) -> Graft:
     """How the parameters of the model `new` start from those of `old`.
 
-    Raises UserError listing parameters of the same name and another shape, and where nothing could be taken.
+    Raises UserError listing parameters of the same name and another shape, and if nothing can be copied.
     """
     key = seed_key(0)
     theirs, ours = flatten(jax.eval_shape(old.init, key)), flatten(jax.eval_shape(new.init, key))
@@ -109,7 +109,7 @@ def _differ(path: str, found: tuple[int, ...], expected: tuple[int, ...]) -> str
 
 
 def _renamed(path: str, tuning: Tuning) -> str:
-    """The path of the modality that this one's modality is to be like."""
+    """The path of the modality from which this one starts."""
     first, slash, rest = path.partition("/")
     for new, old in tuning.like:
         if first.startswith(f"{new}_"):
@@ -118,7 +118,7 @@ def _renamed(path: str, tuning: Tuning) -> str:
 
 
 def _matching_ids(old: Any, new: Any, tuning: Tuning) -> tuple[int, ...] | None:
-    """The old id of each new one; None where models have no vocabulary (stack examples), or the same."""
+    """The old id of each new one; None for models without a vocabulary, or with the same."""
     if old.packer is None or new.packer is None:
         return None
     place = {name: i for i, name in enumerate(token_names(old.modalities))}

@@ -1,11 +1,11 @@
 """The compiler flags that our commands set (`CUDA`) or recommend (`train.py --xla recommended`), with reasons.
 
-The latter let collectives run beside computation: FSDP gathers a layer's parameters while the layer before it computes.
+The latter overlap collectives with computation: FSDP gathers a layer's parameters while the layer before it computes.
 Nothing here changes a number, but a flag changes which kernels the compiler picks, and with them the last bits. The
 CPU needs none (none helped: `benchmarks/profile.md`). What was set is recorded in environment.json.
 
 Flags must be in the environment before a device is opened: XLA_FLAGS is read by every backend, LIBTPU_INIT_ARGS by
-TPUs alone. A flag that the user set is left as it is.
+TPUs only. User settings take precedence.
 """
 
 import importlib.util
@@ -46,7 +46,7 @@ TPU = {
 
 
 def use_cublas() -> None:
-    """Adds `CUDA` to this process' environment where there may be an NVIDIA GPU; before any device is opened."""
+    """Adds `CUDA` to this process' environment if there may be an NVIDIA GPU; before any device is opened."""
     if any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)):
         _add("XLA_FLAGS", list(CUDA))
 
