@@ -1,1 +1,1 @@
-"""The front door in Python: `import unified_jax as uj` gives what stands here, and the main names of every room."""
+"""The front door in Python: `import unified_jax as uj` gives these functions and the main names of every package."""

@@ -1,4 +1,4 @@
-"""What the commands do, from Python: a recipe, its training, its evaluation, a plan."""
+"""The commands in Python: recipes, training, evaluation, plans."""
 
 import dataclasses
 from pathlib import Path
@@ -16,9 +16,9 @@ from unified_jax.training.experiment import Experiment
 
 
 def recipe(name: str) -> Experiment:
-    """The experiment of a recipe: one that ships ("quickstart"), or a path of a file with `experiment()`.
+    """The experiment of a recipe: its name ("quickstart"), or the path of a file with `experiment()`.
 
-    `dataclasses.replace(recipe("quickstart"), steps=200)` changes it. Raises UserError for one that is not there.
+    `dataclasses.replace(recipe("quickstart"), steps=200)` changes it. Raises UserError for an unknown recipe.
     """
     return load_recipe(name)
 
@@ -27,29 +27,29 @@ def train(
     experiment: Experiment, run_dir: str | Path, *, resume: Literal["auto", "never", "must"] = "auto",
     init_from: str | Path | None = None, trust: bool = False, quiet: bool = False,
 ) -> Run:  # fmt: skip
-    """Trains, or goes on training, and opens what came of it.
+    """Trains or resumes training, and opens the run.
 
-    resume      "auto": resume where the directory holds a checkpoint; "never": refuse one; "must": require one
-    init_from   a run whose EMA parameters a new run starts from
-    trust       import the code of your own that `init_from` keeps
+    resume      "auto": resume if a checkpoint exists; "never": refuse to; "must": require a checkpoint
+    init_from   a run whose EMA the new run starts from
+    trust       import the custom code that `init_from` keeps
     quiet       no progress bar
 
-    Ctrl-C saves and stops; the same call resumes. Raises UserError for a request that cannot be met, before anything
-    is compiled, and RunError for a run that failed.
+    Ctrl-C saves and stops; the same call resumes. Raises UserError for an invalid request, before compilation,
+    and RunError for a run that failed.
     """
     origin = None if init_from is None else Path(init_from)
     loop.train(experiment, Start(Path(run_dir), resume, origin, quiet=quiet, trust=trust))
-    return load(run_dir, trust=True)  # its classes are the ones at hand
+    return load(run_dir, trust=True)  # its classes are those of this process
 
 
 def evaluate(
     run: Run | str | Path, *, count: int = 512, splits: tuple[str, ...] = (), seed: int = 0, plan: Plan | None = None,
     trust: bool = False,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """The rows of evaluation.json, which is written into the run: metric, split, value, interval.
+    """Evaluates a run: the rows of its evaluation.json, with metric, split, value and interval.
 
-    count    samples a split
-    splits   whose conditions are used; default: test, and held_out on the world
+    count    samples per split
+    splits   splits that provide the conditions; default: test, and on the world also held_out
     """
     folder = run.folder if isinstance(run, Run) else Path(run)
     command = EvaluateCommand(str(folder), count=count, splits=splits, seed=seed, trust=trust or isinstance(run, Run))
@@ -57,10 +57,10 @@ def evaluate(
 
 
 def plan(experiment: Experiment, target: str, *, batch_size: int | None = None) -> dict[str, Any]:
-    """What an experiment takes on devices that are not there, such as "v5e:2x4" or "h200:8": bytes a chip by kind,
-    FLOPs, seconds a step, collectives, and whether it fits.
+    """Plans an experiment ahead of time for a target such as "v5e:2x4" or "h200:8", without the hardware.
 
-    Raises UserError where the target's compiler is not installed.
+    The result has bytes per chip by category, FLOPs, seconds per step, collectives, and whether it fits. Raises
+    UserError if the target's compiler is not installed.
     """
     wanted = experiment if batch_size is None else dataclasses.replace(experiment, batch_size=batch_size)
     return forecast(wanted, open_target(target))

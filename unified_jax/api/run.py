@@ -26,12 +26,12 @@ from unified_jax.training.experiment import Experiment
 from unified_jax.typing import Params
 
 Given = Mapping[str, Any]
-"""By field: one value, or one a sample (`runs.given.given_rows`)."""
+"""Conditions by field: one value, or one per sample (`runs.given.given_rows`)."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A model with what it has learned."""
+    """A trained model: its experiment and parameters."""
 
     folder: Path
     experiment: Experiment
@@ -41,15 +41,15 @@ class Run:
 
     @property
     def model(self) -> Any:
-        """The experiment's."""
+        """The experiment's model."""
         return self.experiment.model
 
     def plan(
         self, sampler: Open[Sampler] | None = None, *, steps: int | None = None, guidance: float | None = None
     ) -> Plan:
-        """How this run samples its previews, with what is not None replaced.
+        """The sampler settings of this run's previews, with every argument that is not None replaced.
 
-        guidance   scale s of classifier-free guidance, 1 + w; 1 is none
+        guidance   scale s of classifier-free guidance, 1 + w; 1 is no guidance
         """
         plan = self.experiment.preview.plan.with_steps(steps, guidance)
         return plan if sampler is None else replace(plan, sampler=sampler)
@@ -58,16 +58,16 @@ class Run:
         self, given: Given | None = None, *, generate: tuple[str, ...] = (), count: int | None = None, seed: int = 0,
         first: int = 0, plan: Plan | None = None, batch: int = 64, report: Callable[[int], Any] = lambda done: None,
     ) -> Samples:  # fmt: skip
-        """Samples; sample i of a seed is always the same, whatever `count` and `batch` are.
+        """Samples the model. Sample i of a seed is always the same, for any `count` and `batch`.
 
-        given      by field: a class name or number, a text, a path of a file, an array; or a list, one a sample, which
-                   repeats. What is not given is free
-        generate   fields that are made, in this order; default: all that are not given. ("free",): the model chooses
-        count      number of samples; default: as many as the longest list that is given, or 1
-        first      index of the first sample: `first=17, count=1` is sample 17 alone
-        plan       default: that of the previews; `run.plan(steps=50)` changes it
-        batch      samples a compiled call
-        report     called with the number of samples of each batch that is done
+        given      conditions by field: a class name or number, a text, a file path, an array; or a list with one per
+                   sample, which repeats. Other conditions are dropped
+        generate   fields to generate, in this order; default: all that are not given. ("free",): the model chooses
+        count      number of samples; default: the length of the longest list in `given`, or 1
+        first      index of the first sample: `first=17, count=1` is only sample 17
+        plan       sampler settings; default: those of the previews, which `run.plan(steps=50)` changes
+        batch      samples per compiled call
+        report     called with the number of samples of each finished batch
 
         Raises UserError for a field, a value or a plan that does not suit the model, RunError for samples that are not
         finite.
@@ -85,7 +85,7 @@ class Run:
         self, rows: dict[str, np.ndarray], wanted: tuple[str, ...], which: tuple[int, int], seed: int, plan: Plan,
         batch: int, report: Callable[[int], Any],
     ) -> Samples:  # fmt: skip
-        """`sample` of prepared rows, where the request is the model's; `which` is (first, count)."""
+        """`sample` of prepared rows, for a resolved request; `which` is (first, count)."""
         first, count = which
         for process in self.model.processes:
             plan.prepare(process)
@@ -98,10 +98,10 @@ class Run:
         self, given: Given | None = None, *, generate: tuple[str, ...] = (), count: int | None = None, seed: int = 0,
         plan: Plan | None = None,
     ) -> Sampling:  # fmt: skip
-        """The guided denoiser with its process, grid and noise, for a sampler of your own.
+        """The guided denoiser with its process, grid and noise, for a custom sampler.
 
-        `denoise(x_t, t)`, with x_t `[count, ...]` and t `[count]`, predicts x0 and eps. A model of several streams has
-        dicts of them by stream. Raises UserError where the model does not denoise arrays alone (Transfusion).
+        `denoise(x_t, t)`, with x_t `[count, ...]` and t `[count]`, predicts x0 and eps. For a model of several streams
+        these are dicts by stream. Raises UserError for a model that also generates text (Transfusion).
         """
         given, model = given or {}, self.model
         count = self._count(given) if count is None else count
@@ -111,20 +111,20 @@ class Run:
         return model.sampling(self.params, arrays, wanted, sample_keys(seed, 0, count), plan or self.plan())
 
     def denoiser(self, given: Given | None = None, *, count: int | None = None, plan: Plan | None = None) -> Any:
-        """`sampling(...)`'s denoiser: (x_t `[count, ...]`, t `[count]`) -> Prediction(x0, eps)."""
+        """The denoiser of `sampling(...)`: (x_t `[count, ...]`, t `[count]`) -> Prediction(x0, eps)."""
         return self.sampling(given, count=count, plan=plan).denoise
 
     def batch(self, step: int = 0, split: str = "") -> dict[str, np.ndarray]:
-        """The examples of a training step, or of another split, as `loss` takes them."""
+        """The examples of a training step, or of another split, as arguments of `loss`."""
         e = self.experiment
         pipeline = Pipeline(e.data, split or e.split, e.model.modalities, e.batch_size, e.seed, packer=e.model.packer)
         return pipeline.batch(step).arrays
 
     @same_numbers()
     def loss(self, batch: Mapping[str, Any], *, seed: int = 0) -> dict[str, float]:
-        """Each term of the loss on a batch, and "loss", their sum with the weights of a constant balance.
+        """The terms of the loss on a batch, and "loss", their sum with the weights of a constant balance.
 
-        batch   arrays as `run.batch()` or `run.encode(...)` gives them; `slot`, which numbers the rows, may be left out
+        batch   arrays as from `run.batch()` or `run.encode(...)`; `slot`, the row numbers, is optional
         """
         model = self.model
         arrays = {name: jax.numpy.asarray(value) for name, value in batch.items()}
@@ -141,7 +141,7 @@ class Run:
         return {"loss": sum(weights.get(name, 1.0) * value for name, value in found.items()), **found}
 
     def encode(self, values: Given) -> dict[str, np.ndarray]:
-        """What the model reads of these values, by field: rows as `prepare` gives them, which `loss` takes."""
+        """The values as prepared arrays by field, as arguments of `loss`."""
         by_name = {m.name: m for m in self.model.modalities}
         if unknown := [name for name in values if name not in by_name]:
             near = meant(unknown[0], by_name)
@@ -159,7 +159,7 @@ class Run:
 
 @dataclass(frozen=True)
 class _AnyField:
-    """Every field may be given and is generated: nothing has a null row."""
+    """Treats every field as generated, so that none has a null row."""
 
     modalities: tuple[Any, ...]
 
@@ -177,12 +177,12 @@ def load(
 ) -> Run:
     """Opens a run directory.
 
-    ema     which EMA of the parameters; None (or "none"): the trained parameters themselves
+    ema     index of the EMA; None (or "none"): the trained parameters
     best    the checkpoint of the lowest validation loss instead of the newest
-    step    the checkpoint of this step, of those that are kept
-    trust   import the code of your own that the run keeps
+    step    the checkpoint of this step, if it is kept
+    trust   import the custom code that the run keeps
 
-    Raises UserError where there is no run, no finished checkpoint, or no such average.
+    Raises UserError if there is no run, no finished checkpoint, or no such EMA.
     """
     experiment, params, found = open_run(Path(run_dir), "none" if ema is None else str(ema), best, trust, step)
     return Run(Path(run_dir), experiment, params, found)
@@ -191,7 +191,7 @@ def load(
 def wanted_of(
     generate: tuple[str, ...], given: Mapping[str, Any], model: Any, flag: str = "generate"
 ) -> tuple[str, ...]:
-    """What is made: the fields that are named, or all that are not given. Raises UserError for an unknown one."""
+    """The generated fields: the named ones, or all that are not given. Raises UserError for an unknown one."""
     wanted = generate or tuple(name for name in model.wantable if name not in given)
     unknown = [name for name in wanted if name not in (*model.wantable, FREE)]
     if unknown and model.wantable:
@@ -203,7 +203,7 @@ def wanted_of(
 
 
 def opened(model: Any, given: dict[str, np.ndarray], made: dict[str, np.ndarray]) -> Samples:
-    """Samples in model space as people open them."""
+    """Samples from model space as raw values."""
     by_name: dict[str, Any] = {m.name: m for m in model.modalities}
     order = made.pop(ORDER, None)
     arrays = {name: by_name[name].from_model(value) for name, value in made.items()}

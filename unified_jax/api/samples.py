@@ -1,4 +1,4 @@
-"""What sampling gives: arrays by modality, which show themselves as a picture."""
+"""The result of sampling: arrays by modality, which a notebook shows as an image grid."""
 
 import io
 from collections.abc import Mapping
@@ -12,9 +12,9 @@ from unified_jax.modalities.sheets import show_samples
 
 
 class Samples(dict[str, np.ndarray]):
-    """{modality: `[count, ...]`} as people open it: images uint8 `[count, h, w, c]`, texts strings, labels numbers.
+    """{modality: `[count, ...]`} as raw values: images uint8 `[count, h, w, c]`, texts as strings, labels as numbers.
 
-    A notebook shows it as a sheet.
+    A notebook shows it as an image grid.
     """
 
     def __init__(
@@ -24,9 +24,9 @@ class Samples(dict[str, np.ndarray]):
         super().__init__(arrays)
         self.modalities = modalities
         self.given = dict(given)
-        """The rows that the samples were made from, as `prepare` gives them."""
+        """The conditions of the samples, as prepared arrays."""
         self.chosen = chosen
-        """Of free running: which modalities each sample holds, in its order."""
+        """In free running, the modalities of each sample, in order."""
 
     def _repr_png_(self) -> bytes:
         file = io.BytesIO()
@@ -35,12 +35,12 @@ class Samples(dict[str, np.ndarray]):
 
 
 def show(shown: "Samples | np.ndarray", titles: list[str] | None = None, columns: int = 8, limit: int = 64) -> Any:
-    """A Pillow picture, which a notebook shows: a sheet of samples, or a grid of uint8 images `[n, h, w, 1 or 3]`.
+    """An image grid (Pillow), which a notebook shows, of samples or of uint8 images `[n, h, w, 1 or 3]`.
 
-    titles   one an image; of samples they are what was given
+    titles   one per image; samples are titled by their conditions
     limit    most samples that are shown
 
-    Raises UserError for an array of another kind.
+    Raises UserError for other arrays.
 
     >>> import numpy as np
     >>> show(np.zeros((4, 8, 8, 3), np.uint8), columns=2).mode
@@ -55,5 +55,5 @@ def show(shown: "Samples | np.ndarray", titles: list[str] | None = None, columns
             f"show takes samples, or images as uint8 [n, h, w, 1 or 3]; found {images.dtype} {list(images.shape)}."
         )
     if titles is not None and len(titles) != len(images):
-        raise UserError(f"show needs one title an image, found {len(titles)} for {len(images)}.")
+        raise UserError(f"show needs one title per image, found {len(titles)} for {len(images)}.")
     return sheet(images[:limit], columns=columns, titles=titles[:limit] if titles else None)

@@ -1,1 +1,1 @@
-"""Command lines: thin shells around the library."""
+"""Command lines: thin wrappers of the library."""

@@ -1,7 +1,7 @@
-"""`python -m unified_jax.cli.ablate STUDY`: trains all cells of a study and says what may be claimed.
+"""`python -m unified_jax.cli.ablate STUDY`: trains all cells of a study and reports the supported claims.
 
-A study is a file under configs/studies/, or a path to one (`ablation/study.py`). The same command goes on after
-whatever stopped it: finished cells are kept, half-finished ones resume, failed ones are tried again.
+A study is a file under configs/studies/, or a path to one (`ablation/study.py`). Rerun the command
+to resume: finished cells are kept, unfinished ones resume, failed ones are tried again.
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ class AblateCommand:
 
 @same_numbers()
 def main(arguments: list[str]) -> None:
-    """The command."""
+    """Runs the command."""
     from unified_jax.studies.study import load_study, parse_settings, study_names
 
     if not arguments:
@@ -83,7 +83,7 @@ def main(arguments: list[str]) -> None:
 
 
 def cost(study: Any, arms: Any, watch: Any, out: Path) -> str:
-    """What --dry-run prints: a line a cell, and how well the budget matches."""
+    """The output of --dry-run: one line per cell, and the match of the budget."""
     from unified_jax.studies.cells import cells_of
     from unified_jax.studies.results import MATCH_HEAD, match
 

@@ -28,7 +28,7 @@ class CertifyCommand:
 
 
 def main(arguments: list[str]) -> None:
-    """The command."""
+    """Runs the command."""
     command = parse(CertifyCommand, "certify", arguments)
     rows = certify(Path(command.folder), command.only)
     for row in rows:

@@ -2,11 +2,11 @@
 
     --from FILE --to RUN_DIR             third-party weights as a run that sample.py draws from
     --from FILE --to NAME.safetensors    the same as one file in our layout, the model's configuration in its metadata
-    --from RUN_DIR --to NAME.safetensors a run's parameters in a layout; of a tuned run, merged with what they tune
-    --layout adapter                     of a tuned run only what was trained: to a file, and from it with --base RUN
+    --from RUN_DIR --to NAME.safetensors a run's parameters in a layout; of a tuned run, merged with its base
+    --layout adapter                     only the trained part of a tuned run: to a file, and from it with --base RUN
 
-LAYOUT says how the file that is not ours, read or written, names its arrays. What a layout cannot say or a model cannot
-represent is refused in a sentence; nothing is dropped or guessed in silence.
+LAYOUT names the array names of the third-party file, read or written. Models that a layout cannot represent, and the
+reverse, are refused with a message; nothing is silently dropped or guessed.
 """
 
 import json
@@ -42,7 +42,7 @@ from unified_jax.typing import Params
 Layout = Literal[Whole, "adapter"]
 
 SIT = Interpolant(time_scale=1.0, reversed_time=True)
-"""SiT's straight path: the network sees t in [0, 1] with data at 1, and its velocity points to the data."""
+"""SiT's straight path: the network's time is t in [0, 1] with data at 1, and its velocity points to the data."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class ConvertCommand:
 
 
 def main(arguments: list[str]) -> None:
-    """The command."""
+    """Runs the command."""
     if len(arguments) >= 2 and not any(word.startswith("-") for word in arguments[:2]):
         arguments = ["--from", arguments[0], "--to", *arguments[1:]]
     command = tyro.cli(ConvertCommand, prog="convert", args=arguments)
@@ -105,7 +105,7 @@ def main(arguments: list[str]) -> None:
 
 
 def refuse_unused(command: ConvertCommand, exported: bool) -> None:
-    """Raises UserError for an option that would do nothing."""
+    """Raises UserError for an option without effect."""
     foreign = not exported and command.layout in ("dit", "sit", "diffusers_dit")
     diffusers = foreign and command.layout == "diffusers_dit"
     for option, given, used in (
@@ -122,7 +122,7 @@ def refuse_unused(command: ConvertCommand, exported: bool) -> None:
 
 
 def read_weights(path: Path, command: ConvertCommand) -> tuple[Experiment, Params, tuple[str, ...]]:
-    """The experiment and parameters of a weights file, and what to say of them. Raises UserError, as all it calls."""
+    """The experiment and parameters of a weights file, and notes on them. Raises UserError."""
     layout = command.layout
     if layout == "unified" or layout == "adapter":
         return *read_unified(path, command.trust), ()
@@ -180,7 +180,7 @@ def read_unified(path: Path, trust: bool) -> tuple[Experiment, Params]:
 
 
 def dit_process(sizes: Sizes) -> DiscreteGaussian:
-    """DiT's chain (facebookresearch/DiT, create_diffusion): 1,000 linear steps, eps."""
+    """DiT's process (facebookresearch/DiT, create_diffusion): 1,000 linear steps, eps."""
     return DiscreteGaussian(variance="learned_range" if sizes.outputs == 2 else "fixed_large")
 
 
@@ -191,7 +191,7 @@ def experiment_of(
     guided: bool = True,
     frequency_shift: float = 0.0,
 ) -> Experiment:
-    """A model of these sizes with the published way of sampling. It names no data set: weights do not tell one."""
+    """A model of these sizes with the published sampler settings, without a data set."""
     side = sizes.side * sizes.patch
     sampler = Ddpm() if isinstance(process, DiscreteGaussian) else Dopri5()
     channels = 3 if frequency_shift == 0 and sizes.channels == 4 else 0  # DiT's and SiT's own code guides three of four

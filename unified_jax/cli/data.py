@@ -44,7 +44,7 @@ class DataCommand:
 
 
 def main(arguments: list[str]) -> None:
-    """The command."""
+    """Runs the command."""
     command = parse(DataCommand, "data", arguments)
     from tqdm import tqdm
 
@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> None:
         )
     try:
         folder = Path(command.data_dir).expanduser()
-    except RuntimeError as error:  # ~ of a user who is not known, or has no home
+    except RuntimeError as error:  # ~ of an unknown user, or one without a home
         raise UserError(f"--data-dir {command.data_dir!r} cannot be found: {error}") from None
     make_folder(folder)
     with tqdm(total=sum(counts.values()), unit="scene", dynamic_ncols=True) as bar:

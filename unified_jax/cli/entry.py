@@ -1,4 +1,4 @@
-"""How a command begins and ends: the compilation cache, and errors as one sentence with an exit code.
+"""Start and end of commands: the compilation cache, and errors as one sentence with an exit code.
 
 Exit codes: 0 done, 2 the user's mistake (one sentence, no traceback), 1 the run failed.
 """
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 def run_command(command: Callable[[list[str]], None], arguments: list[str]) -> int:
     """Runs a command and returns its exit code; UNIFIED_JAX_TRACEBACK=1 shows tracebacks of expected errors too."""
     use_cublas()
-    for stream in (sys.stdout, sys.stderr):  # a name that the locale cannot write must not end the command
+    for stream in (sys.stdout, sys.stderr):  # a name outside the locale must not end the command
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    for library in ("absl", "asyncio"):  # Orbax and TFDS speak of their own defaults, and of what we say below
+    for library in ("absl", "asyncio"):  # Orbax and TFDS log their own defaults, and errors that are reported below
         logging.getLogger(library).setLevel(logging.CRITICAL)
     if os.environ.get("UNIFIED_JAX_TRACEBACK"):
         command(arguments)
         return 0
     sys.unraisablehook = _unraisable
     code = _run(command, arguments)
-    if code and is_child():  # leaving in good order would wait for the other processes, which wait for this one
+    if code and is_child():  # a regular exit would wait for the other processes, which wait for this one
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -52,7 +52,7 @@ def _run(command: Callable[[list[str]], None], arguments: list[str]) -> int:
         return _complain(str(error), 2)
     except RunError as error:
         return _complain(str(error), 1)
-    except BrokenPipeError:  # whoever read our lines has gone, as `head` does
+    except BrokenPipeError:  # the reader of the output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
@@ -76,7 +76,7 @@ def _run(command: Callable[[list[str]], None], arguments: list[str]) -> int:
 
 
 def _of_system(error: OSError) -> str | None:
-    """What the system refused, in a sentence; None where it is not about a file or the disk."""
+    """The system's refusal as a sentence; None if it is not about a file or the disk."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
         what = error.filename or "A file of the run"
         return f"{what} cannot be written: {error.strerror}; what was saved before is intact."
@@ -86,10 +86,10 @@ def _of_system(error: OSError) -> str | None:
 
 
 def _unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
-    """Python's own report, but for the echoes of a failed save.
+    """Python's own report, without the echoes of a failed save.
 
     When one file of a checkpoint fails, Orbax drops its event loop and its coroutines while TensorStore's threads still
-    report to them; each of them ends here, dozens a save. The failure itself is said by the checkpoints.
+    report to them; each of them ends here, dozens per save. The checkpoints report the failure itself.
     """
     coroutine = unraisable.object if inspect.iscoroutine(unraisable.object) else None
     orbax = coroutine is not None and "orbax" in coroutine.cr_code.co_filename
@@ -104,19 +104,19 @@ def _complain(message: str, code: int) -> int:
 
 
 def start_process(hosts: "Hosts", run_dir: Path | None = None) -> None:
-    """Joins the other processes of a run, under a supervisor (`cli.supervise`); nothing where there is only one.
+    """Joins the other processes of a run, under a supervisor (`cli.supervise`); nothing for a single process.
 
     With a run directory, logs go there and SIGTERM is left to the loop (`training.loop`); without one it ends the
     process.
 
-    Raises UserError where they do not come together. In the supervisor it does not return.
+    Raises UserError if they do not all join. In the supervisor it does not return.
     """
     if not hosts.coordinator:
         return
     if not is_child():
         code = supervise(run_dir)
         sys.stdout.flush()
-        os._exit(code)  # whatever still holds the child's output is not waited for
+        os._exit(code)  # processes that still hold the child's output are not waited for
     begin_child()
     import jax
 
@@ -129,12 +129,11 @@ def start_process(hosts: "Hosts", run_dir: Path | None = None) -> None:
 
 
 def use_fake_devices(count: int) -> None:
-    """Splits the CPU into `count` devices; 0 leaves what there is. To be called before JAX opens its devices.
+    """Splits the CPU into `count` devices; 0 keeps the real devices. To be called before JAX opens its devices.
 
-    A collective holds a thread of XLA's CPU client until all its devices have come to it, and XLA gives a device one
-    thread. Collectives that do not wait for each other may begin in another order on each device; then all threads
-    are held, none goes on, and XLA aborts the process after 40 s. Hence sixteen threads per device, unless PJRT_NPROC
-    says otherwise.
+    A collective holds a thread of XLA's CPU client until all its devices have joined it, and XLA gives a device one
+    thread. Independent collectives may start in another order on each device; then all threads are blocked, and XLA
+    aborts the process after 40 s. Hence sixteen threads per device, unless PJRT_NPROC is set.
     """
     if not count:
         return
@@ -145,7 +144,7 @@ def use_fake_devices(count: int) -> None:
 
 
 def use_compilation_cache() -> None:
-    """Keeps compiled programs between runs, a folder a jaxlib version.
+    """Keeps compiled programs between runs, one folder per jaxlib version.
 
     JAX_COMPILATION_CACHE_DIR moves it; set to nothing it turns it off.
     """

@@ -8,7 +8,7 @@ from unified_jax.runs.flags import parse
 
 
 def main(arguments: list[str]) -> None:
-    """The command."""
+    """Runs the command."""
     command = parse(EvaluateCommand, "evaluate", arguments)
     use_compilation_cache()
     start_process(command.hosts)

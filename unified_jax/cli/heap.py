@@ -1,7 +1,7 @@
 """The C library's allocator, for training on a CPU.
 
-XLA's CPU client asks for a program's whole workspace at each call and gives it back after it. glibc returns blocks of
-that size to the system at once, so that every page is fetched and cleared again at every step.
+XLA's CPU client allocates a program's workspace at each call and frees it afterwards. glibc returns blocks of that size
+to the system at once, so that every page is fetched and cleared again at every step.
 """
 
 import ctypes
@@ -19,10 +19,10 @@ OWN = ("GLIBC_TUNABLES", "MALLOC_ARENA_MAX", "MALLOC_MMAP_MAX_", "MALLOC_TRIM_TH
 
 
 def keep_heap(devices: Path = Path("/dev"), mallopt: Callable[[int, int], int] | None = None) -> bool:
-    """Makes glibc keep what the process gives back, and says whether it did.
+    """Makes glibc keep freed memory, and returns whether it did.
 
-    To be called before JAX opens its devices, whose threads would otherwise have heaps of their own. The process then
-    holds the most that it ever needed. Left alone: other C libraries, machines or choices of platform (JAX_PLATFORMS)
+    To be called before JAX opens its devices, whose threads would otherwise have their own heaps. The process then
+    keeps its peak memory. Not changed: other C libraries, machines or choices of platform (JAX_PLATFORMS)
     with an accelerator, where the workspace is not the host's, and users who set the allocator by its own variables.
     """
     if platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in OWN):
@@ -31,5 +31,5 @@ def keep_heap(devices: Path = Path("/dev"), mallopt: Callable[[int, int], int] |
     if platforms != "cpu" and (platforms or any(next(devices.glob(name), None) for name in ACCELERATORS)):
         return False
     set_option = mallopt or ctypes.CDLL(None).mallopt
-    # A block of its own pages is never asked for, and the one heap that all threads share is never cut back.
+    # No block has its own pages, and the heap shared by all threads never shrinks.
     return all([set_option(ARENA_MAX, 1), set_option(MMAP_MAX, 0), set_option(TRIM_THRESHOLD, -1)])

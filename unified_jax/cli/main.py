@@ -51,14 +51,14 @@ def command_of(word: str) -> Callable[[list[str]], None]:
 
 
 def overview() -> str:
-    """What `unified-jax --help` prints."""
+    """The output of `unified-jax --help`."""
     wide = max(map(len, COMMANDS))
     lines = [f"  {name:{wide}}  {what}" for name, what in COMMANDS.items()]
     return "\n".join(["usage: unified-jax COMMAND [...]", "", *lines, "", "unified-jax COMMAND --help says more."])
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """The exit code of a command line; with nothing, or --help, an overview."""
+    """The exit code of a command line; without arguments, or with --help, an overview."""
     words = sys.argv[1:] if arguments is None else arguments
     if not words or words[0] in ("-h", "--help", "help"):
         print(overview())

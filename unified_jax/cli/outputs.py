@@ -16,7 +16,7 @@ FORMATS = ("sheet", "files", "png", "mp4", "npz")
 
 
 def is_video(modality: Any) -> bool:
-    """Whether its files move, so that MP4 suits them."""
+    """Whether its files are videos, which MP4 can hold."""
     return getattr(modality, "suffix", "") == ".gif"
 
 
@@ -34,10 +34,10 @@ def write_samples(
     out: Path, modalities: tuple[Any, ...], given: dict[str, np.ndarray], made: dict[str, np.ndarray],
     formats: tuple[str, ...], request: Any,
 ) -> None:  # fmt: skip
-    """`out` with sheet.png, NAMEs/NNNNNN.*, samples.npz (as asked) and request.json, and nothing else.
+    """`out` with sheet.png, NAMEs/NNNNNN.*, samples.npz (as requested) and request.json, and nothing else.
 
-    `given` is what `prepare` gives, `made` what `from_model` gives. "png" writes images, "mp4" videos, "files" all.
-    Where the request says what each sample made (free running), nothing else is written of it.
+    `given` holds prepared arrays, `made` raw values. "png" writes images, "mp4" videos, "files" all. In free running
+    only the modalities that each sample generated are written.
     """
     with new_folder(out) as folder:
         _write(folder, modalities, given, made, formats, request)

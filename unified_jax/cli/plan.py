@@ -1,8 +1,8 @@
-"""What a recipe would take on a pod or a GPU host, before the money is spent: memory, time, traffic, a verdict.
+"""The cost of a recipe on a pod or a GPU host, ahead of time: memory, time, traffic, and whether it fits.
 
     python -m unified_jax.cli.plan RECIPE --target v5p:8x8x8 [--experiment flags such as --mesh.fsdp 64] [--json]
 
-Compiles the real train step with the real compilers on this machine; no device is needed. Exit code 1 when it cannot
+Compiles the real train step with the real compilers on this machine; no device is needed. Exit code 1 if it does not
 fit.
 """
 
@@ -39,10 +39,10 @@ class PlanCommand:
 
 @same_numbers()
 def main(arguments: list[str]) -> None:
-    """The command."""
+    """Runs the command."""
     more = "plan RECIPE --help lists the flags of a recipe with their defaults."
     recipe = first_word(arguments, "plan RECIPE --target KIND:SHAPE", "recipes", recipe_names(), more)
-    jax.config.update("jax_platforms", "cpu")  # targets are compiled for, not opened
+    jax.config.update("jax_platforms", "cpu")  # targets are only compiled for
     experiment, flags = open_recipe(recipe, arguments[1:], [field.name for field in fields(PlanCommand)])
     command = parse(PlanCommand, f"plan {recipe}", flags, PlanCommand(experiment), infinite=True)
     if command.most < 1:
@@ -80,7 +80,7 @@ def _say(i: int, n: int, experiment: Experiment) -> None:
 
 
 def describe(found: dict[str, Any], experiment: Experiment) -> str:
-    """The figures for people."""
+    """The figures as text."""
     size, limit = found["bytes"], found["bytes"]["limit"]
     lines = [
         f"{found['target']}: {found['chips']} chips, mesh {' x '.join(f'{k}={v}' for k, v in found['mesh'].items())}",

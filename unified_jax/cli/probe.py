@@ -1,8 +1,8 @@
-"""`python -m unified_jax.cli.probe KIND --run DIR`: what a trained model attends to, what its loss has left, its noise.
+"""`python -m unified_jax.cli.probe KIND --run DIR`: attention, similarity, loss floor and gradient noise of a model.
 
     attention   maps of every block and head while sampling: PNGs, a GIF over the steps; of a Transfusion model
-                also how much goes from one modality to another: PNGs, JSON
-    similarity  whether the trunk of a Transfusion model makes the same of all modalities (CKA): PNG, JSON and a table
+                also the attention mass from one modality to another: PNGs, JSON
+    similarity  similarity of all modalities in the trunk of a Transfusion model (CKA): PNG, JSON and a table
     loss        loss over time against the Bayes floor (Diffusion models of the finite world): PNG, JSON
     noise       the gradient noise scale by loss term (any model): JSON and a table
 
@@ -26,7 +26,7 @@ from unified_jax.runs.given import split_arguments
 
 @same_numbers()
 def main(arguments: list[str]) -> None:
-    """The command."""
+    """Runs the command."""
     kinds: dict[str, tuple[Any, Callable[[Any], None]]] = {
         "similarity": (SimilarityCommand, similarity),
         "loss": (LossCommand, loss),

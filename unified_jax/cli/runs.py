@@ -1,4 +1,4 @@
-"""`unified-jax runs [FOLDER ...]`: the runs of a folder; `--compare`: what differs between them, and their curves."""
+"""`unified-jax runs [FOLDER ...]`: the runs of a folder; `--compare`: their differences and curves."""
 
 import json
 import sys
@@ -29,7 +29,7 @@ class RunsCommand:
 
 
 def main(arguments: list[str]) -> None:
-    """The command."""
+    """Runs the command."""
     command = parse(RunsCommand, "runs", arguments)
     runs = find_runs([Path(folder) for folder in command.folders])
     if not runs:

@@ -81,7 +81,7 @@ class SampleCommand:
 
 @same_numbers()
 def main(arguments: list[str]) -> None:
-    """The command."""
+    """Runs the command."""
     given_text, rest = split_arguments(arguments)
     command = parse(SampleCommand, "sample.py", rest)
     formats = _check(command)
@@ -119,7 +119,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _check(command: SampleCommand) -> tuple[str, ...]:
-    """The formats. Raises UserError for what no run can answer."""
+    """The formats. Raises UserError for options that no run supports."""
     formats = tuple(part.strip() for part in command.formats.split(",")) if command.formats else ()
     for name in formats:
         if name not in FORMATS:

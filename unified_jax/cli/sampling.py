@@ -1,4 +1,4 @@
-"""Sampling options of the command line: `--sampler NAME[:FIELD=VALUE,...]` and what replaces fields of a run's plan."""
+"""Sampling options of the command line: `--sampler NAME[:FIELD=VALUE,...]` and changes of a run's plan."""
 
 import dataclasses
 import math
@@ -12,12 +12,12 @@ from unified_jax.samplers.karras import Churn
 
 
 def sampler_names() -> dict[str, Any]:
-    """What a sampler is called on the command line: its class in lower case with underscores."""
+    """The name of a sampler on the command line: its class in lower case with underscores."""
     return {_snake(cls.__name__): cls for cls in get_args(AnySampler)}
 
 
 def parse_sampler(text: str) -> Any:
-    """`dpm_solver:order=3,sde=true` to a sampler. Raises UserError naming what is known."""
+    """`dpm_solver:order=3,sde=true` to a sampler. Raises UserError with the known names."""
     name, _, options = text.partition(":")
     known = sampler_names()
     if name not in known:
@@ -66,7 +66,7 @@ def _value(text: str, field: Any, name: str) -> Any:
 
 
 def _number(text: str, field: Any, name: str) -> int | float:
-    """A number of the kind of a field's default; infinite only where that is."""
+    """A number of the type of a field's default; infinite only if the default is."""
     try:
         return whole(text) if type(field.default) is int else real(text, math.isinf(field.default))
     except ValueError as error:

@@ -1,13 +1,13 @@
-"""A small parent that keeps the log of one process of several and has the last word for it.
+"""A small parent process that keeps the log of one of several processes and reports why it ended.
 
-JAX ends a process from inside its runtime when another one of the run dies: no Python of ours runs then. So a process
+JAX ends a process from inside its runtime when another one of the run dies: no Python code runs then. So a process
 of several is started as a child of this parent, which uses no device and
 
-- writes what the child prints through to the terminal and to RUN/logs/process_INDEX.log,
+- copies the child's output to the terminal and to RUN/logs/process_INDEX.log,
 - passes SIGTERM and Ctrl-C on to it as SIGTERM, and kills it at the second one,
-- says in a sentence what happened where the runtime or the system ended it, and exits with 1.
+- reports in a sentence why the runtime or the system ended it, and exits with 1.
 
-A parent that is killed takes its child along: the child reads a pipe whose other end the parent holds.
+If the parent is killed, the child ends too: it reads a pipe whose other end the parent holds.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ def is_child() -> bool:
 
 
 def supervise(run_dir: Path | None) -> int:
-    """Runs this very command again as a child and returns its exit code. Raises UserError where no log can be made."""
+    """Runs this very command again as a child and returns its exit code. Raises UserError if no log can be created."""
     log = run_dir / "logs" / f"starting_{os.uname().nodename}_{os.getpid()}.log" if run_dir else None
     if log:
         try:
@@ -64,7 +64,7 @@ def supervise(run_dir: Path | None) -> int:
             copy.join(timeout=5)
         os.close(theirs)
         if code not in (0, 1, 2):
-            joined = log is None or not log.exists()  # it takes its name when the processes have met
+            joined = log is None or not log.exists()  # it gets its name after the processes have joined
             code = _last_word(code, run_dir, file, joined)
     return code
 

@@ -66,7 +66,7 @@ def parse(arguments: list[str]) -> tuple[str, TrainCommand]:
 
 
 def main(arguments: list[str]) -> None:
-    """The command."""
+    """Runs the command."""
     recipe, command = parse(arguments)
     if command.xla == "recommended":
         recommend(strict=command.experiment.reduction == "strict")
@@ -101,7 +101,7 @@ def main(arguments: list[str]) -> None:
     if summary["finished"] and command.experiment.evaluate:
         from unified_jax.runs.evaluate import EvaluateCommand, evaluate_run
 
-        evaluate_run(EvaluateCommand(str(run_dir), count=command.experiment.evaluate, trust=True))  # it just ran it
+        evaluate_run(EvaluateCommand(str(run_dir), count=command.experiment.evaluate, trust=True))  # it just ran
 
 
 def _tell(summary: dict[str, Any], run_dir: Path) -> None:
@@ -113,10 +113,10 @@ def _tell(summary: dict[str, Any], run_dir: Path) -> None:
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """The command from its first breath to its exit code; `arguments` default to the command line's."""
+    """Runs the command and returns its exit code; `arguments` default to the command line's."""
     keep_heap()
     code = run_command(main, sys.argv[1:] if arguments is None else arguments)
-    if code == 1:  # the writers of a failed run would only complain again on their way out
+    if code == 1:  # the writers of a failed run would only repeat the error on exit
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -1,1 +1,1 @@
-"""The kinds of `python -m unified_jax.cli.probe`, a file each."""
+"""The kinds of `python -m unified_jax.cli.probe`, one file each."""

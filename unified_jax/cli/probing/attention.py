@@ -37,7 +37,7 @@ class AttentionCommand:
 
 
 def attention(command: AttentionCommand, given: dict[str, str]) -> None:
-    """The maps."""
+    """Writes the maps."""
     from unified_jax.models.transfusion import Transfusion
 
     experiment, params, folder = open_for_probe(command.run, command.trust)
@@ -121,7 +121,7 @@ def _of_document(command: AttentionCommand, given: dict[str, str], experiment: A
 
 
 def _legend_of_pair(pair: tuple[str, str], sizes: dict[str, int], model: Any, rows: dict[str, np.ndarray]) -> list[str]:
-    """What rows and columns are; of a text also its tokens, a bar between two."""
+    """Labels of rows and columns; of a text also its tokens, separated by bars."""
     lines = []
     for side, name in zip(("rows", "columns"), pair, strict=True):
         lines.append(f"{side}: {name} x {sizes[name]}")
@@ -158,7 +158,7 @@ def _check_request(command: AttentionCommand, given: dict[str, str], model: Any)
 
 
 def _borders(owner: np.ndarray) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Where the content of an item begins and where it ends."""
+    """(start, stop) of an item's content."""
     places = tuple(int(i) + 1 for i in np.flatnonzero(np.diff(owner)))
     return places, places
 

@@ -28,7 +28,7 @@ class LossCommand:
 
 
 def loss(command: LossCommand) -> None:
-    """The curve."""
+    """Writes the curve."""
     import jax
 
     from unified_jax.data.world import World

@@ -24,7 +24,7 @@ class NoiseCommand:
 
 
 def noise(command: NoiseCommand) -> None:
-    """The scale."""
+    """Writes the noise scales."""
     import jax
     from tqdm import tqdm
 

@@ -1,4 +1,4 @@
-"""What every probe begins with: the run, and what kind of model it is."""
+"""The start of every probe: the run, and checks of its model."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ def open_for_probe(run: str, trust: bool = False) -> tuple[Any, Any, Path]:
 
 
 def need_diffusion(model: Any) -> None:
-    """Raises UserError for another model, or one of something else than images."""
+    """Raises UserError for another model, or for other modalities than images."""
     from unified_jax.modalities.image import Image
     from unified_jax.models.diffusion import Diffusion
 

@@ -1,4 +1,4 @@
-"""`probe similarity`: whether the trunk makes the same of all modalities of a scene, by CKA after every block."""
+"""`probe similarity`: similarity of all modalities of a scene by CKA after every block."""
 
 import itertools
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class SimilarityCommand:
 
 
 def similarity(command: SimilarityCommand) -> None:
-    """The figure, the numbers and the table."""
+    """Writes the figure, the numbers and the table."""
     import jax
     from tqdm import tqdm
 
