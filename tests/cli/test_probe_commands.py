@@ -104,11 +104,11 @@ def test_similarity_is_measured(run, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("attention",), "Say what is drawn from what: --given.NAME VALUE with one of caption, label, image, audio"),
+        (("attention",), "Give a condition: --given.NAME VALUE with one of caption, label, image, audio"),
         (("attention", *CAPTION, "--wanted", "smell"), "--wanted smell: this model has caption, label, image, audio."),
         (("attention", *CAPTION, "--wanted", "label"), "is written token by token, not denoised"),
         (("attention", *CAPTION, "--given.image", "@x.png", "--wanted", "image"), "--wanted image is given"),
-        (("attention", *CAPTION, "--given.image", "@x.png", "--given.audio", "@x.wav"), "Nothing is left to draw"),
+        (("attention", *CAPTION, "--given.image", "@x.png", "--given.audio", "@x.wav"), "Nothing is left to sample"),
         (
             ("attention", *CAPTION, "--pair", "image", "audio"),
             "--pair names audio; this document holds caption, image.",

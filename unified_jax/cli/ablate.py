@@ -73,7 +73,7 @@ def main(arguments: list[str]) -> None:
         try:
             records = run_study(study, arms, out)
         except Stopped:
-            print("Stopped and saved; the same command goes on from there.", file=sys.stderr)
+            print("Stopped and saved; the same command resumes.", file=sys.stderr)
             return
         write_report(name, study, arms, records, out)
     print((out / "table.md").read_text(encoding="utf-8"))
@@ -104,7 +104,7 @@ def cost(study: Any, arms: Any, watch: Any, out: Path) -> str:
         )
     lines += [f"{'all':32s} {'':14s} {flops:11.3g} {_duration(left):>10s}", "", *_columns([MATCH_HEAD, *match(arms)])]
     how = "steps measured before" if all(watch.known(arm.experiment) for arm in arms) else watch.how
-    told = f"Times of training alone, one cell after the other, from {how}; compiling, once an arm, comes on top."
+    told = f"Training time only, cell by cell, from {how}; compilation, once per arm, is not included."
     return "\n".join([*lines, "", told])
 
 

@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> None:
     if command.search:
         found = search(command.experiment, target, command.most, _say)
         if not found:
-            raise RunError(f"No mesh of {command.target} divides this recipe and leaves room; take more chips.")
+            raise RunError(f"No mesh of {command.target} divides this recipe and fits; use more chips.")
         whole = provenance(command.experiment) | {"candidates": found}
         print(json.dumps(whole, indent=1) if command.json else table(found))
         best = found[0]

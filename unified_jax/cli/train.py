@@ -106,7 +106,7 @@ def main(arguments: list[str]) -> None:
 
 def _tell(summary: dict[str, Any], run_dir: Path) -> None:
     if not summary["finished"]:
-        print(f"Stopped and saved at step {summary['step']}; the same command goes on from there.", file=sys.stderr)
+        print(f"Stopped and saved at step {summary['step']}; the same command resumes from there.", file=sys.stderr)
         return
     loss = "not finite" if summary["loss"] is None else f"{summary['loss']:.5f}"
     print(f"Trained {summary['step']} steps, loss {loss}; run directory: {run_dir}")

@@ -61,7 +61,7 @@ def check_same_draws(run_dir: Path) -> None:
     ours = described(os.environ)
     changed = _changed(saved.get("variables"), ours["variables"]) or ["its versions of JAX and NumPy differ from these"]
     raise UserError(
-        f"{str(run_dir)!r} used other random numbers than this process would ({'; '.join(changed)}): it would go on as "
+        f"{str(run_dir)!r} used other random numbers than this process would ({'; '.join(changed)}): it would become "
         f"another run. Resume it with the versions and variables that {run_dir / 'environment.json'} names, or choose "
         "another --run-dir."
     )

@@ -85,7 +85,7 @@ class Watch:
         if self.experiment.non_finite == "stop":
             raise RunError(
                 f"Step {step} has a loss or gradient that is not finite; {record} "
-                f"{self.checkpoints.last_good(wait=True)} Look closer with --replay {step}, or go on with "
+                f"{self.checkpoints.last_good(wait=True)} Look closer with --replay {step}, or continue with "
                 "--non-finite skip."
             )
         if self.skipped == step == self.experiment.steps:

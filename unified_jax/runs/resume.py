@@ -118,5 +118,5 @@ def check_same_code(experiment: Experiment, run_dir: Path, code_changed: bool) -
     if changed and not code_changed:
         raise UserError(
             f"{str(run_dir)!r} was begun with other code in {', '.join(changed)} (kept in {CODE}/). Go back "
-            "to that code, choose another --run-dir, or go on with the new code by --code-changed, which is recorded."
+            "to that code, choose another --run-dir, or continue with the new code by --code-changed (recorded)."
         )

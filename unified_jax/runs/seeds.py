@@ -60,9 +60,9 @@ def train_together(experiments: tuple[Experiment, ...], starts: tuple[Start, ...
         states = [state for _, state in entered]
         first = {int(state.step) for state in states}
         if len(first) > 1:
-            raise UserError(f"Seeds that stand at steps {sorted(first)} go on one by one.")
+            raise UserError(f"Seeds at different steps {sorted(first)} are trained one by one.")
         if not all(_equal(run.frozen, runs[0].frozen) for run in runs[1:]):
-            raise UserError("Seeds that freeze different parameters (they start from different runs) go on one by one.")
+            raise UserError("Seeds with different frozen parameters (from different runs) are trained one by one.")
         if first == {experiments[0].steps}:
             return [ended(run, start) for run, start in zip(runs, starts, strict=True)]
         seats = [

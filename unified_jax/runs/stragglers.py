@@ -126,6 +126,6 @@ def _describe(known: dict[int, dict[str, Any]], index: int) -> str:
     told = known[index]
     others = statistics.median(other["own_seconds"][0] for i, other in known.items() if i != index)
     return (
-        f"{told['own_seconds'][0]:.3g} s of its own a step (95 %: {told['own_seconds'][1]:.3g}), the others "
-        f"{others:.3g}; it stood still for up to {told['still']:.3g} s."
+        f"{told['own_seconds'][0]:.3g} s of its own per step (95 %: {told['own_seconds'][1]:.3g}), the others "
+        f"{others:.3g}; it stalled for up to {told['still']:.3g} s."
     )

@@ -140,9 +140,9 @@ def _check_request(command: AttentionCommand, given: dict[str, str], model: Any)
     if command.query is not None:
         raise UserError("--query is for Diffusion models; of a Transfusion model --pair picks queries and keys.")
     if not given:
-        raise UserError(f"Say what is drawn from what: --given.NAME VALUE with one of {', '.join(names)}.")
+        raise UserError(f"Give a condition: --given.NAME VALUE with one of {', '.join(names)}.")
     if not free:
-        raise UserError(f"Nothing is left to draw: {', '.join(streams)} are all given.")
+        raise UserError(f"Nothing is left to sample: {', '.join(streams)} are all given.")
     wanted = command.wanted or free[0]
     if wanted not in names:
         raise UserError(f"--wanted {wanted}: this model has {', '.join(names)}{meant(wanted, names)}")
