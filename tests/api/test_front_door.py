@@ -138,7 +138,7 @@ def test_pictures_of_arrays():
     assert picture.size[0] > picture.size[1] / 2
     with pytest.raises(uj.UserError, match=r"found float64 \[2, 2\]"):
         uj.show(np.zeros((2, 2)))
-    with pytest.raises(uj.UserError, match="one title an image, found 1 for 2"):
+    with pytest.raises(uj.UserError, match="one title per image, found 1 for 2"):
         uj.show(np.zeros((2, 8, 8, 3), np.uint8), titles=["a"])
 
 

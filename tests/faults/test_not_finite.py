@@ -13,7 +13,7 @@ from tests.faults import states
 from tests.helpers import EXPERIMENT
 from unified_jax.data.pipeline import HostBatch
 from unified_jax.errors import RunError, UserError
-from unified_jax.runs import checkpoints as checkpoint, checksums
+from unified_jax.runs import checkpoints as checkpoint, checksums, manager
 from unified_jax.runs.checkpoints import Checkpoints
 from unified_jax.runs.finite import finite_by_program, not_finite
 from unified_jax.runs.metrics import MetricsWriter, Pending, Progress, count_lines, read_lines
@@ -92,7 +92,7 @@ def test_a_checkpoint_that_is_being_written_is_not_the_last_good_one(tmp_path, m
     go_on, seal = threading.Event(), checksums.seal
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save_last(states.make_state(1), 1)
-        monkeypatch.setattr(checkpoint, "seal", lambda folder: (go_on.wait(30), seal(folder)))
+        monkeypatch.setattr(manager, "seal", lambda folder: (go_on.wait(30), seal(folder)))
         checkpoints.save(states.make_state(2), 2)
         assert 2 in checkpoints.rolling.all_steps()
         assert checkpoints.steps() == [1]

@@ -1,5 +1,6 @@
 """Sampling in batches with one compiled call; sample i depends only on (seed, i) and its conditions."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -48,8 +49,7 @@ def generate_many(
     batch = -(-min(batch, count) // mesh.size) * mesh.size
     rows, whole = _layouts(mesh)
     params = jax.tree.map(lambda x: x if x.sharding == whole else lay(np.asarray(x), whole), params)
-    call = jax.jit(model.generate, static_argnames=("wanted", "plan"), out_shardings=whole)
-    keys_of = jax.jit(sample_keys, static_argnums=2, out_shardings=rows)
+    call, keys_of = _programs(model, rules, mesh)
     parts: list[dict[str, Any]] = []
     with rules.active(mesh):
         for done in range(0, count, batch):
@@ -61,6 +61,18 @@ def generate_many(
             parts.append({name: value[:kept] for name, value in made.items()})
             report(kept)
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+@functools.lru_cache(maxsize=8)
+def _programs(model: Model, rules: Rules, mesh: Mesh) -> tuple[Any, Any]:
+    """(jitted `generate`, jitted `sample_keys`), kept so that the next call of the same request compiles nothing.
+
+    The rules are a part of the key: a program is traced under them.
+    """
+    del rules
+    rows, whole = _layouts(mesh)
+    call = jax.jit(model.generate, static_argnames=("wanted", "plan"), out_shardings=whole)
+    return call, jax.jit(sample_keys, static_argnums=2, out_shardings=rows)
 
 
 def _layouts(mesh: Mesh) -> tuple[NamedSharding, NamedSharding]:

@@ -1,4 +1,4 @@
-"""Checkpoints through Orbax: asynchronous, atomic, rolling and best kept apart. The only module that uses Orbax.
+"""Checkpoints through Orbax (`manager.py`): asynchronous, atomic, rolling and best kept apart.
 
     RUN/checkpoints/rolling/STEP/state     the last `keep` checkpoints; a run resumes from the newest
     RUN/checkpoints/best/STEP/state        the one with the lowest validation loss
@@ -23,8 +23,8 @@ import orbax.checkpoint as ocp
 from unified_jax.errors import RunError, UserError
 from unified_jax.hosts import shared, together
 from unified_jax.runs import reading
-from unified_jax.runs.checksums import seal
 from unified_jax.runs.finite import not_finite, told
+from unified_jax.runs.manager import open_manager, unfinished
 from unified_jax.runs.notice import say
 from unified_jax.training.experiment import Checkpointing  # noqa: F401  (its old home)
 from unified_jax.training.state import State
@@ -41,8 +41,8 @@ class Checkpoints:
             raise UserError(f"{str(run_dir)!r} holds no finished checkpoint.")
         self.reason = ""
         try:
-            self.rolling = _manager(folder / "rolling", keep, write, keep_every)
-            self.best = _manager(folder / "best", 1, write, 0)
+            self.rolling = open_manager(folder / "rolling", keep, write, keep_every)
+            self.best = open_manager(folder / "best", 1, write, 0)
         except OSError as error:
             raise reading.explain(error, folder, "") from error
 
@@ -124,8 +124,8 @@ class Checkpoints:
     def _failed(self, manager: ocp.CheckpointManager, error: Exception) -> None:
         manager.reload()
         if jax.process_index() == 0:  # an incomplete save takes the disk space of the next one
-            for unfinished in _unfinished(Path(manager.directory)):
-                shutil.rmtree(unfinished, ignore_errors=True)
+            for half in unfinished(Path(manager.directory)):
+                shutil.rmtree(half, ignore_errors=True)
         text = str(error).strip() or type(error).__name__
         full = any(words in text for words in ("No space left", "RESOURCE_EXHAUSTED", "Disk quota"))
         self.reason = "the disk is full" if full else text.splitlines()[0][:200]
@@ -228,35 +228,6 @@ class Checkpoints:
             self._collect(manager)
             with contextlib.suppress(Exception):  # the failure was reported
                 manager.close()
-
-
-def _manager(folder: Path, keep: int, write: bool, keep_every: int) -> ocp.CheckpointManager:
-    def finish() -> None:
-        """Runs in Orbax's thread after all files are written, before the folder gets its final name."""
-        if jax.process_index() == 0:
-            for unfinished in _unfinished(folder):
-                seal(unfinished)
-
-    if write and jax.process_index() == 0:  # the run's lock is held: whoever wrote these is gone
-        for unfinished in _unfinished(folder):
-            shutil.rmtree(unfinished, ignore_errors=True)
-    options = ocp.CheckpointManagerOptions(
-        max_to_keep=keep,
-        keep_period=keep_every or None,
-        create=write,
-        # Both managers may save at once, and processes meet at barriers by name.
-        multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=folder.name),
-        cleanup_tmp_directories=write,
-        read_only=not write,
-        async_options=ocp.AsyncOptions(post_finalization_callback=finish) if write else None,
-    )
-    handlers = {"state": ocp.PyTreeCheckpointHandler(), "loss": ocp.JsonCheckpointHandler()}
-    return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
-
-
-def _unfinished(folder: Path) -> list[Path]:
-    """Steps that are being written, or were when something failed."""
-    return sorted(folder.glob("*.orbax-checkpoint-tmp*"))
 
 
 def _as_dict(state: State) -> dict[str, Any]:
