@@ -15,7 +15,6 @@ from tests.helpers import EXPERIMENT, gaussian_denoiser
 from unified_jax.cli import main, sample as command
 from unified_jax.cli.entry import run_command
 from unified_jax.models import sampling
-from unified_jax.sharding import MeshShape
 
 SMALL = dataclasses.replace(
     EXPERIMENT, steps=2, validation=uj.Validation(), preview=dataclasses.replace(EXPERIMENT.preview, every=0)
@@ -158,13 +157,20 @@ def test_the_version_is_one(root):
     assert f'version = "{uj.__version__}"' in (root / "pyproject.toml").read_text()
 
 
-def test_a_request_is_compiled_once_and_a_run_opens_in_silence(run, capfd):
-    given, plan = {"shape": "star", "colour": "red"}, run.plan(steps=2)
-    first = run.sample(given, count=2, plan=plan)
-    call, _ = sampling._programs(run.model, run.experiment.rules, sampling.make_mesh(MeshShape()))
-    programs = call._cache_size()
-    capfd.readouterr()
-    again = uj.load(run.folder).sample({"shape": "ring", "colour": "blue"}, count=2, plan=plan)
-    assert call._cache_size() == programs
+def test_a_request_is_compiled_once_and_a_run_opens_in_silence(run, caplog, monkeypatch):
+    traced, generate = [], uj.Diffusion.generate
+
+    def counted(self, params, given, wanted, keys, plan):
+        traced.append(1)
+        return generate(self, params, given, wanted, keys, plan)
+
+    monkeypatch.setattr(uj.Diffusion, "generate", counted)
+    sampling._programs.cache_clear()
+    plan = run.plan(steps=2)
+    first = run.sample({"shape": "star", "colour": "red"}, count=2, plan=plan)
+    caplog.clear()
+    again = uj.load(run.folder).sample({"shape": "ring", "colour": "blue"}, count=2, seed=1, plan=plan)
+    assert not [record for record in caplog.records if record.name == "absl"]
     assert np.any(first["image"] != again["image"])
-    assert not capfd.readouterr().err
+    assert len(traced) == 1
+    sampling._programs.cache_clear()

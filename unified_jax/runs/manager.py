@@ -28,18 +28,18 @@ def open_manager(folder: Path, keep: int, write: bool, keep_every: int) -> ocp.C
     if write and jax.process_index() == 0:  # the run's lock is held: whoever wrote these is gone
         for half in unfinished(folder):
             shutil.rmtree(half, ignore_errors=True)
-    options = ocp.CheckpointManagerOptions(
-        max_to_keep=keep,
-        keep_period=keep_every or None,
-        create=write,
-        # Both managers may save at once, and processes meet at barriers by name.
-        multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=folder.name),
-        cleanup_tmp_directories=write,
-        read_only=not write,
-        async_options=ocp.AsyncOptions(post_finalization_callback=finish) if write else None,
-    )
     handlers = {"state": ocp.PyTreeCheckpointHandler(), "loss": ocp.JsonCheckpointHandler()}
     with _quiet():
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            keep_period=keep_every or None,
+            create=write,
+            # Both managers may save at once, and processes meet at barriers by name.
+            multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=folder.name),
+            cleanup_tmp_directories=write,
+            read_only=not write,
+            async_options=ocp.AsyncOptions(post_finalization_callback=finish) if write else None,
+        )
         return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
 
 
