@@ -39,7 +39,7 @@ SENTENCES = {
         "with its own times; those are none",
     ),
     "processes": (lambda: joint(audio={"time": "image", "process": Edm()}), "process and ends must be equal"),
-    "ends": (lambda: joint(audio={"ends": 1.5}), "a share"),
+    "ends": (lambda: joint(audio={"ends": 1.5}), "must lie in"),
     "reversed": (lambda: joint(audio={"process": FLOW}), "time 0, which is noise"),
     "source": (lambda: joint(conditions=(Text(),)), "Text lacks condition_form, to_condition"),
     "no backbone": (lambda: joint(Label()), "is not a backbone"),

@@ -62,7 +62,7 @@ def train_together(experiments: tuple[Experiment, ...], starts: tuple[Start, ...
         if len(first) > 1:
             raise UserError(f"Seeds at different steps {sorted(first)} are trained one by one.")
         if not all(_equal(run.frozen, runs[0].frozen) for run in runs[1:]):
-            raise UserError("Seeds with different frozen parameters (from different runs) are trained one by one.")
+            raise UserError("Seeds that start from different runs, with other frozen parameters, train one by one.")
         if first == {experiments[0].steps}:
             return [ended(run, start) for run, start in zip(runs, starts, strict=True)]
         seats = [
