@@ -10,6 +10,7 @@ import pytest
 
 from unified_jax.errors import UserError
 from unified_jax.hosts import Hosts, gather, lay, lay_rows, local_rows, name, stop_wanted, together, writes
+from unified_jax.runs.loop import peer_lost
 from unified_jax.runs.stragglers import Pace, slow
 from unified_jax.sharding import MeshShape, Rules, make_mesh
 
@@ -97,3 +98,11 @@ def test_a_run_that_hangs_shows_its_threads_and_ends():
     assert "wait_for_a_dead_disk" in ended.stderr
     assert ended.stderr.strip().splitlines()[-1].startswith("error: The run hangs after step 9")
     assert "step 8" in ended.stderr
+
+
+def test_the_words_of_a_lost_process_count_whatever_raises_them():
+    """Reading an array of a failed collective raises a plain error; mistakes of the request are not among them."""
+    words = "UNKNOWN: Gloo AllGather failed: [external/gloo/gloo/transport/tcp/pair.cc:538] Read error"
+    assert peer_lost(ValueError(words))
+    assert peer_lost(jax.errors.JaxRuntimeError("UNAVAILABLE"))
+    assert not peer_lost(UserError("The batch is too large."))

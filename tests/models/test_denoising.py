@@ -109,5 +109,5 @@ def test_what_has_no_left_and_right_is_not_mirrored():
 
 def test_bits_are_of_eight_bit_data():
     model = Diffusion(Small(), modality=POINTS)
-    with pytest.raises(UserError, match="8-bit data; 'points' is none"):
+    with pytest.raises(UserError, match="8-bit data, and 'points' is not"):
         model.bits({}, batch_of(model, 2), keys_of(2), 2)

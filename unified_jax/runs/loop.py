@@ -209,8 +209,8 @@ def _steps(run: Run, state: State, checkpoints: Checkpoints, start: Start, inter
         return watch.summary(step, run.program.parameters)
     except FloatingPointError as error:  # what JAX_DEBUG_NANS and JAX_DEBUG_INFS raise
         raise RunError(f"Step {step + 1}: {error}. {checkpoints.last_good(wait=True)}") from error
-    except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
+    except Exception as error:
+        if jax.process_count() == 1 or not peer_lost(error):
             raise
         raise RunError(_lost(step, error, checkpoints)) from error
     finally:
@@ -226,6 +226,14 @@ def make_watch(run: Run, first: int, checkpoints: Checkpoints, start: Start) -> 
     watch = Watch(run.experiment, run.frozen, writer, progress, checkpoints, start.run_dir)
     watch.skipped = count_lines(writer.skipped_path, first)
     return watch
+
+
+def peer_lost(error: Exception) -> bool:
+    """Whether this is what JAX raises where another process has ended.
+
+    A step raises JaxRuntimeError; reading an array that the step left behind may raise a plain error with its words.
+    """
+    return isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error)
 
 
 def _lost(step: int, error: Exception, checkpoints: Checkpoints) -> str:
