@@ -131,8 +131,8 @@ def test_batch_size_and_devices_do_not_matter(trained, tmp_path, cache):
         (("--steps", "0"), "at least one step"),
         (("--sampler", "ddpm"), "Ddpm needs a discrete process"),
         (("--formats", "gif"), "--formats gif is unknown"),
-        (("--ema", "2"), "keeps 2 average"),
-        (("--ema", "²"), "keeps 2 average"),
+        (("--ema", "2"), "keeps 2 EMA"),
+        (("--ema", "²"), "keeps 2 EMA"),
         (("--out", "/proc/nothing"), "cannot be written"),
     ],
 )
