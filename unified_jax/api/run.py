@@ -18,7 +18,7 @@ from unified_jax.models.generation import Sampling
 from unified_jax.models.sampling import generate_many, sample_keys
 from unified_jax.models.transfusion import FREE
 from unified_jax.precision import same_numbers, seed_key
-from unified_jax.runs.given import given_rows, several
+from unified_jax.runs.given import field_rows, given_rows, several
 from unified_jax.runs.opened import open_run
 from unified_jax.samplers.choice import Sampler
 from unified_jax.samplers.plan import Plan
@@ -146,30 +146,14 @@ class Run:
         if unknown := [name for name in values if name not in by_name]:
             near = meant(unknown[0], by_name)
             raise UserError(f"{unknown[0]!r} is no field of this model{near} It has {', '.join(by_name)}.")
-        count = self._count(values)
-        readable = _AnyField(tuple(by_name.values()))
-        return given_rows(values, readable, count)
+        which = range(self._count(values))
+        return {name: field_rows(by_name[name], value, which) for name, value in values.items()}
 
     def _count(self, given: Given) -> int:
         by_name = {m.name: m for m in self.model.modalities}
         texts = {name: value for name, value in given.items() if name not in by_name}
         lists = [len(several(value, by_name[name])) for name, value in given.items() if name in by_name]
         return max([1, *lists, *(len(v) for v in texts.values() if isinstance(v, list | tuple))])
-
-
-@dataclass(frozen=True)
-class _AnyField:
-    """Treats every field as generated, so that none has a null row."""
-
-    modalities: tuple[Any, ...]
-
-    @property
-    def givable(self) -> tuple[str, ...]:
-        return tuple(m.name for m in self.modalities)
-
-    @property
-    def wantable(self) -> tuple[str, ...]:
-        return self.givable
 
 
 def load(

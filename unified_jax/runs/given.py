@@ -75,8 +75,7 @@ def given_rows(
     rows = {name: np.full(count, label.null, np.int32) for name, label in labels.items()}
     for name, value in given.items():
         if name in by_name:
-            prepared = [_prepared(flag + name, by_name[name], one) for one in several(value, by_name[name])]
-            rows[name] = np.stack([prepared[i % len(prepared)] for i in range(first, first + count)])
+            rows[name] = field_rows(by_name[name], value, range(first, first + count), flag)
         elif name == "caption" and labels:
             texts = [value] if isinstance(value, str) else list(value)
             for attribute, column in _captions(flag + name, texts, labels, range(first, first + count)).items():
@@ -85,6 +84,15 @@ def given_rows(
             there = ", ".join(by_name) or "nothing"
             raise UserError(f"{flag}{name}: this model is conditioned on {there}{meant(name, by_name, flag)}")
     return rows
+
+
+def field_rows(modality: Any, value: Any, which: range, flag: str = "") -> np.ndarray:
+    """The prepared values of one field for the samples of these indices; a list of values repeats.
+
+    Raises UserError for a value that the modality refuses.
+    """
+    prepared = [_prepared(flag + modality.name, modality, one) for one in several(value, modality)]
+    return np.stack([prepared[i % len(prepared)] for i in which])
 
 
 def several(value: Any, modality: Any) -> list[Any]:
