@@ -20,7 +20,7 @@ from unified_jax.runs import loop
 from unified_jax.runs.directory import save_experiment
 from unified_jax.runs.dry_run import dry_run
 from unified_jax.runs.metrics import flat_fields, read_lines
-from unified_jax.runs.resume import DATA, check_same_data, check_same_run
+from unified_jax.runs.resume import DATA, check_same_data, check_same_run, data_moved
 from unified_jax.runs.start import Start
 from unified_jax.runs.tensorboard import Board
 
@@ -147,3 +147,10 @@ def test_a_board_shows_images(tmp_path):
 def test_checkpoints_are_kept_at_multiples():
     with pytest.raises(ValueError, match=r"keep_every must be a multiple of checkpoint.every = 4, found 6"):
         uj.Checkpointing(every=4, keep_every=6)
+
+
+def test_only_data_that_moved_are_looked_at_again(tmp_path):
+    here = dataclasses.replace(EXPERIMENT, data=Tfds(data_dir="here"))
+    save_experiment(tmp_path, here)
+    assert not data_moved(here, tmp_path)
+    assert data_moved(dataclasses.replace(EXPERIMENT, data=Tfds(data_dir="there")), tmp_path)

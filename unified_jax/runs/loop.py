@@ -28,7 +28,7 @@ from unified_jax.runs.lock import RunLock
 from unified_jax.runs.memory import check_state_fits
 from unified_jax.runs.metrics import MetricsWriter, Pending, Progress, count_lines, last_loss
 from unified_jax.runs.monitor import Watch
-from unified_jax.runs.resume import DATA, check_same_data
+from unified_jax.runs.resume import DATA, check_same_data, data_moved
 from unified_jax.runs.start import Start, begin, create
 from unified_jax.runs.watchdog import Pulse
 from unified_jax.sharding import make_mesh
@@ -105,11 +105,16 @@ def opened(run: Run, start: Start) -> Iterator[tuple[Checkpoints, State]]:
     with contextlib.ExitStack() as stack:
         together(lambda: stack.enter_context(RunLock(folder)), by="first")
         checkpoints = stack.enter_context(Checkpoints(folder, keep.keep, keep_every=keep.keep_every))
-        together(lambda: checkpoints.steps() and check_same_data(run.pipeline.described(), folder), by="first")
+        together(lambda: _check_data(run, folder, checkpoints), by="first")
         state, run.frozen = begin(run.experiment, run.program, run.key, start, checkpoints)
         if int(state.step) < run.experiment.steps:
             together(lambda: _describe(run, folder, int(state.step)), by="first")
         yield checkpoints, state
+
+
+def _check_data(run: Run, folder: Path, checkpoints: Checkpoints) -> None:
+    if checkpoints.steps() and data_moved(run.experiment, folder):
+        check_same_data(run.pipeline.described(), folder)
 
 
 def close_run(run: Run, start: Start, summary: dict[str, Any]) -> dict[str, Any]:

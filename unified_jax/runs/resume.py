@@ -51,10 +51,16 @@ def branch_of(experiment: Experiment, run_dir: Path) -> tuple[int, int] | None:
     return (before, experiment.steps) if isinstance(before, int) and longer else None
 
 
+def data_moved(experiment: Experiment, run_dir: Path) -> bool:
+    """Whether the run's data are at another place now (`DataSet`'s `places`)."""
+    return read_config(run_dir).get("data") != to_plain(experiment.data)
+
+
 def check_same_data(described: list[dict[str, Any]], run_dir: Path) -> None:
     """Raises UserError for data other than the run's: another count, or another first example.
 
-    Moved data are the same; runs of earlier versions have no record and are not checked.
+    Looked at where the configuration names another place: another machine may round an example that is computed.
+    Runs of earlier versions have no record and are not checked.
     """
     before = (read_json(run_dir / "environment.json") or {}).get(DATA)
     if not isinstance(before, list) or before == described:
