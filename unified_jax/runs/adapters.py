@@ -20,7 +20,7 @@ from unified_jax.models.tuned import Tuned
 from unified_jax.runs import directory as runs
 from unified_jax.runs.checkpoints import Checkpoints
 from unified_jax.runs.opened import open_run
-from unified_jax.runs.saved import keep_frozen, load_frozen, load_trained
+from unified_jax.runs.saved import Which, keep_frozen, load_frozen, load_trained
 from unified_jax.runs.weight_transfer import plan_graft
 from unified_jax.sharding import MeshShape, make_mesh
 from unified_jax.training.experiment import Experiment
@@ -35,7 +35,7 @@ def export_adapter(source: Path, target: Path, ema: str, trust: bool) -> str:
     model, mesh = experiment.trained, make_mesh(MeshShape())
     if not isinstance(model, Tuned):
         raise UserError(f"{str(source)!r} trained its whole model; --layout unified takes it.")
-    params, _ = load_trained(source, experiment, mesh, experiment.rules, ema)
+    params, _ = load_trained(source, experiment, mesh, experiment.rules, Which(ema))
     frozen = load_frozen(source, frozen_layout(model, mesh, experiment.rules))
     tensors = names.flatten(jax.tree.map(np.asarray, jax.device_get(params)))
     metadata = {"format": "unified_jax", "experiment": json.dumps(to_plain(experiment)), "step": str(step)}

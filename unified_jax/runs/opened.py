@@ -4,7 +4,7 @@ from pathlib import Path
 
 from unified_jax.errors import UserError
 from unified_jax.runs.directory import load_experiment
-from unified_jax.runs.saved import load_params
+from unified_jax.runs.saved import Which, load_params
 from unified_jax.sharding import MeshShape, make_mesh
 from unified_jax.training.experiment import Experiment
 from unified_jax.typing import Params
@@ -24,5 +24,5 @@ def open_run(
     if best and step is not None:
         raise UserError("--best and --step name two checkpoints; choose one.")
     mesh = make_mesh(MeshShape())
-    params, found = load_params(run_dir, experiment, mesh, experiment.rules, ema, best, step)
+    params, found = load_params(run_dir, experiment, mesh, experiment.rules, Which(ema, best, step))
     return experiment, params, found

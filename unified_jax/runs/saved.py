@@ -2,7 +2,7 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,19 @@ BASE = "base"
 """Folder of a tuned run that holds its frozen parameters, as a checkpoint of step 0."""
 
 
+class Which(NamedTuple):
+    """Which parameters of a run: of the newest checkpoint, the best, or that of `step`."""
+
+    ema: str = "0"
+    """Index of an EMA, or "none" for the trained parameters themselves."""
+    best: bool = False
+    step: int | None = None
+
+
+NEWEST = Which()
+"""The first EMA of the newest checkpoint."""
+
+
 def load_frozen(run_dir: Path, like: Params) -> Params:
     """The frozen parameters of a run. Raises UserError if they are missing or damaged."""
     return Checkpoints(run_dir / BASE, write=False).restore({"params": like})["params"] if like else {}
@@ -40,46 +53,33 @@ def keep_frozen(run_dir: Path, frozen: Params) -> None:
 
 
 def load_trained(
-    run_dir: Path,
-    experiment: Experiment,
-    mesh: Mesh,
-    rules: Rules,
-    ema: str = "0",
-    best: bool = False,
-    step: int | None = None,
+    run_dir: Path, experiment: Experiment, mesh: Mesh, rules: Rules, which: Which = NEWEST
 ) -> tuple[Params, int]:
-    """(what the run trains, step) of its newest checkpoint, the best, or that of `step`; sharded by the rules.
+    """(what the run trains, step) of a checkpoint, sharded by the rules.
 
-    `ema` is the index of an EMA, or "none" for the trained parameters themselves. Raises UserError for
-    no finished checkpoint, or a damaged one.
+    Raises UserError for no finished checkpoint, or a damaged one.
     """
     model = experiment.trained
     like = laid_out(mesh, rules, model.axes(), jax.eval_shape(model.init, seed_key(0)))
     checkpoints = Checkpoints(run_dir, write=False)
     whole = NamedSharding(mesh, PartitionSpec())
     wanted: dict[str, Any] = {"step": jax.ShapeDtypeStruct((), "int32", sharding=whole)}
-    wanted |= {"params": like} if ema == "none" else {"ema": tuple(like for _ in experiment.ema)}
+    wanted |= {"params": like} if which.ema == "none" else {"ema": tuple(like for _ in experiment.ema)}
     check_params_fit(wanted, mesh.local_devices)
-    if step is not None:
-        found = checkpoints.restore_step(wanted, step)
+    if which.step is not None:
+        found = checkpoints.restore_step(wanted, which.step)
     else:
-        found = checkpoints.restore_best(wanted) if best else checkpoints.restore(wanted)
-    params = found["params"] if ema == "none" else found["ema"][int(ema)]
+        found = checkpoints.restore_best(wanted) if which.best else checkpoints.restore(wanted)
+    params = found["params"] if which.ema == "none" else found["ema"][int(which.ema)]
     return params, int(found["step"])
 
 
 def load_params(
-    run_dir: Path,
-    experiment: Experiment,
-    mesh: Mesh,
-    rules: Rules,
-    ema: str = "0",
-    best: bool = False,
-    step: int | None = None,
+    run_dir: Path, experiment: Experiment, mesh: Mesh, rules: Rules, which: Which = NEWEST
 ) -> tuple[Params, int]:
     """The same with the frozen parameters: all parameters of the model."""
     model = experiment.trained
-    params, found = load_trained(run_dir, experiment, mesh, rules, ema, best, step)
+    params, found = load_trained(run_dir, experiment, mesh, rules, which)
     if isinstance(model, Tuned):
         params |= load_frozen(run_dir, frozen_layout(model, mesh, rules))
         params = jax.jit(model.compose)(params)
