@@ -1,5 +1,6 @@
 """A trained run, opened: `run = load("runs/quickstart")`, `run.sample({"shape": "star"}, count=8)`."""
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from unified_jax.runs.given import field_rows, given_rows, several
 from unified_jax.runs.opened import open_run
 from unified_jax.samplers.choice import Sampler
 from unified_jax.samplers.plan import Plan
+from unified_jax.training.balancing import FixedBalance
 from unified_jax.training.experiment import Experiment
 from unified_jax.typing import Params
 
@@ -133,12 +135,12 @@ class Run:
         if missing := [m.name for m in model.modalities if model.packer is None and m.name not in arrays]:
             raise UserError(f"The batch lacks {', '.join(missing)}; run.batch() has what a step takes.")
         aux = model.init_aux(self.params)
-        terms, _, _ = jax.jit(model.losses)(self.params, aux, arrays, seed_key(seed))
+        terms, _, _ = _losses(model)(self.params, aux, arrays, seed_key(seed))
         found = {
             name: float(value.sum() / jax.numpy.maximum(weight.sum(), 1)) for name, (value, weight) in terms.items()
         }
-        weights = dict(getattr(self.experiment.balance, "weights", ()))
-        return {"loss": sum(weights.get(name, 1.0) * value for name, value in found.items()), **found}
+        weights = FixedBalance(getattr(self.experiment.balance, "weights", ())).weigh({}, tuple(found))
+        return {"loss": sum(float(weights[name]) * value for name, value in found.items()), **found}
 
     def encode(self, values: Given) -> dict[str, np.ndarray]:
         """The values as prepared arrays by field, as arguments of `loss`."""
@@ -154,6 +156,11 @@ class Run:
         texts = {name: value for name, value in given.items() if name not in by_name}
         lists = [len(several(value, by_name[name])) for name, value in given.items() if name in by_name]
         return max([1, *lists, *(len(v) for v in texts.values() if isinstance(v, list | tuple))])
+
+
+@functools.lru_cache(maxsize=8)
+def _losses(model: Any) -> Any:
+    return jax.jit(model.losses)
 
 
 def load(

@@ -1,7 +1,6 @@
 """The cost of a run on the present devices, and its first batch as an image; nothing is compiled or trained."""
 
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -56,11 +55,9 @@ def _draw(run: Run, run_dir: Path) -> Path:
     """The first examples of step 1, unpacked, as the model is trained on them."""
     ids = run.pipeline.batch(0).ids[:16]
     examples = [run.pipeline.example(int(i)) for i in ids]
-    modalities: tuple[Any, ...] = run.experiment.model.modalities
+    modalities = run.experiment.model.modalities
     rows = {m.name: np.stack([example[m.name] for example in examples]) for m in modalities}
-    shown = {m.name: np.stack([m.open(row) for row in rows[m.name]]) for m in modalities if hasattr(m, "open")}
-    titles = {name: row for name, row in rows.items() if name not in shown}
     path = run_dir.with_name(f"{run_dir.name}-first_batch.png")
     path.parent.mkdir(parents=True, exist_ok=True)
-    show_samples(modalities, titles, shown or titles, limit=len(ids)).save(path)
+    show_samples(modalities, rows, {}, limit=len(ids)).save(path)
     return path

@@ -177,16 +177,13 @@ def cut_lines(path: Path, last_step: int) -> None:
 
 def count_lines(path: Path, last_step: int) -> int:
     """Number of lines of steps <= last_step in a file; 0 without one."""
-    if not path.exists():
-        return 0
-    return sum(_is_line(line, last_step) for line in path.read_bytes().splitlines(keepends=True))
+    return len(read_whole_lines(path, last_step))
 
 
 def last_loss(path: Path, last_step: int) -> float | None:
     """The loss of the last complete line of steps <= last_step that has one."""
-    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-    records = [json.loads(line) for line in lines if _is_line(line, last_step)]
-    return next((record["loss"] for record in reversed(records) if "loss" in record), None)
+    records = reversed(read_whole_lines(path, last_step))
+    return next((record["loss"] for record in records if "loss" in record), None)
 
 
 def _is_line(line: bytes, last_step: int) -> bool:
@@ -203,10 +200,10 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def read_whole_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file, also of a live or interrupted run; none without a file."""
+def read_whole_lines(path: Path, last_step: int = sys.maxsize) -> list[dict[str, Any]]:
+    """The whole lines of steps <= last_step, also of a file that is being written or was torn; none without a file."""
     lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
-    return [json.loads(line) for line in lines if _is_line(line, sys.maxsize)]
+    return [json.loads(line) for line in lines if _is_line(line, last_step)]
 
 
 def to_host(metrics: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from unified_jax.cli.probing.opened import need_diffusion, open_for_probe
+from unified_jax.cli.probing.opened import need_denoiser, open_for_probe, reads_documents
 from unified_jax.errors import UserError, meant
 from unified_jax.evaluation.finite import check_samples
 from unified_jax.modalities.text import Text
@@ -34,14 +34,14 @@ class AttentionCommand:
     """Seed of the noise."""
     trust: bool = False
     """Import the custom code that the run keeps."""
+    step: int | None = None
+    """The checkpoint of this step, of those that are kept; default the newest."""
 
 
 def attention(command: AttentionCommand, given: dict[str, str]) -> None:
     """Writes the maps."""
-    from unified_jax.models.transfusion import Transfusion
-
-    experiment, params, folder = open_for_probe(command.run, command.trust)
-    if isinstance(experiment.model, Transfusion):
+    experiment, params, folder = open_for_probe(command.run, command.trust, command.step)
+    if reads_documents(experiment.model):
         _of_document(command, given, experiment, params, folder)
     else:
         _of_picture(command, given, experiment, params, folder)
@@ -54,7 +54,7 @@ def _of_picture(command: AttentionCommand, given: dict[str, str], experiment: An
     from unified_jax.modalities.image import to_pillow
 
     model = experiment.model
-    need_diffusion(model)
+    need_denoiser(model)
     if command.wanted is not None or command.pair is not None:
         raise UserError("--wanted and --pair are for models of many modalities (Transfusion), not for Diffusion.")
     rows = read_given(given, model, 1)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from unified_jax.cli.probing.opened import need_diffusion, open_for_probe
+from unified_jax.cli.probing.opened import need_denoiser, open_for_probe
 from unified_jax.errors import RunError, UserError
 from unified_jax.runs.flags import check_steps
 
@@ -25,6 +25,8 @@ class LossCommand:
     """Seed of the noise."""
     trust: bool = False
     """Import the custom code that the run keeps."""
+    step: int | None = None
+    """The checkpoint of this step, of those that are kept; default the newest."""
 
 
 def loss(command: LossCommand) -> None:
@@ -38,9 +40,9 @@ def loss(command: LossCommand) -> None:
     if not 2 <= command.samples <= 1 << 24:
         raise UserError(f"--samples must lie in 2 .. {1 << 24}, found {command.samples}.")
     check_steps(command.times)
-    experiment, params, folder = open_for_probe(command.run, command.trust)
+    experiment, params, folder = open_for_probe(command.run, command.trust, command.step)
     model, data = experiment.model, experiment.data
-    need_diffusion(model)
+    need_denoiser(model)
     if not isinstance(data, World) or data.jitter or data.max_objects != 1 or model.modality.channels != 3:
         raise UserError("The Bayes floor is known on the finite world only: World(max_objects=1, jitter=False).")
     process, grid = experiment.preview.plan.with_steps(command.times, None).prepare(model.process)

@@ -21,6 +21,8 @@ class NoiseCommand:
     """Seed of data order and noise, separate from the run's."""
     trust: bool = False
     """Import the custom code that the run keeps."""
+    step: int | None = None
+    """The checkpoint of this step, of those that are kept; default the newest."""
 
 
 def noise(command: NoiseCommand) -> None:
@@ -36,7 +38,7 @@ def noise(command: NoiseCommand) -> None:
         raise UserError(
             f"--batches must be at least 1 and --parts at least 2, found {command.batches} and {command.parts}."
         )
-    experiment, params, folder = open_for_probe(command.run, command.trust)
+    experiment, params, folder = open_for_probe(command.run, command.trust, command.step)
     e = experiment
     pipeline = Pipeline(e.data, e.split, e.model.modalities, e.batch_size, command.seed + 1, packer=e.model.packer)
     batches = [pipeline.batch(i).arrays for i in range(command.batches)]

@@ -1,37 +1,80 @@
-"""The start of every probe: the run, and checks of its model."""
+"""The start of every probe: the run, and what the probe needs of its model."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from unified_jax.config import lacking
 from unified_jax.errors import UserError
 from unified_jax.runs.folders import make_folder
 
 
-def open_for_probe(run: str, trust: bool = False) -> tuple[Any, Any, Path]:
+class Denoises(Protocol):
+    """A model of one array under conditions, as probes call it; see `Diffusion`."""
+
+    @property
+    def modality(self) -> Any:
+        """What it denoises."""
+        ...
+
+    @property
+    def process(self) -> Any:
+        """Its process."""
+        ...
+
+    def conditions_of(self, given: Any, count: int) -> Any:
+        """What the network reads."""
+        ...
+
+    def apply(self, params: Any, process: Any, x_t: Any, t: Any, conditions: Any, capture: Any) -> Any:
+        """(raw output, what was captured)."""
+        ...
+
+
+class ReadsDocuments(Protocol):
+    """A model of packed documents, as probes call it; see `Transfusion`."""
+
+    @property
+    def documents(self) -> Any:
+        """How documents are made."""
+        ...
+
+    @property
+    def streams(self) -> Any:
+        """What it denoises."""
+        ...
+
+    def forward(self, *arguments: Any) -> Any:
+        """The trunk over packed rows."""
+        ...
+
+
+def open_for_probe(run: str, trust: bool = False, step: int | None = None) -> tuple[Any, Any, Path]:
     """(experiment, parameters of the first EMA, folder for the files)."""
     from unified_jax.runs.opened import open_run
 
-    experiment, params, _ = open_run(Path(run), trust=trust)
+    experiment, params, _ = open_run(Path(run), trust=trust, step=step)
     folder = Path(run) / "probes"
     make_folder(folder)
     return experiment, params, folder
 
 
-def need_diffusion(model: Any) -> None:
+def reads_documents(model: Any) -> bool:
+    """Whether probes of documents can call it."""
+    return not lacking(type(model), ReadsDocuments)
+
+
+def need_denoiser(model: Any) -> None:
     """Raises UserError for another model, or for other modalities than images."""
     from unified_jax.modalities.image import Image
-    from unified_jax.models.diffusion import Diffusion
 
-    if not isinstance(model, Diffusion):
+    if lacking(type(model), Denoises):
         raise UserError(f"This probe is for class-conditional models (Diffusion), not for {type(model).__name__}.")
     if not isinstance(model.modality, Image):
         made = f"{model.modality.name} ({type(model.modality).__name__})"
         raise UserError(f"This probe is for models of images; this one makes {made}.")
 
 
-def need_transfusion(model: Any) -> None:
+def need_documents(model: Any) -> None:
     """Raises UserError for another model."""
-    from unified_jax.models.transfusion import Transfusion
-
-    if not isinstance(model, Transfusion):
+    if not reads_documents(model):
         raise UserError(f"This probe is for models of many modalities (Transfusion), not for {type(model).__name__}.")

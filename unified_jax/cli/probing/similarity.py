@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from unified_jax.cli.probing.opened import need_transfusion, open_for_probe
+from unified_jax.cli.probing.opened import need_documents, open_for_probe
 from unified_jax.errors import UserError
 
 
@@ -28,6 +28,8 @@ class SimilarityCommand:
     """Seed of the order of the scenes, the permutations and the untrained model."""
     trust: bool = False
     """Import the custom code that the run keeps."""
+    step: int | None = None
+    """The checkpoint of this step, of those that are kept; default the newest."""
 
 
 def similarity(command: SimilarityCommand) -> None:
@@ -46,9 +48,9 @@ def similarity(command: SimilarityCommand) -> None:
             f"The probe of similarity needs at least 8 examples, and a batch and shuffles of at least 1; found "
             f"{command.examples}, {command.batch} and {command.shuffles}."
         )
-    experiment, params, folder = open_for_probe(command.run, command.trust)
+    experiment, params, folder = open_for_probe(command.run, command.trust, command.step)
     model = experiment.model
-    need_transfusion(model)
+    need_documents(model)
     names = [m.name for m in model.modalities]
     pipeline = Pipeline(experiment.data, command.split, model.modalities, command.examples, command.seed)
     arrays = pipeline.batch(0).arrays
