@@ -247,3 +247,14 @@ def _at_default(value: Any, field: "dataclasses.Field[Any]") -> bool:
     if field.default_factory is not dataclasses.MISSING:
         return found == field.default_factory()
     return field.default is not dataclasses.MISSING and type(found) is type(field.default) and found == field.default
+
+
+def flat_fields(plain: Any, path: str = "") -> dict[str, bool | int | float | str]:
+    """The scalar fields of a plain configuration by dotted name; a class stands for the field that holds it."""
+    if isinstance(plain, dict):
+        parts = [flat_fields(v, f"{path}.{k}".lstrip(".") if k != "class" else path) for k, v in plain.items()]
+        return {name: value for part in parts for name, value in part.items() if name}
+    if isinstance(plain, list):
+        return {path: str(plain)[:200]}
+    short = plain.rpartition(".")[2] if isinstance(plain, str) and plain.startswith("unified_jax.") else plain
+    return {path: short if isinstance(short, bool | int | float | str) else str(short)}

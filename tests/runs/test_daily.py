@@ -14,12 +14,13 @@ import unified_jax as uj
 from tests.helpers import EXPERIMENT
 from unified_jax.cli import sample
 from unified_jax.cli.entry import run_command
+from unified_jax.config import flat_fields
 from unified_jax.data.pipeline import Pipeline
 from unified_jax.data.tfds import Tfds
 from unified_jax.runs import loop
 from unified_jax.runs.directory import save_experiment
 from unified_jax.runs.dry_run import dry_run
-from unified_jax.runs.metrics import flat_fields, read_lines
+from unified_jax.runs.metrics import read_lines
 from unified_jax.runs.resume import DATA, check_same_data, check_same_run, data_moved
 from unified_jax.runs.start import Start
 from unified_jax.runs.tensorboard import Board

@@ -15,6 +15,7 @@ from unified_jax.errors import UserError
 from unified_jax.hosts import Hosts, writes
 from unified_jax.runs.flags import check_devices, first_word, parse as parse_flags
 from unified_jax.runs.recipe import open_recipe, recipe_label, recipe_names
+from unified_jax.runs.weights_and_biases import check_installed
 from unified_jax.runs.xla_flags import recommend
 from unified_jax.training.experiment import Experiment
 
@@ -42,6 +43,8 @@ class TrainCommand:
     """Compiler flags, set before the devices are opened (`runs/xla_flags.py`)."""
     hosts: Hosts = Hosts()
     """Train with several processes (docs/launch.md)."""
+    wandb: str = ""
+    """Project of Weights & Biases that the run is shown in (the extra `wandb`; WANDB_MODE=offline sends nothing)."""
     hours: float = 0.0
     """Save and stop after this many hours, as at SIGTERM (for a queue's limit); the same command resumes. 0: never."""
     dry_run: bool = False
@@ -62,6 +65,8 @@ def parse(arguments: list[str]) -> tuple[str, TrainCommand]:
             f"{command.replay}, {command.stall} and {command.hours}."
         )
     check_devices(command.devices)
+    if command.wandb:
+        check_installed()
     return recipe, command
 
 
@@ -81,8 +86,9 @@ def main(arguments: list[str]) -> None:
     init_from = Path(command.init_from) if command.init_from else None
     trust, changed = command.trust, command.code_changed
     start = Start(
-        run_dir, command.resume, init_from, trust=trust, code_changed=changed, hours=command.hours, stall=command.stall
-    )
+        run_dir, command.resume, init_from, trust=trust, code_changed=changed, wandb=command.wandb,
+        hours=command.hours, stall=command.stall,
+    )  # fmt: skip
     if command.dry_run:
         from unified_jax.runs.dry_run import dry_run
 

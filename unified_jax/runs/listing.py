@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+from unified_jax.config import flat_fields
 from unified_jax.errors import UserError
 from unified_jax.runs.directory import read_config, read_json
-from unified_jax.runs.metrics import flat_fields, read_whole_lines
+from unified_jax.runs.metrics import read_whole_lines
 
 Row = dict[str, Any]
 

@@ -225,7 +225,7 @@ def _steps(run: Run, state: State, checkpoints: Checkpoints, start: Start, inter
 
 def make_watch(run: Run, first: int, checkpoints: Checkpoints, start: Start) -> Watch:
     """The monitor of a run from step `first` on."""
-    writer = MetricsWriter(start.run_dir, first, mute=not writes())
+    writer = MetricsWriter(start.run_dir, first, mute=not writes(), project=start.wandb)
     writer.describe(run.experiment)
     progress = Progress(run.experiment.steps, first, not start.quiet and writes(), start.report)
     watch = Watch(run.experiment, run.frozen, writer, progress, checkpoints, start.run_dir)

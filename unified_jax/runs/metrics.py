@@ -16,11 +16,12 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from unified_jax.config import to_plain
+from unified_jax.config import flat_fields, to_plain
 from unified_jax.data.pipeline import HostBatch
 from unified_jax.errors import RunError
 from unified_jax.runs.notice import say
 from unified_jax.runs.tensorboard import Appender, Board
+from unified_jax.runs.weights_and_biases import Wandb
 from unified_jax.training.experiment import Experiment
 
 LAG = 2
@@ -87,7 +88,7 @@ class MetricsWriter:
     process that does not write it drops everything.
     """
 
-    def __init__(self, run_dir: Path, resume_step: int, mute: bool = False) -> None:
+    def __init__(self, run_dir: Path, resume_step: int, mute: bool = False, project: str = "") -> None:
         self.mute = mute
         self.path, self.skipped_path = run_dir / "metrics.jsonl", run_dir / "non_finite.jsonl"
         self.skipped: Appender | None = None
@@ -97,7 +98,8 @@ class MetricsWriter:
             for path in (self.path, self.skipped_path):
                 cut_lines(path, resume_step)
             self.file = Appender(self.path)
-            self.board = Board(run_dir / "tensorboard", resume_step + 1)
+            self.boards: list[Any] = [Board(run_dir / "tensorboard", resume_step + 1)]
+            self.boards += [Wandb(project, run_dir)] if project else []
         except OSError as error:
             raise RunError(f"{self.path} cannot be written ({error}); the last checkpoint is intact.") from error
 
@@ -110,18 +112,21 @@ class MetricsWriter:
         for name, parts in values.items():
             if name.startswith("loss_by_time") and isinstance(parts, list):
                 scalars |= {f"{name}/{i:02d}": part for i, part in enumerate(parts) if part is not None}
-        self.board.write(step, scalars)
+        for board in self.boards:
+            board.write(step, scalars)
 
     def image(self, step: int, tag: str, path: Path) -> None:
         """An image file of the run, shown by TensorBoard too."""
         if not self.mute:
-            self.board.image(step, tag, path)
+            for board in self.boards:
+                board.image(step, tag, path)
 
     def describe(self, experiment: Experiment) -> None:
         """The configuration, to TensorBoard."""
         if not self.mute:
             plain = to_plain(experiment)
-            self.board.describe(json.dumps(plain, indent=1), flat_fields(plain), ["loss", "validation/loss"])
+            for board in self.boards:
+                board.describe(json.dumps(plain, indent=1), flat_fields(plain), ["loss", "validation/loss"])
 
     def write_non_finite(self, step: int, batch: HostBatch, values: dict[str, Any]) -> None:
         """The step whose loss or gradient was not finite: its index, slots and example ids."""
@@ -147,18 +152,8 @@ class MetricsWriter:
             if file.waiting:
                 say(f"{file.path} lacks its last {len(file.waiting)} line(s): the disk refused them to the end.")
             file.close()
-        self.board.close()
-
-
-def flat_fields(plain: Any, path: str = "") -> dict[str, bool | int | float | str]:
-    """The scalar fields of a plain configuration by dotted name; a class stands for the field that holds it."""
-    if isinstance(plain, dict):
-        parts = [flat_fields(v, f"{path}.{k}".lstrip(".") if k != "class" else path) for k, v in plain.items()]
-        return {name: value for part in parts for name, value in part.items() if name}
-    if isinstance(plain, list):
-        return {path: str(plain)[:200]}
-    short = plain.rpartition(".")[2] if isinstance(plain, str) and plain.startswith("unified_jax.") else plain
-    return {path: short if isinstance(short, bool | int | float | str) else str(short)}
+        for board in self.boards:
+            board.close()
 
 
 def cut_lines(path: Path, last_step: int) -> None:

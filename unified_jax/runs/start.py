@@ -47,6 +47,8 @@ class Start:
     """Import the custom code that `init_from` keeps."""
     code_changed: bool = False
     """Resume with custom classes that differ from those at the run's start."""
+    wandb: str = ""
+    """Project of Weights & Biases; empty: none."""
     hours: float = 0.0
     """Save and stop after this many hours, as at SIGTERM; 0: never."""
     stall: int = 0
