@@ -7,7 +7,7 @@ CONSTRAINTS ?= constraints.txt
 comma := ,
 NEWEST = $(shell for p in python3.13 python3.12 python3; do $$p -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: install quickstart test test-fast test-latest aot aot-gpu gpu lint types figures clean
+.PHONY: install quickstart test test-fast nightly test-latest aot aot-gpu gpu lint types figures clean
 
 install: $(VENV)/.installed
 
@@ -25,7 +25,10 @@ test: install  ## The whole suite, warnings as errors; two files at a time.
 	$(RUN) -m pytest -q -n 2 --dist loadfile
 
 test-fast: install  ## Without the tests that take more than about ten seconds.
-	$(RUN) -m pytest -q -m "not slow"
+	$(RUN) -m pytest -q -m "not slow and not nightly"
+
+nightly: install  ## The wide variants of claims that the suite checks once: more processes, sizes and kills.
+	$(RUN) -m pytest -q -n 2 --dist loadfile -m nightly
 
 test-latest:  ## The suite on the newest jax, where a Python 3.12 or later is found.
 	@if [ -z "$(NEWEST)" ]; then echo "not verified: no Python 3.12 or later was found"; else \
