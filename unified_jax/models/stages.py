@@ -1,0 +1,154 @@
+"""Stages: models that a run holds beside the network and does not train.
+
+Text and vision encoders, autoencoders, teachers, reference models. A stage names a model and the source of its
+parameters. A run copies them to RUN/stages/NAME at its start (`runs.stages`), so that it opens without the source. In
+a step they are a part of the frozen parameters, sharded by the same rules as the trained ones:
+
+    params = {...the network's own..., "stages": {NAME: parameters of the stage}}
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from unified_jax.config import Open
+from unified_jax.errors import UserError
+from unified_jax.modalities.conditions import ConditionForm
+from unified_jax.precision import seed_key
+from unified_jax.typing import Keys, Params
+
+START = "start"
+"""The source of a stage that holds what the run itself starts from: a reference model, a first teacher."""
+STAGES = "stages"
+BUFFERS = "buffers"
+RESERVED = (STAGES, BUFFERS, "average")
+"""Names beside a model's own parameters: stages, state other than parameters (aux), an average of the parameters."""
+
+Part = Literal["tokens", "pooled", "map"]
+"""A field of `Encoded` that can be a condition."""
+
+
+class Encoded(NamedTuple):
+    """The outputs of an encoder; None where it has none of a kind."""
+
+    tokens: Float[Array, "b m f"] | None = None
+    length: Int[Array, "b"] | None = None
+    """Number of tokens that are there; None: all."""
+    pooled: Float[Array, "b v"] | None = None
+    map: Float[Array, "b ..."] | None = None
+
+
+@runtime_checkable
+class Network(Protocol):
+    """A model that can be a stage: a frozen dataclass. Every `Model` is one."""
+
+    def init(self, key: Array) -> Params:
+        """Fresh float32 parameters, a plain nested dict."""
+        ...
+
+    def axes(self) -> Any:
+        """The same tree with a tuple of logical axis names per parameter."""
+        ...
+
+
+@runtime_checkable
+class Encoder(Network, Protocol):
+    """A stage that turns the prepared arrays of a modality into conditions."""
+
+    def encode(self, params: Params, x: Array, keys: Keys | None = None) -> Encoded:
+        """The encoding of a stack of prepared arrays; `keys`, one per row, where it is drawn."""
+        ...
+
+    def condition_form(self, part: Part) -> ConditionForm:
+        """The form in which a network reads this part. Raises ValueError if the encoder has none."""
+        ...
+
+
+@runtime_checkable
+class Decoder(Network, Protocol):
+    """A stage that turns latents into data."""
+
+    def decode(self, params: Params, z: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
+        """Data in model space."""
+        ...
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A model that is not trained, and where its parameters come from."""
+
+    name: str
+    """Name of its parameters in the run: RUN/stages/NAME."""
+    model: Open[Network] | None = None
+    """The model (`uj.stage` takes it from a run); None, with the source "start", is the model that is trained."""
+    source: str = START
+    """A run directory, a safetensors file in our layout, or "start": what this run itself starts from."""
+    ema: str = "0"
+    """Which parameters of a run: index of an EMA, or "none" for the trained ones."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Dtype in which they are held."""
+    keep: Literal["copy", "reference"] = "copy"
+    """Whether the run keeps a copy, or only a checksum and the path of the file (for very large ones)."""
+    places: ClassVar[tuple[str, ...]] = ("source",)
+    """Fields that may differ on a resume: checksums decide, not paths."""
+
+    def __post_init__(self) -> None:
+        if not self.name or not self.name.replace("_", "").replace("-", "").isalnum():
+            raise ValueError(f"A stage needs a name of letters, digits, - and _, found {self.name!r}.")
+        if self.model is None and self.source != START:
+            raise ValueError(
+                f"The stage {self.name!r} names no model: uj.stage({self.name!r}, {self.source!r}) takes it from a run."
+            )
+        if self.source == START and self.keep == "reference":
+            raise ValueError(f"The stage {self.name!r} holds what the run starts from, so the run keeps a copy.")
+        if self.ema != "none" and not (self.ema.isascii() and self.ema.isdecimal()):
+            raise ValueError(f"Stage.ema is the index of an EMA or 'none', found {self.ema!r}.")
+
+    def network(self, model: Any) -> Any:
+        """The stage's model, which is the trained one where it names none."""
+        return model if self.model is None else self.model
+
+    def shapes(self, model: Any) -> Params:
+        """The shapes of its parameters, in its dtype; `model` is the trained one."""
+        shapes = jax.eval_shape(self.network(model).init, seed_key(0))
+        dtype = jnp.dtype(self.dtype)
+        return jax.tree.map(
+            lambda s: jax.ShapeDtypeStruct(s.shape, dtype if jnp.issubdtype(s.dtype, jnp.floating) else s.dtype), shapes
+        )
+
+
+def check_stages(stages: tuple[Stage, ...], owner: str) -> tuple[Stage, ...]:
+    """Each stage once. Raises ValueError for two stages of one name."""
+    by_name = {stage.name: stage for stage in stages}
+    for stage in stages:
+        if stage != by_name[stage.name]:
+            raise ValueError(f"{owner} has two stages called {stage.name!r}, and they differ: {stage}.")
+    return tuple(by_name.values())
+
+
+def merged(trained: Params, frozen: Params, aux: Any = None) -> Params:
+    """All parameters of a model as its functions take them: trained, frozen, and aux, if there is any, as buffers."""
+    return {**frozen, **trained} | ({BUFFERS: aux} if aux else {})
+
+
+def own(params: Params) -> Params:
+    """A model's own parameters, without what is beside them (`RESERVED`)."""
+    return {name: value for name, value in params.items() if name not in RESERVED}
+
+
+def beside(params: Params) -> Params:
+    """What is beside a model's own parameters."""
+    return {name: value for name, value in params.items() if name in RESERVED}
+
+
+def stage_params(params: Params, name: str) -> Params:
+    """The parameters of a stage. Raises UserError if they are not there."""
+    try:
+        return params[STAGES][name]
+    except KeyError:
+        raise UserError(
+            f"The parameters lack those of the stage {name!r}: open the run with uj.load, or merge them (models.stages)."
+        ) from None
