@@ -1,9 +1,12 @@
-"""A BPE from the JSON of the `tokenizers` package, with settings of earlier uses removed.
+"""A BPE or a WordPiece from the JSON of the `tokenizers` package, with settings of earlier uses removed.
 
 Settings of one use are reset: truncation, padding, dropout, tokens that a post-processor puts around a text, added
 tokens that absorb adjacent blanks. Settings that change the function of the text are refused: a normalizer that
 changes letters, bytes that the vocabulary lacks, a decoder that is missing. `decode(encode(s)) == s` is checked on
 texts that break those.
+
+A WordPiece (the tokenizer of BERT) is made to be read, not written: its normalizer may lower letters, unknown words
+become [UNK], and its post-processor puts [CLS] and [SEP] around each text. It keeps all of these.
 """
 
 import json
@@ -28,18 +31,25 @@ SPARSE = 4
 
 @dataclass(frozen=True)
 class Bpe:
-    """A tokenizer that reproduces every text."""
+    """A tokenizer: a BPE that reproduces every text, or a WordPiece."""
 
     tokenizer: Any
     size: int
     """Largest token id + 1; ids without a token leave unused embedding rows."""
+    before: tuple[int, ...] = ()
+    """Ids that a WordPiece puts before every text: [CLS]."""
+    after: tuple[int, ...] = ()
+    """Ids that a WordPiece puts after every text: [SEP]."""
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of the text, without special tokens."""
-        return self.tokenizer.encode(text, add_special_tokens=False).ids
+        """Token ids of the text, between those of a WordPiece."""
+        return [*self.before, *self.tokenizer.encode(text, add_special_tokens=False).ids, *self.after]
 
     def decode(self, ids: list[int]) -> str:
-        """The text, with added tokens as written."""
+        """The text, with added tokens as written, without those around it."""
+        start, stop = len(self.before), len(ids) - len(self.after)
+        ids = ids[:stop] if self.after and tuple(ids[stop:]) == self.after else ids
+        ids = ids[start:] if tuple(ids[:start]) == self.before else ids
         return self.tokenizer.decode(ids, skip_special_tokens=False)
 
 
@@ -49,8 +59,11 @@ def load_bpe(text: str) -> Bpe:
     from tokenizers import Tokenizer
 
     content = _content(text)
-    settings: dict[str, Any] = {"truncation": None, "padding": None, "post_processor": None}
-    added = [token | {"lstrip": False, "rstrip": False} for token in content.get("added_tokens") or []]
+    pieces = "max_input_chars_per_word" in content["model"]  # older files do not say "type": "WordPiece"
+    settings: dict[str, Any] = {"truncation": None, "padding": None}
+    settings |= {} if pieces else {"post_processor": None}
+    strip = {} if pieces else {"lstrip": False, "rstrip": False}
+    added = [token | strip for token in content.get("added_tokens") or []]
     model = content["model"] | ({"dropout": None} if content["model"].get("dropout") is not None else {})
     try:
         tokenizer: Any = Tokenizer.from_str(json.dumps(content | settings | {"added_tokens": added, "model": model}))
@@ -62,6 +75,8 @@ def load_bpe(text: str) -> Bpe:
     size = max(vocabulary.values()) + 1
     if size > SPARSE * len(vocabulary):
         raise ValueError(f"Text.bpe has {len(vocabulary)} tokens but ids up to {size - 1}; number them without gaps.")
+    if pieces:
+        return _word_pieces(tokenizer, size)
     bpe = Bpe(tokenizer, size)
     marks = [f"a{token['content']} {token['content']}  b" for token in added]
     for probe in (*PROBES, *marks):
@@ -74,6 +89,41 @@ def load_bpe(text: str) -> Bpe:
                 f"learn_bpe makes it{_suspect(content)}."
             )
     return bpe
+
+
+def wordpiece_json(vocabulary: list[str], lowercase: bool = True) -> str:
+    """The JSON of BERT's tokenizer with these tokens, the lines of a vocab.txt; `lowercase` also drops accents.
+
+    Raises ValueError for tokens that are repeated, or without [UNK], [CLS] and [SEP].
+    """
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+    ids = {token: i for i, token in enumerate(vocabulary)}
+    missing = [token for token in ("[UNK]", "[CLS]", "[SEP]") if token not in ids]
+    if missing:
+        raise ValueError(f"A WordPiece vocabulary needs [UNK], [CLS] and [SEP]; {', '.join(missing)} is missing.")
+    if len(ids) < len(vocabulary):
+        twice = next(token for i, token in enumerate(vocabulary) if ids[token] != i)
+        raise ValueError(f"A WordPiece vocabulary has each token once; {twice!r} is there more often.")
+    tokenizer: Any = Tokenizer(models.WordPiece(vocab=ids, unk_token="[UNK]", max_input_chars_per_word=100))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"]))
+    tokenizer.add_special_tokens([t for t in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") if t in ids])
+    return tokenizer.to_str()
+
+
+def _word_pieces(tokenizer: Any, size: int) -> Bpe:
+    """A WordPiece with the ids that its post-processor puts around a text. Raises ValueError if it lacks [UNK]."""
+    unknown = tokenizer.model.unk_token
+    if tokenizer.token_to_id(unknown) is None:
+        raise ValueError(
+            f"Text.bpe is a WordPiece whose token of unknown words, {unknown!r}, is not in its vocabulary."
+        )
+    around = tokenizer.encode("a")
+    text = [i for i, special in enumerate(around.special_tokens_mask) if not special] or [len(around.ids)]
+    return Bpe(tokenizer, size, tuple(around.ids[: text[0]]), tuple(around.ids[text[-1] + 1 :]))
 
 
 def _content(text: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Text as token ids: UTF-8 bytes, or a byte-level BPE trained on a data set.
+"""Text as token ids: UTF-8 bytes, a byte-level BPE trained on a data set, or the WordPiece of a text encoder.
 
-The BPE is stored in the configuration, as the JSON of the `tokenizers` package, so that a run needs no other file.
-Both encode any string, and `decode(encode(s)) == s`.
+A tokenizer is stored in the configuration, as the JSON of the `tokenizers` package, so that a run needs no other file.
+All encode any string. Of bytes and BPE `decode(encode(s)) == s`; a WordPiece loses case, blanks and unknown words.
 """
 
 from collections.abc import Iterable
@@ -24,7 +24,7 @@ class Text:
     length: int = 96
     """Maximum length in tokens."""
     bpe: str = ""
-    """JSON of a trained BPE (`learn_bpe`); empty: bytes."""
+    """JSON of a trained BPE (`learn_bpe`) or of a WordPiece (`bpe.wordpiece_json`); empty: bytes."""
     names: tuple[str, ...] = ()
     """Texts of a class label: a number in the data set is the index of one of these."""
     name: str = "caption"
@@ -37,8 +37,9 @@ class Text:
     def __post_init__(self) -> None:
         if self.length < 1:
             raise ValueError(f"Text.length must be at least 1, found {self.length}.")
-        if self.bpe:
-            load_bpe(self.bpe)
+        around = len(load_bpe(self.bpe).encode("")) if self.bpe else 0
+        if self.length <= around:
+            raise ValueError(f"Text.length must be above the {around} tokens around each text, found {self.length}.")
 
     @property
     def vocabulary(self) -> int:
@@ -51,9 +52,10 @@ class Text:
         return ".txt"
 
     def encode(self, text: str) -> Int[np.ndarray, " k"]:
-        """Token ids."""
+        """Token ids. Raises UnicodeEncodeError for half a character."""
+        units = text.encode()
         if not self.bpe:
-            return np.frombuffer(text.encode(), np.uint8).astype(np.int32)
+            return np.frombuffer(units, np.uint8).astype(np.int32)
         return np.asarray(load_bpe(self.bpe).encode(text), np.int32)
 
     def decode(self, ids: Int[np.ndarray, " k"]) -> str:
@@ -119,7 +121,12 @@ class Text:
         return raw, ids
 
     def _cropped(self, text: str, ids: Int[np.ndarray, " k"]) -> Int[np.ndarray, " length"]:
-        """The first tokens, at most `length`; a character of several tokens is kept or dropped as a unit."""
+        """The first tokens, at most `length`; a character of several tokens is kept or dropped as a unit.
+
+        What a WordPiece puts after a text stays last.
+        """
+        if self.bpe and (last := len(load_bpe(self.bpe).after)):
+            return np.concatenate([ids[: self.length - last], ids[-last:]])
         for stop in range(self.length, max(self.length - 5, -1), -1):
             if text.startswith(self.decode(ids[:stop])):
                 return ids[:stop]
