@@ -47,7 +47,7 @@ def forward(
 
 def output(model: Diffusion, params: Any, x: Any, t: Any, labels: Any) -> Any:
     """The network's output for x at time t of the model's process."""
-    return model.apply(params, model.process, x, t, model.conditions_of({"label": labels}, len(x)))[0]
+    return model.apply(params, model.process, x, t, model.conditions_of(params, {"label": labels}, len(x)))[0]
 
 
 def matmul(shape: tuple[int, int, int]) -> Callable[[], None]:

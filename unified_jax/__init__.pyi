@@ -50,9 +50,13 @@ from unified_jax.models.base import Declared as Declared, Model as Model, Player
 from unified_jax.models.diffusion import Diffusion as Diffusion
 from unified_jax.models.joint import JointDiffusion as JointDiffusion
 from unified_jax.models.sampling import sample_keys as sample_keys
+from unified_jax.models.stages import Encoded as Encoded, Encoder as Encoder, Stage as Stage
 from unified_jax.models.streams import Condition as Condition, Stream as Stream
+from unified_jax.models.text_classifier import TextClassifier as TextClassifier
+from unified_jax.models.text_encoder import TextEncoder as TextEncoder, load_minilm as load_minilm
 from unified_jax.models.transfusion import Transfusion as Transfusion
 from unified_jax.models.tuned import Tuning as Tuning
+from unified_jax.networks.bert import Bert as Bert
 from unified_jax.networks.dit import DiT as DiT, dit_preset as dit_preset
 from unified_jax.networks.transfusion import Trunk as Trunk, trunk_preset as trunk_preset
 from unified_jax.processes import paths as paths, schedules as schedules, times as times
@@ -61,6 +65,7 @@ from unified_jax.processes.gaussian import DiscreteGaussian as DiscreteGaussian
 from unified_jax.processes.interpolant import Interpolant as Interpolant, RectifiedFlow as RectifiedFlow
 from unified_jax.processes.masking import Masking as Masking
 from unified_jax.processes.targets import Prediction as Prediction, Process as Process
+from unified_jax.runs.stages import stage as stage
 from unified_jax.samplers.choice import (
     Ddim as Ddim,
     Ddpm as Ddpm,

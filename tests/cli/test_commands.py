@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from tests.helpers import ROOT, run, write_recipe
+from tests.helpers import ROOT, on_one_device, run, write_recipe
 from unified_jax.api import run as front
 from unified_jax.cli import evaluate, sample, train
 from unified_jax.cli.entry import run_command
@@ -19,12 +19,12 @@ from unified_jax.runs.recipe import load_recipe
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, cache):
+def trained(tmp_path_factory):
     """A run of one step."""
     folder = tmp_path_factory.mktemp("trained")
-    recipe = write_recipe(folder)
-    code, _, err = run("train.py", recipe, "--run-dir", folder / "run", "--steps", "1", cache=cache)
-    assert code == 0, err
+    with pytest.MonkeyPatch.context() as patch:
+        on_one_device(patch)
+        assert ends(train.main, write_recipe(folder), "--run-dir", folder / "run", "--steps", "1") == 0
     return folder / "run"
 
 
@@ -76,14 +76,14 @@ def test_bad_flags_exit_with_2_and_a_hint(flags, words, capsys):
     assert words in " ".join(capsys.readouterr().err.replace("│", " ").split())
 
 
-def test_samples_of_every_format(trained, tmp_path, cache):
-    code, out, err = run(
-        "sample.py", "--run", trained, "--given.shape", "star,3", "--given.colour=red", "--count", "5", "--steps", "2",
+def test_samples_of_every_format(trained, tmp_path, monkeypatch, capsys):
+    on_one_device(monkeypatch)
+    code = ends(
+        sample.main, "--run", trained, "--given.shape", "star,3", "--given.colour=red", "--count", "5", "--steps", "2",
         "--guidance", "3", "--seed", "7", "--batch", "2", "--out", tmp_path, "--formats", "sheet,png,npz",
-        cache=cache,
     )  # fmt: skip
-    assert code == 0, err
-    assert "5 samples" in out
+    assert code == 0
+    assert "5 samples" in capsys.readouterr().out
     with np.load(tmp_path / "samples.npz") as archive:
         saved = dict(archive)
     assert saved["image"].shape == (5, 16, 16, 3)

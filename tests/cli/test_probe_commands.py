@@ -1,4 +1,4 @@
-"""The probes of a Transfusion model from the command line, on a run of one step; and what they refuse."""
+"""The probes of a Transfusion model from the command line, on a run; and what they refuse."""
 
 import json
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from tests.helpers import experiment
+from tests.helpers import EXPERIMENT, experiment, stirred
 from unified_jax.cli import probe
 from unified_jax.cli.entry import run_command
 from unified_jax.data.packing import Documents
@@ -17,9 +17,9 @@ from unified_jax.modalities.label import Label
 from unified_jax.modalities.text import Text
 from unified_jax.models.transfusion import Stream, Transfusion
 from unified_jax.networks.transfusion import Trunk
-from unified_jax.runs.loop import Start, train
+from unified_jax.runs.adapters import write_run
 from unified_jax.samplers.plan import Plan
-from unified_jax.training.experiment import Checkpointing, Previews, Validation
+from unified_jax.training.experiment import Previews
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -30,11 +30,7 @@ SMALL = experiment(
         written=(Label("label", 48),),
     ),
     data=World(resolution=16, max_objects=1),
-    steps=1,
-    batch_size=8,
-    checkpoint=Checkpointing(every=1),
-    preview=Previews(every=0, plan=Plan(steps=2)),
-    validation=Validation(every=0),
+    preview=Previews(plan=Plan(steps=2)),
 )  # fmt: skip
 CAPTION = ("--given.caption", "a large red circle at the top left")
 
@@ -47,14 +43,14 @@ def ends(main, *arguments):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("probes") / "run"
-    train(SMALL, Start(folder, quiet=True))
+    write_run(folder, SMALL, stirred(SMALL.model.init), {})
     return folder
 
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory):
     folder = tmp_path_factory.mktemp("other") / "run"
-    train(experiment(steps=1, preview=Previews(every=0), validation=Validation(every=0)), Start(folder, quiet=True))
+    write_run(folder, EXPERIMENT, stirred(EXPERIMENT.model.init), {})
     return folder
 
 
@@ -100,7 +96,6 @@ def test_similarity_is_measured(run, capsys):
         assert figure.size[0] > 800
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -131,7 +126,6 @@ def test_mistakes(run, arguments, words, capsys):
     assert words in error and "Traceback" not in error
 
 
-@pytest.mark.slow
 def test_a_diffusion_run_is_told_what_it_is_not(other, capsys):
     for arguments, words in (
         (("similarity",), "This probe is for models of many modalities (Transfusion), not for Diffusion."),

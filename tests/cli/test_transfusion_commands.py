@@ -1,5 +1,7 @@
 """A small Transfusion model from the command line: trained, killed and resumed, sampled, evaluated."""
 
+import dataclasses
+import functools
 import json
 
 import numpy as np
@@ -8,6 +10,9 @@ from PIL import Image as Pillow
 
 from unified_jax.cli import evaluate, sample, train
 from unified_jax.cli.entry import run_command
+from unified_jax.runs import bench, loop
+from unified_jax.training.experiment import Previews, Validation
+from unified_jax.training.program import assemble
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -20,7 +25,6 @@ from unified_jax.modalities.text import Text
 from unified_jax.samplers.plan import Plan
 from unified_jax.models.transfusion import Stream, Transfusion
 from unified_jax.networks.transfusion import Trunk
-from unified_jax.samplers.guidance import Guidance
 from unified_jax.training.experiment import Checkpointing
 from unified_jax.training.experiment import Experiment, Previews, Validation
 
@@ -37,7 +41,7 @@ def experiment():
         batch_size=16,
         log_every=1,
         checkpoint=Checkpointing(every=2),
-        preview=Previews(every=4, count=2, plan=Plan(steps=1, guidance=Guidance(2.0))),
+        preview=Previews(every=4, count=2, plan=Plan(steps=1)),
         validation=Validation(every=4, batches=1),
     )
 """
@@ -49,7 +53,20 @@ def ends(main, *arguments):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def one_program():
+    """The runs of this file, which differ in their last step and their reports alone, share one traced step."""
+    kept = functools.cache(assemble)
+
+    def shared(experiment, mesh):
+        return kept(dataclasses.replace(experiment, steps=4, preview=Previews(), validation=Validation()), mesh)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "assemble", shared)
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, one_program):
     folder = tmp_path_factory.mktemp("transfusion")
     (folder / "small.py").write_text(RECIPE)
     assert ends(train.main, folder / "small.py", "--run-dir", folder / "run") == 0
@@ -124,13 +141,30 @@ def test_a_picture_of_other_proportions_is_refused(trained, tmp_path, capsys):
     assert "expected the proportions 16 : 16, found 40 x 20 pixels" in capsys.readouterr().err
 
 
-@pytest.mark.slow
-def test_the_matrix(trained, capsys):
-    flags = ("--count", "4", "--steps", "1", "--splits", "test", "--guidance", "1")
+def test_the_matrix(trained, capsys, monkeypatch):
+    """What is asked of the model, for every request; its answers here are blank, and scored as such."""
+    asked = []
+
+    def generate(model, params, given, wanted, count, seed, plan, *others):
+        asked.append((tuple(given), wanted, plan.guidance.scale))
+        fields = {m.name: m for m in model.modalities}
+        for name, rows in given.items():
+            assert rows.shape == (count, *fields[name].blank().shape)
+        blank = {"caption": np.full((count, 112), 32), "image": np.zeros((count, 16, 16, 3), np.float32)}
+        blank["audio"] = np.zeros((count, *fields["audio"].shape), np.float32)
+        return {name: blank[name] for name in wanted}
+
+    monkeypatch.setattr(bench, "generate_many", generate)
+    flags = ("--count", "4", "--steps", "1", "--splits", "test", "--guidance", "1.5")
     assert ends(evaluate.main, "--run", trained / "run", *flags) == 0
+    names = ("caption", "image", "audio")
+    others = {(tuple(n for n in names if n != one), (one,), 1.5) for one in names}
+    pairs = {((a,), (b,), 1.5) for a in names for b in names if a != b}
+    assert set(asked) == pairs | others | {((), names, 1.5)}
     out = capsys.readouterr().out
     assert "made together, readers agree" in out
     rows = json.loads((trained / "run" / "evaluation.json").read_text())["rows"]
     assert len(rows) == 3 * 2 + 3 + 3 * 2 // 2 + 1  # pairs, all others, agreement of every two, of all
     assert {"given", "wanted", "split", "metric", "value", "low", "high", "chance", "n"} <= set(rows[0])
+    assert {row["value"] for row in rows} == {0.0}
     assert (trained / "run" / "matrix_test.png").exists()

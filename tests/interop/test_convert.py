@@ -71,7 +71,7 @@ class Case:
         self.given = {"label": jnp.asarray(tensors["in/y"], jnp.int32)}
 
     def denoiser(self, **given):
-        conditions = self.model.conditions_of(given, len(self.x))
+        conditions = self.model.conditions_of({}, given, len(self.x))
         return self.model.denoiser(self.params, self.process, conditions)
 
     def draw(self, keys, step, x):
@@ -126,7 +126,7 @@ def forward_error(golden, folder, layout, *flags):
     experiment, params, _ = open_run(convert_to(folder, layout, *flags))
     model, x, want = experiment.model, last(tensors["in/x"]), last(tensors["out/y"])
     t = jnp.asarray(tensors["in/t"], jnp.float32)
-    conditions = model.conditions_of({"label": tensors["in/y"]}, len(x))
+    conditions = model.conditions_of({}, {"label": tensors["in/y"]}, len(x))
     if layout == "sit":
         output, _ = jax.jit(model.apply, static_argnums=1)(params, model.process, x, 1.0 - t, conditions)
         inner = (t > 0) & (t < 1)

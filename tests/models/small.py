@@ -117,10 +117,8 @@ def spied_samples(model, given, wanted, count, steps=2, guidance=PLAIN):
 
 def weights(model, size=0.2):
     """Random parameters, all of which matter."""
-    rng = np.random.default_rng(0)
-    return jax.tree.map(
-        lambda p: jnp.asarray(rng.normal(0, size, p.shape), p.dtype), jax.eval_shape(model.init, jax.random.key(0))
-    )
+    rng, shapes = np.random.default_rng(0), jax.eval_shape(model.init, jax.random.key(0))
+    return jax.device_put(jax.tree.map(lambda p: rng.normal(0, size, p.shape).astype(p.dtype), shapes))
 
 
 def close(found, expected):
@@ -140,7 +138,7 @@ def batch_of(model, rows, seed=0):
             batch[field.name] = rng.integers(0, field.classes, rows, np.int32)
         else:
             batch[field.name] = rng.uniform(0, 1, (rows, *blank.shape)).astype(np.float32)
-    return jax.tree.map(jnp.asarray, batch)
+    return jax.device_put(batch)  # `jnp.asarray` compiles a program for each shape
 
 
 def joint(network=None, image=None, audio=None, **fields):

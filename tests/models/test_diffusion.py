@@ -67,7 +67,7 @@ def test_the_loss_by_time_adds_up_to_the_loss(params):
 
 def test_labels_are_dropped_at_their_rates():
     model = dataclasses.replace(MODEL, drop_all=0.3, drop_some=0.4)
-    shown = model.conditions_of({"shape": jnp.zeros(20_000), "colour": jnp.zeros(20_000)}, 20_000)
+    shown = model.conditions_of({}, {"shape": jnp.zeros(20_000), "colour": jnp.zeros(20_000)}, 20_000)
     shape, colour = model._dropped(shown, sample_keys(0, 0, 20_000), None)
     dropped = np.stack([shape.value == 6, colour.value == 8], axis=1)
     np.testing.assert_array_equal(np.stack([shape.value, colour.value], axis=1)[~dropped], 0)

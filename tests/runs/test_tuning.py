@@ -21,7 +21,7 @@ from unified_jax.runs.loop import train
 from unified_jax.runs.metrics import read_lines
 from unified_jax.runs.opened import open_run
 from unified_jax.runs.replay import replay
-from unified_jax.runs.saved import frozen_layout, keep_frozen, load_frozen
+from unified_jax.runs.saved import Which, base_layout, keep_base, load_base
 from unified_jax.runs.start import Start
 from unified_jax.runs.weight_transfer import plan_graft
 from unified_jax.sharding import MeshShape, make_mesh
@@ -58,7 +58,7 @@ def adapted(base, tmp_path_factory):
 @functools.cache
 def leaves(run, ema="none"):
     """{path: array} of a run that trains no more."""
-    return {path: np.asarray(leaf) for path, leaf in flatten(open_run(run, ema)[1]).items()}
+    return {path: np.asarray(leaf) for path, leaf in flatten(open_run(run, Which(ema))[1]).items()}
 
 
 def test_training_starts_at_the_other_run(base):
@@ -116,10 +116,10 @@ def test_a_run_goes_on_and_opens_without_its_base_and_a_start_that_ended_early_l
 ):
     """Begun from another run and killed before its first checkpoint, begun again, stopped, gone on: the run at once."""
     source, run = tmp_path / "source", tmp_path / "run"
-    layout = frozen_layout(tuned(LORA).trained, make_mesh(MeshShape(), jax.devices()[:1]), BASE.rules)
+    layout = base_layout(tuned(LORA).trained, make_mesh(MeshShape(), jax.devices()[:1]), BASE.rules)
     shutil.copytree(adapted, run)
     shutil.rmtree(run / "checkpoints")
-    keep_frozen(run, jax.tree.map(lambda x: x + 1, load_frozen(run, layout)))
+    keep_base(run, jax.tree.map(lambda x: x + 1, load_base(run, layout)))
     shutil.copytree(base, source)
     train(tuned(LORA, steps=2), Start(run, init_from=source, quiet=True))
     shutil.rmtree(source)

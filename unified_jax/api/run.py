@@ -17,10 +17,12 @@ from unified_jax.evaluation.finite import check_samples
 from unified_jax.models.free_running import ORDER
 from unified_jax.models.generation import Sampling
 from unified_jax.models.sampling import generate_many, sample_keys
+from unified_jax.models.stages import BUFFERS
 from unified_jax.models.transfusion import FREE
 from unified_jax.precision import same_numbers, seed_key
 from unified_jax.runs.given import field_rows, given_rows, several
 from unified_jax.runs.opened import open_run
+from unified_jax.runs.saved import Which
 from unified_jax.samplers.choice import Sampler
 from unified_jax.samplers.plan import Plan
 from unified_jax.training.balancing import FixedBalance
@@ -134,7 +136,7 @@ class Run:
         arrays = {"slot": jax.numpy.arange(rows, dtype="int32")} | arrays
         if missing := [m.name for m in model.modalities if model.packer is None and m.name not in arrays]:
             raise UserError(f"The batch lacks {', '.join(missing)}; run.batch() has what a step takes.")
-        aux = model.init_aux(self.params)
+        aux = self.params[BUFFERS] if BUFFERS in self.params else model.init_aux(self.params)
         terms, _, _ = _losses(model)(self.params, aux, arrays, seed_key(seed))
         found = {
             name: float(value.sum() / jax.numpy.maximum(weight.sum(), 1)) for name, (value, weight) in terms.items()
@@ -164,18 +166,23 @@ def _losses(model: Any) -> Any:
 
 
 def load(
-    run_dir: str | Path, *, ema: int | str | None = 0, best: bool = False, step: int | None = None, trust: bool = False
-) -> Run:
+    run_dir: str | Path, *, ema: int | str | None = 0, best: bool = False, step: int | None = None, trust: bool = False,
+    stages: Mapping[str, str | Path] | None = None, fsdp: int = 0,
+) -> Run:  # fmt: skip
     """Opens a run directory.
 
     ema     index of the EMA; None (or "none"): the trained parameters
     best    the checkpoint of the lowest validation loss instead of the newest
     step    the checkpoint of this step, if it is kept
     trust   import the custom code that the run keeps
+    stages  where a stage is that is not in the run's folder: {name: a file or a run}
+    fsdp    devices over which the parameters are sharded; 0: as in training, if that mesh fits the devices
 
     Raises UserError if there is no run, no finished checkpoint, or no such EMA.
     """
-    experiment, params, found = open_run(Path(run_dir), "none" if ema is None else str(ema), best, trust, step)
+    places = {name: Path(path) for name, path in (stages or {}).items()}
+    which = Which("none" if ema is None else str(ema), best, step)
+    experiment, params, found = open_run(Path(run_dir), which, trust, places, fsdp)
     return Run(Path(run_dir), experiment, params, found)
 
 

@@ -48,6 +48,10 @@ class SampleCommand:
     """Use the checkpoint with the lowest validation loss instead of the newest."""
     step: int | None = None
     """Use the checkpoint of this step, if it is kept."""
+    fsdp: int = 0
+    """Devices over which the parameters are sharded; 0: as in training, if that mesh fits the devices."""
+    stage: tuple[str, ...] = ()
+    """NAME=PATH: where a stage of the model is, if it is not in the run's folder (a run or a file)."""
     sampler: str = ""
     """NAME[:OPTION=VALUE,...], such as heun, ddim:eta=0.5 or dpm_solver:order=3,sde=true. The
     default of this and the next ten is the run's previews."""
@@ -92,6 +96,7 @@ def main(arguments: list[str]) -> None:
 
     from unified_jax.api.run import load, wanted_of
     from unified_jax.runs.directory import load_experiment, provenance
+    from unified_jax.runs.stages import parse_places
 
     out = Path(command.out or Path(command.run) / "samples")
     model = load_experiment(Path(command.run), command.trust).model
@@ -103,7 +108,10 @@ def main(arguments: list[str]) -> None:
     check_formats(formats, model.modalities, wanted)
     outs = {seed: out.with_name(f"{out.name}_seed_{seed}") for seed in command.seeds} or {command.seed: out}
     together(lambda: [check_folder(folder) for folder in outs.values()], by="first")
-    run = load(command.run, ema=command.ema, best=command.best, step=command.step, trust=command.trust)
+    run = load(
+        command.run, ema=command.ema, best=command.best, step=command.step, trust=command.trust,
+        stages=parse_places(command.stage), fsdp=command.fsdp,
+    )  # fmt: skip
     plan = _plan(run.plan(), command)
     which, total = (command.first, command.count), command.count * len(outs)
     request = {f.name: getattr(command, f.name) for f in fields(command) if f.name not in ("hosts", "seeds")}

@@ -45,6 +45,8 @@ class TrainCommand:
     """Train with several processes (docs/launch.md)."""
     wandb: str = ""
     """Project of Weights & Biases that the run is shown in (the extra `wandb`; WANDB_MODE=offline sends nothing)."""
+    stage: tuple[str, ...] = ()
+    """NAME=PATH: where a stage of the model is (a run or a file), in the place of its source or of its reference."""
     hours: float = 0.0
     """Save and stop after this many hours, as at SIGTERM (for a queue's limit); the same command resumes. 0: never."""
     dry_run: bool = False
@@ -81,18 +83,20 @@ def main(arguments: list[str]) -> None:
     start_process(command.hosts, run_dir)
     from unified_jax.runs.loop import train
     from unified_jax.runs.replay import replay
+    from unified_jax.runs.stages import parse_places
     from unified_jax.runs.start import Start
 
     init_from = Path(command.init_from) if command.init_from else None
     trust, changed = command.trust, command.code_changed
+    places = parse_places(command.stage)
     start = Start(
         run_dir, command.resume, init_from, trust=trust, code_changed=changed, wandb=command.wandb,
-        hours=command.hours, stall=command.stall,
+        hours=command.hours, stall=command.stall, places=places,
     )  # fmt: skip
     if command.dry_run:
         from unified_jax.runs.dry_run import dry_run
 
-        report = dry_run(command.experiment, run_dir)
+        report = dry_run(command.experiment, run_dir, places)
         if writes():
             print(report)
         return

@@ -116,29 +116,37 @@ class AttentionHalf(nn.Module):
 
 
 class CrossAttentionHalf(nn.Module):
-    """x + out(attend(q(norm(x)), k(memory), v(memory))): cross-attention to the memory. The norm is affine."""
+    """x + out(attend(q(norm(x)), k(memory), v(memory))): cross-attention to the memory. The norm is affine.
+
+    `zero` initialises the output projection with zeros, so that the branch starts as the identity.
+    """
 
     heads: int
     eps: float = 1e-6
     dtype: DTypeLike = jnp.float32
     attention: choice.Attention = "auto"
+    zero: bool = False
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b n d"], memory: Float[Array, "b m d"]) -> Float[Array, "b n d"]:
-        """The residual stream after the branch."""
-        d, e = x.shape[-1], x.shape[-1] // self.heads
+    def __call__(
+        self, x: Float[Array, "b n d"], memory: Float[Array, "b m f"], visible: Visible | None = None
+    ) -> Float[Array, "b n d"]:
+        """The residual stream after the branch; the memory has a width of its own."""
+        d, e, f = x.shape[-1], x.shape[-1] // self.heads, memory.shape[-1]
         h = AffineNorm(self.eps, name="norm")(x).astype(self.dtype)
         q_kernel = declare(self, "q_kernel", xavier(d, d), (d, self.heads, e), ("embed", "heads", "head_dim"))
         q_bias = declare(self, "q_bias", zeros, (self.heads, e), ("heads", "head_dim"))
-        shape = (d, self.heads, 2, e)
-        kv_kernel = declare(self, "kv_kernel", xavier(d, 2 * d), shape, ("embed", "heads", None, "head_dim"))
+        shape = (f, self.heads, 2, e)
+        kv_kernel = declare(self, "kv_kernel", xavier(f, 2 * d), shape, ("embed", "heads", None, "head_dim"))
         kv_bias = declare(self, "kv_bias", zeros, shape[1:], ("heads", None, "head_dim"))
         product = functools.partial(jnp.einsum, precision=precision(self.dtype))
         q = product("bnd,dhe->bnhe", h, q_kernel.astype(self.dtype)) + q_bias.astype(self.dtype)
         kv = product("bmd,dhte->bmhte", memory.astype(self.dtype), kv_kernel.astype(self.dtype))
         kv = kv + kv_bias.astype(self.dtype)
-        a, _ = choice.attend(q, kv[..., 0, :], kv[..., 1, :], attention=self.attention)
+        a, _ = choice.attend(q, kv[..., 0, :], kv[..., 1, :], visible, attention=self.attention)
         out_shape = (self.heads, e, d)
-        out = declare(self, "out_kernel", xavier(d, d), out_shape, ("heads", "head_dim", "embed"))
+        out = declare(
+            self, "out_kernel", zeros if self.zero else xavier(d, d), out_shape, ("heads", "head_dim", "embed")
+        )
         weights = OutWeights(out.astype(self.dtype), declare(self, "out_bias", zeros, (d,), ("embed",)))
         return constrain(choice.gated_out(x, a, weights, attention=self.attention), "batch", "length", "embed")

@@ -94,8 +94,11 @@ class ConditionInput(NamedTuple):
 class Backbone(Protocol):
     """The interface of denoising networks: a Linen module whose fields are its configuration."""
 
-    takes: ClassVar[tuple[Kind, ...]]
-    """Kinds of conditions that it accepts."""
+    @property
+    def takes(self) -> tuple[Kind, ...]:
+        """Kinds of conditions that it accepts; a plain class attribute will do."""
+        ...
+
     streams: ClassVar[Any]
     """"one" denoised array, or "many", each at its own time."""
 

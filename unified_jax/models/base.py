@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from unified_jax.errors import UserError
 from unified_jax.interop.names import flatten, unflatten
 from unified_jax.modalities.base import Modality
+from unified_jax.models.stages import stage_shapes
 from unified_jax.precision import seed_key
 from unified_jax.samplers.plan import Plan
 from unified_jax.typing import Batch, Keys, Params
@@ -75,6 +76,11 @@ class Model(Protocol):
     @property
     def packer(self) -> Any:
         """How a step's examples become rows (`data.packing.Packer`), or None if they are stacked."""
+        ...
+
+    @property
+    def stages(self) -> tuple[Any, ...]:
+        """Models beside it that are not trained (`models.stages.Stage`): their parameters are in `params["stages"]`."""
         ...
 
     @property
@@ -146,6 +152,7 @@ class Declared:
 
     modalities: tuple[Any, ...]
     packer: Any = None
+    stages: tuple[Any, ...] = ()
     players: tuple[Player, ...] = ()
     processes: tuple[Any, ...] = ()
     givable: tuple[str, ...] = ()
@@ -218,5 +225,6 @@ def _terms(model: Any) -> tuple[str, ...]:
     batch["step"] = jax.ShapeDtypeStruct((), "int32")
     params = jax.eval_shape(model.init, seed_key(0))
     aux = jax.eval_shape(model.init_aux, params)
+    params = {**params, **stage_shapes(model)}
     found = jax.eval_shape(lambda p, a, b: model.losses(p, a, b, seed_key(0))[0], params, aux, batch)
     return tuple(found)

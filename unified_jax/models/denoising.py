@@ -13,15 +13,18 @@ classifier-free guidance needs; with probability `drop_some` a random subset, wh
 independently with its own `Condition.drop`.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from unified_jax.errors import UserError
 from unified_jax.layers.form import ConditionInput, NoisyInput
 from unified_jax.models import generation
 from unified_jax.models.base import Declared, Terms
+from unified_jax.models.stages import Encoded, Stage, check_stages, encode, own
 from unified_jax.models.streams import Condition, Stream, check_names, drop
 from unified_jax.precision import EXACT
 from unified_jax.processes.targets import Process, diffuse, expand
@@ -66,6 +69,11 @@ class Denoising(Declared):
         found = [*(s.modality for s in self.streams), *(c.source for c in self.reads)]
         return tuple({m.name: m for m in found[::-1]}.values())[::-1]
 
+    @functools.cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        """The conditions' encoders, each once."""
+        return check_stages(tuple(c.encoder for c in self.reads if c.encoder is not None), type(self).__name__)
+
     @property
     def processes(self) -> tuple[Any, ...]:
         """The streams' processes."""
@@ -86,7 +94,7 @@ class Denoising(Declared):
 
     def _boxed(self, key: Array) -> Params:
         noisy = tuple(NoisyInput(s.form, jnp.zeros((1, *s.modality.shape)), jnp.zeros((1,))) for s in self.streams)
-        variables: Any = self.network.init(key, noisy, self.conditions_of({}, 1))
+        variables: Any = self.network.init(key, noisy, self.conditions_of({}, {}, 1))
         return variables["params"]
 
     def init(self, key: Array) -> Params:
@@ -97,16 +105,23 @@ class Denoising(Declared):
         """Logical axis names of every parameter."""
         return logical_axes(jax.eval_shape(self._boxed, jax.random.key(0)))
 
-    def conditions_of(self, given: dict[str, Any], count: int) -> tuple[ConditionInput, ...]:
-        """The network's conditions for `count` examples; an absent field is null."""
-        return tuple(c.shown(given, count) for c in self.reads)
+    def conditions_of(self, params: Params, given: dict[str, Any], count: int) -> tuple[ConditionInput, ...]:
+        """The network's conditions for `count` examples; an absent field is null. Stages in `params` encode them."""
+        encoded: dict[tuple[str, str], Encoded] = {}
+        for one in self.reads:
+            if one.encoder is not None and one.source.name in given:
+                key = (one.encoder.name, one.source.name)
+                if key not in encoded:
+                    encoded[key] = encode(one.encoder, params, jnp.asarray(given[one.source.name]))
+        names = [(one.encoder.name if one.encoder else "", one.source.name) for one in self.reads]
+        return tuple(c.shown(given, count, encoded.get(name)) for c, name in zip(self.reads, names, strict=True))
 
     def call(
         self, params: Params, noisy: tuple[NoisyInput, ...], conditions: tuple[ConditionInput, ...],
         capture: tuple[str, ...] = (),
     ) -> tuple[dict[str, Array], dict[str, Any]]:  # fmt: skip
         """The network's raw output per stream, and what was captured."""
-        found: Any = self.network.apply({"params": params}, noisy, conditions, capture=capture)
+        found: Any = self.network.apply({"params": own(params)}, noisy, conditions, capture=capture)
         return found
 
     # ---- training -------------------------------------------------------------------------------------------------
@@ -116,7 +131,7 @@ class Denoising(Declared):
         slots = jax.vmap(lambda slot: jax.random.fold_in(key, slot))(batch["slot"])
         rows = len(batch["slot"])
         turned = jax.vmap(lambda k: jax.random.bernoulli(k))(_folded(slots, FLIP)) if self.flip else None
-        conditions = self._dropped(self.conditions_of(batch, rows), slots, turned)
+        conditions = self._dropped(self.conditions_of(params, batch, rows), slots, turned)
         drawn = self._noised(batch, slots, turned)
         outputs, _ = self.call(params, tuple(d.shown for d in drawn), conditions)
         terms: Terms = {}
@@ -184,6 +199,15 @@ class Denoising(Declared):
         return jax.random.bernoulli(chosen, self.drop_some) & dropped
 
     # ---- sampling -------------------------------------------------------------------------------------------------
+
+    def request(self, given: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """See `Model`; `negative.FIELD` is what guidance points away from, in the place of an absent condition."""
+        fields = {c.source.name for c in self.reads}
+        for name in (name.removeprefix(generation.NEGATIVE) for name in given if name.startswith(generation.NEGATIVE)):
+            if name not in fields:
+                known = ", ".join(sorted(fields)) or "none"
+                raise UserError(f"{generation.NEGATIVE}{name}: {name!r} is no condition of this model; it has {known}.")
+        return super().request(tuple(name for name in given if not name.startswith(generation.NEGATIVE)), wanted)
 
     def generate(
         self, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: Plan

@@ -17,6 +17,7 @@ from unified_jax.modalities.base import Continuous
 from unified_jax.modalities.image import Image
 from unified_jax.models.denoising import Denoising
 from unified_jax.models.likelihood import bits_per_dim
+from unified_jax.models.stages import check_stages
 from unified_jax.models.streams import Condition, ConditionSource, Stream, check_fields, check_names, condition
 from unified_jax.networks.dit import DiT
 from unified_jax.processes.interpolant import RectifiedFlow
@@ -84,7 +85,7 @@ class Diffusion(Denoising):
         if self.modality.blank().dtype != np.uint8:
             raise UserError(f"Bits per dimension need 8-bit data, and {self.modality.name!r} is not.")
         x0 = self.modality.to_model(batch[self.modality.name])
-        denoise = self.denoiser(params, self.process, self.conditions_of(batch, len(x0)))
+        denoise = self.denoiser(params, self.process, self.conditions_of(params, batch, len(x0)))
         return bits_per_dim(denoise, self.process, x0, keys, steps)
 
 
@@ -101,6 +102,7 @@ def check_declared(model: Any) -> None:
     if words := lacking(type(model.network), Backbone):
         raise ValueError(f"{owner}.network is not a backbone (layers/form.py): {words}.")
     forms = tuple(one.form for one in model.reads)
+    check_stages(model.stages, owner)
     check_fields([*(s.modality for s in model.streams), *(one.source for one in model.reads)])
     names = [*(s.label for s in model.streams), *(form.name for form in forms)]
     check_names(f"{owner}'s streams and conditions", names)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from unified_jax.errors import UserError
-from unified_jax.layers.form import NoisyInput
+from unified_jax.layers.form import ConditionInput, NoisyInput
 from unified_jax.models.streams import Stream, without
 from unified_jax.processes.targets import Process
 from unified_jax.samplers.guidance import clip_x0, guided
@@ -23,6 +23,8 @@ from unified_jax.typing import Keys, Params
 
 ABSENT = 7003
 """Purpose of the noise of an absent stream: sampled once per sample, from its own key."""
+NEGATIVE = "negative."
+"""Prefix of a field in `given`: what guidance points away from, instead of the condition's null."""
 
 
 class Sampling(NamedTuple):
@@ -49,6 +51,10 @@ class Request(NamedTuple):
     """Prepared conditions by field, one row per sample."""
     keys: Keys
     plan: Plan
+    conditions: tuple[ConditionInput, ...] = ()
+    """What the network reads."""
+    instead: tuple[ConditionInput, ...] = ()
+    """What it reads in the place of a dropped condition (negative prompts); () for the nulls."""
 
     def clean(self, stream: Stream) -> bool:
         """Whether a stream is given: a model of one stream reads only its conditions."""
@@ -63,7 +69,7 @@ def generate(
     made = plan.run(denoise, process, noise, grid, keys)
     if len(model.streams) == 1:
         return {wanted[0]: made}
-    sampled = partners(Request(model, params, given, keys, plan), wanted)
+    sampled = partners(Request(model, params, without_negatives(given), keys, plan), wanted)
     by_field = {stream.modality.name: made[stream.label] for stream in sampled[::-1]}
     return {name: by_field[name] for name in wanted}
 
@@ -72,7 +78,10 @@ def sampling(
     model: Any, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: Plan
 ) -> Sampling:
     """The guided denoiser of the wanted streams and their partners, and its initial noise."""
-    request = Request(model, params, given, keys, plan)
+    given, against = without_negatives(given), negatives(given)
+    conditions = model.conditions_of(params, given, len(keys))
+    instead = model.conditions_of(params, against, len(keys)) if against else ()
+    request = Request(model, params, given, keys, plan, conditions, instead)
     made = partners(request, wanted)
     check_request(request)
     views = {stream.label: plan.prepare(stream.process) for stream in made}
@@ -89,6 +98,16 @@ def sampling(
     (label,) = process  # a sampler of one array: its noise has no stream name
     start = _start(process[label], zeros[label], grid[label], keys)
     return Sampling(lambda x, t: denoise({label: x}, {label: t})[label], process[label], grid[label], start)
+
+
+def without_negatives(given: dict[str, Array]) -> dict[str, Array]:
+    """The conditions themselves."""
+    return {name: value for name, value in given.items() if not name.startswith(NEGATIVE)}
+
+
+def negatives(given: dict[str, Array]) -> dict[str, Array]:
+    """What guidance points away from, by field."""
+    return {name.removeprefix(NEGATIVE): value for name, value in given.items() if name.startswith(NEGATIVE)}
 
 
 def partners(request: Request, wanted: tuple[str, ...]) -> tuple[Stream, ...]:
@@ -125,9 +144,9 @@ def denoiser(request: Request, process: dict[str, Process], dropped: frozenset[s
     model, count = request.model, len(request.keys)
     clocks = {stream.clock for stream in model.streams if stream.label in dropped}
     every = jnp.ones((count,), bool)
+    nulls = request.instead or tuple(without(shown, every) for shown in request.conditions)
     conditions = tuple(
-        without(shown, every) if shown.form.name in dropped else shown
-        for shown in model.conditions_of(request.given, count)
+        null if shown.form.name in dropped else shown for shown, null in zip(request.conditions, nulls, strict=True)
     )
     still = {s.label: _still(request, s, s.clock in clocks) for s in model.streams if s.label not in process}
     forms = {stream.label: stream.form for stream in model.streams}

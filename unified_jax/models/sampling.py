@@ -1,6 +1,7 @@
 """Sampling in batches with one compiled call; sample i depends only on (seed, i) and its conditions."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -42,15 +43,15 @@ def generate_many(
 
     `given` holds one row per sample; `report(n)` after n more are done.
 
-    A batch is sharded over all devices of all processes and rounded up to a multiple of them; a short last batch is
-    padded.
+    The parameters stay as they are sharded on their mesh; without one they are replicated on all devices. A batch is
+    sharded over the batch axes and rounded up to a multiple of their devices; a short last batch is padded.
     """
-    mesh = make_mesh(MeshShape())
-    batch = -(-min(batch, count) // mesh.size) * mesh.size
-    rows, whole = _layouts(mesh)
-    params = jax.tree.map(lambda x: x if x.sharding == whole else lay(np.asarray(x), whole), params)
+    mesh, params = _placed(params)
+    parts = math.prod(mesh.shape[axis] for axis in MESH_AXES[:2])
+    batch = -(-min(batch, count) // parts) * parts
+    rows, _ = _layouts(mesh)
     call, keys_of = _programs(model, rules, mesh)
-    parts: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
     with rules.active(mesh):
         for done in range(0, count, batch):
             take = np.minimum(np.arange(done, done + batch), count - 1)
@@ -58,9 +59,9 @@ def generate_many(
             keys = keys_of(seed, first + done, batch)
             made = jax.device_get(call(params, some, wanted=wanted, keys=keys, plan=plan))
             kept = min(batch, count - done)
-            parts.append({name: value[:kept] for name, value in made.items()})
+            found.append({name: value[:kept] for name, value in made.items()})
             report(kept)
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
 
 
 @functools.lru_cache(maxsize=8)
@@ -76,4 +77,17 @@ def _programs(model: Model, rules: Rules, mesh: Mesh) -> tuple[Any, Any]:
 
 
 def _layouts(mesh: Mesh) -> tuple[NamedSharding, NamedSharding]:
-    return NamedSharding(mesh, PartitionSpec(MESH_AXES[0])), NamedSharding(mesh, PartitionSpec())
+    return NamedSharding(mesh, PartitionSpec(MESH_AXES[:2])), NamedSharding(mesh, PartitionSpec())
+
+
+def _placed(params: Params) -> tuple[Mesh, Params]:
+    """(the mesh of the parameters, the parameters): theirs if they have one, else data parallelism on all devices."""
+    cuts = [getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(params)]
+    meshes = {cut.mesh for cut in cuts if isinstance(cut, NamedSharding)}
+    if len(meshes) == 1 and all(isinstance(cut, NamedSharding) for cut in cuts):
+        (mesh,) = meshes
+        if isinstance(mesh, Mesh) and mesh.axis_names == MESH_AXES:
+            return mesh, params
+    mesh = make_mesh(MeshShape())
+    whole = NamedSharding(mesh, PartitionSpec())
+    return mesh, jax.tree.map(lambda x: lay(np.asarray(x), whole), params)

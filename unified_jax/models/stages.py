@@ -113,11 +113,56 @@ class Stage:
 
     def shapes(self, model: Any) -> Params:
         """The shapes of its parameters, in its dtype; `model` is the trained one."""
-        shapes = jax.eval_shape(self.network(model).init, seed_key(0))
+        network = self.network(model)
+        shapes = jax.eval_shape(network.init, seed_key(0))
+        if self.model is not None and isinstance(network, Holds):
+            shapes = {**shapes, **stage_shapes(network), **_buffers(network, shapes)}
         dtype = jnp.dtype(self.dtype)
         return jax.tree.map(
             lambda s: jax.ShapeDtypeStruct(s.shape, dtype if jnp.issubdtype(s.dtype, jnp.floating) else s.dtype), shapes
         )
+
+    def axes(self, model: Any) -> Any:
+        """The logical axes of the same parameters."""
+        network = self.network(model)
+        axes = network.axes()
+        if self.model is None or not isinstance(network, Holds):
+            return axes
+        nested = {STAGES: {one.name: one.axes(network) for one in network.stages}} if network.stages else {}
+        buffers = _buffers(network, jax.eval_shape(network.init, seed_key(0)))
+        return {**axes, **nested, **jax.tree.map(lambda s: (None,) * len(s.shape), buffers)}
+
+
+@runtime_checkable
+class Holds(Protocol):
+    """A model with more than its own parameters: stages, and state other than parameters. Every `Model` is one."""
+
+    @property
+    def stages(self) -> tuple[Any, ...]:
+        """See `Model`."""
+        ...
+
+    def init_aux(self, params: Params) -> Any:
+        """See `Model`."""
+        ...
+
+
+def _buffers(network: Holds, shapes: Params) -> Params:
+    aux = jax.eval_shape(network.init_aux, shapes)
+    return {BUFFERS: aux} if jax.tree.leaves(aux) else {}
+
+
+def encode(stage: Stage, params: Params, x: Array) -> Encoded:
+    """The encoding of prepared arrays by a stage, float32 and without a gradient."""
+    encoder: Any = stage.model
+    found = encoder.encode(stage_params(params, stage.name), x)
+    floats = jax.tree.map(lambda a: a.astype(jnp.float32) if jnp.issubdtype(a.dtype, jnp.floating) else a, found)
+    return jax.lax.stop_gradient(floats)
+
+
+def stage_shapes(model: Any) -> Params:
+    """{"stages": {name: shapes}} of what a model's functions need beside its own parameters; {} for nothing."""
+    return {STAGES: {stage.name: stage.shapes(model) for stage in model.stages}} if model.stages else {}
 
 
 def check_stages(stages: tuple[Stage, ...], owner: str) -> tuple[Stage, ...]:
@@ -131,7 +176,7 @@ def check_stages(stages: tuple[Stage, ...], owner: str) -> tuple[Stage, ...]:
 
 def merged(trained: Params, frozen: Params, aux: Any = None) -> Params:
     """All parameters of a model as its functions take them: trained, frozen, and aux, if there is any, as buffers."""
-    return {**frozen, **trained} | ({BUFFERS: aux} if aux else {})
+    return {**frozen, **trained} | ({BUFFERS: aux} if jax.tree.leaves(aux) else {})
 
 
 def own(params: Params) -> Params:
@@ -149,6 +194,4 @@ def stage_params(params: Params, name: str) -> Params:
     try:
         return params[STAGES][name]
     except KeyError:
-        raise UserError(
-            f"The parameters lack those of the stage {name!r}: open the run with uj.load, or merge them (models.stages)."
-        ) from None
+        raise UserError(f"The parameters lack those of the stage {name!r}: open the run with uj.load.") from None

@@ -1,18 +1,20 @@
 """Streams, which a model denoises, each with a process and a time; and conditions, which it reads."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
 from unified_jax.config import Open, check_finite, lacking
+from unified_jax.errors import UserError
 from unified_jax.layers.embedders import make_embedder
 from unified_jax.layers.form import ConditionInput, EmbedderKind, Form
-from unified_jax.modalities.base import Continuous
+from unified_jax.modalities.base import Continuous, Modality
 from unified_jax.modalities.conditions import ConditionForm
 from unified_jax.modalities.image import Image
+from unified_jax.models.stages import Encoded, Encoder, Part, Stage
 from unified_jax.processes.interpolant import RectifiedFlow
 from unified_jax.processes.targets import Process
 
@@ -94,16 +96,27 @@ class ConditionSource(Protocol):
 class Condition:
     """A condition of the network."""
 
-    source: Open[ConditionSource]
-    """The modality that provides it."""
+    source: Open[Modality]
+    """The modality that provides it: one that a network reads directly, or any with an `encoder`."""
     name: str = ""
     """Name in the network, in guidance and in requests; empty: its source's name."""
     drop: float = 0.0
     """Probability of dropping this condition from a training example, independently of the others."""
+    encoder: Stage | None = None
+    """The frozen model that encodes the source; None: the network reads it directly."""
+    part: Part = "tokens"
+    """The output of the encoder that the network reads."""
+    padding: Literal["mask", "zero", "keep"] = "mask"
+    """Tokens beyond the length of an encoding: not attended to, zeros, or as the encoder gives them (SD's)."""
 
     def __post_init__(self) -> None:
-        if words := lacking(type(self.source), ConditionSource):
-            raise ValueError(f"Condition.source is not a modality that a network can read directly: {words}.")
+        words = "" if self.encoder is None else lacking(type(self.encoder.model), Encoder)
+        if words:
+            raise ValueError(f"The stage {getattr(self.encoder, 'name', '')!r} encodes nothing: {words}.")
+        if self.encoder is None and (words := lacking(type(self.source), ConditionSource)):
+            raise ValueError(
+                f"Condition.source is not a modality that a network can read directly: {words}. Name an encoder."
+            )
         if not 0.0 <= self.drop <= 1.0:
             raise ValueError(f"Condition.drop is a probability in [0, 1], found {self.drop}.")
         if self.drop and self.form.null == "none":
@@ -117,19 +130,40 @@ class Condition:
     @property
     def form(self) -> ConditionForm:
         """Its static form for the network."""
-        form = self.source.condition_form()
+        if self.encoder is None:
+            source: Any = self.source
+            form = source.condition_form()
+        else:
+            encoder: Any = self.encoder.model
+            form = encoder.condition_form(self.part)
         return ConditionForm(self.label, form.kind, form.features, form.length, form.null)
 
-    def shown(self, given: dict[str, Any], count: int) -> ConditionInput:
-        """Its arrays for `count` examples: those in `given`, else its null."""
-        form, there = self.form, self.source.name in given
+    def shown(self, given: dict[str, Any], count: int, encoded: Encoded | None = None) -> ConditionInput:
+        """Its arrays for `count` examples: those in `given`, or of `encoded` with an encoder; else its null."""
+        form = self.form
+        if self.encoder is not None:
+            return self._encoded(form, count, encoded)
+        source: Any = self.source
+        there = source.name in given
         if there:
-            value = self.source.to_condition(jnp.asarray(given[self.source.name]))
+            value = source.to_condition(jnp.asarray(given[source.name]))
         else:
-            value = self.source.to_condition(jnp.broadcast_to(self.source.blank(), (count, *self.source.blank().shape)))
+            value = source.to_condition(jnp.broadcast_to(source.blank(), (count, *source.blank().shape)))
         present = there or form.null == "none"
         found = ConditionInput(form, value, None if form.null == "row" else jnp.full((count,), present))
         return found if there else without(found, jnp.ones((count,), bool))
+
+    def _encoded(self, form: ConditionForm, count: int, encoded: Encoded | None) -> ConditionInput:
+        if encoded is None:
+            if form.kind == "map":
+                raise UserError(f"The condition {self.label!r} is a map of an encoder, which must be given.")
+            shape = (count, form.features) if form.kind == "vector" else (count, form.length, form.features)
+            return ConditionInput(form, jnp.zeros(shape), jnp.zeros((count,), bool))
+        value = getattr(encoded, self.part)
+        length = encoded.length if self.part == "tokens" else None
+        if length is not None and self.padding == "zero":
+            value = jnp.where((jnp.arange(value.shape[1]) < length[:, None])[..., None], value, 0.0)
+        return ConditionInput(form, value, jnp.ones((count,), bool), length if self.padding == "mask" else None)
 
 
 def condition(source: Any) -> Condition:

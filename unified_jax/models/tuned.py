@@ -24,6 +24,7 @@ from jaxtyping import Array
 from unified_jax.errors import UserError
 from unified_jax.interop.names import flatten, unflatten
 from unified_jax.models.base import Model, Terms
+from unified_jax.models.stages import beside
 from unified_jax.precision import EXACT
 from unified_jax.samplers.plan import Plan
 from unified_jax.typing import Batch, Keys, Params
@@ -107,6 +108,11 @@ class Tuned:
         return self.model.wantable
 
     @property
+    def stages(self) -> tuple[Any, ...]:
+        """See `Model`."""
+        return self.model.stages
+
+    @property
     def players(self) -> tuple[Any, ...]:
         """(): a tuned model has a single loss."""
         return ()
@@ -181,14 +187,14 @@ class Tuned:
         return {"base": unflatten(rest)}
 
     def compose(self, params: Params) -> Params:
-        """The model's parameters of {"base", "own", "lora"}."""
+        """The model's parameters of {"base", "own", "lora"}; what is beside them is handed on."""
         base, own, lora = (flatten(params[name]) for name in ("base", "own", "lora"))
         scale, axes = self.tuning.alpha / self.tuning.rank, flatten(self.model.axes())
         for path in sorted({name.rpartition("/")[0] for name in lora}):
             kernel = _Kernel.of(path, axes[path])
             update = jnp.einsum(kernel.product, lora[f"{path}/a"], lora[f"{path}/b"], precision=EXACT)
             base[path] = base[path] + scale * update.astype(base[path].dtype)
-        return unflatten(base | own)
+        return {**unflatten(base | own), **beside(params)}
 
     def _adapted(self, whole: dict[str, Any]) -> list[str]:
         """Paths of the kernels with a low-rank update. Raises UserError for patterns that match nothing."""
@@ -196,6 +202,8 @@ class Tuned:
         kernels = [path for path in rest if path.endswith("kernel")]
         idle = [p for p in self.tuning.train if not any(re.search(p, path) for path in whole)]
         idle += [p for p in self.tuning.lora if not any(re.search(p, path) for path in kernels)]
+        if any(p.removeprefix("^").startswith("stages/") for p in (*self.tuning.train, *self.tuning.lora)):
+            raise UserError("--tuning trains the model, not its stages: leave patterns that begin with stages/ out.")
         if idle:
             raise UserError(f"--tuning: {', '.join(map(repr, idle))} match(es) nothing; there are {', '.join(whole)}.")
         return [path for path in kernels if matches(self.tuning.lora, path)]

@@ -10,6 +10,10 @@ r"""DiT (Peebles & Xie 2022, "Scalable Diffusion Models with Transformers"), wit
     cross       LN with gains; after self-attention every token attends to the tokens of the condition
     in_context  LN with gains; the tokens of the condition join the sequence and are dropped at the end
 
+With adaLN the network also reads vectors, which are added to c after an MLP of their own, and tokens of any width and
+length, to which every block cross-attends between its two branches (PixArt, Chen et al. 2023; an affine norm before,
+a zero-initialised projection after).
+
     out = Linear(LN(x) (1 + scale) + shift)                             zero-initialised too; LN with gains in the last
                                                                         two
 
@@ -27,6 +31,7 @@ from unified_jax.kernels.choice import Attention, check_attention
 from unified_jax.kernels.inputs import Modulation, Visible
 from unified_jax.kernels.xla import pick_rows
 from unified_jax.layers.attention import AttentionHalf, CrossAttentionHalf
+from unified_jax.layers.conditions import VectorEmbedding, filled, key_range
 from unified_jax.layers.embeddings import LabelEmbedding, TimeEmbedding, sincos_positions
 from unified_jax.layers.form import ConditionInput, Kind, NoisyInput
 from unified_jax.layers.init import zeros
@@ -55,6 +60,8 @@ class Block(nn.Module):
     qk_norm: bool
     dtype: jnp.dtype
     attention: Attention
+    reads: tuple[str, ...] = ()
+    """Names of the token conditions."""
 
     @nn.compact
     def __call__(
@@ -64,8 +71,11 @@ class Block(nn.Module):
         visible: Visible | None = None,
         capture: bool = False,
         hidden: bool = False,
+        memories: tuple[tuple[Array, Visible | None], ...] = (),
     ) -> tuple[Float[Array, "b n d"], dict[str, Array]]:
         """(x, captured); c is one row per example (adaLN) or the tokens of the condition (cross).
+
+        memories   (tokens `[b, m, f]`, visible range) of each token condition in `reads`
 
         captured["attention"] with `capture`, captured["hidden"], the new x, with `hidden`.
         """
@@ -79,6 +89,11 @@ class Block(nn.Module):
         x = computed_once(x)
         if self.conditioning == "cross":
             x = CrossAttentionHalf(self.heads, dtype=self.dtype, attention=self.attention, name="cross")(x, c)
+        for name, (memory, shown) in zip(self.reads, memories, strict=True):
+            half = CrossAttentionHalf(
+                self.heads, dtype=self.dtype, attention=self.attention, zero=True, name=f"cross_{name}"
+            )
+            x = half(x, memory, shown)
         h = AffineNorm(name="norm")(x) if second is None else modulated_norm(x, second.shift, second.scale)
         h = Mlp(int(d * self.mlp_ratio), self.dtype, name="mlp")(h)
         if second is not None and second.gate is not None:
@@ -137,7 +152,11 @@ class DiT(nn.Module):
         check_attention(self.attention)
         super().__post_init__()
 
-    takes: ClassVar[tuple[Kind, ...]] = ("label",)
+    @property
+    def takes(self) -> tuple[Kind, ...]:
+        """Labels; with adaLN also vectors and tokens."""
+        return ("label", "vector", "tokens") if self.conditioning in ("adaln_zero", "adaln") else ("label",)
+
     streams: ClassVar[Literal["one"]] = "one"
 
     @nn.compact
@@ -158,9 +177,12 @@ class DiT(nn.Module):
         form = one.form
         tokens = constrain(form.patches(one.x), "batch", "length", "patch")
         parts = [TimeEmbedding(self.width, self.frequency_shift, name="time")(one.t)]
-        for i, label in enumerate(conditions):
+        for i, label in enumerate(shown for shown in conditions if shown.form.kind == "label"):
             table = LabelEmbedding(label.form.features, self.width, self.label_std, name=f"label_{i}")
             parts.append(table(label.value))
+        others = tuple(filled(self, shown) for shown in conditions if shown.form.kind != "label")
+        vectors, texts = ([o for o in others if o.form.kind == kind] for kind in ("vector", "tokens"))
+        parts += [VectorEmbedding(self.width, name=f"vector_{one.form.name}")(one.value) for one in vectors]
         one_row = self.conditioning in ("adaln_zero", "adaln")
         tokens_of_c = jnp.stack(parts, axis=1)
         c = jnp.sum(tokens_of_c, axis=1, keepdims=True) if one_row else tokens_of_c
@@ -169,7 +191,7 @@ class DiT(nn.Module):
         if self.conditioning == "in_context":
             x = jnp.concatenate([x, c.astype(dtype)], axis=1)
         x = constrain(x, "batch", "length", "embed")
-        x, found = self._blocks(x, c, "attention" in capture, bool(blocks_kept))
+        x, found = self._blocks(x, c, "attention" in capture, bool(blocks_kept), texts)
         x = x[:, : tokens.shape[1]]
         if one_row:
             shift, scale = ModulationRows(2, self.width, name="final_modulation")(c)
@@ -181,9 +203,11 @@ class DiT(nn.Module):
         captured |= {"attention": found["attention"]} if "attention" in capture else {}
         return {form.name: form.unpatch(out.astype(jnp.float32))}, captured
 
-    def _blocks(self, x: Array, c: Array, attention: bool, hidden: bool) -> tuple[Array, dict[str, Array]]:
+    def _blocks(
+        self, x: Array, c: Array, attention: bool, hidden: bool, texts: list[ConditionInput]
+    ) -> tuple[Array, dict[str, Array]]:
         block = rematerialised(Block, self.remat, static=(4, 5))
-        broadcast: Any = (nn.broadcast,) * 4
+        broadcast: Any = (nn.broadcast,) * 5
         stack = nn.scan(
             block,
             variable_axes={"params": 0},
@@ -194,10 +218,11 @@ class DiT(nn.Module):
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
         dtype = jnp.dtype(self.dtype)
+        names = tuple(one.form.name for one in texts)
         blocks = stack(
-            self.conditioning, self.heads, self.mlp_ratio, self.qk_norm, dtype, self.attention, name="blocks"
+            self.conditioning, self.heads, self.mlp_ratio, self.qk_norm, dtype, self.attention, names, name="blocks"
         )
-        return blocks(x, c, None, attention, hidden)
+        return blocks(x, c, None, attention, hidden, tuple((o.value, key_range(o, x.shape[1])) for o in texts))
 
 
 def captured_blocks(capture: tuple[str, ...], depth: int) -> dict[str, int]:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
+from unified_jax.models.stages import merged
 from unified_jax.planning.collectives import Moved, collectives
 from unified_jax.planning.hardware import Chip, Target
 from unified_jax.precision import seed_key
@@ -34,7 +35,7 @@ def forecast(experiment: Experiment, target: Target) -> dict[str, Any]:
     with experiment.rules.active(program.mesh):
         kept = kept_bytes(program) / chips
     compiled, refusal = _compile(program)
-    held = state_bytes(program.shapes, program.shardings)
+    held = state_bytes(program.shapes, program.shardings, program.abstract_frozen())
     memory = None if compiled is None else compiled.memory_analysis()
     temporary = 0 if memory is None else memory.temp_size_in_bytes
     activations = kept if memory is None else min(kept, temporary)
@@ -98,7 +99,7 @@ def kept_bytes(program: Program) -> float:
     key = jax.eval_shape(lambda: seed_key(0))
 
     def loss(params: Any, frozen: Any, batch: Any, key: Any) -> Any:
-        terms, _, _ = experiment.trained.losses({**frozen, **params}, program.shapes.aux, batch, key)
+        terms, _, _ = experiment.trained.losses(merged(params, frozen), program.shapes.aux, batch, key)
         return sum(jnp.sum(total) for total, _ in terms.values())
 
     batch = {name: jax.ShapeDtypeStruct(s.shape, s.dtype) for name, s in program.abstract_batch().items()}

@@ -20,23 +20,23 @@ from unified_jax.models.tuned import Tuned
 from unified_jax.runs import directory as runs
 from unified_jax.runs.checkpoints import Checkpoints
 from unified_jax.runs.opened import open_run
-from unified_jax.runs.saved import Which, keep_frozen, load_frozen, load_trained
+from unified_jax.runs.saved import Which, keep_base, load_base, load_trained
 from unified_jax.runs.weight_transfer import plan_graft
 from unified_jax.sharding import MeshShape, make_mesh
 from unified_jax.training.experiment import Experiment
-from unified_jax.training.program import frozen_layout
+from unified_jax.training.program import base_layout
 from unified_jax.training.state import State
 from unified_jax.typing import Params
 
 
 def export_adapter(source: Path, target: Path, ema: str, trust: bool) -> str:
     """Writes the trained part of a tuned run and returns a message. Raises UserError for a run that is not tuned."""
-    experiment, _, step = open_run(source, ema, trust=trust)
+    experiment, _, step = open_run(source, Which(ema), trust)
     model, mesh = experiment.trained, make_mesh(MeshShape())
     if not isinstance(model, Tuned):
         raise UserError(f"{str(source)!r} trained its whole model; --layout unified takes it.")
     params, _ = load_trained(source, experiment, mesh, experiment.rules, Which(ema))
-    frozen = load_frozen(source, frozen_layout(model, mesh, experiment.rules))
+    frozen = load_base(source, base_layout(model, mesh, experiment.rules))
     tensors = names.flatten(jax.tree.map(np.asarray, jax.device_get(params)))
     metadata = {"format": "unified_jax", "experiment": json.dumps(to_plain(experiment)), "step": str(step)}
     files.write(target, tensors, metadata | {"base": checksum(frozen)})
@@ -60,7 +60,7 @@ def import_adapter(path: Path, base: Path, target: Path, trust: bool) -> str:
     frozen = model.frozen(graft.apply(params, experiment.model.init(jax.random.key(experiment.seed))))
     if checksum(frozen) != metadata.get("base"):
         raise UserError(f"{str(path)!r} was not trained on {str(base)!r}: the frozen parameters are others.")
-    keep_frozen(target, jax.tree.map(jnp.asarray, frozen))
+    keep_base(target, jax.tree.map(jnp.asarray, frozen))
     write_run(target, experiment, names.unflatten(tensors), {"source": path.name, "base": base.name})
     return f"{path.name} on {base} in {target}"
 

@@ -9,8 +9,11 @@ finds accidents, not forgeries.
 import hashlib
 import json
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 FILE = "checksums.json"
 CHUNK = 1 << 22
@@ -53,6 +56,15 @@ def fingerprint(folder: Path) -> str:
     files = (path for path in folder.rglob("*") if path.is_file())
     recorded = _recorded(folder / FILE) or {path.relative_to(folder).as_posix(): _entry(path) for path in files}
     return hashlib.sha256(json.dumps(recorded, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def content(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of named arrays: their names, shapes and values, whatever file holds them."""
+    digest = hashlib.sha256()
+    for name, value in sorted(arrays.items()):
+        digest.update(f"{name}{list(value.shape)}".encode())
+        digest.update(np.ascontiguousarray(value.astype(np.float32)).tobytes())
+    return digest.hexdigest()
 
 
 def _recorded(path: Path) -> dict[str, tuple[int, int]]:

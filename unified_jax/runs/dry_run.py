@@ -9,20 +9,22 @@ from unified_jax.hosts import together, writes
 from unified_jax.modalities.sheets import show_samples
 from unified_jax.runs.loop import Run, prepare
 from unified_jax.runs.memory import GIB, room_of, state_bytes
+from unified_jax.runs.stages import NOWHERE, Places, check_sources
 from unified_jax.training.experiment import Experiment
 from unified_jax.training.flops import count_flops
 
 
-def dry_run(experiment: Experiment, run_dir: Path) -> str:
+def dry_run(experiment: Experiment, run_dir: Path, places: Places = NOWHERE) -> str:
     """The report; the examples of step 1 are in RUN_DIR-first_batch.png. Raises UserError as `train` would."""
     run = together(lambda: prepare(experiment))
     assert run
+    together(lambda: check_sources(experiment.model, places))
     program = run.program
     frozen = program.abstract_frozen()
     key = jax.eval_shape(lambda: run.key)
     with experiment.rules.active(program.mesh):
         flops = count_flops(program.fast, program.abstract_state(), frozen, program.abstract_batch(), key)
-    held = state_bytes(program.shapes, program.shardings)
+    held = state_bytes(program.shapes, program.shardings, frozen)
     room = room_of(program.mesh.local_devices[0])
     shape = " x ".join(f"{name}={size}" for name, size in program.mesh.shape.items() if size > 1) or "one device"
     lines = [

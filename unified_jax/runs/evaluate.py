@@ -48,6 +48,8 @@ class EvaluateCommand:
     """Also score this many examples per split in bits/dim (models of one image only); 0: none."""
     step: int | None = None
     """Use the checkpoint of this step, if it is kept; default: the newest."""
+    stage: tuple[str, ...] = ()
+    """NAME=PATH: where a stage of the model is, if it is not in the run's folder (a run or a file)."""
 
 
 @same_numbers()
@@ -61,9 +63,12 @@ def evaluate_run(command: EvaluateCommand, plan: "Plan | None" = None, bars: boo
     from unified_jax.evaluation.evaluate import splits_for
     from unified_jax.runs.bench import Bench
     from unified_jax.runs.opened import open_run
+    from unified_jax.runs.saved import Which
+    from unified_jax.runs.stages import parse_places
 
     out = Path(command.out or command.run)
-    experiment, params, step = open_run(Path(command.run), ema="0", trust=command.trust, step=command.step)
+    places = parse_places(command.stage)
+    experiment, params, step = open_run(Path(command.run), Which(step=command.step), command.trust, places)
     evaluate = _evaluation_of(experiment.model, command.bits)
     check_room("--count", command.count, experiment.model.modalities)
     check_room("--bits", command.bits, experiment.model.modalities)

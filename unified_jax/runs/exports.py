@@ -22,12 +22,14 @@ from unified_jax.interop.dit_sizes import Sizes
 from unified_jax.modalities.image import Image
 from unified_jax.modalities.label import Label
 from unified_jax.models.diffusion import Diffusion
+from unified_jax.models.stages import own
 from unified_jax.models.tuned import Tuning
 from unified_jax.networks.dit import DiT
 from unified_jax.processes.gaussian import DiscreteGaussian
 from unified_jax.processes.interpolant import Interpolant
 from unified_jax.processes.paths import Gvp, Linear, Vp
 from unified_jax.runs.opened import open_run
+from unified_jax.runs.saved import Which
 from unified_jax.training.experiment import Experiment
 from unified_jax.typing import Params
 
@@ -43,8 +45,8 @@ PREDICTIONS = {"velocity": "velocity", "eps": "noise", "score": "score"}
 
 def export_run(source: Path, target: Path, layout: Whole, ema: str, trust: bool) -> str:
     """Writes a run's parameters in a layout and returns a message. Raises UserError if the layout does not fit."""
-    experiment, params, step = open_run(source, ema, trust=trust)
-    params = jax.tree.map(np.asarray, jax.device_get(params))
+    experiment, params, step = open_run(source, Which(ema), trust)
+    params = jax.tree.map(np.asarray, jax.device_get(own(params)))
     experiment = dataclasses.replace(experiment, tuning=Tuning())  # merged: no separate updates remain
     said = f"step {step} of {source} ({layout}) in {target}"
     if layout == "unified":

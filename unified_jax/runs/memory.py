@@ -25,18 +25,19 @@ def part_bytes(shapes: Any, shardings: Any) -> int:
     return sum(jax.tree.leaves(sizes))
 
 
-def state_bytes(shapes: State, cuts: State) -> dict[str, int]:
-    """Bytes of a device's part of the state, by kind."""
-    return {
+def state_bytes(shapes: State, cuts: State, frozen: Any) -> dict[str, int]:
+    """Bytes of a device's part of the state, by kind; `frozen`, shapes with shardings, are counted if there are any."""
+    held = {
         "params": part_bytes(shapes.params, cuts.params),
         "optimizer": part_bytes(shapes.opt_state, cuts.opt_state),
         "ema": part_bytes(shapes.ema, cuts.ema),
     }
+    return held | ({"frozen": _laid_out(frozen)} if frozen else {})
 
 
 def check_state_fits(shapes: State, cuts: State, frozen: Any, devices: Iterable[Any]) -> None:
     """Raises UserError if training does not fit on this process's devices. `frozen`: shapes with shardings."""
-    held = state_bytes(shapes, cuts)
+    held = state_bytes(shapes, cuts, {})
     kinds = {"parameters": held["params"], "optimizer": held["optimizer"], "averages": held["ema"]}
     kinds |= {"gradient": held["params"], "frozen parameters": _laid_out(frozen)}
     refuse_too_large("This run", kinds, largest(shapes.params), devices)

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from unified_jax.errors import RunError
+from unified_jax.models.stages import merged
 from unified_jax.runs.checkpoints import Checkpoints
 from unified_jax.runs.metrics import LAG, Clock, MetricsWriter, Pending, Progress, to_host
 from unified_jax.runs.previews import Previewer, Validator
@@ -127,7 +128,7 @@ class Watch:
         if preview and self.previewer:
             self._preview(state, step)
         if validate and self.validator:
-            loss = self.validator.loss({**self.frozen, **state.ema[0]}, state.aux, state.step)
+            loss = self.validator.loss(merged(state.ema[0], self.frozen), state.aux, state.step)
             self.writer.write(step, {"validation/loss": loss if math.isfinite(loss) else None})
             self.progress.say(f"step {step}: validation loss {loss:.5f}")
             self.checkpoints.save_best(state, step, loss)
@@ -140,7 +141,7 @@ class Watch:
         path = self.folder / "previews" / f"step_{step:07d}.png"
         assert self.previewer
         try:
-            self.previewer.write({**self.frozen, **state.ema[0]}, path)
+            self.previewer.write(merged(state.ema[0], self.frozen, state.aux), path)
             if path.is_file():
                 self.writer.image(step, "preview", path)
         except RunError as error:

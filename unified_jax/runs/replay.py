@@ -8,10 +8,11 @@ import jax
 import numpy as np
 
 from unified_jax.errors import UserError
+from unified_jax.models.stages import merged
 from unified_jax.precision import same_numbers
 from unified_jax.runs.checkpoints import Checkpoints
 from unified_jax.runs.loop import Run, prepare
-from unified_jax.runs.saved import load_frozen
+from unified_jax.runs.saved import load_frozen, loading
 from unified_jax.runs.start import ORIGIN, Start, first_state
 from unified_jax.training.experiment import Experiment
 from unified_jax.training.state import State
@@ -34,11 +35,13 @@ def replay(experiment: Experiment, start: Start, step: int) -> str:
     with experiment.rules.active(run.program.mesh):
         checkpoints = Checkpoints(start.run_dir, write=False)
         before = [s for s in checkpoints.steps() if s < step]
+        how = loading(run.program.mesh, experiment.rules, start.places)
         if before:
-            run.frozen = load_frozen(start.run_dir, run.program.abstract_frozen())
+            run.frozen = load_frozen(start.run_dir, experiment.trained, how)
             state = checkpoints.restore(run.program.abstract_state(), before[-1])
         else:
-            state, run.frozen = _from_the_start(run, start, step)
+            state, base = _from_the_start(run, start, step)
+            run.frozen = merged(base, load_frozen(start.run_dir, experiment.trained, how))
         for index in range(int(state.step), step - 1):
             state, _ = run.program.step(state, run.frozen, run.place(run.pipeline.batch(index)), run.key)
         return _report(run, state, step)

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from unified_jax.config import config_hash
 from unified_jax.errors import UserError
 from unified_jax.hosts import shared, together, writes
 from unified_jax.interop.names import flatten
+from unified_jax.models.stages import STAGES, START, merged
 from unified_jax.models.tuned import Tuned
 from unified_jax.precision import seed_key
 from unified_jax.runs import directory as runs
@@ -21,7 +22,8 @@ from unified_jax.runs.checkpoints import Checkpoints
 from unified_jax.runs.draws import check_same_draws
 from unified_jax.runs.notice import say
 from unified_jax.runs.resume import branch_of, check_same_code, check_same_run
-from unified_jax.runs.saved import keep_frozen, load_frozen, load_params
+from unified_jax.runs.saved import keep_base, load_frozen, load_params, loading
+from unified_jax.runs.stages import Places, begin_stages, check_sources
 from unified_jax.runs.weight_transfer import Graft, plan_graft
 from unified_jax.training.experiment import Experiment
 from unified_jax.training.program import Program, laid_out
@@ -51,6 +53,8 @@ class Start:
     """Project of Weights & Biases; empty: none."""
     hours: float = 0.0
     """Save and stop after this many hours, as at SIGTERM; 0: never."""
+    places: Places = field(default_factory=dict)
+    """Where stages are found instead of at their source, or in the run's folder."""
     stall: int = 0
     """Seconds without a finished step before the run prints the stacks of its threads and exits; 0: never."""
 
@@ -68,8 +72,10 @@ def begin(
     """(state, frozen parameters). Raises UserError for an invalid start, before any change."""
     saved = shared(checkpoints.steps())
     together(lambda: _check_start(experiment, start, saved))
+    if not saved:
+        together(lambda: check_sources(experiment.model, start.places))
     if saved:
-        frozen = load_frozen(start.run_dir, program.abstract_frozen())
+        frozen = load_frozen(start.run_dir, experiment.trained, loading(program.mesh, experiment.rules, start.places))
         state = checkpoints.restore_newest(program.abstract_state(), fall_back=start.resume == "auto")
         checkpoints.drop_after(int(state.step))
         if writes() and (branch := branch_of(experiment, start.run_dir)):
@@ -78,7 +84,8 @@ def begin(
     state, frozen, origin = first_state(experiment, program, key, start.init_from, start.trust)
     checkpoints.drop_after(0)
     if frozen:
-        keep_frozen(start.run_dir, frozen)
+        keep_base(start.run_dir, frozen)
+    frozen |= _first_stages(experiment, program, state, frozen, start)
     if origin and writes():
         if not start.quiet:
             say(f"From {start.init_from}, step {origin['step']}: {origin['said']}")
@@ -103,6 +110,19 @@ def first_state(
         params, frozen = {**state.params, "own": model.own(whole)}, model.frozen(whole)
     copies = tuple(jax.tree.map(jnp.copy, params) for _ in state.ema)
     return dataclasses.replace(state, params=jax.tree.map(jnp.copy, params), ema=copies), frozen, origin
+
+
+def _first_stages(experiment: Experiment, program: Program, state: State, frozen: Params, start: Start) -> Params:
+    """{"stages": their parameters} of a run that begins, kept in its folder; {} without stages."""
+    model, trained = experiment.model, experiment.trained
+    if not model.stages:
+        return {}
+    how = loading(program.mesh, experiment.rules, start.places, start.trust)
+    whole = None
+    if any(one.source == START for one in model.stages):
+        # A low-rank update is zero before the first step, so this is what the run starts from.
+        whole = trained.compose(merged(state.params, frozen)) if isinstance(trained, Tuned) else state.params
+    return {STAGES: begin_stages(start.run_dir, model, whole, how)}
 
 
 def _branch(run_dir: Path, step: int, steps: tuple[int, int]) -> None:

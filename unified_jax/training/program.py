@@ -14,7 +14,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from unified_jax.errors import UserError
 from unified_jax.interop.names import flatten
 from unified_jax.models.base import blank_batch
-from unified_jax.models.tuned import Tuned
+from unified_jax.models.stages import STAGES
+from unified_jax.models.tuned import Tuned, whole_model
 from unified_jax.precision import seed_key
 from unified_jax.sharding import Rules, parameter_shardings
 from unified_jax.training.balancing import GradNorm, PcGrad
@@ -131,12 +132,19 @@ def laid_out(mesh: Mesh, rules: Rules, axes: Any, shapes: Any) -> Any:
     return jax.tree.map(lambda s, c: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=c), shapes, cut)
 
 
-def frozen_layout(model: Any, mesh: Mesh, rules: Rules) -> Params:
-    """Shapes and shardings of the frozen parameters; {} if all are trained."""
+def base_layout(model: Any, mesh: Mesh, rules: Rules) -> Params:
+    """Shapes and shardings of what a tuned model does not train; {} if all of the model is trained."""
     if not isinstance(model, Tuned):
         return {}
     shapes = jax.eval_shape(model.model.init, seed_key(0))
     return laid_out(mesh, rules, model.frozen(model.model.axes()), model.frozen(shapes))
+
+
+def frozen_layout(model: Any, mesh: Mesh, rules: Rules) -> Params:
+    """Shapes and shardings of the frozen parameters, those of stages too; {} if there are none."""
+    whole = whole_model(model)
+    stages = {one.name: laid_out(mesh, rules, one.axes(whole), one.shapes(whole)) for one in whole.stages}
+    return base_layout(model, mesh, rules) | ({STAGES: stages} if stages else {})
 
 
 def stacked_paths(axes: Any) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ import optax
 from jaxtyping import Array
 
 from unified_jax.models.base import Model, Player, Terms
+from unified_jax.models.stages import merged
 from unified_jax.sharding import constrain
 from unified_jax.training.algorithms import Stacked
 from unified_jax.training.balancing import Balance
@@ -120,7 +121,7 @@ def losses_of(model: Model, state: State, frozen: Params, key: Array) -> Callabl
 
     def run(params: Params, rows: Batch) -> Sums:
         rows = rows | {"step": state.step}
-        terms, statistics, extra = model.losses({**frozen, **params}, state.aux, rows, key)
+        terms, statistics, extra = model.losses(merged(params, frozen), state.aux, rows, key)
         totals = {name: jnp.sum(total) for name, (total, _) in terms.items()}
         return Sums(totals, {name: jnp.sum(weight) for name, (_, weight) in terms.items()}, statistics, extra)
 
@@ -194,7 +195,7 @@ def _updated(optimizer: Optimizer, state: State, gradient: Params, aux: Any, wei
 def example_losses(model: Model, state: State, frozen: Params, batch: Batch, key: Array) -> dict[str, Array]:
     """Loss `[b]` of every example of the batch of step `state.step`, as that step computed it; for --replay."""
     key, rows = jax.random.fold_in(key, state.step), batch | {"step": state.step}
-    terms, _, _ = model.losses({**frozen, **state.params}, state.aux, rows, key)
+    terms, _, _ = model.losses(merged(state.params, frozen), state.aux, rows, key)
     return {name: total / jnp.maximum(weight, 1e-9) for name, (total, weight) in terms.items()}
 
 

@@ -16,6 +16,11 @@ the attribute, which is the null row of a `Label(absent=True)`):
     shape, colour, size, place, motion    int32     indices into the tuples of `scene`
     shape_2, colour_2, ...                int32
 
+and, only on request,
+
+    named_shape, named_shape_2, ...       int32     what the caption says of the attribute, of its objects in the order
+                                                    of mention; the number of values where it says nothing
+
 and, in worlds of one object and only on request (`edits`),
 
     instruction                           str
@@ -24,6 +29,7 @@ and, in worlds of one object and only on request (`edits`),
 The first object is the one whose place is first in reading order.
 """
 
+import functools
 import operator
 from dataclasses import dataclass
 from typing import ClassVar, Literal, SupportsIndex
@@ -32,7 +38,7 @@ import numpy as np
 
 from unified_jax.data.world.action import render_action
 from unified_jax.data.world.cache import read_cached
-from unified_jax.data.world.caption import NAMES, write_caption
+from unified_jax.data.world.caption import NAMES, read_caption, write_caption
 from unified_jax.data.world.edits import Edit, draw_edit
 from unified_jax.data.world.render import MIN_RESOLUTION, render_image, render_video
 from unified_jax.data.world.scene import ATTRIBUTES, COLOURS, FRAMES, SPLITS, Scene, generator, sample_scene
@@ -48,6 +54,7 @@ FIELDS = (
 )
 
 EDIT_FIELDS = ("instruction", "edited")
+NAMED_FIELDS = tuple(f"named_{name}{end}" for end in ("", "_2") for name in NAMES)
 
 _CAPTION_STREAM, _POINTS_STREAM, _EDIT_STREAM = 1, 2, 3
 
@@ -107,8 +114,8 @@ class World:
         if split not in SPLITS:
             raise ValueError(f"{self.name!r} has no split {split!r}; expected one of {', '.join(SPLITS)}.")
         for field in fields or ():
-            if field not in FIELDS + EDIT_FIELDS:
-                expected = ", ".join(FIELDS + EDIT_FIELDS)
+            if field not in FIELDS + NAMED_FIELDS + EDIT_FIELDS:
+                expected = ", ".join(FIELDS + NAMED_FIELDS + EDIT_FIELDS)
                 raise ValueError(f"{self.name!r} has no field {field!r}; expected some of {expected}.")
             if field in EDIT_FIELDS and self.max_objects != 1:
                 raise ValueError(
@@ -155,12 +162,12 @@ class WorldSource:
             raise IndexError(
                 f"{self.world.name!r} has {len(self)} examples in the split {self.split!r}; found the index {id}."
             )
-        if self.world.cache and not set(EDIT_FIELDS) & set(self.fields):  # edits are rendered
-            found = read_cached(self.world.cache, self.split, self.fields, self.world, id)
-            if found is not None:
-                return found
+        found: dict[str, np.ndarray | str] = {}
+        if self.world.cache:  # what it does not hold is computed
+            held = tuple(field for field in self.fields if field in FIELDS)
+            found = (held and read_cached(self.world.cache, self.split, held, self.world, id)) or {}
         scene = self.scene(id)
-        return {field: self._field(field, id, scene) for field in self.fields}
+        return {field: found[field] if field in found else self._field(field, id, scene) for field in self.fields}
 
     def scene(self, id: int) -> Scene:
         """The scene that example `id` renders."""
@@ -199,8 +206,23 @@ class WorldSource:
                 return np.array(first.shape * len(COLOURS) + first.colour, np.int32)
             case "count":
                 return np.array(len(scene.objects), np.int32)
+            case _ if field in NAMED_FIELDS:
+                said = _said(str(self._field("caption", id, scene)))
+                return np.array(_named(said, field.removeprefix("named_")), np.int32)
             case _:
                 return np.array(_attribute(scene, field), np.int32)
+
+
+@functools.lru_cache(maxsize=1024)
+def _said(caption: str) -> tuple[dict[str, int], ...]:
+    return read_caption(caption)
+
+
+def _named(said: tuple[dict[str, int], ...], field: str) -> int:
+    """The value that a caption names of one attribute of one object, or the number of its values."""
+    name, which = field.removesuffix("_2"), 1 if field.endswith("_2") else 0
+    absent = len(dict(ATTRIBUTES)[name])
+    return said[which].get(name, absent) if which < len(said) else absent
 
 
 def _attribute(scene: Scene, field: str) -> int:

@@ -31,7 +31,7 @@ class Trace(NamedTuple):
 def trace_attention(model: Diffusion, params: Params, given: dict[str, Any], plan: Plan, key: Array) -> Trace:
     """Samples once on the plan's grid, for conditions of one row, and keeps every map."""
     process, grid = plan.prepare(model.process)
-    conditions = model.conditions_of(given, 1)
+    conditions = model.conditions_of(params, given, 1)
 
     @jax.jit
     def step(x: Array, t: Array, s: Array) -> tuple[Array, Array, Array]:

@@ -56,7 +56,7 @@ def loss_over_time(
 def _errors(model: Diffusion, params: Params, x0: Array, t: Array, key: Array) -> Float[Array, "b"]:
     eps = jax.random.normal(key, x0.shape)
     x_t = diffuse(model.process, x0, eps, t)
-    output, _ = model.apply(params, model.process, x_t, t, model.conditions_of({}, len(x0)))
+    output, _ = model.apply(params, model.process, x_t, t, model.conditions_of(params, {}, len(x0)))
     output = output[..., : x0.shape[-1]]
     p, q = (expand(v, x0) for v in model.process.target_coefficients(t))
     return jnp.mean(jnp.square(output - (p * x0 + q * eps)), axis=tuple(range(1, x0.ndim)))
