@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.helpers import stirred
+from tests.models.small import weights
 from unified_jax.data.base import prepare_example
 from unified_jax.data.packing import Documents, Item, Packer, choose_items
 from unified_jax.data.vocabulary import vocabulary_of
@@ -101,16 +101,15 @@ def test_documents_of_everything_come_at_their_rate():
         Packer(MODEL.modalities, 20, policy)
 
 
-@pytest.fixture(scope="module")
-def small():
-    """(a model of a text, an image and two labels, its parameters, its compiled sampler)."""
-    model = dataclasses.replace(MODEL, streams=MODEL.streams[:1], written=MODEL.written[:2])
-    return model, stirred(model.init, 0.15), jax.jit(model.generate, static_argnames=("wanted", "plan"))
+def drawer(streams, written):
+    """(a model of the text and so many streams and labels, parameters that all matter, its compiled sampler)."""
+    model = dataclasses.replace(MODEL, streams=MODEL.streams[:streams], written=MODEL.written[:written])
+    return model, weights(model, 0.15), jax.jit(model.generate, static_argnames=("wanted", "plan"))
 
 
-def test_free_running_is_forced_order_that_the_model_chose(small):
+def test_free_running_is_forced_order_that_the_model_chose():
     """A sample equals the same items made alone in the order that it chose, and none depends on its batch."""
-    model, params, draw = small
+    model, params, draw = drawer(1, 1)
     plan = Plan(steps=2, guidance=Guidance(1.5), temperature=1.0)
     keys = jax.random.split(jax.random.key(4), 4)
     given = {"shape": jnp.asarray([r["shape"] for r in records(4)])}
@@ -137,8 +136,8 @@ def test_free_running_is_forced_order_that_the_model_chose(small):
         np.testing.assert_allclose(made[name][i], np.asarray(value[0]), atol=2e-5)
 
 
-def test_a_document_of_nothing_given_holds_something(small):
-    model, params, draw = small
+def test_a_document_of_nothing_given_holds_something():
+    model, params, draw = drawer(0, 2)
     keys, plan = jax.random.split(jax.random.key(1), 32), Plan(steps=1, temperature=1.0)
     made = draw(params, {}, wanted=(), keys=keys, plan=plan)
     order = np.asarray(made["order"])
@@ -154,9 +153,14 @@ def test_skips_go_around_the_trunk_while_sampling_too():
     embedders = {"image": "unet", "second": "convolutional"}
     streams = tuple(Stream(Image(16, 16, 3, 8, name), embedder=e, features=4) for name, e in embedders.items())
     model = dataclasses.replace(MODEL, streams=streams, written=())
-    moved = stirred(model.init)
     draw = jax.jit(model.generate, static_argnames=("wanted", "plan"))
-    made = draw(moved, {}, wanted=tuple(embedders), keys=jax.random.split(jax.random.key(0), 2), plan=Plan(steps=2))
+    made = draw(
+        weights(model, 0.1),
+        {},
+        wanted=tuple(embedders),
+        keys=jax.random.split(jax.random.key(0), 2),
+        plan=Plan(steps=2),
+    )
     for name in embedders:
         assert made[name].shape == (2, 16, 16, 3)
         assert np.isfinite(made[name]).all()
