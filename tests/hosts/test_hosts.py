@@ -7,114 +7,136 @@ import signal
 import subprocess
 import time
 
+import jax
 import numpy as np
 import pytest
 
 from tests.helpers import ROOT, finish, processes, run
 from tests.runs.test_resume import count_lines, lines, wait_for
+from unified_jax.cli import evaluate, sample, train
+from unified_jax.cli.entry import run_command
+from unified_jax.cli.supervise import PIPE
+from unified_jax.runs import loop
 from unified_jax.runs.metrics import read_lines
+from unified_jax.sharding import make_mesh
+
+FOREVER = ("--steps", 5000)
+NEVER = ("--preview.every", 0, "--validation.every", 0)
+OFTEN = ("--preview.every", 6, "--validation.every", 12)
+LONG = 36
+"""Steps of the run that others are compared with."""
+
+
+def here(command, *arguments):
+    """A command in this process, on one device."""
+    assert run_command(command.main, [str(a) for a in arguments]) == 0
+
+
+def without_parents(patch, *arguments, **options):
+    """What two processes end with that no supervisor started; the other tests have one each."""
+    ours, theirs = os.pipe()
+    with patch.context() as child:
+        child.setenv(PIPE, str(ours))
+        started = processes(2, *arguments, pass_fds=(ours,), **options)
+    os.close(ours)
+    try:
+        return finish(started, 120)
+    finally:
+        os.close(theirs)
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, recipe, cache):
-    """Twelve steps in one process on one device."""
+def whole(tmp_path_factory, recipe, one_device):
+    """All steps in one process on one device, strictly."""
     folder = tmp_path_factory.mktemp("whole")
-    code, _, err = run("train.py", recipe, "--run-dir", folder, "--evaluate", 8, cache=cache)
-    assert code == 0, err
+    flags = ("--reduction", "strict", "--preview.every", 0, "--validation.every", 12, "--checkpoint.every", LONG)
+    here(train, recipe, "--run-dir", folder, "--steps", LONG, *flags)
     return folder
 
 
+def trained(folder):
+    """The lines of steps."""
+    return [line for line in lines(folder) if "examples" in line]
+
+
 def assert_close(folder, whole):
-    """Every step once, the same examples to the number, losses to 1e-5."""
-    ours, theirs = ([line for line in lines(f) if "examples" in line] for f in (folder, whole))
+    """Every step once, the same examples to the number, losses to 1e-5, validated or not."""
+    ours = trained(folder)
+    theirs = trained(whole)[: len(ours)]
     assert [line["step"] for line in ours] == [line["step"] for line in theirs]
     assert [line["examples"] for line in ours] == [line["examples"] for line in theirs]
     np.testing.assert_allclose([line["loss"] for line in ours], [line["loss"] for line in theirs], rtol=1e-5)
+    found = [line for line in lines(folder) if "validation/loss" in line]
+    known = {line["step"]: line["validation/loss"] for line in lines(whole) if "validation/loss" in line}
+    np.testing.assert_allclose(
+        [line["validation/loss"] for line in found], [known[line["step"]] for line in found], rtol=1e-5
+    )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("count", "devices", "mesh"),
-    [
-        (2, 2, ("--mesh.data", 2, "--mesh.tensor", 2)),
-        (2, 1, ("--mesh.data", 1, "--mesh.tensor", 2)),  # the processes train on the same rows
-    ],
-)
-def test_processes_train_evaluate_and_sample_like_one(tmp_path, recipe, cache, whole, count, devices, mesh):
-    folder, evaluated = tmp_path / "run", ("--evaluate", 8) if devices == 2 else ()  # on a mesh of its own
-    started = processes(
-        count, "train.py", recipe, "--run-dir", folder, *mesh, *evaluated, devices=devices, cache=cache
-    )  # fmt: skip
+def assert_whole_run(folder, started, whole):
+    """Twelve steps with validation and previews: process 0 alone reports, every process keeps a log and its times."""
     ended = finish(started)
-    assert [code for code, _, _ in ended] == [0] * count, ended
+    assert [code for code, _, _ in ended] == [0] * len(started), ended
     assert "Trained 12 steps" in ended[0][1]
     assert not any("Trained" in out or "accuracy" in out for _, out, _ in ended[1:])
     assert_close(folder, whole)
-    validated = [[line["validation/loss"] for line in lines(f) if "validation/loss" in line] for f in (folder, whole)]
-    np.testing.assert_allclose(*validated, rtol=1e-5)
+    assert len(trained(folder)) == 12
+    assert [line["step"] for line in lines(folder) if "validation/loss" in line] == [12]
     assert sorted(p.name for p in (folder / "previews").iterdir()) == ["step_0000006.png", "step_0000012.png"]
     told = read_lines(folder / "metrics.jsonl")[-2]["time/by_process"]
     assert len(told["0"]["step_seconds"]) == len(told["0"]["own_seconds"]) == 2
-    assert {f"process_{i:03d}.log" for i in range(count)} <= {p.name for p in (folder / "logs").iterdir()}
+    assert {f"process_{i:03d}.log" for i in range(len(started))} <= {p.name for p in (folder / "logs").iterdir()}
+
+
+@pytest.mark.slow
+def test_processes_train_evaluate_and_sample_like_one(tmp_path, recipe, cache, whole, monkeypatch):
+    folder, mesh = tmp_path / "run", ("--mesh.data", 2, "--mesh.tensor", 2)
+    started = processes(
+        2, "train.py", recipe, "--run-dir", folder, *mesh, *OFTEN, "--evaluate", 8, devices=2, cache=cache
+    )  # fmt: skip
+    assert_whole_run(folder, started, whole)
+    here(evaluate, "--run", folder, "--count", 8, "--out", tmp_path / "alone")
+    kept = (folder / "evaluation.json", tmp_path / "alone" / "evaluation.json")
+    accuracy = [json.loads(path.read_text())["rows"][0]["value"] for path in kept]
+    assert accuracy[0] == pytest.approx(accuracy[1], abs=0.05)
     request = ("--run", folder, "--given.shape", "circle", "--given.colour", "red", "--count", 6, "--formats", "npz")
-    if evaluated:
-        accuracy = [json.loads((f / "evaluation.json").read_text())["rows"][0]["value"] for f in (folder, whole)]
-        assert accuracy[0] == pytest.approx(accuracy[1], abs=0.05)
-        ended = finish(processes(2, "sample.py", *request, "--out", tmp_path / "two", cache=cache))
-        assert [code for code, _, _ in ended] == [0, 0], ended
-        code, _, err = run("sample.py", *request, "--out", tmp_path / "one", cache=cache)
-        assert code == 0, err
-        two, one = (np.load(tmp_path / name / "samples.npz")["image"].astype(int) for name in ("two", "one"))
-        assert np.abs(two - one).max() <= 1
-
-
-FOUR, TWO = (4, (), 4), (2, ("--mesh.data", 1, "--mesh.fsdp", 2), 8)  # processes, their mesh, killed after this step
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("reduction", "stages"), [("fast", [TWO]), ("strict", [FOUR, TWO])], ids=["fast", "strict"])
-def test_killed_runs_go_on_with_other_processes_and_devices(tmp_path, recipe, cache, whole, reduction, stages):
-    """Four processes, all killed; two with FSDP, killed; one with four devices and two microbatches."""
-    folder, flags = tmp_path / "run", ("--reduction", reduction, "--preview.every", 0, "--validation.every", 0)
-    rng = random.Random(reduction)
-    for count, mesh, least in stages:
-        started = processes(count, "train.py", recipe, "--run-dir", folder, *flags, *mesh, cache=cache)
-        wait_for(started[0], lambda n=least: (folder / "checkpoints" / "rolling" / str(n)).exists())
-        time.sleep(rng.random() * 0.1)
-        for process in started:
-            process.send_signal(signal.SIGKILL)
-        finish(started)
-    code, _, err = run("train.py", recipe, "--run-dir", folder, *flags, "--accumulate", 2, devices=4, cache=cache)
-    assert code == 0, err
-    assert "train again" not in err
-    assert_close(folder, whole)
-    if reduction == "strict":
-        alone = tmp_path / "alone"
-        code, _, err = run("train.py", recipe, "--run-dir", alone, *flags, cache=cache)
-        assert code == 0, err
-        assert lines(folder) == lines(alone)
-
-
-@pytest.mark.slow
-def test_a_signal_to_one_stops_all_at_the_same_step(tmp_path, recipe, cache):
-    folder = tmp_path / "run"
-    flags = ("--steps", 5000, "--optimizer.schedule", "constant", "--preview.every", 0, "--validation.every", 0)
-    started = processes(2, "train.py", recipe, "--run-dir", folder, *flags, "--checkpoint.every", 5000, cache=cache)
-    wait_for(started[0], lambda: count_lines(folder) >= 3)
-    started[1].send_signal(signal.SIGTERM)
-    ended = finish(started, 120)
+    ended = without_parents(monkeypatch, "sample.py", *request, "--out", tmp_path / "two", cache=cache)
     assert [code for code, _, _ in ended] == [0, 0], ended
-    step = json.loads((folder / "summary.json").read_text())["step"]
-    assert f"saved at step {step}" in ended[0][2]
-    assert [p.name for p in (folder / "checkpoints" / "rolling").iterdir()] == [str(step)]
+    here(sample, *request, "--out", tmp_path / "one")
+    two, one = (np.load(tmp_path / name / "samples.npz")["image"].astype(int) for name in ("two", "one"))
+    assert np.abs(two - one).max() <= 1
+
+
+@pytest.mark.nightly
+def test_processes_that_train_on_the_same_rows_draw_previews(tmp_path, recipe, cache, whole):
+    """In the suite: their losses, in the test of a signal; previews, in that of four devices."""
+    folder, mesh = tmp_path / "run", ("--mesh.data", 1, "--mesh.tensor", 2)
+    assert_whole_run(folder, processes(2, "train.py", recipe, "--run-dir", folder, *mesh, *OFTEN, cache=cache), whole)
+
+
+FSDP = ("--mesh.data", 1, "--mesh.fsdp", 2)
+
+
+def goes_on(patch, folder, recipe, whole, *flags):
+    """The run in this process with two devices and two microbatches, a checkpoint further: as `whole`."""
+    newest = max(int(p.name) for p in (folder / "checkpoints" / "rolling").iterdir() if p.name.isdigit())
+    assert newest + 4 <= LONG, "the run that others are compared with is too short"
+    patch.setattr(loop, "make_mesh", lambda shape: make_mesh(shape, jax.devices()[:2]))
+    here(train, recipe, "--run-dir", folder, *flags, "--steps", newest + 4, "--accumulate", 2)
+    assert len(trained(folder)) == newest + 4
+    assert_close(folder, whole)
+    if "strict" in flags:
+        exact = ("loss", "grad_norm", "param_norm")
+        ours, theirs = ([[line[name] for name in exact] for line in trained(f)] for f in (folder, whole))
+        assert ours == theirs[: newest + 4]
 
 
 @pytest.mark.slow
-def test_where_one_dies_the_others_end_with_a_sentence(tmp_path, recipe, cache):
-    folder = tmp_path / "run"
-    flags = ("--steps", 5000, "--optimizer.schedule", "constant", "--preview.every", 0, "--validation.every", 0)
-    started = processes(2, "train.py", recipe, "--run-dir", folder, *flags, cache=cache)
-    wait_for(started[0], lambda: (folder / "checkpoints" / "rolling" / "4").exists())
+def test_where_one_dies_the_others_end_with_a_sentence(tmp_path, recipe, cache, whole, monkeypatch, capfd):
+    """Two processes with FSDP, one killed; then one with two devices and two microbatches: strictly the same run."""
+    folder, flags = tmp_path / "run", ("--reduction", "strict", *NEVER)
+    started = processes(2, "train.py", recipe, "--run-dir", folder, *flags, *FSDP, *FOREVER, cache=cache)
+    wait_for(started[0], lambda: (folder / "checkpoints" / "rolling" / "8").exists())
     started[1].send_signal(signal.SIGKILL)
     begun = time.monotonic()
     (code, _, err), _ = finish(started, 120)
@@ -124,14 +146,54 @@ def test_where_one_dies_the_others_end_with_a_sentence(tmp_path, recipe, cache):
     assert last.startswith("error: ")
     assert "Start all processes again with the same command." in last
     assert "heckpoint is step" in last
+    goes_on(monkeypatch, folder, recipe, whole, *flags)
+    assert "train again" not in capfd.readouterr().err
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("reduction", ["fast", "strict"])
+def test_killed_runs_go_on_with_other_processes_and_devices(
+    tmp_path, recipe, cache, whole, reduction, monkeypatch, capfd
+):
+    """Four processes, all killed; two with FSDP, killed. In the suite: two, of which one is killed."""
+    folder, flags = tmp_path / "run", ("--reduction", reduction, *NEVER)
+    rng = random.Random(reduction)
+    for count, mesh, least in ((4, (), 4), (2, FSDP, 8)):
+        started = processes(count, "train.py", recipe, "--run-dir", folder, *flags, *mesh, *FOREVER, cache=cache)
+        wait_for(started[0], lambda n=least: (folder / "checkpoints" / "rolling" / str(n)).exists())
+        time.sleep(rng.random() * 0.1)
+        for process in started:
+            process.send_signal(signal.SIGKILL)
+        finish(started)
+    goes_on(monkeypatch, folder, recipe, whole, *flags)
+    assert "train again" not in capfd.readouterr().err
+
+
+TENSOR = ("--mesh.data", 1, "--mesh.tensor", 2)
+"""Both processes train on the same rows."""
 
 
 @pytest.mark.slow
-def test_what_stops_one_stops_all_with_its_sentence(tmp_path, recipe):
+def test_a_signal_to_one_stops_all_at_the_same_step(tmp_path, recipe, cache, whole):
+    folder = tmp_path / "run"
+    flags = (*TENSOR, *FOREVER, *NEVER, "--checkpoint.every", 5000)
+    started = processes(2, "train.py", recipe, "--run-dir", folder, *flags, cache=cache)
+    wait_for(started[0], lambda: count_lines(folder) >= 3)
+    started[1].send_signal(signal.SIGTERM)
+    ended = finish(started, 120)
+    assert [code for code, _, _ in ended] == [0, 0], ended
+    step = json.loads((folder / "summary.json").read_text())["step"]
+    assert f"saved at step {step}" in ended[0][2]
+    assert [p.name for p in (folder / "checkpoints" / "rolling").iterdir()] == [str(step)]
+    assert_close(folder, whole)
+
+
+@pytest.mark.slow
+def test_what_stops_one_stops_all_with_its_sentence(tmp_path, recipe, monkeypatch):
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "config.json").mkdir()  # process 0 alone writes it
-    ended = finish(processes(2, "train.py", recipe, "--run-dir", folder), 120)
+    ended = without_parents(monkeypatch, "train.py", recipe, "--run-dir", folder)
     assert [code for code, _, _ in ended] == [1, 1], ended
     assert "config.json cannot be written" in ended[0][2]
     assert "error: Process 0: " in ended[1][2]
@@ -142,8 +204,8 @@ def test_what_stops_one_stops_all_with_its_sentence(tmp_path, recipe):
 def test_where_one_stands_still_the_others_end(tmp_path, recipe, cache):
     """As a host that goes dark: its connections stay open and nothing comes."""
     folder = tmp_path / "run"
-    flags = ("--steps", 5000, "--optimizer.schedule", "constant", "--preview.every", 0, "--validation.every", 0)
-    started = processes(2, "train.py", recipe, "--run-dir", folder, *flags, "--hosts.timeout", 10, cache=cache)
+    flags = (*TENSOR, *FOREVER, *NEVER, "--hosts.timeout", 10)
+    started = processes(2, "train.py", recipe, "--run-dir", folder, *flags, cache=cache)
     wait_for(started[0], lambda: (folder / "checkpoints" / "rolling" / "4").exists())
     found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(started[1].pid)], capture_output=True, text=True)
     still = int(found.stdout)
