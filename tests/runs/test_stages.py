@@ -16,7 +16,9 @@ from unified_jax.interop import files
 from unified_jax.interop.names import flatten
 from unified_jax.modalities.label import Label
 from unified_jax.modalities.text import Text
-from unified_jax.models.stages import Stage
+from unified_jax.models.base import Declared
+from unified_jax.models.diffusion import Diffusion
+from unified_jax.models.stages import Stage, own
 from unified_jax.models.streams import Condition
 from unified_jax.models.text_classifier import TextClassifier
 from unified_jax.models.text_encoder import TextEncoder
@@ -34,6 +36,39 @@ TEXT = Text(16, too_long="crop")
 BERT = Bert(vocabulary=256, length=16, width=8, depth=1, heads=2, hidden=8)
 ENCODER = TextClassifier(TextEncoder(BERT, TEXT), (Label("shape", 6),))
 SMALL = dataclasses.replace(EXPERIMENT, steps=2, preview=Previews(every=0), validation=Validation())
+
+
+@dataclasses.dataclass(frozen=True)
+class Anchored(Declared):
+    """A model whose parameters are also drawn to those that the run starts from."""
+
+    model: Diffusion
+    anchor: Stage
+
+    @property
+    def modalities(self):
+        """See `Model`."""
+        return self.model.modalities
+
+    @property
+    def stages(self):
+        """What it is drawn to."""
+        return (self.anchor,)
+
+    def init(self, key):
+        """See `Model`."""
+        return self.model.init(key)
+
+    def axes(self):
+        """See `Model`."""
+        return self.model.axes()
+
+    def losses(self, params, aux, batch, key):
+        """The model's, and the squared distance."""
+        terms, statistics, metrics = self.model.losses(params, aux, batch, key)
+        apart = jax.tree.map(lambda a, b: jnp.sum((a - b) ** 2), own(params), params["stages"]["start"])
+        ones = jnp.ones(len(batch["slot"]))
+        return terms | {"distance": (sum(jax.tree.leaves(apart)) * ones, ones)}, statistics, metrics
 
 
 def drawn_from(stages, **changes):
@@ -71,3 +106,90 @@ def test_a_stage_is_the_ema_of_its_source_and_two_equal_ones_are_one(encoder, dr
     assert [path.name for path in (drawer / "stages").glob("*.safetensors")] == ["text.safetensors"]
     state = json.loads((drawer / "config.json").read_text())
     assert state["model"]["conditions"][0]["encoder"]["name"] == "text"
+
+
+def test_a_run_opens_and_goes_on_without_the_source_and_a_changed_byte_is_seen(encoder, drawer, tmp_path):
+    run, source = tmp_path / "drawer", tmp_path / "encoder"
+    shutil.copytree(drawer, run)
+    shutil.copytree(encoder, source)
+    before = open_run(run)[1]
+    stages = stage("text", source), dataclasses.replace(stage("text", source), name="again")
+    shutil.rmtree(source)
+    train(dataclasses.replace(drawn_from(stages, steps=3), optimizer=SMALL.optimizer), Start(run, quiet=True))
+    after = open_run(run)[1]
+    jax.tree.map(np.testing.assert_array_equal, after["stages"], before["stages"])
+    assert not np.array_equal(after["final"]["kernel"], before["final"]["kernel"])
+    held = run / "stages/text.safetensors"
+    data = bytearray(held.read_bytes())
+    data[-3] ^= 64
+    held.write_bytes(bytes(data))
+    with pytest.raises(UserError, match=r"does not hold the stage 'text' that this run began with"):
+        open_run(run)
+    assert load(run, stages={"text": encoder, "again": encoder}).step == 3
+    held.unlink()
+    with pytest.raises(UserError, match=r"say where it is with --stage text=PATH"):
+        open_run(run)
+    with pytest.raises(UserError, match=r"--stage other: this run has the stages text, again"):
+        load(run, stages={"other": encoder})
+
+
+def test_what_does_not_fit_is_refused_before_a_step(encoder, tmp_path):
+    missing = Stage("text", ENCODER, str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match=r"comes from '.*nowhere', which is neither a run nor a file"):
+        train(drawn_from((missing,)), Start(tmp_path / "a", quiet=True))
+    wide = dataclasses.replace(ENCODER, encoder=TextEncoder(dataclasses.replace(BERT, hidden=12), TEXT))
+    with pytest.raises(
+        UserError, match=r"The stage 'text' from 'encoder'.*fc1/kernel found \[1, 8, 8\] expected \[1, 8, 12\]"
+    ):
+        train(drawn_from((Stage("text", wide, str(encoder)),)), Start(tmp_path / "b", quiet=True))
+    with pytest.raises(ValueError, match=r"two stages called 'text'"):
+        drawn_from((Stage("text", wide, str(encoder)), Stage("text", ENCODER, str(encoder))))
+    with pytest.raises(ValueError, match=r"The stage 'text' encodes nothing: .* lacks condition_form, encode"):
+        drawn_from((Stage("text", EXPERIMENT.model, str(encoder)),))
+    with pytest.raises(ValueError, match=r"takes conditions of kind label; the condition 'caption' is a tokens"):
+        cross = dataclasses.replace(EXPERIMENT.model, network=DiT(depth=1, width=16, heads=2, conditioning="cross"))
+        dataclasses.replace(cross, conditions=(Condition(TEXT, encoder=stage("text", encoder)),))
+
+
+def test_a_reference_is_found_again_by_its_checksum(encoder, tmp_path):
+    weights, run = tmp_path / "weights.safetensors", tmp_path / "run"
+    files.write(weights, flatten(jax.device_get(open_run(encoder)[1])), {})
+    referred = Stage("text", ENCODER, str(weights), dtype="bfloat16", keep="reference")
+    train(drawn_from((referred,)), Start(run, quiet=True))
+    assert not list((run / "stages").glob("*.safetensors"))
+    held = open_run(run)[1]["stages"]["text"]
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(held)} == {"bfloat16"}
+    moved = weights.rename(tmp_path / "moved.safetensors")
+    with pytest.raises(UserError, match=r"is not at '.*weights.safetensors'; say where it is"):
+        open_run(run)
+    found = load(run, stages={"text": moved}).params["stages"]["text"]
+    jax.tree.map(np.testing.assert_array_equal, found, held)
+
+
+def test_updates_of_low_rank_are_beside_stages(encoder, drawer, tmp_path):
+    stages = stage("text", encoder), dataclasses.replace(stage("text", encoder), name="again")
+    lora = Tuning(train=(), lora=("blocks/cross_caption/.*",), rank=2)
+    tuned, run = drawn_from(stages, tuning=lora), tmp_path / "tuned"
+    train(tuned, Start(run, init_from=drawer, quiet=True))
+    whole, base = open_run(run)[1], open_run(drawer)[1]
+    jax.tree.map(np.testing.assert_array_equal, whole["stages"], base["stages"])
+    moved = {path for path, leaf in flatten(whole).items() if not np.array_equal(leaf, flatten(base)[path])}
+    assert moved and all(path.startswith("blocks/cross_caption/") for path in moved)
+    train(dataclasses.replace(tuned, steps=3), Start(run, quiet=True))
+    with pytest.raises(UserError, match="leave patterns that begin with stages/ out"):
+        train(
+            drawn_from(stages, tuning=Tuning(train=(), lora=("stages/text",))), Start(tmp_path / "b", init_from=drawer)
+        )
+
+
+def test_a_run_may_hold_what_it_started_from(tmp_path):
+    model = Anchored(EXPERIMENT.model, Stage("start"))
+    run = tmp_path / "run"
+    train(dataclasses.replace(SMALL, model=model), Start(run, quiet=True))
+    held, fresh = open_run(run)[1], jax.jit(model.init)(jax.random.key(SMALL.seed))
+    started = {path: np.asarray(leaf) for path, leaf in flatten(held["stages"]["start"]).items()}
+    assert set(started) == set(flatten(fresh))
+    assert not np.array_equal(started["final/kernel"], held["final"]["kernel"])
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    distances = [line["loss/distance"] for line in lines if "loss/distance" in line]
+    assert distances[0] == 0 and distances[-1] > 0

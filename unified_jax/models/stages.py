@@ -7,6 +7,7 @@ a step they are a part of the frozen parameters, sharded by the same rules as th
     params = {...the network's own..., "stages": {NAME: parameters of the stage}}
 """
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -170,7 +171,11 @@ def check_stages(stages: tuple[Stage, ...], owner: str) -> tuple[Stage, ...]:
     by_name = {stage.name: stage for stage in stages}
     for stage in stages:
         if stage != by_name[stage.name]:
-            raise ValueError(f"{owner} has two stages called {stage.name!r}, and they differ: {stage}.")
+            other = by_name[stage.name]
+            fields = ", ".join(
+                f.name for f in dataclasses.fields(stage) if getattr(stage, f.name) != getattr(other, f.name)
+            )
+            raise ValueError(f"{owner} has two stages called {stage.name!r}, and they differ in {fields}.")
     return tuple(by_name.values())
 
 
