@@ -18,16 +18,16 @@ def experiment() -> uj.Experiment:
         for name, values in uj.ATTRIBUTES
     )
     text = uj.Text(48, uj.learn_bpe((str(captions[i]["caption"]) for i in range(2000)), 384))
-    bert = uj.Bert(vocabulary=384, length=48, width=128, depth=3, heads=4, hidden=512, eps=1e-6)
+    bert = uj.Bert(vocabulary=384, length=48, width=96, depth=3, heads=4, hidden=384, eps=1e-6)
     return uj.Experiment(
         model=uj.TextClassifier(uj.TextEncoder(bert, text, normalise=False), (uj.Label("count", 3), *said)),
         data=world,
         optimizer=uj.Optimization(
-            uj.AdamW(), learning_rate=1e-3, warmup_steps=100, schedule="cosine", final_fraction=0.05, clip_norm=1.0
+            uj.Muon(b2=0.98), learning_rate=5e-3, warmup_steps=50, schedule="cosine", final_fraction=0.05, clip_norm=1.0
         ),
         ema=(uj.Ema(decay=0.99),),
-        steps=1500,
-        batch_size=128,
+        steps=1000,
+        batch_size=64,
         checkpoint=uj.Checkpointing(every=500),
         preview=uj.Previews(every=0),
         validation=uj.Validation(every=500, batches=4),

@@ -7,7 +7,6 @@ a step they are a part of the frozen parameters, sharded by the same rules as th
     params = {...the network's own..., "stages": {NAME: parameters of the stage}}
 """
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -175,7 +174,7 @@ def check_stages(stages: tuple[Stage, ...], owner: str) -> tuple[Stage, ...]:
             fields = ", ".join(
                 f.name for f in dataclasses.fields(stage) if getattr(stage, f.name) != getattr(other, f.name)
             )
-            raise ValueError(f"{owner} has two stages called {stage.name!r}, and they differ in {fields}.")
+            raise ValueError(f"{owner} has two stages called {stage.name!r}, and they differ in {', '.join(apart)}.")
     return tuple(by_name.values())
 
 
