@@ -49,7 +49,7 @@ def rows_of(model, found, items):
         arrays["slot"][row, 0] = row
         for stream in model.streams:
             arrays[stream.modality.name][row, 0] = record[stream.modality.name]
-    return jax.tree.map(jnp.asarray, arrays)
+    return jax.device_put(arrays)
 
 
 def narrowed(params, kept):
@@ -118,20 +118,21 @@ def test_a_batch_of_text_is_a_language_model(params):
 
 
 def test_terms_pull_as_their_own_gradients(params):
-    """Norms and cosines against one gradient a term, and the sum against the whole loss."""
+    """Norms and cosines against one gradient a term."""
+    model, params = dataclasses.replace(MODEL, streams=STREAMS[:2]), narrowed(params, ("image", "action"))
     balance = FixedBalance((("image", 3.0), ("text", 0.5)))
     optimizer = Optimizer(Optimization(), (Ema(),), 10)
-    state = jax.jit(functools.partial(init_state, MODEL, optimizer, balance))(jax.random.key(0))
+    state = jax.jit(functools.partial(init_state, model, optimizer, balance))(jax.random.key(0))
     state = dataclasses.replace(state, params=params)
-    batch = jax.tree.map(jnp.asarray, MODEL.packer.pack(records(4), np.arange(4, dtype=np.int32), 0, 0))
+    batch = jax.device_put(model.packer.pack(records(4), np.arange(4, dtype=np.int32), 0, 0))
     key = jax.random.key(7)
-    found = jax.jit(term_gradients, static_argnums=(0, 1))(MODEL, balance, state, {}, batch, key)
-    weights = {"image": 3.0, "text": 0.5, "action": 1.0, "points": 1.0}
+    found = jax.jit(term_gradients, static_argnums=(0, 1))(model, balance, state, {}, batch, key)
+    weights = {"image": 3.0, "text": 0.5, "action": 1.0}
 
     @jax.jit
     @jax.grad
     def gradient_of(p, chosen):
-        terms, _, _ = MODEL.losses(p, {}, batch, jax.random.fold_in(key, 0))
+        terms, _, _ = model.losses(p, {}, batch, jax.random.fold_in(key, 0))
         return sum(chosen[name] * w * jnp.sum(terms[name][0]) / jnp.sum(terms[name][1]) for name, w in weights.items())
 
     def term(name):
@@ -145,4 +146,4 @@ def test_terms_pull_as_their_own_gradients(params):
     cosine = float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
     name = "grad_cosine/image,text" if "grad_cosine/image,text" in found else "grad_cosine/text,image"
     assert float(found[name]) == pytest.approx(cosine, abs=1e-4)
-    assert len([name for name in found if name.startswith("grad_cosine/")]) == 6
+    assert len([name for name in found if name.startswith("grad_cosine/")]) == 3

@@ -35,13 +35,18 @@ def shown(reading: Reading, k: int) -> list[tuple[int, ...]]:
     return [tuple(int(column[slot]) for column in columns) for slot in range(reading.count[k])]
 
 
-def test_true_renders_at_32_pixels():
-    right, near = accuracy(2000, 32, 0.0)
+SCENES = pytest.mark.parametrize("scenes", [500, pytest.param(2000, marks=pytest.mark.nightly)])
+
+
+@SCENES
+def test_true_renders_at_32_pixels(scenes):
+    right, near = accuracy(scenes, 32, 0.0)
     assert right >= 0.999 and near >= 0.999
 
 
-def test_noise_at_32_pixels():
-    right, near = accuracy(2000, 32, 0.1)
+@SCENES
+def test_noise_at_32_pixels(scenes):
+    right, near = accuracy(scenes, 32, 0.1)
     assert right >= 0.99 and near >= 0.99
 
 
