@@ -9,7 +9,7 @@ import unified_jax as uj
 
 
 def experiment() -> uj.Experiment:
-    """BERT over 48 tokens; a head for the number of objects, and for every attribute of each in the order of mention."""
+    """BERT over 48 tokens; heads for the number of objects, and for the attributes of each in the order of mention."""
     world = uj.World(resolution=32)
     captions = world.source("train", ("caption",))
     said = tuple(

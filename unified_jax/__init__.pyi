@@ -27,6 +27,12 @@ from unified_jax.data.tfds import Tfds as Tfds
 from unified_jax.data.world import World as World
 from unified_jax.data.world.scene import ATTRIBUTES as ATTRIBUTES
 from unified_jax.errors import RunError as RunError, UserError as UserError
+from unified_jax.evaluation.scores import (
+    PixelFrechet as PixelFrechet,
+    Score as Score,
+    WorldAttributes as WorldAttributes,
+    WorldCaptions as WorldCaptions,
+)
 from unified_jax.kernels.choice import attend as attend
 from unified_jax.layers.form import (
     Backbone as Backbone,

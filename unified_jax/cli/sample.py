@@ -11,16 +11,19 @@ from unified_jax.config import to_plain
 from unified_jax.errors import UserError, meant
 from unified_jax.hosts import Hosts, together, writes
 from unified_jax.precision import same_numbers
-from unified_jax.runs.flags import check_devices, check_room, check_seed, check_steps, parse
+from unified_jax.runs.flags import check_devices, check_room, check_seed, check_steps, parse, real
 from unified_jax.runs.folders import check_folder
 from unified_jax.runs.given import read_given, split_arguments
-from unified_jax.samplers.guidance import Guidance
+from unified_jax.samplers.guidance import Axis
 from unified_jax.samplers.plan import Plan, Spacing
 
 
 @dataclass(frozen=True)
 class SampleCommand:
-    """Sample. Conditions: --given.NAME VALUE[,VALUE...], --given.caption TEXT, or @FILE with one value per line."""
+    """Sample. Conditions: --given.NAME VALUE[,VALUE...], --given.caption TEXT, or @FILE with one value per line.
+
+    --negative.NAME says what guidance points away from.
+    """
 
     run: str
     """Run directory."""
@@ -59,6 +62,8 @@ class SampleCommand:
     """Sampling steps."""
     guidance: float | None = None
     """Classifier-free guidance scale s = 1 + w; 1 is no guidance."""
+    axes: tuple[str, ...] = ()
+    """Several guidance directions NAMES=SCALE, each adding its conditions to those before it: shape,colour=3 size=2."""
     guidance_interval: tuple[float, float] | None = None
     """Guide only between these times (0 data, 1 noise)."""
     guidance_power: float | None = None
@@ -146,15 +151,26 @@ def _check(command: SampleCommand) -> tuple[str, ...]:
     return formats
 
 
+def _axis(text: str) -> Axis:
+    """The direction NAME,NAME=SCALE. Raises ValueError for anything else."""
+    names, equals, scale = text.partition("=")
+    if not (names and equals):
+        raise ValueError(f"--axes takes NAMES=SCALE, such as shape,colour=3; found {text!r}.")
+    return Axis(tuple(names.split(",")), real(scale))
+
+
 def _plan(plan: Plan, command: SampleCommand) -> Plan:
     given = {name: value for name, value in vars(command).items() if value is not None}
     low, high = given.get("guidance_interval", (plan.guidance.low, plan.guidance.high))
     try:
-        guidance = Guidance(
-            given.get("guidance", plan.guidance.scale), low, high,
-            given.get("guidance_power", plan.guidance.power), given.get("guidance_rescale", plan.guidance.rescale),
-            plan.guidance.channels,
-        )  # fmt: skip
+        changes = {
+            "scale": given.get("guidance"), "low": low, "high": high, "power": given.get("guidance_power"),
+            "rescale": given.get("guidance_rescale"),
+        }  # fmt: skip
+        changes = {name: value for name, value in changes.items() if value is not None}
+        if command.axes:
+            changes |= {"scale": 1.0, "axes": tuple(_axis(text) for text in command.axes)}
+        guidance = replace(plan.guidance, **changes)
     except ValueError as error:
         raise UserError(str(error)) from error
     sampler = parse_sampler(command.sampler) if command.sampler else plan.sampler

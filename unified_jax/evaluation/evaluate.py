@@ -1,80 +1,69 @@
 """The evaluation of a trained model: rows {given, wanted, split, metric, value, low, high, chance, n}."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
+import jax
 import numpy as np
 
 from unified_jax.data.base import DataSet
 from unified_jax.data.world import World
-from unified_jax.data.world.read import read_image
-from unified_jax.evaluation.attributes import SHOWN, attribute_hits, chance, sample_accuracy
-from unified_jax.evaluation.distances import frechet, pooled_pixels
-from unified_jax.evaluation.statistics import wilson_interval
-from unified_jax.modalities.label import Label
+from unified_jax.errors import UserError
+from unified_jax.evaluation.scores import HOUSE, Row, Samples, Score, accuracy_row
 from unified_jax.models.base import Model
-
-FeatureFunction = Callable[[np.ndarray], np.ndarray]
-"""Images in [-1, 1] `[b, h, w, c]` to features `[b, d]`."""
+from unified_jax.typing import Params
 
 
-@dataclass(frozen=True)
-class Samples:
-    """The conditions and the samples of one split."""
+@runtime_checkable
+class Classifies(Protocol):
+    """A model that predicts labels from other fields of a batch."""
 
-    split: str
-    given: dict[str, np.ndarray]
-    truth: np.ndarray
-    made: np.ndarray
+    @property
+    def labels(self) -> tuple[Any, ...]:
+        """The predicted labels."""
+        ...
 
-    def titles(self, model: Model) -> list[str]:
-        """The labels of each sample as text."""
-        labels = [m for m in model.modalities if isinstance(m, Label) and m.name in self.given]
-        return [" ".join(one.title(int(self.given[one.name][i])) for one in labels) for i in range(len(self.made))]
-
-
-def is_world(data: DataSet, model: Model) -> bool:
-    """Whether readers can score the model: RGB images of a world of one object, conditioned on what they show."""
-    given, (wanted,) = model.request((), ())
-    channels = next(m.blank().shape[-1] for m in model.modalities if m.name == wanted)
-    single = isinstance(data, World) and data.max_objects == 1 and channels == 3
-    return single and any(name in SHOWN for name in given)
+    def logits(self, params: Params, text: Any) -> dict[str, Any]:
+        """Unnormalised log-probabilities of the classes of every label."""
+        ...
 
 
-def rows_of(
-    samples: Samples, model: Model, world: bool, feature: FeatureFunction = pooled_pixels
-) -> list[dict[str, Any]]:
-    """The rows of one split: attribute accuracies (on a world) and the Frechet distance on `feature`."""
-    base = _asked(model, samples.split) | {"n": len(samples.made)}
-    rows = []
-    if world:
-        names, hits, named = attribute_hits(read_image(samples.made), samples.given)
-        rows.append(base | _accuracy_row("attribute_accuracy", sample_accuracy(hits, named), chance(names)))
-        for i, name in enumerate(names):
-            one = sample_accuracy(hits[:, i : i + 1], named[:, i : i + 1])
-            rows.append(base | _accuracy_row(f"accuracy/{name}", one, chance((name,))))
-    truth, made = (feature(x.astype(np.float64) / 127.5 - 1.0) for x in (samples.truth, samples.made))
-    distance = {"metric": f"frechet/{feature.__name__}", "value": frechet(truth, made)}
-    rows.append(base | distance | {"low": None, "high": None, "chance": None})
-    return rows
+def scores_for(asked: tuple[Score, ...], data: DataSet, model: Model) -> tuple[Score, ...]:
+    """The scores that are asked for, or all of the house that suit. Raises UserError for one that does not suit."""
+    for one in asked:
+        if why := one.suits(data, model):
+            raise UserError(f"The score {type(one).__name__} does not suit this run: {why}.")
+    return asked or tuple(one for one in HOUSE if not one.suits(data, model))
 
 
-def _accuracy_row(metric: str, scores: np.ndarray, guess: float) -> dict[str, Any]:
-    value = float(scores.mean())
-    low, high = wilson_interval(value, len(scores))
-    return {"metric": metric, "value": value, "low": low, "high": high, "chance": guess, "n": len(scores)}
+def rows_of(samples: Samples, scores: tuple[Score, ...]) -> list[Row]:
+    """The rows of one split."""
+    base = asked_of(samples.model, samples.split) | {"n": len(samples.made)}
+    return [base | row for one in scores for row in one(samples)]
 
 
-def _asked(model: Model, split: str) -> dict[str, Any]:
+def label_rows(model: Any, params: Params, batch: dict[str, np.ndarray], split: str) -> list[Row]:
+    """The accuracy of each label that a model predicts, and their mean."""
+    call = jax.jit(model.logits)
+    fields = [m.name for m in model.modalities if m not in model.labels]
+    found = call(params, *(batch[name] for name in fields))
+    right = {one.name: np.asarray(found[one.name].argmax(-1) == batch[one.name], float) for one in model.labels}
+    base = {"given": fields, "wanted": [one.name for one in model.labels], "split": split}
+    guesses = {one.name: float(np.bincount(batch[one.name]).max() / len(batch[one.name])) for one in model.labels}
+    whole = np.stack(list(right.values())).mean(0)
+    rows = [base | accuracy_row("label_accuracy", whole, float(np.mean(list(guesses.values()))))]
+    return rows + [base | accuracy_row(f"accuracy/{name}", hits, guesses[name]) for name, hits in right.items()]
+
+
+def asked_of(model: Model, split: str) -> Row:
+    """The request of an evaluation, as part of a row."""
     given, wanted = model.request((), ())
     return {"given": list(given), "wanted": list(wanted), "split": split}
 
 
-def bits_row(bits: np.ndarray, model: Model, split: str) -> dict[str, Any]:
+def bits_row(bits: np.ndarray, model: Model, split: str) -> Row:
     """The row of a mean of bits/dim, with a normal interval; 8 bits/dim is the cost of uniform noise."""
     mean, error = float(bits.mean()), 1.96 * float(bits.std(ddof=1)) / np.sqrt(len(bits)) if len(bits) > 1 else 0.0
-    row = _asked(model, split) | {"metric": "bits_per_dim", "value": mean, "low": mean - error, "high": mean + error}
+    row = asked_of(model, split) | {"metric": "bits_per_dim", "value": mean, "low": mean - error, "high": mean + error}
     return row | {"chance": 8.0, "n": len(bits)}
 
 

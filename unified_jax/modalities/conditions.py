@@ -7,6 +7,8 @@ import jax
 
 Kind = Literal["label", "vector", "scalars", "tokens", "map"]
 Null = Literal["row", "learned", "zero", "none"]
+NEGATIVE = "negative."
+"""Prefix of a field in a request: what guidance points away from, instead of the condition's null."""
 
 
 @jax.tree_util.register_static

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from unified_jax.modalities.conditions import NEGATIVE
 from unified_jax.modalities.image import Image, sheet
 from unified_jax.modalities.text import Text
 
@@ -29,6 +30,7 @@ def show_samples(
 
     nothing = Pillow.new("RGB", (SIDE, SIDE), (225, 225, 225))
     by_name = {m.name: m for m in modalities}
+    by_name |= {NEGATIVE + name: modality for name, modality in by_name.items()}
     count = min(limit, *(len(value) for value in (*given.values(), *made.values())))
     titles = [_title(by_name, given, i) for i in range(count)]
     if chosen is not None:
@@ -52,17 +54,19 @@ def show_samples(
 
 
 def _drawn(by_name: dict[str, Any], given: dict[str, np.ndarray]) -> list[str]:
-    return [name for name in given if not (isinstance(by_name[name], Text) or hasattr(by_name[name], "title"))]
+    images = [name for name in given if not (isinstance(by_name[name], Text) or hasattr(by_name[name], "title"))]
+    return [name for name in images if not name.startswith(NEGATIVE)]
 
 
 def _title(by_name: dict[str, Any], given: dict[str, np.ndarray], i: int) -> str:
     words = []
     for name, value in given.items():
         modality: Any = by_name[name]
+        against = ["not"] if name.startswith(NEGATIVE) else []
         if isinstance(modality, Text):
-            words.append(modality.decode(value[i]))
+            words += [*against, modality.decode(value[i])]
         elif hasattr(modality, "title"):
-            words.append(modality.title(np.asarray(value[i]).tolist()))
+            words += [*against, modality.title(np.asarray(value[i]).tolist())]
     return " ".join(words)
 
 

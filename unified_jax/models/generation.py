@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from unified_jax.errors import UserError
 from unified_jax.layers.form import ConditionInput, NoisyInput
+from unified_jax.modalities.conditions import NEGATIVE
 from unified_jax.models.streams import Stream, without
 from unified_jax.processes.targets import Process
 from unified_jax.samplers.guidance import clip_x0, guided
@@ -23,8 +24,6 @@ from unified_jax.typing import Keys, Params
 
 ABSENT = 7003
 """Purpose of the noise of an absent stream: sampled once per sample, from its own key."""
-NEGATIVE = "negative."
-"""Prefix of a field in `given`: what guidance points away from, instead of the condition's null."""
 
 
 class Sampling(NamedTuple):

@@ -97,7 +97,9 @@ def _check(command: EvaluateCommand) -> None:
 
 def _evaluation_of(model: Any, bits: int) -> "Callable[[Bench, tuple[str, ...]], list[dict[str, Any]]]":
     """The kind of evaluation of a model. Raises UserError if there is none."""
+    from unified_jax.config import lacking
     from unified_jax.evaluation.bits import check_bits
+    from unified_jax.evaluation.evaluate import Classifies
     from unified_jax.modalities.image import Image
     from unified_jax.modalities.text import Text
     from unified_jax.runs.edits import edits_images, evaluate_edits
@@ -108,6 +110,8 @@ def _evaluation_of(model: Any, bits: int) -> "Callable[[Bench, tuple[str, ...]],
     made = [m for m in model.modalities if m.name in model.wantable]
     if edits_images(model):
         return evaluate_edits
+    if not lacking(type(model), Classifies):
+        return _evaluate_labels
     if len(made) > 1 and any(isinstance(m, Text) for m in made):
         return evaluate_matrix
     if len(made) == 1 and isinstance(made[0], Image):
@@ -129,15 +133,15 @@ def _evaluate_images(bench: "Bench", splits: tuple[str, ...], bits: int) -> list
     model: Any = bench.experiment.model
     fields, (name,) = model.request((), ())
     modality = next(m for m in model.modalities if m.name == name)
-    world = ev.is_world(data, model)
+    scores = ev.scores_for(bench.experiment.scores, data, model)
     rows: list[dict[str, Any]] = []
     for split in splits:
         examples = bench.examples(split).arrays
         given = {field: examples[field] for field in fields}
         with bench.bar(split, count) as bar:
             made = bench.draw(given, (name,), bar.update)[name]
-        samples = ev.Samples(split, given, examples[name], modality.from_model(made))
-        rows += ev.rows_of(samples, model, world)
+        samples = ev.Samples(split, model, given, name, examples[name], modality.from_model(made))
+        rows += ev.rows_of(samples, scores)
         if bits:
             with bench.bar(f"{split} bits/dim", bits, "example") as bar:
                 found = bits_per_dim(
@@ -146,16 +150,27 @@ def _evaluate_images(bench: "Bench", splits: tuple[str, ...], bits: int) -> list
             rows.append(ev.bits_row(found, model, split))
         shown = min(16, count)
         pairs = [image for i in range(shown) for image in (samples.truth[i], samples.made[i])]
-        titles = [text for i in range(shown) for text in (samples.titles(model)[i], "sampled")]
+        titles = [text for i in range(shown) for text in (samples.titles()[i], "sampled")]
         bench.pictures[f"evaluation_{split}.png"] = sheet(np.stack(pairs), columns=8, titles=titles)
     if bench.show and writes():
         _print_rows(rows)
     return rows
 
 
+def _evaluate_labels(bench: "Bench", splits: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The part for models that predict labels."""
+    from unified_jax.evaluation.evaluate import label_rows
+
+    model = bench.experiment.model
+    rows = [row for split in splits for row in label_rows(model, bench.params, bench.examples(split).arrays, split)]
+    if bench.show and writes():
+        _print_rows(rows)
+    return rows
+
+
 def _print_rows(rows: list[dict[str, Any]]) -> None:
-    main = [row for row in rows if row["metric"] == "attribute_accuracy"]
-    for row in [row for row in rows if row["metric"] != "attribute_accuracy"] + main[::-1]:
+    main = [row for row in rows if row["metric"] in ("attribute_accuracy", "label_accuracy")]
+    for row in [row for row in rows if row not in main] + main[::-1]:
         interval = "" if row["low"] is None else f" [{row['low']:.3f}, {row['high']:.3f}]"
         where = "" if row is (main[0] if main else None) else f"{row['split']} "
         print(f"{where}{row['metric'].replace('_', ' ')} {row['value']:.3f}{interval}")

@@ -12,15 +12,17 @@ import numpy as np
 
 from unified_jax.data.world.caption import read_caption
 from unified_jax.errors import UserError, meant
+from unified_jax.modalities.conditions import NEGATIVE
 from unified_jax.modalities.label import Label
 from unified_jax.modalities.reading import read_text
 from unified_jax.modalities.text import Text
 
-FLAG = "--given."
+FLAG, AGAINST = "--given.", "--negative."
+"""`--negative.NAME` says what guidance points away from; in a request it is the field negative.NAME."""
 
 
 def split_arguments(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
-    """({name: text} of the --given flags, all other arguments).
+    """({name: text} of the --given and --negative flags, all other arguments).
 
     Raises UserError for a flag without a value, or one that is given twice.
     """
@@ -29,18 +31,17 @@ def split_arguments(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
     queue = list(arguments)
     while queue:
         word = queue.pop(0)
-        if not word.startswith("--given."):
+        if not word.startswith((FLAG, AGAINST)):
             rest.append(word)
             continue
-        name, equals, value = word.removeprefix("--given.").partition("=")
+        flag, equals, value = word.partition("=")
+        name = NEGATIVE + flag.removeprefix(AGAINST) if flag.startswith(AGAINST) else flag.removeprefix(FLAG)
         if not equals:
             if not queue:
                 raise UserError(f"{word} needs a value.")
             value = queue.pop(0)
         if name in given:
-            raise UserError(
-                f"--given.{name} is given twice; separate several values by commas, or use @FILE, one per line."
-            )
+            raise UserError(f"{flag} is given twice; separate several values by commas, or use @FILE, one per line.")
         given[name] = value
     return given, rest
 
@@ -52,6 +53,7 @@ def read_given(given: Mapping[str, str], model: Any, count: int, first: int = 0)
     `@FILE`, several as `@A,@B`.
     """
     known = {m.name: m for m in model.modalities}
+    known |= {NEGATIVE + name: modality for name, modality in known.items()}
     values = {
         name: _values(name, known[name], text) if name in known else _texts(name, text) for name, text in given.items()
     }
@@ -64,7 +66,8 @@ def given_rows(
     """One row per sample, from index `first` on, for every field that is given, as `prepare` gives it.
 
     given    by field: one value or a list of them (`several`). A label is a number or a name; a text a string, or the
-             path of a file; anything else an array as the modality's `prepare` takes it, or the path of a file
+             path of a file; anything else an array as the modality's `prepare` takes it, or the path of a file.
+             "negative.FIELD" is what guidance points away from, in the place of the condition's null
     flag     prefix of a field's name in messages
 
     A label that only conditions the model has a null row: it is null where it is not given, and "caption" names such
@@ -74,7 +77,9 @@ def given_rows(
     labels = {n: m for n, m in by_name.items() if isinstance(m, Label) and n not in model.wantable}
     rows = {name: np.full(count, label.null, np.int32) for name, label in labels.items()}
     for name, value in given.items():
-        if name in by_name:
+        if name.startswith(NEGATIVE) and (of := name.removeprefix(NEGATIVE)) in by_name:
+            rows[name] = field_rows(by_name[of], value, range(first, first + count), flag)
+        elif name in by_name:
             rows[name] = field_rows(by_name[name], value, range(first, first + count), flag)
         elif name == "caption" and labels:
             texts = [value] if isinstance(value, str) else list(value)

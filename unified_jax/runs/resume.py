@@ -19,6 +19,7 @@ DATA = "data"
 """Entry of environment.json: the training examples of a run (`Pipeline.described`)."""
 FREE = (
     *("mesh", "rules", "accumulate", "log_every", "gradients_every", "checkpoint", "preview", "validation", "evaluate"),
+    "scores",
     "non_finite",
 )
 """Fields of an experiment that may change when a run is resumed; also `steps` with a constant learning rate."""

@@ -7,6 +7,7 @@ from unified_jax.config import Open
 from unified_jax.data.base import DataSet
 from unified_jax.data.world import World
 from unified_jax.errors import UserError
+from unified_jax.evaluation.scores import Score
 from unified_jax.models.base import Model
 from unified_jax.models.diffusion import Diffusion
 from unified_jax.models.tuned import Tuned, Tuning
@@ -110,6 +111,8 @@ class Experiment:
     """Validation loss during training."""
     evaluate: int = 0
     """Samples of the evaluation after the last step; 0: none."""
+    scores: Open[tuple[Open[Score], ...]] = ()
+    """What an evaluation of images measures; (): all scores of the house that suit (`evaluation.scores`)."""
 
     def __post_init__(self) -> None:
         if self.steps < 1:
