@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Float
 
 from unified_jax.errors import UserError
 from unified_jax.layers.form import ConditionInput, NoisyInput
+from unified_jax.modalities.conditions import NEGATIVE
 from unified_jax.models import generation
 from unified_jax.models.base import Declared, Terms
 from unified_jax.models.stages import Encoded, Stage, check_stages, encode, own
@@ -203,11 +204,11 @@ class Denoising(Declared):
     def request(self, given: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """See `Model`; `negative.FIELD` is what guidance points away from, in the place of an absent condition."""
         fields = {c.source.name for c in self.reads}
-        for name in (name.removeprefix(generation.NEGATIVE) for name in given if name.startswith(generation.NEGATIVE)):
+        for name in (name.removeprefix(NEGATIVE) for name in given if name.startswith(NEGATIVE)):
             if name not in fields:
                 known = ", ".join(sorted(fields)) or "none"
-                raise UserError(f"{generation.NEGATIVE}{name}: {name!r} is no condition of this model; it has {known}.")
-        return super().request(tuple(name for name in given if not name.startswith(generation.NEGATIVE)), wanted)
+                raise UserError(f"{NEGATIVE}{name}: {name!r} is no condition of this model; it has {known}.")
+        return super().request(tuple(name for name in given if not name.startswith(NEGATIVE)), wanted)
 
     def generate(
         self, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: Plan

@@ -171,9 +171,7 @@ def check_stages(stages: tuple[Stage, ...], owner: str) -> tuple[Stage, ...]:
     for stage in stages:
         if stage != by_name[stage.name]:
             other = by_name[stage.name]
-            fields = ", ".join(
-                f.name for f in dataclasses.fields(stage) if getattr(stage, f.name) != getattr(other, f.name)
-            )
+            apart = [name for name in vars(stage) if getattr(stage, name) != getattr(other, name)]
             raise ValueError(f"{owner} has two stages called {stage.name!r}, and they differ in {', '.join(apart)}.")
     return tuple(by_name.values())
 
