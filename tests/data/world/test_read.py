@@ -52,7 +52,7 @@ def test_noise_at_32_pixels(scenes):
 
 @pytest.mark.parametrize(("sigma", "least"), [(0.0, 0.999), (0.1, 0.99)])
 def test_64_pixels(sigma, least):
-    right, near = accuracy(300, 64, sigma)
+    right, near = accuracy(150, 64, sigma)
     assert right >= least and near >= least
 
 
@@ -62,7 +62,7 @@ def test_other_resolutions(resolution):
 
 
 def test_held_out_and_unjittered():
-    assert accuracy(300, 32, 0.1, "held_out", False)[0] >= 0.99
+    assert accuracy(150, 32, 0.1, "held_out", False)[0] >= 0.99
 
 
 def test_uint8_and_float_read_the_same():
