@@ -1,25 +1,25 @@
 """Studies: what may be written in one, and that a killed study ends with the table of one that was left alone."""
 
+import contextlib
 import csv
 import dataclasses
 import json
+import os
 import re
 import signal
+import threading
 import time
 
-import jax
 import pytest
 
-from tests.helpers import EXPERIMENT, command, experiment, run, write_recipe
+from tests.helpers import EXPERIMENT, command, experiment, write_recipe
 from unified_jax.cli import ablate
 from unified_jax.cli.entry import run_command
 from unified_jax.errors import UserError
-from unified_jax.runs import loop
 from unified_jax.runs.loop import train
 from unified_jax.runs.metrics import read_lines
 from unified_jax.runs.seeds import train_together
 from unified_jax.runs.start import Start
-from unified_jax.sharding import make_mesh
 from unified_jax.studies import cells, results
 from unified_jax.studies.study import Budget, Metric, Study, Variant, apply_change, load_study, parse_settings
 
@@ -27,7 +27,7 @@ STUDY = """
 from unified_jax.studies.study import Study, Variant
 
 def study():
-    return Study({base!r}, ({variants}), seeds={seeds}, common={common}, together="never")
+    return Study({base!r}, ({variants}), seeds={seeds}, common={common}, samples=16, together="never")
 """
 
 
@@ -41,12 +41,6 @@ def write_study(folder, variants='Variant("slow", {"optimizer.learning_rate": 1e
     path = folder / "mine.py"
     path.write_text(text)
     return path
-
-
-@pytest.fixture
-def one_device(monkeypatch):
-    """Runs of this process take the first of the fake devices."""
-    monkeypatch.setattr(loop, "make_mesh", lambda shape: make_mesh(shape, jax.devices()[:1]))
 
 
 @pytest.mark.parametrize(
@@ -171,58 +165,86 @@ def test_verdicts():
 
 @pytest.mark.slow
 def test_seeds_together_are_the_seeds_alone(tmp_path, one_device):
-    """Losses to 1e-5, the same lines of metrics, the same batches."""
+    """Losses to 1e-5, the same lines of metrics, the same batches; of the second seed, and the first is another."""
     quiet = experiment(steps=6, preview=dataclasses.replace(EXPERIMENT.preview, every=0))
     several = tuple(dataclasses.replace(quiet, seed=i) for i in range(2))
     starts = tuple(Start(tmp_path / f"together{i}", quiet=True) for i in range(2))
     summaries = train_together(several, starts)
-    for i, (one, start) in enumerate(zip(several, starts, strict=True)):
-        alone = Start(tmp_path / f"alone{i}", quiet=True)
-        summary = train(one, alone)
-        pairs = zip(
-            read_lines(alone.run_dir / "metrics.jsonl"), read_lines(start.run_dir / "metrics.jsonl"), strict=True
-        )
-        for ours, theirs in pairs:
-            assert {k for k in ours if not k.startswith("time/")} == {k for k in theirs if not k.startswith("time/")}
-            for name in ours.keys() & {"loss", "validation/loss", "grad_norm"}:
-                assert ours[name] == pytest.approx(theirs[name], abs=1e-5, rel=1e-5)
-            assert ours.get("examples") == theirs.get("examples")
-        assert summary["loss"] == pytest.approx(summaries[i]["loss"], abs=1e-5)
-        assert summary["flops_per_step"] == summaries[i]["flops_per_step"]
+    alone = Start(tmp_path / "alone", quiet=True)
+    summary = train(several[1], alone)
+    first, second, by_itself = (read_lines(start.run_dir / "metrics.jsonl") for start in (*starts, alone))
+    for ours, theirs, other in zip(by_itself, second, first, strict=True):
+        assert {k for k in ours if not k.startswith("time/")} == {k for k in theirs if not k.startswith("time/")}
+        for name in ours.keys() & {"loss", "validation/loss", "grad_norm"}:
+            assert ours[name] == pytest.approx(theirs[name], abs=1e-5, rel=1e-5)
+            assert ours[name] != pytest.approx(other[name], abs=1e-5, rel=1e-5)
+        assert ours.get("examples") == theirs.get("examples")
+        assert "examples" not in ours or ours["examples"] != other["examples"]
+    assert summary["loss"] == pytest.approx(summaries[1]["loss"], abs=1e-5)
+    assert summary["flops_per_step"] == summaries[0]["flops_per_step"] == summaries[1]["flops_per_step"]
     with pytest.raises(UserError, match="nothing but the seed"):
         train_together((several[0], dataclasses.replace(several[1], steps=9)), starts[:2])
 
 
+@contextlib.contextmanager
+def terminated(reached):
+    """SIGTERM to this process as soon as `reached()`; it fails the test where nobody took it."""
+    over = threading.Event()
+
+    def wait():
+        while not over.wait(0.02):
+            if reached():
+                return os.kill(os.getpid(), signal.SIGTERM)
+
+    missed: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: missed.append(number))
+    sender = threading.Thread(target=wait)
+    sender.start()
+    try:
+        yield
+    finally:
+        over.set()
+        sender.join()
+        signal.signal(signal.SIGTERM, before)
+    assert not missed
+
+
 @pytest.mark.slow
-def test_a_study_survives_kills_and_names_what_failed(tmp_path, cache):
+def test_a_study_survives_kills_and_names_what_failed(tmp_path, cache, one_device, capfd):
     """Killed, then stopped, then resumed: the table of one that ran through; a broken arm fails alone."""
-    variants = 'Variant("slow", {"optimizer.learning_rate": 1e-4}), Variant("bad", {"optimizer.learning_rate": 1e30})'
-    study = write_study(tmp_path, variants, seeds=2, checkpoint__every=4, validation__every=12, log_every=4)
-    call = ("-m", "unified_jax.cli.ablate", study)
-    for number, signum in ((1, signal.SIGKILL), (3, signal.SIGTERM)):
-        process = command(*call, "--out", tmp_path / "broken", cache=cache)
-        while process.poll() is None and len(list((tmp_path / "broken").glob("cells/*/*/cell.json"))) < number:
-            time.sleep(0.05)
-        assert process.poll() is None
-        process.send_signal(signum)
-        _, err = process.communicate(timeout=60)
-        assert process.returncode == (-signal.SIGKILL if signum == signal.SIGKILL else 0), err
-    code, out, err = run(*call, "--out", tmp_path / "broken", cache=cache)
-    assert code == 0, err
-    code, _, err = run(*call, "--out", tmp_path / "whole", cache=cache)
-    assert code == 0, err
-    assert (tmp_path / "broken" / "table.csv").read_text() == (tmp_path / "whole" / "table.csv").read_text()
+    variants = 'Variant("bad", {"optimizer.learning_rate": 1e30}), Variant("slow", {"optimizer.learning_rate": 1e-4})'
+    study = write_study(tmp_path, variants, seeds=1, checkpoint__every=4, validation__every=12, log_every=4)
+
+    def there():
+        return len(list((tmp_path / "broken").glob("cells/*/*/cell.json")))
+
+    process = command("-m", "unified_jax.cli.ablate", study, "--out", tmp_path / "broken", cache=cache)
+    while process.poll() is None and there() < 1:
+        time.sleep(0.05)
+    assert process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    call = [str(study), "--out", str(tmp_path / "broken")]
+    with terminated(lambda: there() >= 2):
+        assert run_command(ablate.main, call) == 0
+    assert "Stopped and saved; the same command resumes." in capfd.readouterr().err
+    assert there() == 2
+    assert run_command(ablate.main, call) == 0
+    out = capfd.readouterr().out
+    assert run_command(ablate.main, [str(study), "--out", str(tmp_path / "whole")]) == 0
+    broken, whole = ((tmp_path / name / "table.csv").read_text() for name in ("broken", "whole"))
+    assert broken.replace("1 x cpu 8 x cpu", "8 x cpu") == whole  # the killed process had one device
     rows = {row["arm"]: row for row in csv.DictReader((tmp_path / "whole" / "table.csv").read_text().splitlines())}
-    assert (rows["slow"]["pairs"], rows["bad"]["mean"]) == ("2", "")
-    assert rows["slow"]["verdict"] == "no claim: 2 of at least 5 seeds"
-    assert "seed 1: Step" in rows["bad"]["failed"]
+    assert (rows["slow"]["pairs"], rows["bad"]["mean"]) == ("1", "")
+    assert rows["slow"]["verdict"] == "no claim: 1 of at least 5 seeds"
+    assert "seed 0: Step" in rows["bad"]["failed"]
     assert "| slow |" in out
     page = (tmp_path / "whole" / "index.html").read_text()
     assert page.count("data:image/png;base64,") >= 2
     assert not re.search(r'(src|href)="(?!data:)', page)
-    cell = json.loads((tmp_path / "whole" / "cells" / "slow" / "seed_1" / "cell.json").read_text())
+    cell = json.loads((tmp_path / "whole" / "cells" / "slow" / "seed_0" / "cell.json").read_text())
     assert cell["config_hash"] in page
-    assert cell["seed"] == 1
+    assert cell["seed"] == 0
 
 
 def test_dry_run_says_what_is_there(tmp_path, capsys):

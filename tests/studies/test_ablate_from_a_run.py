@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 
@@ -14,27 +15,30 @@ from unified_jax.runs.start import Start
 from unified_jax.studies import cells, report
 from unified_jax.studies.running import run_study
 from unified_jax.studies.study import Budget, Metric, Study, Variant
-from unified_jax.training.experiment import Previews, Validation
+from unified_jax.training.experiment import Checkpointing, Previews, Validation
 
 pytestmark = pytest.mark.usefixtures("one_device")
-BASE = dataclasses.replace(EXPERIMENT, steps=2, preview=Previews(every=0), validation=Validation())
+BASE = dataclasses.replace(
+    EXPERIMENT, steps=3, checkpoint=Checkpointing(every=1), preview=Previews(every=0), validation=Validation()
+)  # fmt: skip
 LORA = {"tuning.train": (), "tuning.lora": ("mlp",), "tuning.rank": 2}
 FIELDS = {"steps": 3, "preview.every": 0, "validation.every": 0, "checkpoint.every": 3}
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    """A run of two steps."""
-    folder = tmp_path_factory.mktemp("runs") / "base"
+def longer(tmp_path_factory):
+    """A run of three steps."""
+    folder = tmp_path_factory.mktemp("runs") / "longer"
     train(BASE, Start(folder, quiet=True))
     return folder
 
 
 @pytest.fixture(scope="module")
-def longer(tmp_path_factory):
-    """The same run, trained further."""
-    folder = tmp_path_factory.mktemp("runs") / "longer"
-    train(dataclasses.replace(BASE, steps=3), Start(folder, quiet=True))
+def base(longer):
+    """The same run, a step before."""
+    folder = longer.with_name("base")
+    shutil.copytree(longer, folder)
+    shutil.rmtree(folder / "checkpoints" / "rolling" / "3")
     return folder
 
 
