@@ -29,12 +29,14 @@ from unified_jax.runs.metrics import read_lines
 from unified_jax.runs.resume import FREE, check_same_run, differences
 from unified_jax.training.experiment import Previews, Validation
 
+QUIET = ("--preview.every", "0", "--validation.every", "0")
+
 
 @pytest.mark.slow
 def test_a_disk_that_is_full_to_the_end_is_exit_code_1_without_a_traceback(tmp_path, recipe, cache):
     limited = ["bash", "-c", 'ulimit -S -f 58; exec "$@"', "_"]  # KiB a file; forking a process with devices open warns
     done = subprocess.run(
-        [*limited, sys.executable, "train.py", str(recipe), "--run-dir", str(tmp_path)],
+        [*limited, sys.executable, "train.py", str(recipe), "--run-dir", str(tmp_path), *QUIET],
         cwd=ROOT, env=environment(devices=1), capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
@@ -71,7 +73,7 @@ sys.exit(run_command(train.main, sys.argv[1:]))
 
 @pytest.mark.slow
 def test_a_disk_that_is_full_for_a_while_and_a_clock_that_jumps_change_nothing(tmp_path, recipe, cache):
-    flags = ("--steps", "6", "--checkpoint.every", "2", "--preview.every", "0", "--validation.every", "0")
+    flags = ("--steps", "6", "--checkpoint.every", "2", *QUIET)
     code, _, err = run("-c", WHILE, recipe, "--run-dir", tmp_path, *flags, cache=cache)
     assert code == 0, err
     assert "Traceback" not in err
@@ -86,7 +88,7 @@ def test_a_disk_that_is_full_for_a_while_and_a_clock_that_jumps_change_nothing(t
 def test_two_runs_in_one_directory(tmp_path, recipe, cache):
     folder = tmp_path / "run"
     first = command(
-        "train.py", recipe, "--run-dir", folder, "--steps", "1000000", "--checkpoint.every", "5", cache=cache
+        "train.py", recipe, "--run-dir", folder, "--steps", "1000000", "--checkpoint.every", "5", *QUIET, cache=cache
     )
     try:
         rolling = folder / "checkpoints" / "rolling"

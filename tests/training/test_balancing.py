@@ -210,8 +210,9 @@ def test_balances_train_sharded_and_in_microbatches(balance):
     assert_the_same_in_parts(one, losses, state)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_gradients_of_every_term_of_a_network_are_projected_sharded_as_on_one_device():
+    """In the suite: `test_balances_train_sharded_and_in_microbatches`, with a model of three kernels."""
     model = dataclasses.replace(
         EXPERIMENT.model, network=EXPERIMENT.model.network.clone(remat="none"),
         process=DiscreteGaussian(steps=40, variance="learned_range"),

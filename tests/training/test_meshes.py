@@ -49,7 +49,7 @@ def losses(name, mesh, devices, parts=1):
 @pytest.mark.parametrize(
     ("name", "mesh", "parts"),
     [
-        ("dit", MeshShape(2, 1, 4), 4),
+        pytest.param("dit", MeshShape(2, 1, 4), 4, marks=pytest.mark.nightly),  # in the suite: tests/hosts
         ("dit_cross", MeshShape(1, 2, 2, 2), 1),
         ("transfusion", MeshShape(1, 2, 2, 2), 1),
     ],
