@@ -4,6 +4,7 @@ With libtpu (`make aot`) a step is also compiled for a pod; without it that test
 """
 
 import dataclasses
+import functools
 import importlib.util
 import json
 
@@ -18,6 +19,7 @@ from unified_jax.cli.entry import run_command
 from unified_jax.errors import UserError
 from unified_jax.modalities.image import Image
 from unified_jax.networks.dit import dit_preset
+from unified_jax.planning import search
 from unified_jax.planning.collectives import Moved, collectives
 from unified_jax.planning.hardware import CHIPS, Chip, Target, parse_target
 from unified_jax.planning.plan import forecast
@@ -27,6 +29,7 @@ from unified_jax.training.flops import count_flops
 from unified_jax.training.program import assemble
 
 HERE = Chip("a CPU that says it has", 4.0 * 2**30, 1e12, 1e11, 1e10)
+LITTLE = dataclasses.replace(HERE, memory=1000.0)
 
 
 def here(mesh, **changes):
@@ -53,15 +56,22 @@ def test_state_bytes_are_arithmetic():
     assert found["fits"]
 
 
-def test_what_does_not_fit_is_said():
+@functools.cache
+def on_little_memory():
+    """The forecast for eight chips that hold a thousand bytes each."""
     experiment, target = here(MeshShape(data=8))
-    small = dataclasses.replace(target, chip=dataclasses.replace(HERE, memory=1000.0))
-    assert not forecast(experiment, small)["fits"]
-    assert candidates(experiment, small) == []
+    return forecast(experiment, dataclasses.replace(target, chip=LITTLE))
 
 
-def test_candidates_divide_the_chips():
+def test_what_does_not_fit_is_said():
+    assert not on_little_memory()["fits"]
+
+
+def test_candidates_divide_the_chips_and_fit(monkeypatch):
     experiment, target = here(MeshShape())
+    traced = functools.cache(functools.partial(search._trace, target=target))
+    monkeypatch.setattr(search, "_trace", lambda one, target: traced(one))  # on whatever chips, by one device
+    assert candidates(experiment, dataclasses.replace(target, chip=LITTLE)) == []
     found = candidates(experiment, target)
     assert {one.mesh.data * one.mesh.fsdp * one.mesh.tensor for one in found} == {8}
     assert len({(one.mesh, one.model.network.remat, one.batch_size) for one in found}) == len(found) >= 12
@@ -139,8 +149,7 @@ def test_collectives_are_read_from_hlo():
 
 
 def test_the_gradient_s_sum_over_devices_is_seen():
-    experiment, target = here(MeshShape(data=8))
-    found = forecast(experiment, target)
+    found = on_little_memory()
     moved = sum(m["bytes"] for m in found["collectives"] if m["axis"] == "data" and m["kind"] == "all-reduce")
     assert moved == pytest.approx(2 * 4 * found["parameters"] * 7 / 8, rel=0.1)
 
