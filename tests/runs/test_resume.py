@@ -89,7 +89,7 @@ MOMENTS = {
 
 
 @pytest.mark.slow
-def test_kill_and_resume(tmp_path, recipe, cache, whole):
+def test_kill_and_resume(tmp_path, recipe, cache, whole, one_device, capsys):
     """Killed at one moment after the other, then ended by SIGTERM: what goes on to the end is the run left alone."""
     metrics, rolling = tmp_path / "metrics.jsonl", tmp_path / "checkpoints" / "rolling"
 
@@ -114,7 +114,7 @@ def test_kill_and_resume(tmp_path, recipe, cache, whole):
     assert process.returncode == 0, err
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["finished"] or f"saved at step {summary['step']}" in err
-    code, _, err = run("train.py", recipe, "--run-dir", tmp_path, "--resume", "must", cache=cache)
+    code, err = attempt(capsys, recipe, "--run-dir", tmp_path, "--resume", "must")
     assert code == 0, err
     assert_same_run(tmp_path, whole)
 
