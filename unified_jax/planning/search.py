@@ -28,7 +28,7 @@ from unified_jax.planning.plan import forecast, kept_bytes, step_flops
 from unified_jax.runs.memory import state_bytes
 from unified_jax.sharding import MeshShape, make_mesh
 from unified_jax.training.experiment import Experiment
-from unified_jax.training.program import Program, assemble, check_batch
+from unified_jax.training.program import Program, assemble, check_batch, frozen_layout
 from unified_jax.training.state import state_shardings
 
 POLICIES = get_args(Remat)
@@ -61,7 +61,8 @@ def candidates(experiment: Experiment, target: Target) -> list[Experiment]:
         one = dataclasses.replace(experiment, mesh=mesh, batch_size=batch)
         try:
             check_batch(one, made)
-            held = sum(state_bytes(shapes, state_shardings(made, one.rules, axes, shapes)).values())
+            frozen = frozen_layout(one.trained, made, one.rules)
+            held = sum(state_bytes(shapes, state_shardings(made, one.rules, axes, shapes), frozen).values())
         except UserError:
             continue
         for remat, (program, kept, flops) in traced.items():
