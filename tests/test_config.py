@@ -14,7 +14,12 @@ from unified_jax.samplers.choice import Euler, Heun
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_survives_json(name):
-    experiment = load_recipe(name)
+    try:
+        experiment = load_recipe(name)
+    except UserError as error:
+        if "pip install" not in str(error):
+            raise
+        pytest.skip(f"not verified: {name} needs an extra that is not installed")
     plain = json.loads(json.dumps(to_plain(experiment)))
     assert from_plain(plain) == experiment
     assert hash(from_plain(plain)) == hash(experiment)

@@ -1,6 +1,7 @@
 """Numbers that condition a network: a vector of features, or scalars that are embedded one by one (sizes, times)."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ from jaxtyping import Array, Float
 
 from unified_jax.modalities.base import check_array
 from unified_jax.modalities.conditions import ConditionForm
+from unified_jax.modalities.reading import read_text
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,10 @@ class Numbers:
             return self.prepare(np.asarray([float(part) for part in text.split()]))
         except ValueError as error:
             raise ValueError(f"expected {self.count} number(s) ({error})") from None
+
+    def load(self, path: Path) -> Float[np.ndarray, " v"]:
+        """A text file with the numbers."""
+        return self.parse(read_text(path))
 
     def title(self, value: Any) -> str:
         """The numbers as text."""

@@ -6,7 +6,7 @@ Values repeat over the samples: of the labels `[1, 2]` samples 0, 2, ... are of 
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -15,10 +15,25 @@ from unified_jax.errors import UserError, meant
 from unified_jax.modalities.conditions import NEGATIVE
 from unified_jax.modalities.label import Label
 from unified_jax.modalities.reading import read_text
-from unified_jax.modalities.text import Text
 
 FLAG, AGAINST = "--given.", "--negative."
 """`--negative.NAME` says what guidance points away from; in a request it is the field negative.NAME."""
+
+
+@runtime_checkable
+class Parses(Protocol):
+    """A modality whose values are words on the command line; others are given as files.
+
+    `listed = False`: a comma is a part of a value, not between two.
+    """
+
+    def parse(self, text: str) -> Any:
+        """The value of a word, as `prepare` takes it. Raises ValueError saying what was expected."""
+        ...
+
+    def prepare(self, raw: Any) -> np.ndarray:
+        """See `Modality.prepare`."""
+        ...
 
 
 def split_arguments(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
@@ -118,10 +133,9 @@ def several(value: Any, modality: Any) -> list[Any]:
 def _prepared(called: str, modality: Any, value: Any) -> np.ndarray:
     shown = repr(str(value)) if isinstance(value, str | Path) else f"({type(value).__name__})"
     try:
-        if isinstance(value, str) and hasattr(modality, "parse"):
+        if isinstance(value, str) and isinstance(modality, Parses):
             return modality.prepare(modality.parse(value))
-        is_path = isinstance(value, Path) or (isinstance(value, str) and not isinstance(modality, Text))
-        return modality.prepare(modality.load(Path(value)) if is_path else value)
+        return modality.prepare(modality.load(Path(value)) if isinstance(value, str | Path) else value)
     except ValueError as error:
         raise UserError(f"{called} {shown}: {str(error).rstrip('.')}.") from None
     except OSError as error:
@@ -130,10 +144,8 @@ def _prepared(called: str, modality: Any, value: Any) -> np.ndarray:
 
 def _values(name: str, modality: Any, text: str) -> list[Any]:
     """Each value of a flag."""
-    if hasattr(modality, "parse"):
-        return _texts(name, text, commas=True)
-    if isinstance(modality, Text):
-        return _texts(name, text)
+    if isinstance(modality, Parses):
+        return _texts(name, text, commas=getattr(modality, "listed", True))
     if text.startswith("@"):
         return [Path(part) for part in text[1:].split(",@")]
     raise UserError(f"{FLAG}{name} takes a file: {FLAG}{name} @PATH.")
