@@ -7,7 +7,7 @@ All encode any string. Of bytes and BPE `decode(encode(s)) == s`; a WordPiece lo
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Int
@@ -33,6 +33,8 @@ class Text:
     """Longer texts: refuse them, crop them to `length` tokens, or skip their records."""
     empty: Literal["refuse", "skip"] = "refuse"
     """Blank texts: refuse them, or skip their records."""
+    listed: ClassVar[bool] = False
+    """A comma in a flag is a part of the text."""
 
     def __post_init__(self) -> None:
         if self.length < 1:
@@ -135,6 +137,14 @@ class Text:
     def from_model(self, ids: Any) -> np.ndarray:
         """Token ids `[b, length]` as an array of strings."""
         return np.asarray([self.decode(row) for row in np.asarray(ids)], np.str_)
+
+    def to_prepared(self, ids: Any) -> Any:
+        """Token ids as they are, for the links of a chain."""
+        return ids
+
+    def parse(self, text: str) -> str:
+        """A text of the command line is itself."""
+        return text
 
     def load(self, path: Path) -> str:
         """A text file of any system (`read_text`) without the blanks around it; its lines end with a line feed."""
