@@ -5,6 +5,11 @@
     python sample.py --run runs/world_text --given.caption "a red star and a small blue ring at the top left"
 
 A frozen caption encoder stands beside a DiT, which reads its tokens by cross-attention and its vector with the time.
+Where things go, how many there are and which is which is decided at high noise, so that times lean towards it, in
+training and in sampling.
+
+Goals, set before the runs, on 2,048 captions of the split held_out and seeds 0, 1, 2 of the sampling noise: the lower
+end of the 95 % interval of attribute_accuracy and of count_accuracy is at least 0.95.
 Hardware: two CPU cores. Measured figures are in docs/measurements.md.
 """
 
@@ -19,7 +24,7 @@ def experiment() -> uj.Experiment:
     return uj.Experiment(
         model=uj.Diffusion(
             network=uj.DiT(depth=4, width=192, heads=4, remat="none", unroll=4),
-            process=uj.RectifiedFlow(target="x0"),
+            process=uj.RectifiedFlow(target="x0", times=uj.times.UniformTimes(shift=3.0)),
             modality=uj.Image(32, 32, 3, patch=8),
             conditions=(
                 uj.Condition(text, encoder=stage),
@@ -35,7 +40,7 @@ def experiment() -> uj.Experiment:
         steps=2500,
         batch_size=64,
         checkpoint=uj.Checkpointing(every=500),
-        preview=uj.Previews(every=500, count=16, plan=uj.Plan(uj.Euler(), steps=25, guidance=uj.Guidance(2.0))),
+        preview=uj.Previews(every=500, count=16, plan=uj.Plan(uj.Euler(), steps=32, shift=3.0, guidance=uj.Guidance(2.0))),
         validation=uj.Validation(every=500, batches=4),
         evaluate=512,
     )
