@@ -21,6 +21,7 @@ def experiment() -> uj.Experiment:
     encoder = uj.recipe("caption_encoder").model
     stage = uj.Stage("text", encoder, "runs/caption_encoder")
     text = encoder.encoder.text
+    plan = uj.Plan(uj.Euler(), steps=32, shift=3.0, guidance=uj.Guidance(2.0))
     return uj.Experiment(
         model=uj.Diffusion(
             network=uj.DiT(depth=4, width=192, heads=4, remat="none", unroll=4),
@@ -40,7 +41,9 @@ def experiment() -> uj.Experiment:
         steps=2500,
         batch_size=64,
         checkpoint=uj.Checkpointing(every=500),
-        preview=uj.Previews(every=500, count=16, plan=uj.Plan(uj.Euler(), steps=32, shift=3.0, guidance=uj.Guidance(2.0))),
+        preview=uj.Previews(
+            every=500, count=16, plan=uj.Plan(uj.Euler(), steps=32, shift=3.0, guidance=uj.Guidance(2.0))
+        ),
         validation=uj.Validation(every=500, batches=4),
         evaluate=512,
     )
