@@ -41,9 +41,7 @@ def experiment() -> uj.Experiment:
         steps=2500,
         batch_size=64,
         checkpoint=uj.Checkpointing(every=500),
-        preview=uj.Previews(
-            every=500, count=16, plan=uj.Plan(uj.Euler(), steps=32, shift=3.0, guidance=uj.Guidance(2.0))
-        ),
+        preview=uj.Previews(every=500, count=16, plan=plan),
         validation=uj.Validation(every=500, batches=4),
         evaluate=512,
     )
