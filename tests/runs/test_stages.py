@@ -25,6 +25,7 @@ from unified_jax.models.text_encoder import TextEncoder
 from unified_jax.models.tuned import Tuning
 from unified_jax.networks.bert import Bert
 from unified_jax.networks.dit import DiT
+from unified_jax.runs.adapters import export_adapter, import_adapter
 from unified_jax.runs.loop import train
 from unified_jax.runs.opened import open_run
 from unified_jax.runs.stages import stage
@@ -193,3 +194,13 @@ def test_a_run_may_hold_what_it_started_from(tmp_path):
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     distances = [line["loss/distance"] for line in lines if "loss/distance" in line]
     assert distances[0] == 0 and distances[-1] > 0
+
+
+def test_an_adapter_brings_its_stages_from_its_base(encoder, drawer, tmp_path):
+    stages = stage("text", encoder), dataclasses.replace(stage("text", encoder), name="again")
+    lora = Tuning(train=(), lora=("blocks/cross_caption/.*",), rank=2)
+    run, file, again = tmp_path / "tuned", tmp_path / "adapter.safetensors", tmp_path / "again"
+    train(drawn_from(stages, tuning=lora), Start(run, init_from=drawer, quiet=True))
+    export_adapter(run, file, "0", False)
+    import_adapter(file, drawer, again, False)
+    jax.tree.map(np.testing.assert_array_equal, open_run(again)[1], open_run(run)[1])

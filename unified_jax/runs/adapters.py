@@ -20,7 +20,8 @@ from unified_jax.models.tuned import Tuned
 from unified_jax.runs import directory as runs
 from unified_jax.runs.checkpoints import Checkpoints
 from unified_jax.runs.opened import open_run
-from unified_jax.runs.saved import Which, keep_base, load_base, load_trained
+from unified_jax.runs.saved import Which, keep_base, load_base, load_trained, loading
+from unified_jax.runs.stages import NOWHERE, Places, begin_stages, check_sources, kept_places
 from unified_jax.runs.weight_transfer import plan_graft
 from unified_jax.sharding import MeshShape, make_mesh
 from unified_jax.training.experiment import Experiment
@@ -61,7 +62,8 @@ def import_adapter(path: Path, base: Path, target: Path, trust: bool) -> str:
     if checksum(frozen) != metadata.get("base"):
         raise UserError(f"{str(path)!r} was not trained on {str(base)!r}: the frozen parameters are others.")
     keep_base(target, jax.tree.map(jnp.asarray, frozen))
-    write_run(target, experiment, names.unflatten(tensors), {"source": path.name, "base": base.name})
+    source = {"source": path.name, "base": base.name}
+    write_run(target, experiment, names.unflatten(tensors), source, kept_places(base, old.model))
     return f"{path.name} on {base} in {target}"
 
 
@@ -74,12 +76,18 @@ def checksum(frozen: Params) -> str:
     return digest.hexdigest()
 
 
-def write_run(run_dir: Path, made: Experiment, params: Params, source: dict[str, str]) -> None:
+def write_run(
+    run_dir: Path, made: Experiment, params: Params, source: dict[str, str], places: Places = NOWHERE
+) -> None:
     """A run directory at step 0 with these parameters and EMAs, for sampling and as a start.
 
+    Its stages are copied from their sources, or from `places`; one that holds the start holds these parameters.
     config.json is written last: an interrupted conversion is not a run. Raises UserError if it cannot be written.
     """
     runs.create(run_dir)
+    if made.model.stages:
+        check_sources(made.model, places)
+        begin_stages(run_dir, made.model, params, loading(make_mesh(MeshShape()), made.rules, places))
     arrays = jax.tree.map(jnp.asarray, params)
     averages = tuple(arrays for _ in made.ema)
     state = State(step=jnp.zeros((), jnp.int32), params=arrays, ema=averages, opt_state={}, aux={}, balance={})
