@@ -12,7 +12,8 @@ from unified_jax.data.pipeline import Pipeline
 from unified_jax.data.tfds import Tfds, decoded
 from unified_jax.errors import RunError, UserError
 from unified_jax.modalities.image import Image
-from unified_jax.modalities.label import Label
+from unified_jax.modalities.label import Label, named
+from unified_jax.runs.directory import NAMES, read_names, write_json
 
 MODALITIES = (Image(8, 8, 3, 4), Label("group", 3), Label("style", 2, ("ink", "oil")))
 RENAME = (("group", "label"), ("image", "picture"))
@@ -172,3 +173,17 @@ def test_the_shared_sets_open(shared_data):
     labels = (Label("group", 9), Label("style", 2, ("noto", "twemoji")))
     batch = Pipeline(data, "train", (Image(64, 64, 3, 8), *labels), 4, 0).batch(0).arrays
     assert batch["image"].shape == (4, 64, 64, 3)
+
+
+def test_class_names_of_the_set_are_kept_and_understood(shared_data, tmp_path):
+    pipeline = Pipeline(Tfds("fashion_mnist", str(shared_data)), "test", (Label("label", 10),), 2, 0)
+    names = pipeline.class_names()
+    assert names["label"][:2] == ("T-shirt/top", "Trouser")
+    write_json(tmp_path / NAMES, names)
+    (label,) = named((Label("label", 10),), read_names(tmp_path))
+    assert (label.parse("Trouser"), label.title(1)) == (1, "Trouser")
+    own = Label("label", 2, ("yes", "no"))
+    assert named((own, Label("label", 9)), names) == (
+        own,
+        Label("label", 9),
+    )  # its own names stay

@@ -14,12 +14,14 @@ from unified_jax.config import Open
 from unified_jax.data.pipeline import Pipeline
 from unified_jax.errors import UserError, meant
 from unified_jax.evaluation.finite import check_samples
+from unified_jax.modalities.label import named
 from unified_jax.models.free_running import ORDER
 from unified_jax.models.generation import Sampling
 from unified_jax.models.sampling import generate_many, sample_keys
 from unified_jax.models.stages import BUFFERS
 from unified_jax.models.transfusion import FREE
 from unified_jax.precision import same_numbers, seed_key
+from unified_jax.runs.directory import read_names
 from unified_jax.runs.given import field_rows, given_rows, several
 from unified_jax.runs.opened import open_run
 from unified_jax.runs.saved import Which
@@ -47,6 +49,11 @@ class Run:
     def model(self) -> Any:
         """The experiment's model."""
         return self.experiment.model
+
+    @property
+    def modalities(self) -> tuple[Any, ...]:
+        """The model's; labels have the names that the data set gives their classes."""
+        return named(self.model.modalities, read_names(self.folder))
 
     def plan(
         self, sampler: Open[Sampler] | None = None, *, steps: int | None = None, guidance: float | None = None
@@ -80,7 +87,7 @@ class Run:
         count = self._count(given) if count is None else count
         if count < 1 or batch < 1 or first < 0:
             raise UserError(f"count and batch must be at least 1, first at least 0; found {count}, {batch}, {first}.")
-        rows = given_rows(given, model, count, first=first)
+        rows = given_rows(given, model, count, first=first, modalities=self.modalities)
         _, wanted = model.request(tuple(rows), wanted_of(generate, rows, model))
         return self.sample_rows(rows, wanted, (first, count), seed, plan, batch, report)
 
@@ -96,7 +103,7 @@ class Run:
         rules = self.experiment.rules
         made = generate_many(self.model, self.params, rows, wanted, count, seed, plan, batch, rules, report, first)
         check_samples(made)
-        return opened(self.model, rows, made)
+        return opened(self.modalities, rows, made)
 
     def sampling(
         self, given: Given | None = None, *, generate: tuple[str, ...] = (), count: int | None = None, seed: int = 0,
@@ -109,7 +116,7 @@ class Run:
         """
         given, model = given or {}, self.model
         count = self._count(given) if count is None else count
-        rows = given_rows(given, model, count)
+        rows = given_rows(given, model, count, modalities=self.modalities)
         _, wanted = model.request(tuple(rows), wanted_of(generate, rows, model))
         arrays = {name: jax.numpy.asarray(row) for name, row in rows.items()}
         return model.sampling(self.params, arrays, wanted, sample_keys(seed, 0, count), plan or self.plan())
@@ -146,7 +153,7 @@ class Run:
 
     def encode(self, values: Given) -> dict[str, np.ndarray]:
         """The values as prepared arrays by field, as arguments of `loss`."""
-        by_name = {m.name: m for m in self.model.modalities}
+        by_name = {m.name: m for m in self.modalities}
         if unknown := [name for name in values if name not in by_name]:
             near = meant(unknown[0], by_name)
             raise UserError(f"{unknown[0]!r} is no field of this model{near} It has {', '.join(by_name)}.")
@@ -200,14 +207,14 @@ def wanted_of(
     return wanted
 
 
-def opened(model: Any, given: dict[str, np.ndarray], made: dict[str, np.ndarray]) -> Samples:
+def opened(modalities: tuple[Any, ...], given: dict[str, np.ndarray], made: dict[str, np.ndarray]) -> Samples:
     """Samples from model space as raw values."""
-    by_name: dict[str, Any] = {m.name: m for m in model.modalities}
+    by_name: dict[str, Any] = {m.name: m for m in modalities}
     order = made.pop(ORDER, None)
     arrays = {name: by_name[name].from_model(value) for name, value in made.items()}
     if order is None:
-        return Samples(arrays, model.modalities, given)
-    names = [m.name for m in model.modalities]
+        return Samples(arrays, modalities, given)
+    names = [m.name for m in modalities]
     chosen = [[names[m] for m in row if m >= 0] for row in order]
     there = {name: value for name, value in arrays.items() if any(name in row for row in chosen)}
-    return Samples(there, model.modalities, given, chosen)
+    return Samples(there, modalities, given, chosen)

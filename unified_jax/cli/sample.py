@@ -10,6 +10,7 @@ from unified_jax.cli.sampling import parse_sampler
 from unified_jax.config import to_plain
 from unified_jax.errors import UserError, meant
 from unified_jax.hosts import Hosts, together, writes
+from unified_jax.modalities.label import named
 from unified_jax.precision import same_numbers
 from unified_jax.runs.flags import check_devices, check_room, check_seed, check_steps, parse, real
 from unified_jax.runs.folders import check_folder
@@ -100,13 +101,14 @@ def main(arguments: list[str]) -> None:
     from tqdm import tqdm
 
     from unified_jax.api.run import load, wanted_of
-    from unified_jax.runs.directory import load_experiment, provenance
+    from unified_jax.runs.directory import load_experiment, provenance, read_names
     from unified_jax.runs.stages import parse_places
 
     out = Path(command.out or Path(command.run) / "samples")
     model = load_experiment(Path(command.run), command.trust).model
     check_room("--count", command.count, model.modalities)
-    given = read_given(given_text, model, command.count, command.first)
+    modalities = named(model.modalities, read_names(Path(command.run)))
+    given = read_given(given_text, model, command.count, command.first, modalities)
     asked = tuple(part.strip() for part in command.generate.split(",")) if command.generate else ()
     _, wanted = model.request(tuple(given), wanted_of(asked, given, model, "--generate"))
     formats = formats or (("sheet", "files") if len(model.wantable) > 1 else ("sheet",))
@@ -126,7 +128,7 @@ def main(arguments: list[str]) -> None:
             made = run.sample_rows(given, wanted, which, seed, plan, command.batch, bar.update)
             if writes():
                 chosen = {} if made.chosen is None else {"made": made.chosen}
-                write_samples(folder, model.modalities, given, made, formats, request | {"seed": seed} | chosen)
+                write_samples(folder, modalities, given, made, formats, request | {"seed": seed} | chosen)
     if writes():
         print(f"{total} samples in {', '.join(map(str, outs.values()))}")
 

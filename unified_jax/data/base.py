@@ -19,6 +19,16 @@ class Source(Protocol):
 
 
 @runtime_checkable
+class Named(Protocol):
+    """A source that knows the names of its classes; runs keep them in names.json."""
+
+    @property
+    def class_names(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Pairs (field, names in the order of the classes)."""
+        ...
+
+
+@runtime_checkable
 class DataSet(Protocol):
     """A named data set of one or more weighted sources.
 

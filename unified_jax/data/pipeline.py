@@ -16,7 +16,7 @@ import grain
 import numpy as np
 from jaxtyping import Int
 
-from unified_jax.data.base import DataSet, prepare_example
+from unified_jax.data.base import DataSet, Named, prepare_example
 from unified_jax.data.packing import Packer
 from unified_jax.data.prefetch import Prefetcher
 from unified_jax.data.texts import kept_records
@@ -103,6 +103,15 @@ class Pipeline:
             crc = zlib.crc32(b"".join(np.ascontiguousarray(first[field]).tobytes() for field in sorted(first)))
             found.append({"name": name, "examples": len(source), "first": crc})
         return found
+
+    def class_names(self) -> dict[str, tuple[str, ...]]:
+        """Field -> names of its classes, as far as the data set knows them."""
+        return {
+            field: names
+            for _, _, source in self.parts[::-1]
+            if isinstance(source, Named)
+            for field, names in source.class_names
+        }
 
     def _id(self, place: int) -> int:
         """The id of the example at a position of the lists before shuffling, which omit skipped records."""

@@ -45,7 +45,9 @@ class Tfds:
                 )
         kinds = _pictures(source.dataset_info.features)
         pictures = tuple((name, kinds[name]) for name in wanted.values() if name in kinds)
-        return ((1.0, self.set, TfdsSource(self.set, split, source, tuple(wanted.items()), pictures)),)
+        named = _class_names(source.dataset_info.features)
+        names = tuple((field, named[feature]) for field, feature in wanted.items() if feature in named)
+        return ((1.0, self.set, TfdsSource(self.set, split, source, tuple(wanted.items()), pictures, names)),)
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class TfdsSource:
     """Pairs (field of the model, feature of the data set)."""
     pictures: tuple[tuple[str, tuple[int, str]], ...] = ()
     """Features that are images, or sequences of them: (channels, or 0 where the data set leaves them open; dtype)."""
+    class_names: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """See `data.base.Named`."""
     light: ClassVar[bool] = True
     """See `texts.Light`."""
 
@@ -117,6 +121,14 @@ def _pictures(features: Any) -> dict[str, tuple[int, str]]:
             kind: Any = inner
             found[name] = (int(kind.shape[-1] or 0), np.dtype(kind.np_dtype).name)
     return found
+
+
+def _class_names(features: Any) -> dict[str, tuple[str, ...]]:
+    """The names of the features that are classes; numbers are no names."""
+    import tensorflow_datasets as tfds
+
+    found = {name: tuple(f.names) for name, f in (features or {}).items() if isinstance(f, tfds.features.ClassLabel)}
+    return {name: names for name, names in found.items() if names != tuple(map(str, range(len(names))))}
 
 
 def _open(name: str, data_dir: str, split: str) -> Any:

@@ -4,7 +4,7 @@ They condition a network (the index after the last class is the null row for gui
 one token.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,11 @@ class Label:
         """Token ids `[b, 1]` as classes, -1 where absent."""
         return np.asarray(ids, np.int32).reshape(len(ids))
 
+    def to_prepared(self, ids: Any) -> Any:
+        """The same in a program, for the links of a chain; the null row where absent."""
+        found = ids.reshape(len(ids))
+        return jnp.where(found < 0, self.null, found)
+
     def load(self, path: Path) -> int | str:
         """A text file that holds a class name or number, as `save` writes it."""
         text = read_text(path).strip()
@@ -132,3 +137,13 @@ class Label:
     def picture(self, example: Any) -> Any:
         """Its name, in black on white."""
         return draw_words(self.title(int(example)))
+
+
+def named(modalities: tuple[Any, ...], names: dict[str, tuple[str, ...]]) -> tuple[Any, ...]:
+    """The modalities, labels without names with those that their data set gives them, where the numbers agree."""
+    return tuple(
+        replace(m, names=names[m.name])
+        if isinstance(m, Label) and not m.names and len(names.get(m.name, ())) == m.classes
+        else m
+        for m in modalities
+    )

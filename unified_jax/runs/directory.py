@@ -1,7 +1,7 @@
 """A run directory: its files, and how a run is opened from it.
 
 config.json  environment.json  metrics.jsonl  non_finite.jsonl  summary.json  checkpoints/  previews/  tensorboard/
-code/ with code.json, for custom classes
+code/ with code.json, for custom classes; stages/ with stages.json; names.json, class names of the data set
 """
 
 import importlib.metadata
@@ -20,6 +20,7 @@ from unified_jax.runs.code import admitted
 from unified_jax.runs.draws import described
 from unified_jax.training.experiment import Experiment
 
+NAMES = "names.json"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
@@ -85,6 +86,12 @@ def load_experiment(run_dir: Path, trust: bool = False) -> Experiment:
     if not isinstance(experiment, Experiment):
         raise UserError(f"{run_dir / 'config.json'} does not describe an experiment.")
     return experiment
+
+
+def read_names(run_dir: Path) -> dict[str, tuple[str, ...]]:
+    """Field -> class names of a run's data set; {} without any."""
+    found = read_json(run_dir / NAMES) or {}
+    return {field: tuple(map(str, names)) for field, names in found.items() if isinstance(names, list)}
 
 
 def read_summary(path: Path) -> dict[str, Any]:

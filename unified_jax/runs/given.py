@@ -61,22 +61,30 @@ def split_arguments(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
     return given, rest
 
 
-def read_given(given: Mapping[str, str], model: Any, count: int, first: int = 0) -> dict[str, np.ndarray]:
+def read_given(
+    given: Mapping[str, str], model: Any, count: int, first: int = 0, modalities: tuple[Any, ...] = ()
+) -> dict[str, np.ndarray]:
     """The rows of flags. Raises UserError.
 
     A text is given as it is or as `@FILE` with one a line; labels and numbers by commas or as `@FILE`; anything else as
     `@FILE`, several as `@A,@B`.
     """
-    known = {m.name: m for m in model.modalities}
+    modalities = modalities or model.modalities
+    known = {m.name: m for m in modalities}
     known |= {NEGATIVE + name: modality for name, modality in known.items()}
     values = {
         name: _values(name, known[name], text) if name in known else _texts(name, text) for name, text in given.items()
     }
-    return given_rows(values, model, count, FLAG, first)
+    return given_rows(values, model, count, FLAG, first, modalities)
 
 
 def given_rows(
-    given: Mapping[str, Any], model: Any, count: int, flag: str = "", first: int = 0
+    given: Mapping[str, Any],
+    model: Any,
+    count: int,
+    flag: str = "",
+    first: int = 0,
+    modalities: tuple[Any, ...] = (),
 ) -> dict[str, np.ndarray]:
     """One row per sample, from index `first` on, for every field that is given, as `prepare` gives it.
 
@@ -84,11 +92,12 @@ def given_rows(
              path of a file; anything else an array as the modality's `prepare` takes it, or the path of a file.
              "negative.FIELD" is what guidance points away from, in the place of the condition's null
     flag     prefix of a field's name in messages
+    modalities   the model's with names of classes (`modalities.label.named`); (): as they are
 
     A label that only conditions the model has a null row: it is null where it is not given, and "caption" names such
     labels in words where no field is called so. Raises UserError for a field or a value that the model does not know.
     """
-    by_name = {m.name: m for m in model.modalities if m.name in model.givable}
+    by_name = {m.name: m for m in modalities or model.modalities if m.name in model.givable}
     labels = {n: m for n, m in by_name.items() if isinstance(m, Label) and n not in model.wantable}
     rows = {name: np.full(count, label.null, np.int32) for name, label in labels.items()}
     for name, value in given.items():

@@ -144,6 +144,8 @@ def _describe(run: Run, folder: Path, step: int) -> None:
     runs.save_experiment(folder, run.experiment)
     environment = runs.environment(run.experiment, dict(run.program.mesh.shape))
     runs.write_json(folder / "environment.json", environment | {DATA: run.pipeline.described()})
+    if names := run.pipeline.class_names():
+        runs.write_json(folder / runs.NAMES, names)
 
 
 class Interrupt:
