@@ -76,7 +76,8 @@ class Score(Protocol):
 
 
 def _no_image(model: Any) -> str:
-    made = [m for m in model.modalities if m.name in model.wantable]
+    wanted = model.request((), ())[1] if model.wantable else ()
+    made = [m for m in model.modalities if m.name in wanted]
     rgb = len(made) == 1 and isinstance(made[0], Image) and made[0].channels == 3
     return "" if rgb else "it reads RGB images, one a sample"
 

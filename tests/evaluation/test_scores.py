@@ -1,0 +1,90 @@
+"""Scores: true renders of captions are right, others are not; a custom score is used, an unsuitable one refused."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+import pytest
+
+from tests.helpers import MODEL
+from unified_jax.data.world import World
+from unified_jax.errors import UserError
+from unified_jax.evaluation.evaluate import label_rows, rows_of, scores_for
+from unified_jax.evaluation.scores import PixelFrechet, Samples, WorldAttributes, WorldCaptions
+from unified_jax.modalities.label import Label
+from unified_jax.modalities.text import Text
+from unified_jax.models.stages import Stage
+from unified_jax.models.streams import Condition
+from unified_jax.models.text_classifier import TextClassifier
+from unified_jax.models.text_encoder import TextEncoder
+from unified_jax.networks.bert import Bert
+
+TEXT, WORLD = Text(160), World(resolution=32)
+ENCODER = TextClassifier(
+    TextEncoder(Bert(vocabulary=256, length=160, width=8, depth=1, heads=2, hidden=8), TEXT), (Label("count", 3),)
+)
+READER = dataclasses.replace(MODEL, conditions=(Condition(TEXT, encoder=Stage("text", ENCODER, "somewhere")),))
+
+
+@pytest.fixture(scope="module")
+def examples():
+    source = WORLD.source("test", ("caption", "image", "count"))
+    found = [source[i] for i in range(48)]
+    return {name: np.stack([one[name] for one in found]) for name in ("image", "count")} | {
+        "caption": np.stack([TEXT.prepare(str(one["caption"])) for one in found])
+    }
+
+
+def scored(examples, made, **changed):
+    given = {"caption": examples["caption"]} | changed
+    samples = Samples("test", READER, given, "image", examples["image"], made)
+    return {row["metric"]: row["value"] for row in rows_of(samples, (WorldCaptions(),))}
+
+
+def test_true_renders_are_right_and_others_are_not(examples):
+    images, count = examples["image"], examples["count"]
+    true = scored(examples, images)
+    assert true["attribute_accuracy"] > 0.97 and true["count_accuracy"] > 0.97
+    other = scored(examples, np.roll(images, 1, axis=0))
+    assert other["attribute_accuracy"] < 0.4
+    assert other["count_accuracy"] == pytest.approx((np.roll(count, 1) == count).mean(), abs=0.05)
+    # A picture with the first object twice, side by side, has another number of objects: all of it counts as wrong.
+    one = count == 1
+    doubled = np.where(one[:, None, None, None], np.concatenate([images[:, ::2], images[:, ::2]], axis=1), images)
+    assert scored(examples, doubled)["count_accuracy/1"] < 0.2
+    assert scored(examples, doubled)["count_accuracy/2"] == true["count_accuracy/2"]
+
+
+@dataclass(frozen=True)
+class Brightness:
+    """The mean of all pixels."""
+
+    def suits(self, data, model):
+        """Everything suits."""
+        return ""
+
+    def __call__(self, samples):
+        """One row."""
+        return [
+            {"metric": "brightness", "value": float(samples.made.mean()), "low": None, "high": None, "chance": None}
+        ]
+
+
+def test_scores_are_chosen_by_what_suits_or_by_the_experiment(examples):
+    assert scores_for((), WORLD, READER) == (WorldCaptions(), PixelFrechet())
+    assert scores_for((), World(max_objects=1), MODEL) == (WorldAttributes(), PixelFrechet())
+    assert scores_for((Brightness(),), WORLD, MODEL) == (Brightness(),)
+    with pytest.raises(UserError, match=r"The score WorldAttributes does not suit this run: it reads the world of one"):
+        scores_for((WorldAttributes(),), WORLD, READER)
+    (row,) = rows_of(Samples("test", READER, {}, "image", examples["image"], examples["image"]), (Brightness(),))
+    assert (row["metric"], row["split"], row["wanted"]) == ("brightness", "test", ["image"])
+
+
+def test_labels_that_a_model_predicts_are_scored(examples):
+    params = ENCODER.init(jax.random.key(0))
+    always_two = {**params, "heads": {"count": {**params["heads"]["count"], "bias": np.asarray([0.0, 0.0, 9.0, 0.0])}}}
+    rows = label_rows(ENCODER, always_two, examples, "test")
+    share = (examples["count"] == 2).mean()
+    assert [(row["metric"], row["value"]) for row in rows] == [("label_accuracy", share), ("accuracy/count", share)]
+    assert rows[1]["chance"] == pytest.approx(max(share, 1 - share))
