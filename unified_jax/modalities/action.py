@@ -56,6 +56,10 @@ class Action(Continuous):
         """[-1, 1] to [0, 1]."""
         return (np.asarray(x, np.float32) + 1) / 2
 
+    def to_prepared(self, x: Array) -> Float[Array, "b s c"]:
+        """The same in a program, for the links of a chain."""
+        return (x + 1) / 2
+
     def load(self, path: Path) -> Float[np.ndarray, "s c"]:
         """A table of numbers separated by commas, one point per line."""
         return self.prepare(read_table(path))

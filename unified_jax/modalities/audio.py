@@ -97,11 +97,15 @@ class Audio(Continuous):
 
     def from_model(self, x: Array | np.ndarray) -> Float[np.ndarray, "b s"]:
         """A waveform with approximately this spectrum, clipped to [-1, 1]."""
+        return np.asarray(self.to_prepared(jnp.asarray(x, jnp.float32)))
+
+    def to_prepared(self, x: Array) -> Float[Array, "b s"]:
+        """The same in a program, for the links of a chain."""
         low, high = math.log(self.floor), math.log(self.top)
-        level = (jnp.clip(jnp.asarray(x, jnp.float32)[..., 0], -1, 1.5) + 1) / 2 * (high - low) + low
+        level = (jnp.clip(x[..., 0], -1, 1.5) + 1) / 2 * (high - low) + low
         mel = jnp.exp(level) - self.floor
         made = griffin_lim(self.mel, self.mel.magnitude(mel), self.samples, self.iterations)
-        return np.clip(np.asarray(made), -1, 1)
+        return jnp.clip(made, -1, 1)
 
     def load(self, path: Path) -> Float[np.ndarray, " s"]:
         """An audio file of this rate with one channel. Of a long one, only the requested part is read."""

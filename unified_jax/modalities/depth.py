@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -67,6 +68,10 @@ class Depth(Continuous):
     def from_model(self, x: Array | np.ndarray) -> Float[np.ndarray, "b f h w 1"]:
         """[-1, 1] to [0, 1], clipped."""
         return np.clip((np.asarray(x, np.float32) + 1) / 2, 0, 1)
+
+    def to_prepared(self, x: Array) -> Float[Array, "b f h w 1"]:
+        """The same in a program, for the links of a chain."""
+        return jnp.clip((x + 1) / 2, 0, 1)
 
     def load(self, path: Path) -> Float[np.ndarray, "f h w 1"]:
         """A grey image (8, 16 or 32 bits, floats) in which black is near; for a video a TIFF of as many pages."""

@@ -73,6 +73,10 @@ class Image(Continuous):
         """[-1, 1] to uint8, clipped and rounded."""
         return np.asarray(np.clip(np.round((np.asarray(x, np.float32) + 1.0) * 127.5), 0, 255), np.uint8)
 
+    def to_prepared(self, x: Array) -> UInt8[Array, "b h w c"]:
+        """The same in a program, for the links of a chain."""
+        return jnp.clip(jnp.round((x.astype(jnp.float32) + 1.0) * 127.5), 0, 255).astype(jnp.uint8)
+
     def load(self, path: Path) -> UInt8[np.ndarray, "h w c"]:
         """An image file of any mode and depth, rotated by its EXIF tag and scaled to this size."""
         return load_picture(path, *self.shape)

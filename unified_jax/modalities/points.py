@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
@@ -82,6 +83,13 @@ class Points(Continuous):
     def from_model(self, x: Array | np.ndarray) -> Float[np.ndarray, "b k c"]:
         """[-1, 1] to [0, 1], clipped."""
         return np.clip((np.asarray(x, np.float32) + 1) / 2, 0, 1)
+
+    def to_prepared(self, x: Array) -> Float[Array, "b k c"]:
+        """The same in a program, sorted as `prepare` sorts, for the links of a chain."""
+        value = jnp.clip((x + 1) / 2, 0, 1)
+        cells = jnp.clip(jnp.floor(value[..., :3] * 2**BITS), 0, 2**BITS - 1).astype(jnp.int32)
+        code = sum(((cells[..., axis] >> bit) & 1) << (3 * bit + axis) for bit in range(BITS) for axis in range(3))
+        return jnp.take_along_axis(value, jnp.argsort(code, axis=1, stable=True)[..., None], axis=1)
 
     def load(self, path: Path) -> Float[np.ndarray, "k c"]:
         """A point cloud (PLY) or a mesh (PLY, OBJ, GLB), scaled into the unit cube."""

@@ -75,6 +75,10 @@ class Video(Continuous):
         """[-1, 1] to uint8, clipped and rounded."""
         return np.asarray(np.clip(np.round((np.asarray(x, np.float32) + 1.0) * 127.5), 0, 255), np.uint8)
 
+    def to_prepared(self, x: Array) -> UInt8[Array, "b f h w c"]:
+        """The same in a program, for the links of a chain."""
+        return jnp.clip(jnp.round((x.astype(jnp.float32) + 1.0) * 127.5), 0, 255).astype(jnp.uint8)
+
     def load(self, path: Path) -> UInt8[np.ndarray, "f h w c"]:
         """The first frames of a GIF, WebP or APNG, repeated by duration, or of a video that PyAV reads."""
         return load_film(path, *self.shape, self.rate)
