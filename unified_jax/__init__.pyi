@@ -18,9 +18,16 @@ from unified_jax import (
     studies as studies,
     training as training,
 )
-from unified_jax.api.commands import evaluate as evaluate, plan as plan, recipe as recipe, train as train
+from unified_jax.api.commands import (
+    evaluate as evaluate,
+    link as link,
+    plan as plan,
+    recipe as recipe,
+    train as train,
+)
 from unified_jax.api.run import Run as Run, load as load
 from unified_jax.api.samples import Samples as Samples, show as show
+from unified_jax.data.cached import CachedFeatures as CachedFeatures
 from unified_jax.data.mixture import Mixture as Mixture
 from unified_jax.data.packing import Documents as Documents
 from unified_jax.data.tfds import Tfds as Tfds
@@ -53,13 +60,14 @@ from unified_jax.modalities.points import Points as Points
 from unified_jax.modalities.text import Text as Text, learn_bpe as learn_bpe
 from unified_jax.modalities.video import Video as Video
 from unified_jax.models.base import Declared as Declared, Model as Model, Player as Player
+from unified_jax.models.chain import Chain as Chain, Link as Link
 from unified_jax.models.diffusion import Diffusion as Diffusion
 from unified_jax.models.joint import JointDiffusion as JointDiffusion
 from unified_jax.models.sampling import sample_keys as sample_keys
 from unified_jax.models.stages import Encoded as Encoded, Encoder as Encoder, Stage as Stage
 from unified_jax.models.streams import Condition as Condition, Stream as Stream
 from unified_jax.models.text_classifier import TextClassifier as TextClassifier
-from unified_jax.models.text_encoder import TextEncoder as TextEncoder, load_minilm as load_minilm
+from unified_jax.models.text_encoder import TextEncoder as TextEncoder, load_minilm as load_minilm, minilm as minilm
 from unified_jax.models.transfusion import Transfusion as Transfusion
 from unified_jax.models.tuned import Tuning as Tuning
 from unified_jax.networks.bert import Bert as Bert

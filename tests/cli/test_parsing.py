@@ -13,13 +13,13 @@ import jax
 import pytest
 
 from tests.helpers import EXPERIMENT, ROOT
-from unified_jax.cli import ablate, certify, convert, data, evaluate, heap, plan, probe, runs, sample, train
+from unified_jax.cli import ablate, certify, convert, data, evaluate, heap, link, plan, probe, runs, sample, train
 from unified_jax.cli.entry import run_command, use_compilation_cache
 from unified_jax.cli.probing import attention, loss, noise, similarity
 from unified_jax.errors import meant
 from unified_jax.runs.flags import parse, real, whole
 
-COMMANDS = (ablate, certify, convert, data, evaluate, plan, probe, runs, sample, train)
+COMMANDS = (ablate, certify, convert, data, evaluate, link, plan, probe, runs, sample, train)
 FLAGS = {
     sample.SampleCommand: ("--run", "x"), evaluate.EvaluateCommand: ("--run", "x"),
     attention.AttentionCommand: ("--run", "x"), loss.LossCommand: ("--run", "x"), noise.NoiseCommand: ("--run", "x"),

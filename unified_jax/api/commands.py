@@ -1,13 +1,14 @@
 """The commands in Python: recipes, training, evaluation, plans."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from unified_jax.api.run import Run, load
 from unified_jax.planning.hardware import open_target
 from unified_jax.planning.plan import forecast
-from unified_jax.runs import loop
+from unified_jax.runs import link as linking, loop
 from unified_jax.runs.evaluate import EvaluateCommand, evaluate_run
 from unified_jax.runs.recipe import load_recipe
 from unified_jax.runs.start import Start
@@ -39,6 +40,20 @@ def train(
     """
     origin = None if init_from is None else Path(init_from)
     loop.train(experiment, Start(Path(run_dir), resume, origin, quiet=quiet, trust=trust))
+    return load(run_dir, trust=True)  # its classes are those of this process
+
+
+def link(
+    experiment: Experiment, run_dir: str | Path, *, stages: Mapping[str, str | Path] | None = None, trust: bool = False
+) -> Run:
+    """Writes the run directory of an experiment whose model is a `Chain`, and opens the run; nothing is trained.
+
+    stages   where a link's model is instead of at its source: {name: a run or a file}
+    trust    import the custom code that the links' runs keep
+
+    Raises UserError for another model, a source that does not fit, or a folder that holds a run.
+    """
+    linking.link(experiment, Path(run_dir), {name: Path(path) for name, path in (stages or {}).items()}, trust)
     return load(run_dir, trust=True)  # its classes are those of this process
 
 

@@ -10,6 +10,7 @@ from unified_jax.errors import UserError, meant
 
 COMMANDS = {
     "train": "train a recipe",
+    "link": "make one run of several: a chain of models",
     "sample": "draw samples from a run",
     "evaluate": "accuracy, distances and a sheet of a run",
     "ablate": "run a study: variants, seeds, intervals",
@@ -27,6 +28,8 @@ def command_of(word: str) -> Callable[[list[str]], None]:
     match word:
         case "train":
             from unified_jax.cli.train import main
+        case "link":
+            from unified_jax.cli.link import main
         case "sample":
             from unified_jax.cli.sample import main
         case "evaluate":

@@ -75,9 +75,14 @@ class Score(Protocol):
         ...
 
 
-def _no_image(model: Any) -> str:
+def _made(model: Any) -> list[Any]:
+    """What a model makes by default; of a chain, its results."""
     wanted = model.request((), ())[1] if model.wantable else ()
-    made = [m for m in model.modalities if m.name in wanted]
+    return [m for m in model.modalities if m.name in wanted]
+
+
+def _no_image(model: Any) -> str:
+    made = _made(model)
     rgb = len(made) == 1 and isinstance(made[0], Image) and made[0].channels == 3
     return "" if rgb else "it reads RGB images, one a sample"
 
@@ -158,7 +163,7 @@ class PixelFrechet:
 
     def suits(self, data: Any, model: Any) -> str:
         """See `Score`."""
-        made = [m for m in model.modalities if m.name in model.wantable]
+        made = _made(model)
         return "" if len(made) == 1 and isinstance(made[0], Image) else "it reads images, one a sample"
 
     def __call__(self, samples: Samples) -> list[Row]:

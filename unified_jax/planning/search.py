@@ -28,7 +28,7 @@ from unified_jax.planning.plan import forecast, kept_bytes, step_flops
 from unified_jax.runs.memory import state_bytes
 from unified_jax.sharding import MeshShape, make_mesh
 from unified_jax.training.experiment import Experiment
-from unified_jax.training.program import Program, assemble, check_batch, frozen_layout
+from unified_jax.training.program import Program, assemble, check_batch, check_trains, frozen_layout
 from unified_jax.training.state import state_shardings
 
 POLICIES = get_args(Remat)
@@ -41,6 +41,7 @@ def search(
 
     `say(i, n, experiment)` is called before each.
     """
+    check_trains(experiment)
     chosen = candidates(experiment, target)[:most]
     found = []
     for i, one in enumerate(chosen):

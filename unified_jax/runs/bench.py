@@ -38,10 +38,10 @@ class Bench:
     pictures: dict[str, Any] = field(default_factory=dict)
     """File name -> image that is written at the end."""
 
-    def examples(self, split: str) -> HostBatch:
-        """The first `count` examples of a split in the order of the seed."""
-        model = self.experiment.model
-        return Pipeline(self.experiment.data, split, model.modalities, self.count, self.seed).batch(0)
+    def examples(self, split: str, fields: tuple[str, ...] = ()) -> HostBatch:
+        """The first `count` examples of a split in the order of the seed: these fields, or all of the model's."""
+        modalities = fields_of(self.experiment.model, fields)
+        return Pipeline(self.experiment.data, split, modalities, self.count, self.seed).batch(0)
 
     def bar(self, what: str, total: int, unit: str = "sample") -> Any:
         """A progress bar for sampling."""
@@ -66,6 +66,11 @@ class Bench:
             for name, picture in self.pictures.items():
                 picture.save(folder / name)
             write_json(folder / RESULT, result | provenance(self.experiment))
+
+
+def fields_of(model: Any, fields: tuple[str, ...] = ()) -> tuple[Any, ...]:
+    """The modalities of these fields, or all of the model's."""
+    return tuple(m for m in model.modalities if not fields or m.name in fields)
 
 
 def _older(out: Path) -> list[str]:

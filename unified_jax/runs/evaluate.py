@@ -61,7 +61,7 @@ def evaluate_run(command: EvaluateCommand, plan: "Plan | None" = None, bars: boo
     _check(command)
     from unified_jax.data.pipeline import Pipeline
     from unified_jax.evaluation.evaluate import splits_for
-    from unified_jax.runs.bench import Bench
+    from unified_jax.runs.bench import Bench, fields_of
     from unified_jax.runs.opened import open_run
     from unified_jax.runs.saved import Which
     from unified_jax.runs.stages import parse_places
@@ -69,7 +69,7 @@ def evaluate_run(command: EvaluateCommand, plan: "Plan | None" = None, bars: boo
     out = Path(command.out or command.run)
     places = parse_places(command.stage)
     experiment, params, step = open_run(Path(command.run), Which(step=command.step), command.trust, places)
-    evaluate = _evaluation_of(experiment.model, command.bits)
+    evaluate, fields = _evaluation_of(experiment.model, command.bits)
     check_room("--count", command.count, experiment.model.modalities)
     check_room("--bits", command.bits, experiment.model.modalities)
     together(lambda: make_folder(out), by="first")
@@ -77,7 +77,7 @@ def evaluate_run(command: EvaluateCommand, plan: "Plan | None" = None, bars: boo
     bench = Bench(experiment, params, command.count, command.batch, command.seed, plan, bars)
     splits = splits_for(experiment.data, command.splits)
     for split in splits:  # refuses an unknown split before sampling
-        Pipeline(experiment.data, split, experiment.model.modalities, 1, 0)
+        Pipeline(experiment.data, split, fields_of(experiment.model, fields), 1, 0)
     rows = evaluate(bench, splits)
     check_figures(rows)
     if writes():
@@ -95,8 +95,10 @@ def _check(command: EvaluateCommand) -> None:
     check_steps(command.steps)
 
 
-def _evaluation_of(model: Any, bits: int) -> "Callable[[Bench, tuple[str, ...]], list[dict[str, Any]]]":
-    """The kind of evaluation of a model. Raises UserError if there is none."""
+def _evaluation_of(
+    model: Any, bits: int
+) -> "tuple[Callable[[Bench, tuple[str, ...]], list[dict[str, Any]]], tuple[str, ...]]":
+    """(the kind of evaluation of a model, the fields that it reads, () for all). Raises UserError if there is none."""
     from unified_jax.config import lacking
     from unified_jax.evaluation.bits import check_bits
     from unified_jax.evaluation.evaluate import Classifies
@@ -109,13 +111,14 @@ def _evaluation_of(model: Any, bits: int) -> "Callable[[Bench, tuple[str, ...]],
         check_bits(model)
     made = [m for m in model.modalities if m.name in model.wantable]
     if edits_images(model):
-        return evaluate_edits
+        return evaluate_edits, ()
     if not lacking(type(model), Classifies):
-        return _evaluate_labels
-    if len(made) > 1 and any(isinstance(m, Text) for m in made):
-        return evaluate_matrix
-    if len(made) == 1 and isinstance(made[0], Image):
-        return functools.partial(_evaluate_images, bits=bits)
+        return _evaluate_labels, ()
+    if len(made) > 1 and any(isinstance(m, Text) for m in made) and hasattr(model, "documents"):
+        return evaluate_matrix, ()
+    given, wanted = model.request((), ()) if made else ((), ())
+    if len(wanted) == 1 and all(isinstance(m, Image) for m in made if m.name in wanted):
+        return functools.partial(_evaluate_images, bits=bits), (*given, *wanted)
     what = ", ".join(f"{m.name} ({type(m).__name__})" for m in made) or "nothing"
     raise UserError(
         "Evaluated are models that make one image, that edit one, or that read and write text among other modalities; "
@@ -136,7 +139,7 @@ def _evaluate_images(bench: "Bench", splits: tuple[str, ...], bits: int) -> list
     scores = ev.scores_for(bench.experiment.scores, data, model)
     rows: list[dict[str, Any]] = []
     for split in splits:
-        examples = bench.examples(split).arrays
+        examples = bench.examples(split, (*fields, name)).arrays
         given = {field: examples[field] for field in fields}
         with bench.bar(split, count) as bar:
             made = bench.draw(given, (name,), bar.update)[name]

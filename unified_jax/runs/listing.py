@@ -10,6 +10,9 @@ from unified_jax.runs.metrics import read_whole_lines
 
 Row = dict[str, Any]
 
+LINKED = "linked"
+"""In summary.json of a run that was linked: {link: its source}."""
+
 
 def find_runs(folders: list[Path]) -> list[Path]:
     """The run directories among these folders and right below them, by name. Raises UserError for one not there."""
@@ -29,12 +32,13 @@ def describe(run_dir: Path) -> Row:
     losses = [line["loss"] for line in lines if line.get("loss") is not None]
     held_out = [line["validation/loss"] for line in lines if line.get("validation/loss") is not None]
     steps = fields.get("steps")
+    linked = LINKED in summary
     step = max([int(summary.get("step") or 0), *(line["step"] for line in lines)])
     return {
         "run": str(run_dir),
         "network": fields.get("model.network", fields.get("model", "?")),
-        "step": f"{step}/{steps}",
-        "state": "finished" if step == steps else "stopped" if summary else "begun",
+        "step": "-" if linked else f"{step}/{steps}",
+        "state": "linked" if linked else "finished" if step == steps else "stopped" if summary else "begun",
         "loss": losses[-1] if losses else None,
         "validation": min(held_out, default=None),
         "parameters": summary.get("parameters"),

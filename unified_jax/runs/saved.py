@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from unified_jax.errors import UserError
 from unified_jax.hosts import together
 from unified_jax.models.stages import STAGES, merged
 from unified_jax.models.tuned import Tuned, whole_model
@@ -82,6 +83,8 @@ def load_trained(
     """
     model = experiment.trained
     like = laid_out(mesh, rules, model.axes(), jax.eval_shape(model.init, seed_key(0)))
+    if not jax.tree.leaves(like):
+        return _without_parameters(run_dir, which)
     checkpoints = Checkpoints(run_dir, write=False)
     whole = NamedSharding(mesh, PartitionSpec())
     wanted: dict[str, Any] = {"step": jax.ShapeDtypeStruct((), "int32", sharding=whole)}
@@ -96,6 +99,15 @@ def load_trained(
         found = checkpoints.restore_best(wanted) if which.best else checkpoints.restore(wanted)
     params = found["params"] if which.ema == "none" else found["ema"][int(which.ema)]
     return merged(params, {}, found.get("aux")), int(found["step"])
+
+
+def _without_parameters(run_dir: Path, which: Which) -> tuple[Params, int]:
+    """({}, 0): a run that was linked. Raises UserError for a checkpoint, which it does not have."""
+    if which.best or which.step is not None:
+        raise UserError(
+            f"{str(run_dir)!r} was linked, not trained: it has no checkpoints, so leave out --best and --step."
+        )
+    return {}, 0
 
 
 def load_params(

@@ -101,9 +101,22 @@ def check_batch(experiment: Experiment, mesh: Mesh) -> None:
             )
 
 
+def check_trains(experiment: Experiment) -> None:
+    """Raises UserError for a model without a loss."""
+    if not experiment.model.terms:
+        raise UserError(
+            f"{type(experiment.model).__name__} trains nothing: it has no loss. unified-jax link writes the run "
+            "directory of a chain of trained models."
+        )
+
+
 def assemble(experiment: Experiment, mesh: Mesh) -> Program:
-    """The program of an experiment. Raises UserError for a batch or a parameter that the mesh does not divide."""
+    """The program of an experiment.
+
+    Raises UserError for a model without a loss, or a batch or a parameter that the mesh does not divide.
+    """
     check_batch(experiment, mesh)
+    check_trains(experiment)
     model = experiment.trained
     stacked = stacked_paths(model.axes()) if experiment.tuning.full else ()
     optimizer = Optimizer(experiment.optimizer, experiment.ema, experiment.steps, experiment.accumulate, stacked)
