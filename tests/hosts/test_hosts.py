@@ -117,18 +117,24 @@ def test_processes_that_train_on_the_same_rows_draw_previews(tmp_path, recipe, c
 FSDP = ("--mesh.data", 1, "--mesh.fsdp", 2)
 
 
+def newest(folder):
+    """The step of the newest checkpoint; 0 without one."""
+    kept = (folder / "checkpoints" / "rolling").glob("*")
+    return max((int(p.name) for p in kept if p.name.isdigit()), default=0)
+
+
 def goes_on(patch, folder, recipe, whole, *flags):
     """The run in this process with two devices and two microbatches, a checkpoint further: as `whole`."""
-    newest = max(int(p.name) for p in (folder / "checkpoints" / "rolling").iterdir() if p.name.isdigit())
-    assert newest + 4 <= LONG, "the run that others are compared with is too short"
+    last = newest(folder) + 4
+    assert last <= LONG, "the run that others are compared with is too short"
     patch.setattr(loop, "make_mesh", lambda shape: make_mesh(shape, jax.devices()[:2]))
-    here(train, recipe, "--run-dir", folder, *flags, "--steps", newest + 4, "--accumulate", 2)
-    assert len(trained(folder)) == newest + 4
+    here(train, recipe, "--run-dir", folder, *flags, "--steps", last, "--accumulate", 2)
+    assert len(trained(folder)) == last
     assert_close(folder, whole)
     if "strict" in flags:
         exact = ("loss", "grad_norm", "param_norm")
         ours, theirs = ([[line[name] for name in exact] for line in trained(f)] for f in (folder, whole))
-        assert ours == theirs[: newest + 4]
+        assert ours == theirs[:last]
 
 
 @pytest.mark.slow
@@ -136,7 +142,7 @@ def test_where_one_dies_the_others_end_with_a_sentence(tmp_path, recipe, cache, 
     """Two processes with FSDP, one killed; then one with two devices and two microbatches: strictly the same run."""
     folder, flags = tmp_path / "run", ("--reduction", "strict", *NEVER)
     started = processes(2, "train.py", recipe, "--run-dir", folder, *flags, *FSDP, *FOREVER, cache=cache)
-    wait_for(started[0], lambda: (folder / "checkpoints" / "rolling" / "8").exists())
+    wait_for(started[0], lambda: newest(folder) >= 8)
     started[1].send_signal(signal.SIGKILL)
     begun = time.monotonic()
     (code, _, err), _ = finish(started, 120)
@@ -157,10 +163,10 @@ def test_killed_runs_go_on_with_other_processes_and_devices(
 ):
     """Four processes, all killed; two with FSDP, killed. In the suite: two, of which one is killed."""
     folder, flags = tmp_path / "run", ("--reduction", reduction, *NEVER)
-    rng = random.Random(reduction)
+    steps, rng = ("--steps", LONG - 4), random.Random(reduction)  # killed after a few of them
     for count, mesh, least in ((4, (), 4), (2, FSDP, 8)):
-        started = processes(count, "train.py", recipe, "--run-dir", folder, *flags, *mesh, *FOREVER, cache=cache)
-        wait_for(started[0], lambda n=least: (folder / "checkpoints" / "rolling" / str(n)).exists())
+        started = processes(count, "train.py", recipe, "--run-dir", folder, *flags, *mesh, *steps, cache=cache)
+        wait_for(started[0], lambda n=least: newest(folder) >= n)
         time.sleep(rng.random() * 0.1)
         for process in started:
             process.send_signal(signal.SIGKILL)
@@ -206,7 +212,7 @@ def test_where_one_stands_still_the_others_end(tmp_path, recipe, cache):
     folder = tmp_path / "run"
     flags = (*TENSOR, *FOREVER, *NEVER, "--hosts.timeout", 10)
     started = processes(2, "train.py", recipe, "--run-dir", folder, *flags, cache=cache)
-    wait_for(started[0], lambda: (folder / "checkpoints" / "rolling" / "4").exists())
+    wait_for(started[0], lambda: newest(folder) >= 4)
     found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(started[1].pid)], capture_output=True, text=True)
     still = int(found.stdout)
     os.kill(still, signal.SIGSTOP)
