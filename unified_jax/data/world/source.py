@@ -165,7 +165,7 @@ class WorldSource:
         found: dict[str, np.ndarray | str] = {}
         if self.world.cache:  # what it does not hold is computed
             held = tuple(field for field in self.fields if field in FIELDS)
-            found = (held and read_cached(self.world.cache, self.split, held, self.world, id)) or {}
+            found = read_cached(self.world.cache, self.split, held, self.world, id) or {} if held else {}
         scene = self.scene(id)
         return {field: found[field] if field in found else self._field(field, id, scene) for field in self.fields}
 
