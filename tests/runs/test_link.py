@@ -105,7 +105,7 @@ def test_commands_open_it(run, capsys):
         (("loss",), "This probe is for class-conditional models (Diffusion), not for Chain."),
         (("attention",), "This probe is for class-conditional models (Diffusion), not for Chain."),
         (("similarity",), "This probe is for models of many modalities (Transfusion), not for Chain."),
-        (("noise",), "A chain trains nothing"),
+        (("noise",), "Chain trains nothing: it has no loss"),
     ):
         assert main.run(["probe", *words, "--run", str(run)]) == 2
         assert why in capsys.readouterr().err

@@ -20,9 +20,9 @@ def wired(links: tuple[Any, ...]) -> tuple[Wire, ...]:
     makers: dict[str, str] = {}
     wires: list[Wire] = []
     for link in links:
-        names = _names(link)
-        reads = {names.get(own, own): own for own in link.model.givable}
-        makes = {names.get(own, own): own for own in link.model.wantable}
+        names: dict[str, str] = _names(link)
+        reads: dict[str, str] = {names.get(own, str(own)): own for own in link.model.givable}
+        makes: dict[str, str] = {names.get(own, str(own)): own for own in link.model.wantable}
         taken = {ours for ours, _ in link.takes}
         for name in [name for name in makes if name in makers]:
             if not (name in taken and name in reads):
@@ -35,7 +35,7 @@ def wired(links: tuple[Any, ...]) -> tuple[Wire, ...]:
             makes.pop(name)
         if not makes:
             raise ValueError(f"The link {link.name!r} makes nothing; a chain is of models that generate.")
-        makers |= dict.fromkeys(makes, link.name)
+        makers.update(dict.fromkeys(makes, str(link.name)))
         wires.append(Wire(link.name, reads, makes))
     _check_taken(links, wires)
     return tuple(wires)
@@ -134,11 +134,11 @@ def fields_of(links: tuple[Any, ...], wires: tuple[Wire, ...]) -> dict[str, Any]
 def _renamed(link: Any, modality: Any, name: str) -> Any:
     if modality.name == name:
         return modality
-    if not is_dataclass(modality) or "name" not in {field.name for field in fields(modality)}:
+    if "name" not in getattr(modality, "__dataclass_fields__", ()):
         raise ValueError(
             f"The link {link.name!r} calls {modality.name!r} {name!r}: {type(modality).__name__} has no field `name`."
         )
-    return replace(modality, name=name)  # pyright: ignore[reportArgumentType]
+    return replace(modality, name=name)
 
 
 def _data(modality: Any) -> Any:

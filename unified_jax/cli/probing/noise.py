@@ -33,12 +33,14 @@ def noise(command: NoiseCommand) -> None:
     from unified_jax.data.pipeline import Pipeline
     from unified_jax.evaluation.probes.noise_scale import measure_noise_scale
     from unified_jax.runs.directory import provenance, write_json
+    from unified_jax.training.program import check_trains
 
     if command.batches < 1 or command.parts < 2:
         raise UserError(
             f"--batches must be at least 1 and --parts at least 2, found {command.batches} and {command.parts}."
         )
     experiment, params, folder = open_for_probe(command.run, command.trust, command.step)
+    check_trains(experiment)
     e = experiment
     pipeline = Pipeline(e.data, e.split, e.model.modalities, e.batch_size, command.seed + 1, packer=e.model.packer)
     batches = [pipeline.batch(i).arrays for i in range(command.batches)]
