@@ -1,4 +1,4 @@
-"""`python -m unified_jax.cli.data build unified_world`: the world's examples as a TFDS set on disk."""
+"""`unified-jax data build unified_world`: the world's examples as a TFDS set on disk; `data encode`: `cli.encoding`."""
 
 import sys
 from dataclasses import dataclass
@@ -15,7 +15,10 @@ from unified_jax.runs.folders import make_folder
 
 @dataclass(frozen=True)
 class DataCommand:
-    """Render the first examples of each split to ArrayRecord files in TFDS layout."""
+    """Render the first examples of each split to ArrayRecord files in TFDS layout.
+
+    `unified-jax data encode RECIPE --to DIR` computes the features of a recipe's cached conditions (encode --help).
+    """
 
     action: tyro.conf.Positional[Literal["build"]]
     """build"""
@@ -45,6 +48,10 @@ class DataCommand:
 
 def main(arguments: list[str]) -> None:
     """Runs the command."""
+    if arguments[:1] == ["encode"]:
+        from unified_jax.cli.encoding import main as encode
+
+        return encode(arguments[1:])
     command = parse(DataCommand, "data", arguments)
     from tqdm import tqdm
 

@@ -1,4 +1,4 @@
-"""The interface of data sets. Implementations: `World`, `Tfds`, `Mixture` (configs) and the sources they open."""
+"""The interface of data sets. Implementations: `World`, `Tfds`, `Mixture`, `CachedFeatures`, and what they open."""
 
 from collections.abc import Iterable
 from typing import Any, Protocol, runtime_checkable

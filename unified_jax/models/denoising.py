@@ -25,7 +25,8 @@ from unified_jax.layers.form import ConditionInput, NoisyInput
 from unified_jax.modalities.conditions import NEGATIVE
 from unified_jax.models import generation
 from unified_jax.models.base import Declared, Terms
-from unified_jax.models.stages import Encoded, Stage, check_stages, encode, own
+from unified_jax.models.features import encoding_given, encodings
+from unified_jax.models.stages import Encoded, Stage, check_stages, own
 from unified_jax.models.streams import Condition, Stream, check_names, drop
 from unified_jax.precision import EXACT
 from unified_jax.processes.targets import Process, diffuse, expand
@@ -66,8 +67,9 @@ class Denoising(Declared):
 
     @property
     def modalities(self) -> tuple[Any, ...]:
-        """Every field of a batch once: the streams', then the conditions'."""
+        """Every field of a batch once: the streams', then the conditions', then features that were computed before."""
         found = [*(s.modality for s in self.streams), *(c.source for c in self.reads)]
+        found += [one for c in self.reads for one in c.features]
         return tuple({m.name: m for m in found[::-1]}.values())[::-1]
 
     @functools.cached_property
@@ -107,15 +109,13 @@ class Denoising(Declared):
         return logical_axes(jax.eval_shape(self._boxed, jax.random.key(0)))
 
     def conditions_of(self, params: Params, given: dict[str, Any], count: int) -> tuple[ConditionInput, ...]:
-        """The network's conditions for `count` examples; an absent field is null. Stages in `params` encode them."""
-        encoded: dict[tuple[str, str], Encoded] = {}
-        for one in self.reads:
-            if one.encoder is not None and one.source.name in given:
-                key = (one.encoder.name, one.source.name)
-                if key not in encoded:
-                    encoded[key] = encode(one.encoder, params, jnp.asarray(given[one.source.name]))
-        names = [(one.encoder.name if one.encoder else "", one.source.name) for one in self.reads]
-        return tuple(c.shown(given, count, encoded.get(name)) for c, name in zip(self.reads, names, strict=True))
+        """The network's conditions for `count` examples; an absent field is null.
+
+        Features that are given are read as they are; other encodings are made by the stages in `params`.
+        """
+        fresh = tuple(one for one in self.reads if _encoding(one, given) is None)
+        made = encodings(fresh, params, given)
+        return tuple(c.shown(given, count, _encoding(c, given | made)) for c in self.reads)
 
     def call(
         self, params: Params, noisy: tuple[NoisyInput, ...], conditions: tuple[ConditionInput, ...],
@@ -223,6 +223,13 @@ class Denoising(Declared):
         """The arguments with which `generate` calls the sampler, for a custom sampler."""
         _, wanted = self.request(tuple(given), tuple(wanted))
         return generation.sampling(self, params, given, wanted, keys, plan)
+
+
+def _encoding(one: Condition, given: dict[str, Any]) -> Encoded | None:
+    """The encoding of a condition that is given, as the batch or a stage has it."""
+    if one.encoder is None or one.source.name not in given:
+        return None
+    return encoding_given(one.encoder, one.source, one.part, given)
 
 
 def _noise(stream: Stream, x0: Array, eps: Array, t: Array, u: Array | None) -> Noised:

@@ -7,6 +7,7 @@ a step they are a part of the frozen parameters, sharded by the same rules as th
     params = {...the network's own..., "stages": {NAME: parameters of the stage}}
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -18,6 +19,7 @@ from unified_jax.config import Open
 from unified_jax.errors import UserError
 from unified_jax.modalities.conditions import ConditionForm
 from unified_jax.precision import seed_key
+from unified_jax.sharding import constrain, parts_of
 from unified_jax.typing import Keys, Params
 
 START = "start"
@@ -92,6 +94,8 @@ class Stage:
     """Dtype in which they are held."""
     keep: Literal["copy", "reference"] = "copy"
     """Whether the run keeps a copy, or only a checksum and the path of the file (for very large ones)."""
+    rows: int = 0
+    """Rows that a device encodes at a time; 0: all. With a number, features do not depend on batch, slot and mesh."""
     places: ClassVar[tuple[str, ...]] = ("source",)
     """Fields that may differ on a resume: checksums decide, not paths."""
 
@@ -102,6 +106,8 @@ class Stage:
             raise ValueError(
                 f"The stage {self.name!r} names no model: uj.stage({self.name!r}, {self.source!r}) takes it from a run."
             )
+        if self.rows < 0:
+            raise ValueError(f"Stage.rows must not be negative, found {self.rows}.")
         if self.source == START and self.keep == "reference":
             raise ValueError(f"The stage {self.name!r} holds what the run starts from, so the run keeps a copy.")
         if self.ema != "none" and not (self.ema.isascii() and self.ema.isdecimal()):
@@ -155,9 +161,31 @@ def _buffers(network: Holds, shapes: Params) -> Params:
 def encode(stage: Stage, params: Params, x: Array) -> Encoded:
     """The encoding of prepared arrays by a stage, float32 and without a gradient."""
     encoder: Any = stage.model
-    found = encoder.encode(stage_params(params, stage.name), x)
-    floats = jax.tree.map(lambda a: a.astype(jnp.float32) if jnp.issubdtype(a.dtype, jnp.floating) else a, found)
-    return jax.lax.stop_gradient(floats)
+    own = stage_params(params, stage.name)
+
+    def run(rows: Array) -> Encoded:
+        found = encoder.encode(own, rows)
+        floats = jax.tree.map(lambda a: a.astype(jnp.float32) if jnp.issubdtype(a.dtype, jnp.floating) else a, found)
+        return jax.lax.stop_gradient(floats)
+
+    return _in_groups(run, x, stage.rows) if stage.rows else run(x)
+
+
+def _in_groups(run: Callable[[Array], Encoded], x: Array, rows: int) -> Encoded:
+    """`run` on so many rows of every device at a time, one group after the other; the last is filled up."""
+    parts = parts_of("batch")
+    parts = parts if len(x) % parts == 0 else 1
+    each = len(x) // parts
+    count = -(-each // rows)
+    x = x.reshape(parts, each, *x.shape[1:])
+    x = jnp.pad(x, [(0, 0), (0, count * rows - each)] + [(0, 0)] * (x.ndim - 2), mode="edge")
+    x = x.reshape(parts, count, rows, *x.shape[2:]).swapaxes(0, 1).reshape(count, parts * rows, *x.shape[2:])
+
+    def back(a: Array) -> Array:
+        a = a.reshape(count, parts, rows, *a.shape[2:]).swapaxes(0, 1).reshape(parts, count * rows, *a.shape[2:])
+        return a[:, :each].reshape(parts * each, *a.shape[2:])
+
+    return jax.tree.map(back, jax.lax.map(run, constrain(x, None, "batch", *(None,) * (x.ndim - 2))))
 
 
 def stage_shapes(model: Any) -> Params:

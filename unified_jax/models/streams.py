@@ -13,7 +13,9 @@ from unified_jax.layers.embedders import make_embedder
 from unified_jax.layers.form import ConditionInput, EmbedderKind, Form
 from unified_jax.modalities.base import Continuous, Modality
 from unified_jax.modalities.conditions import ConditionForm
+from unified_jax.modalities.features import Features
 from unified_jax.modalities.image import Image
+from unified_jax.models.features import features_of
 from unified_jax.models.stages import Encoded, Encoder, Part, Stage
 from unified_jax.processes.interpolant import RectifiedFlow
 from unified_jax.processes.targets import Process
@@ -108,6 +110,8 @@ class Condition:
     """The output of the encoder that the network reads."""
     padding: Literal["mask", "zero", "keep"] = "mask"
     """Tokens beyond the length of an encoding: not attended to, zeros, or as the encoder gives them (SD's)."""
+    cached: bool = False
+    """Whether the batch also holds the encoder's outputs, computed once (`data.cached`)."""
 
     def __post_init__(self) -> None:
         words = "" if self.encoder is None else lacking(type(self.encoder.model), Encoder)
@@ -117,6 +121,8 @@ class Condition:
             raise ValueError(
                 f"Condition.source is not a modality that a network can read directly: {words}. Name an encoder."
             )
+        if self.cached and self.encoder is None:
+            raise ValueError(f"The condition {self.label!r} has no encoder whose outputs could be cached.")
         if not 0.0 <= self.drop <= 1.0:
             raise ValueError(f"Condition.drop is a probability in [0, 1], found {self.drop}.")
         if self.drop and self.form.null == "none":
@@ -137,6 +143,13 @@ class Condition:
             encoder: Any = self.encoder.model
             form = encoder.condition_form(self.part)
         return ConditionForm(self.label, form.kind, form.features, form.length, form.null)
+
+    @property
+    def features(self) -> tuple[Features, ...]:
+        """What a batch holds of its encodings, where they are cached: `SOURCE.STAGE.PART`."""
+        if self.encoder is None or not self.cached:
+            return ()
+        return features_of(self.encoder, self.source, self.part)
 
     def shown(self, given: dict[str, Any], count: int, encoded: Encoded | None = None) -> ConditionInput:
         """Its arrays for `count` examples: those in `given`, or of `encoded` with an encoder; else its null."""

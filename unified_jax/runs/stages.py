@@ -127,6 +127,17 @@ def begin_stages(run_dir: Path, model: Any, whole: Params | None, loading: Loadi
     return found
 
 
+def read_stage(one: Stage, model: Any, loading: Loading) -> tuple[Params, str]:
+    """(the parameters of a stage from its source, their checksum). Raises UserError for one that does not fit."""
+    held = _read(one, model, loading.path(one), loading)
+    return _laid(one, model, held, loading), content(held.arrays)
+
+
+def recorded_checksum(run_dir: Path, one: Stage) -> str:
+    """The checksum of a stage of a run; empty without an entry."""
+    return str((runs.read_json(run_dir / STAGES / RECORD) or {}).get(one.name, {}).get("checksum", ""))
+
+
 def load_stages(run_dir: Path, model: Any, loading: Loading) -> Params:
     """{name: parameters} of a run, checked against their checksums. Raises UserError for a missing or changed one."""
     check_places(model, loading.places)

@@ -20,10 +20,11 @@ from unified_jax.precision import seed_key
 from unified_jax.runs import directory as runs
 from unified_jax.runs.checkpoints import Checkpoints
 from unified_jax.runs.draws import check_same_draws
+from unified_jax.runs.features import check_features
 from unified_jax.runs.notice import say
 from unified_jax.runs.resume import branch_of, check_same_code, check_same_run
 from unified_jax.runs.saved import keep_base, load_frozen, load_params, loading
-from unified_jax.runs.stages import Places, begin_stages, check_sources
+from unified_jax.runs.stages import Places, begin_stages, check_sources, read_stage, recorded_checksum
 from unified_jax.runs.weight_transfer import Graft, plan_graft
 from unified_jax.training.experiment import Experiment
 from unified_jax.training.program import Program, laid_out
@@ -72,9 +73,12 @@ def begin(
     """(state, frozen parameters). Raises UserError for an invalid start, before any change."""
     saved = shared(checkpoints.steps())
     together(lambda: _check_start(experiment, start, saved))
+    how = loading(program.mesh, experiment.rules, start.places, start.trust)
     if not saved:
         together(lambda: check_sources(experiment.model, start.places))
+        check_features(experiment, lambda one: read_stage(one, experiment.model, how)[1])
     if saved:
+        check_features(experiment, lambda one: recorded_checksum(start.run_dir, one))
         frozen = load_frozen(start.run_dir, experiment.trained, loading(program.mesh, experiment.rules, start.places))
         state = checkpoints.restore_newest(program.abstract_state(), fall_back=start.resume == "auto")
         checkpoints.drop_after(int(state.step))

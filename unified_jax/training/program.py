@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from unified_jax.errors import UserError
 from unified_jax.interop.names import flatten
 from unified_jax.models.base import blank_batch
+from unified_jax.models.features import encodings, to_encode
 from unified_jax.models.stages import STAGES
 from unified_jax.models.tuned import Tuned, whole_model
 from unified_jax.precision import seed_key
@@ -39,7 +40,7 @@ class Program:
     step: Callable[..., Any]
     """(state, frozen, batch, key) -> (state, metrics), compiled; the state is donated."""
     fast: Any
-    """The step as one jitted program: `step` itself, unless its reduction is strict."""
+    """The step as one jitted program: `step` itself, unless it is strict or encoders run before it."""
 
     @property
     def rows(self) -> int:
@@ -132,11 +133,32 @@ def assemble(experiment: Experiment, mesh: Mesh) -> Program:
         out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())),
         donate_argnums=0,
     )
-    step = fast
+    step = _after_encoders(experiment, mesh, fast)
     if experiment.reduction == "strict":
         shards = experiment.virtual_shards
         step = StrictStep(model, optimizer, experiment.balance, shards, mesh, shardings)
     return Program(experiment, mesh, optimizer, shapes, shardings, step, fast)
+
+
+def encoder_program(conditions: tuple[Any, ...], mesh: Mesh, rules: Rules) -> Callable[..., Any]:
+    """({"stages": parameters}, sources by field) -> the encodings by field: before a step, and for `data.cached`."""
+    return jax.jit(
+        functools.partial(encodings, conditions), out_shardings=NamedSharding(mesh, rules.activation_spec(("batch",)))
+    )
+
+
+def _after_encoders(experiment: Experiment, mesh: Mesh, step: Any) -> Any:
+    """The step, given the encodings of its batch by a program of their own."""
+    conditions = to_encode(getattr(experiment.model, "reads", ()))
+    if not conditions:
+        return step
+    program = encoder_program(conditions, mesh, experiment.rules)
+
+    def run(state: State, frozen: Params, batch: Any, key: Any) -> Any:
+        sources = {one.source.name: batch[one.source.name] for one in conditions}
+        return step(state, frozen, {**batch, **program({STAGES: frozen[STAGES]}, sources)}, key)
+
+    return run
 
 
 def laid_out(mesh: Mesh, rules: Rules, axes: Any, shapes: Any) -> Any:
