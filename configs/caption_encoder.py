@@ -17,7 +17,7 @@ def experiment() -> uj.Experiment:
         for end in ("", "_2")
         for name, values in uj.ATTRIBUTES
     )
-    text = uj.Text(48, uj.learn_bpe((str(captions[i]["caption"]) for i in range(2000)), 384))
+    text = uj.Text(48, uj.learn_bpe((str(captions[i]["caption"]) for i in range(2000)), 384), too_long="crop")
     bert = uj.Bert(vocabulary=384, length=48, width=96, depth=3, heads=4, hidden=384, eps=1e-6)
     return uj.Experiment(
         model=uj.TextClassifier(uj.TextEncoder(bert, text, normalise=False), (uj.Label("count", 3), *said)),

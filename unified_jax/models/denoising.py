@@ -13,7 +13,6 @@ classifier-free guidance needs; with probability `drop_some` a random subset, wh
 independently with its own `Condition.drop`.
 """
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -72,7 +71,7 @@ class Denoising(Declared):
         found += [one for c in self.reads for one in c.features]
         return tuple({m.name: m for m in found[::-1]}.values())[::-1]
 
-    @functools.cached_property
+    @property
     def stages(self) -> tuple[Stage, ...]:
         """The conditions' encoders, each once."""
         return check_stages(tuple(c.encoder for c in self.reads if c.encoder is not None), type(self).__name__)

@@ -70,6 +70,19 @@ class Encoder(Network, Protocol):
 
 
 @runtime_checkable
+class Published(Protocol):
+    """A stage's model that reads published weights of its family in their own format."""
+
+    def finds(self, source: str) -> bool:
+        """Whether a source, a path or a name, is one of its family."""
+        ...
+
+    def read(self, source: str) -> Params:
+        """Its parameters. Raises UserError for weights that are missing or do not fit."""
+        ...
+
+
+@runtime_checkable
 class Decoder(Network, Protocol):
     """A stage that turns latents into data."""
 
@@ -87,7 +100,8 @@ class Stage:
     model: Open[Network] | None = None
     """The model (`uj.stage` takes it from a run); None, with the source "start", is the model that is trained."""
     source: str = START
-    """A run directory, a safetensors file in our layout, or "start": what this run itself starts from."""
+    """A run directory, a safetensors file in our layout, published weights that the model reads (`Published`), or
+    "start": what this run itself starts from."""
     ema: str = "0"
     """Which parameters of a run: index of an EMA, or "none" for the trained ones."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -135,7 +149,8 @@ class Stage:
         if self.model is None or not isinstance(network, Holds):
             return axes
         nested = {STAGES: {one.name: one.axes(network) for one in network.stages}} if network.stages else {}
-        buffers = _buffers(network, jax.eval_shape(network.init, seed_key(0)))
+        held: Any = network
+        buffers = _buffers(held, jax.eval_shape(held.init, seed_key(0)))
         return {**axes, **nested, **jax.tree.map(lambda s: (None,) * len(s.shape), buffers)}
 
 

@@ -61,7 +61,7 @@ class TextClassifier(Declared):
 
     def logits(self, params: Params, text: Array) -> dict[str, Float[Array, "b k"]]:
         """Unnormalised log-probabilities of the classes of every label, its null last."""
-        pooled = self.encode(params, text).pooled
+        pooled: Any = self.encode(params, text).pooled
         heads = params[HEADS]
         return {
             label.name: jnp.matmul(pooled, heads[label.name]["kernel"], precision=EXACT) + heads[label.name]["bias"]

@@ -22,7 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from unified_jax.errors import UserError
 from unified_jax.hosts import lay, together
 from unified_jax.interop import files, names
-from unified_jax.models.stages import STAGES, START, Stage, own
+from unified_jax.models.stages import STAGES, START, Published, Stage, own
 from unified_jax.runs import directory as runs
 from unified_jax.runs.checksums import content
 from unified_jax.sharding import Rules, parameter_shardings
@@ -90,6 +90,9 @@ def check_sources(model: Any, places: Places) -> None:
     check_places(model, places)
     for one in model.stages:
         path = places.get(one.name, Path(one.source))
+        network = one.network(model)
+        if isinstance(network, Published) and network.finds(str(path)):
+            continue
         if one.source != START and not path.is_file() and not (path / "config.json").is_file():
             raise UserError(
                 f"The stage {one.name!r} comes from {str(path)!r}, which is neither a run nor a file; train or fetch "
@@ -100,6 +103,13 @@ def check_sources(model: Any, places: Places) -> None:
                 f"The stage {one.name!r} is kept as a reference to {str(path)!r}, which is no file: write one with "
                 "unified-jax convert export, or keep a copy."
             )
+
+
+def kept_places(run_dir: Path, model: Any) -> Places:
+    """The files in which a run keeps the stages of its model."""
+    folder = run_dir / STAGES
+    record = runs.read_json(folder / RECORD) or {}
+    return {one.name: folder / str(record[one.name]["file"]) for one in model.stages if one.name in record}
 
 
 def begin_stages(run_dir: Path, model: Any, whole: Params | None, loading: Loading) -> Params:
@@ -172,7 +182,7 @@ def _found_again(one: Stage, model: Any, path: Path, entry: dict[str, Any], load
 
 
 def _from_source(one: Stage, model: Any, whole: Params | None, loading: Loading) -> Held:
-    if one.source != START:
+    if one.source != START or one.name in loading.places:
         return _read(one, model, loading.path(one), loading)
     assert whole is not None
     return _held(one, model, gathered(own(whole), loading.mesh), {"source": START}, None)
@@ -180,6 +190,10 @@ def _from_source(one: Stage, model: Any, whole: Params | None, loading: Loading)
 
 def _read(one: Stage, model: Any, path: Path, loading: Loading) -> Held:
     """The parameters at a path. Raises UserError if they are not those of the stage's model."""
+    network = one.network(model)
+    if isinstance(network, Published) and network.finds(str(path)):
+        arrays = names.flatten(jax.device_get(network.read(str(path))))
+        return _held(one, model, arrays, {"source": path.name}, None)
     if not path.is_dir():
         return _held(one, model, files.read(path), {"source": path.name}, path)
     params, step = loading.read_run(path, one.ema)
