@@ -47,6 +47,8 @@ def export_run(source: Path, target: Path, layout: Whole, ema: str, trust: bool)
     """Writes a run's parameters in a layout and returns a message. Raises UserError if the layout does not fit."""
     experiment, params, step = open_run(source, Which(ema), trust)
     params = jax.tree.map(np.asarray, jax.device_get(own(params)))
+    if not params:
+        raise UserError(f"{str(source)!r} was linked, not trained: it has no parameters of its own; export its links.")
     experiment = dataclasses.replace(experiment, tuning=Tuning())  # merged: no separate updates remain
     said = f"step {step} of {source} ({layout}) in {target}"
     if layout == "unified":
