@@ -25,7 +25,7 @@ def experiment() -> uj.Experiment:
     return uj.Experiment(
         model=uj.Diffusion(
             network=uj.DiT(depth=4, width=192, heads=4, remat="none", unroll=4),
-            process=uj.RectifiedFlow(target="x0", loss="velocity", times=uj.times.UniformTimes(shift=2.0)),
+            process=uj.RectifiedFlow(target="x0", times=uj.times.UniformTimes(shift=3.0)),
             modality=uj.Image(32, 32, 3, patch=8),
             conditions=(
                 uj.Condition(text, encoder=stage),

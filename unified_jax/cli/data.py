@@ -49,7 +49,7 @@ class DataCommand:
 def main(arguments: list[str]) -> None:
     """Runs the command."""
     if arguments[:1] == ["encode"]:
-        from unified_jax.cli.encoding import main as encode
+        from unified_jax.cli.encoding import encode_features as encode
 
         return encode(arguments[1:])
     command = parse(DataCommand, "data", arguments)
