@@ -110,8 +110,10 @@ def given_rows(
             for attribute, column in _captions(flag + name, texts, labels, range(first, first + count)).items():
                 rows[attribute] = np.where(column >= 0, column, rows[attribute]).astype(np.int32)
         else:
-            there = ", ".join(by_name) or "nothing"
-            raise UserError(f"{flag}{name}: this model is conditioned on {there}{meant(name, by_name, flag)}")
+            there, called = ", ".join(by_name) or "nothing", flag + name
+            if flag == FLAG and name.startswith(NEGATIVE):
+                called = AGAINST + name.removeprefix(NEGATIVE)
+            raise UserError(f"{called}: this model is conditioned on {there}{meant(name, by_name, flag)}")
     return rows
 
 
