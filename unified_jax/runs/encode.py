@@ -146,7 +146,7 @@ def encode(experiment: Experiment, request: Request, mesh: Mesh | None = None) -
         "rows": rows,
     }
     head |= {"shard": request.shard or _records(head["fields"])}
-    begun = {"splits": {split: counts(found, request.limit) for split, found in parts.items()}, **head}
+    begun = {"splits": {split: counts(parts[split], request.limit) for split in sorted(parts)}, **head}
     make_folder(request.folder)
     with locked(request.folder):
         record = begin(request.folder, begun)
