@@ -137,7 +137,7 @@ def test_the_readmes_python_calls_what_there_is(root, monkeypatch):
 
 
 def test_the_recipe_of_own_data_reads_a_folder(root, tmp_path):
-    (code,) = python_of(root / "docs" / "own_data.md")
+    code = python_of(root / "docs" / "own_data.md")[0]
     for split in ("train", "test"):
         (tmp_path / split).mkdir()
         Image.new("RGBA", (40, 60), (255, 0, 0, 255)).save(tmp_path / split / "a.png")

@@ -26,7 +26,10 @@ THREE = (Stream(IMAGE, name="again"), Stream(IMAGE), Stream(AUDIO))
 FLOW = RectifiedFlow(reversed_time=True)
 SENTENCES = {
     "network": (lambda: JointDiffusion(DiT(), THREE), "DiT denoises one array; the model has 3 streams"),
-    "kind": (lambda: Diffusion(DiT(), conditions=(Numbers(),)), "takes conditions of kind label; .*'numbers' is a vec"),
+    "kind": (
+        lambda: Diffusion(DiT(conditioning="cross"), conditions=(Numbers(),)),
+        "takes conditions of kind label; .*'numbers' is a vec",
+    ),
     "no streams": (lambda: JointDiffusion(Spy(), ()), "at least one stream"),
     "streams": (lambda: JointDiffusion(Spy(), (Stream(IMAGE), Stream(IMAGE))), "distinct names; image is used twice"),
     "conditions": (lambda: joint(conditions=(Label("audio", 2),)), "'audio' is read as"),

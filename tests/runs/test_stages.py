@@ -26,6 +26,7 @@ from unified_jax.models.tuned import Tuning
 from unified_jax.networks.bert import Bert
 from unified_jax.networks.dit import DiT
 from unified_jax.runs.adapters import export_adapter, import_adapter
+from unified_jax.runs.directory import load_experiment
 from unified_jax.runs.loop import train
 from unified_jax.runs.opened import open_run
 from unified_jax.runs.stages import stage
@@ -167,20 +168,40 @@ def test_a_reference_is_found_again_by_its_checksum(encoder, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, found, held)
 
 
-def test_updates_of_low_rank_are_beside_stages(encoder, drawer, tmp_path):
-    stages = stage("text", encoder), dataclasses.replace(stage("text", encoder), name="again")
-    lora = Tuning(train=(), lora=("blocks/cross_caption/.*",), rank=2)
-    tuned, run = drawn_from(stages, tuning=lora), tmp_path / "tuned"
-    train(tuned, Start(run, init_from=drawer, quiet=True))
-    whole, base = open_run(run)[1], open_run(drawer)[1]
+@pytest.fixture(scope="module")
+def tuned(drawer, tmp_path_factory):
+    """A run with low-rank updates of what reads the tokens."""
+    run = tmp_path_factory.mktemp("runs") / "tuned"
+    train(low_rank(drawer), Start(run, init_from=drawer, quiet=True))
+    return run
+
+
+def low_rank(drawer, **changes):
+    """The drawer's experiment with low-rank updates."""
+    before = load_experiment(drawer)
+    tuning = Tuning(train=(), lora=("blocks/cross_caption/.*",), rank=2)
+    return dataclasses.replace(before, tuning=tuning, **changes)
+
+
+def test_updates_of_low_rank_are_beside_stages(drawer, tuned, tmp_path):
+    whole, base = open_run(tuned)[1], open_run(drawer)[1]
     jax.tree.map(np.testing.assert_array_equal, whole["stages"], base["stages"])
     moved = {path for path, leaf in flatten(whole).items() if not np.array_equal(leaf, flatten(base)[path])}
     assert moved and all(path.startswith("blocks/cross_caption/") for path in moved)
-    train(dataclasses.replace(tuned, steps=3), Start(run, quiet=True))
+    run = tmp_path / "longer"
+    shutil.copytree(tuned, run)
+    train(low_rank(drawer, steps=3), Start(run, quiet=True))
+    assert load(run).step == 3
+    wrong = dataclasses.replace(load_experiment(drawer), tuning=Tuning(train=(), lora=("stages/text",)))
     with pytest.raises(UserError, match="leave patterns that begin with stages/ out"):
-        train(
-            drawn_from(stages, tuning=Tuning(train=(), lora=("stages/text",))), Start(tmp_path / "b", init_from=drawer)
-        )
+        train(wrong, Start(tmp_path / "b", init_from=drawer, quiet=True))
+
+
+def test_an_adapter_brings_its_stages_from_its_base(drawer, tuned, tmp_path):
+    file, again = tmp_path / "adapter.safetensors", tmp_path / "again"
+    export_adapter(tuned, file, "0", False)
+    import_adapter(file, drawer, again, False)
+    jax.tree.map(np.testing.assert_array_equal, open_run(again)[1], open_run(tuned)[1])
 
 
 def test_a_run_may_hold_what_it_started_from(tmp_path):
@@ -194,13 +215,3 @@ def test_a_run_may_hold_what_it_started_from(tmp_path):
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     distances = [line["loss/distance"] for line in lines if "loss/distance" in line]
     assert distances[0] == 0 and distances[-1] > 0
-
-
-def test_an_adapter_brings_its_stages_from_its_base(encoder, drawer, tmp_path):
-    stages = stage("text", encoder), dataclasses.replace(stage("text", encoder), name="again")
-    lora = Tuning(train=(), lora=("blocks/cross_caption/.*",), rank=2)
-    run, file, again = tmp_path / "tuned", tmp_path / "adapter.safetensors", tmp_path / "again"
-    train(drawn_from(stages, tuning=lora), Start(run, init_from=drawer, quiet=True))
-    export_adapter(run, file, "0", False)
-    import_adapter(file, drawer, again, False)
-    jax.tree.map(np.testing.assert_array_equal, open_run(again)[1], open_run(run)[1])
