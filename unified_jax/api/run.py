@@ -14,6 +14,7 @@ from unified_jax.config import Open
 from unified_jax.data.pipeline import Pipeline
 from unified_jax.errors import UserError, meant
 from unified_jax.evaluation.finite import check_samples
+from unified_jax.modalities.features import Features
 from unified_jax.modalities.label import named
 from unified_jax.models.free_running import ORDER
 from unified_jax.models.generation import Sampling
@@ -141,7 +142,8 @@ class Run:
         arrays = {name: jax.numpy.asarray(value) for name, value in batch.items()}
         rows = len(next(iter(arrays.values())))
         arrays = {"slot": jax.numpy.arange(rows, dtype="int32")} | arrays
-        if missing := [m.name for m in model.modalities if model.packer is None and m.name not in arrays]:
+        needed = [m.name for m in model.modalities if not isinstance(m, Features)]  # features are computed if absent
+        if missing := [name for name in needed if model.packer is None and name not in arrays]:
             raise UserError(f"The batch lacks {', '.join(missing)}; run.batch() has what a step takes.")
         aux = self.params[BUFFERS] if BUFFERS in self.params else model.init_aux(self.params)
         terms, _, _ = _losses(model)(self.params, aux, arrays, seed_key(seed))

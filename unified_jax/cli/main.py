@@ -17,7 +17,7 @@ COMMANDS = {
     "runs": "list runs; compare some of them",
     "probe": "attention, similarity, gradient noise and loss of a run",
     "plan": "memory, time and traffic on devices that are not there",
-    "data": "build and check data sets",
+    "data": "build data sets, and compute features of frozen encoders",
     "convert": "import and export weights",
     "certify": "compare with files of reference numbers",
 }

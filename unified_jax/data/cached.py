@@ -31,6 +31,11 @@ MAPPED = 256
 """Most files that are mapped at a time."""
 
 
+def examples_of(data: Any) -> Any:
+    """The data set whose examples these are: the one that features were computed of, or itself."""
+    return data.data if isinstance(data, CachedFeatures) else data
+
+
 @dataclass(frozen=True)
 class CachedFeatures:
     """The records of a data set with the features that a folder holds of them."""

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from unified_jax.data.base import DataSet
+from unified_jax.data.cached import examples_of
 from unified_jax.data.world import World
 from unified_jax.errors import UserError
 from unified_jax.evaluation.scores import HOUSE, Row, Samples, Score, accuracy_row
@@ -69,4 +70,4 @@ def bits_row(bits: np.ndarray, model: Model, split: str) -> Row:
 
 def splits_for(data: DataSet, asked: tuple[str, ...]) -> tuple[str, ...]:
     """The requested splits, or the defaults: test, and on the world also held_out."""
-    return asked or (("test", "held_out") if isinstance(data, World) else ("test",))
+    return asked or (("test", "held_out") if isinstance(examples_of(data), World) else ("test",))

@@ -15,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from unified_jax.data.cached import examples_of
 from unified_jax.data.world import World
 from unified_jax.data.world.caption import read_caption
 from unified_jax.data.world.read import Reading, read_image
@@ -93,7 +94,8 @@ class WorldAttributes:
 
     def suits(self, data: Any, model: Any) -> str:
         """See `Score`."""
-        if not isinstance(data, World) or data.max_objects != 1:
+        world = examples_of(data)
+        if not isinstance(world, World) or world.max_objects != 1:
             return "it reads the world of one object"
         given, _ = model.request((), ())
         shown = any(name in SHOWN for name in given)
@@ -119,7 +121,7 @@ class WorldCaptions:
 
     def suits(self, data: Any, model: Any) -> str:
         """See `Score`."""
-        if not isinstance(data, World):
+        if not isinstance(examples_of(data), World):
             return "it reads the world"
         given, _ = model.request((), ())
         texts = [m for m in model.modalities if m.name in given and isinstance(m, Text)]
