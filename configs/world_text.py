@@ -13,12 +13,14 @@ end of the 95 % interval of attribute_accuracy and of count_accuracy is at least
 Hardware: two CPU cores. Measured figures are in docs/measurements.md.
 """
 
+from typing import Any
+
 import unified_jax as uj
 
 
 def experiment() -> uj.Experiment:
     """DiT on the world of one object or two, conditioned on captions."""
-    encoder = uj.recipe("caption_encoder").model
+    encoder: Any = uj.recipe("caption_encoder").model
     stage = uj.Stage("text", encoder, "runs/caption_encoder")
     text = encoder.encoder.text
     plan = uj.Plan(uj.Euler(), steps=32, shift=3.0, guidance=uj.Guidance(2.0))
