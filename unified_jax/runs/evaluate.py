@@ -69,7 +69,7 @@ def evaluate_run(command: EvaluateCommand, plan: "Plan | None" = None, bars: boo
     out = Path(command.out or command.run)
     places = parse_places(command.stage)
     experiment, params, step = open_run(Path(command.run), Which(step=command.step), command.trust, places)
-    evaluate, fields = _evaluation_of(experiment.model, command.bits)
+    evaluate, fields = _evaluation_of(experiment.model, command.bits, experiment.scores)
     check_room("--count", command.count, experiment.model.modalities)
     check_room("--bits", command.bits, experiment.model.modalities)
     together(lambda: make_folder(out), by="first")
@@ -96,7 +96,7 @@ def _check(command: EvaluateCommand) -> None:
 
 
 def _evaluation_of(
-    model: Any, bits: int
+    model: Any, bits: int, scores: tuple[Any, ...] = ()
 ) -> "tuple[Callable[[Bench, tuple[str, ...]], list[dict[str, Any]]], tuple[str, ...]]":
     """(the kind of evaluation of a model, the fields that it reads, () for all). Raises UserError if there is none."""
     from unified_jax.config import lacking
@@ -117,20 +117,21 @@ def _evaluation_of(
     if len(made) > 1 and any(isinstance(m, Text) for m in made) and hasattr(model, "documents"):
         return evaluate_matrix, ()
     given, wanted = model.request((), ()) if made else ((), ())
-    if len(wanted) == 1 and all(isinstance(m, Image) for m in made if m.name in wanted):
-        return functools.partial(_evaluate_images, bits=bits), (*given, *wanted)
+    if len(wanted) == 1 and (scores or all(isinstance(m, Image) for m in made if m.name in wanted)):
+        return functools.partial(_evaluate_one, bits=bits), (*given, *wanted)
     what = ", ".join(f"{m.name} ({type(m).__name__})" for m in made) or "nothing"
     raise UserError(
         "Evaluated are models that make one image, that edit one, or that read and write text among other modalities; "
-        f"this one makes {what}."
+        f"this one makes {what}. Scores of your own (Experiment.scores) evaluate whatever else makes one thing."
     )
 
 
-def _evaluate_images(bench: "Bench", splits: tuple[str, ...], bits: int) -> list[dict[str, Any]]:
-    """The part for models of one image: the rows, and an image grid per split in the bench's images."""
+def _evaluate_one(bench: "Bench", splits: tuple[str, ...], bits: int) -> list[dict[str, Any]]:
+    """The part for models that make one thing: the rows, and an image grid per split in the bench's images."""
     from unified_jax.evaluation import evaluate as ev
     from unified_jax.evaluation.bits import bits_per_dim
-    from unified_jax.modalities.image import sheet
+    from unified_jax.modalities.image import Image, sheet
+    from unified_jax.modalities.sheets import show_samples
 
     data, count = bench.experiment.data, bench.count
     model: Any = bench.experiment.model
@@ -151,6 +152,9 @@ def _evaluate_images(bench: "Bench", splits: tuple[str, ...], bits: int) -> list
                     model, bench.params, data, split, bits, bench.seed, batch=bench.batch, report=bar.update
                 )
             rows.append(ev.bits_row(found, model, split))
+        if not isinstance(modality, Image):
+            bench.pictures[f"evaluation_{split}.png"] = show_samples(model.modalities, given, {name: samples.made}, 16)
+            continue
         shown = min(16, count)
         pairs = [image for i in range(shown) for image in (samples.truth[i], samples.made[i])]
         titles = [text for i in range(shown) for text in (samples.titles()[i], "sampled")]
