@@ -1,6 +1,6 @@
 """`unified-jax data encode RECIPE --to DIR`: the features of a recipe's cached conditions, computed once."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,8 +8,8 @@ import tyro
 
 from unified_jax.cli.entry import use_compilation_cache, use_fake_devices
 from unified_jax.errors import UserError
-from unified_jax.runs.flags import check_devices, first_word, parse
-from unified_jax.runs.recipe import open_recipe, recipe_names
+from unified_jax.runs.flags import check_devices
+from unified_jax.runs.recipe import parse_command
 from unified_jax.training.experiment import Experiment
 
 
@@ -37,9 +37,8 @@ class EncodeCommand:
 def encode_features(arguments: list[str]) -> None:
     """Runs the command."""
     more = "unified-jax data encode RECIPE --help lists the flags of a recipe with their defaults."
-    recipe = first_word(arguments, "unified-jax data encode RECIPE --to DIR", "recipes", recipe_names(), more)
-    experiment, flags = open_recipe(recipe, arguments[1:], [field.name for field in fields(EncodeCommand)])
-    command = parse(EncodeCommand, f"data encode {recipe}", flags, EncodeCommand(experiment), infinite=True)
+    called = ("data encode", "unified-jax data encode RECIPE --to DIR", more)
+    _, command = parse_command(EncodeCommand, called, arguments)
     check_devices(command.devices)
     use_fake_devices(command.devices)
     use_compilation_cache()

@@ -1,15 +1,14 @@
 """`unified-jax link RECIPE --run DIR`: a run directory of a chain of trained models, which other commands open."""
 
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from unified_jax.cli.entry import run_command, use_compilation_cache
-from unified_jax.runs.flags import first_word, parse
-from unified_jax.runs.recipe import open_recipe, recipe_label, recipe_names
+from unified_jax.runs.recipe import parse_command, recipe_label
 from unified_jax.training.experiment import Experiment
 
 
@@ -29,9 +28,7 @@ class LinkCommand:
 def main(arguments: list[str]) -> None:
     """Runs the command."""
     more = "link RECIPE --help lists the flags of a recipe with their defaults."
-    recipe = first_word(arguments, "link RECIPE --run DIR", "recipes", recipe_names(), more)
-    experiment, flags = open_recipe(recipe, arguments[1:], [field.name for field in fields(LinkCommand)])
-    command = parse(LinkCommand, f"link {recipe}", flags, LinkCommand(experiment), infinite=True)
+    recipe, command = parse_command(LinkCommand, ("link", "link RECIPE --run DIR", more), arguments)
     use_compilation_cache()
     from unified_jax.runs.link import link
     from unified_jax.runs.listing import LINKED

@@ -8,7 +8,7 @@ fit.
 
 import json
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import jax
@@ -17,8 +17,7 @@ import tyro
 from unified_jax.cli.entry import run_command
 from unified_jax.errors import RunError, UserError
 from unified_jax.precision import same_numbers
-from unified_jax.runs.flags import first_word, parse
-from unified_jax.runs.recipe import open_recipe, recipe_names
+from unified_jax.runs.recipe import parse_command
 from unified_jax.training.experiment import Experiment
 
 
@@ -41,10 +40,8 @@ class PlanCommand:
 def main(arguments: list[str]) -> None:
     """Runs the command."""
     more = "plan RECIPE --help lists the flags of a recipe with their defaults."
-    recipe = first_word(arguments, "plan RECIPE --target KIND:SHAPE", "recipes", recipe_names(), more)
     jax.config.update("jax_platforms", "cpu")  # targets are only compiled for
-    experiment, flags = open_recipe(recipe, arguments[1:], [field.name for field in fields(PlanCommand)])
-    command = parse(PlanCommand, f"plan {recipe}", flags, PlanCommand(experiment), infinite=True)
+    _, command = parse_command(PlanCommand, ("plan", "plan RECIPE --target KIND:SHAPE", more), arguments)
     if command.most < 1:
         raise UserError(f"--most must be at least 1, found {command.most}.")
     from unified_jax.planning.hardware import open_target

@@ -3,7 +3,7 @@
 import math
 import os
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,8 +13,8 @@ from unified_jax.cli.entry import run_command, start_process, use_compilation_ca
 from unified_jax.cli.heap import keep_heap
 from unified_jax.errors import UserError
 from unified_jax.hosts import Hosts, writes
-from unified_jax.runs.flags import check_devices, first_word, parse as parse_flags
-from unified_jax.runs.recipe import open_recipe, recipe_label, recipe_names
+from unified_jax.runs.flags import check_devices
+from unified_jax.runs.recipe import parse_command, recipe_label
 from unified_jax.runs.weights_and_biases import check_installed
 from unified_jax.runs.xla_flags import recommend
 from unified_jax.training.experiment import Experiment
@@ -58,9 +58,7 @@ class TrainCommand:
 def parse(arguments: list[str]) -> tuple[str, TrainCommand]:
     """(recipe name, command). Raises UserError without a recipe; SystemExit 2 with a suggestion for a bad flag."""
     more = "python train.py RECIPE --help lists the flags of a recipe with their defaults."
-    recipe = first_word(arguments, "python train.py RECIPE [--flags]", "recipes", recipe_names(), more)
-    experiment, flags = open_recipe(recipe, arguments[1:], [field.name for field in fields(TrainCommand)])
-    command = parse_flags(TrainCommand, f"train.py {recipe}", flags, TrainCommand(experiment), infinite=True)
+    recipe, command = parse_command(TrainCommand, ("train.py", "python train.py RECIPE [--flags]", more), arguments)
     if command.replay < -1 or command.stall < 0 or not 0 <= command.hours < math.inf:
         raise UserError(
             "--replay must be a step from 0 on, --stall and --hours not negative; found "

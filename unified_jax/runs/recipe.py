@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from unified_jax.errors import UserError, meant
 from unified_jax.runs.code import import_file
-from unified_jax.runs.flags import parse
+from unified_jax.runs.flags import first_word, parse
 from unified_jax.training.experiment import Experiment
 
 Built = TypeVar("Built")
@@ -70,6 +70,24 @@ def open_recipe(name: str, arguments: list[str], taken: Sequence[str] = ()) -> t
     made = parse(dataclasses.make_dataclass("Recipe", fields), f"recipe {name}", own, infinite=True)
     values = {f.name: getattr(made, f.name) for f in dataclasses.fields(made)}
     return call_function(name, RECIPE, lambda: build(**values), Experiment), rest
+
+
+def parse_command(
+    command: Callable[[Experiment], Built], called: tuple[str, str, str], arguments: list[str]
+) -> tuple[str, Built]:
+    """(recipe, command) of a command line that begins with a recipe, whose fields are flags beside the command's own.
+
+    command  a dataclass whose first field is the experiment
+    called   program, usage and help in messages
+
+    Raises UserError without a recipe, SystemExit 2 for a bad flag.
+    """
+    program, usage, more = called
+    recipe = first_word(arguments, usage, "recipes", recipe_names(), more)
+    taken = [field.name for field in dataclasses.fields(typing.cast(Any, command))]
+    experiment, flags = open_recipe(recipe, arguments[1:], taken)
+    kind = typing.cast(Any, command)
+    return recipe, parse(kind, f"{program} {recipe}", flags, kind(experiment), infinite=True)
 
 
 def _split(arguments: list[str], names: list[str]) -> tuple[list[str], list[str]]:
