@@ -153,6 +153,7 @@ def test_so_it_is_for_networks():
         return model.generate(params, given, wanted, keys, PLAN)
 
     found = compiled(chain, {"stages": params}, GIVEN, ("image", "large"), keys_of(3))
+    assert set(found) == {"image", "large"}
     image = compiled(base, params["base"], GIVEN, ("image",), folded(keys_of(3), "base"))["image"]
     close(found["image"], image)
     shown = GIVEN | {"image": IMAGE.from_model(found["image"])}

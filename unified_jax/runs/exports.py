@@ -21,7 +21,6 @@ from unified_jax.interop import diffusers_dit, dit, files, names
 from unified_jax.interop.dit_sizes import Sizes
 from unified_jax.modalities.image import Image
 from unified_jax.modalities.label import Label
-from unified_jax.models.diffusion import Diffusion
 from unified_jax.models.stages import own
 from unified_jax.models.tuned import Tuning
 from unified_jax.networks.dit import DiT
@@ -56,12 +55,13 @@ def export_run(source: Path, target: Path, layout: Whole, ema: str, trust: bool)
         return said
     model: Any = experiment.model
     sizes = sizes_of(model, layout)
+    (process,) = model.processes
     diffusers = layout == "diffusers_dit"
     theirs = diffusers_dit.write(params, sizes) if diffusers else dit.write(params, sizes)
     config = diffusers_dit.constructor(sizes) if diffusers else sizes.constructor()
     if not diffusers and model.drop_all:
         config["class_dropout_prob"] = model.drop_all
-    words = {"config": config, **_words(model.process, layout), "process": to_plain(model.process)}
+    words = {"config": config, **_words(process, layout), "process": to_plain(process)}
     metadata = {"format": "pt", "step": str(step)} | {name: json.dumps(value) for name, value in words.items()}
     files.write(target, theirs, metadata)
     narrow = model.network.dtype != "float32"
@@ -76,29 +76,30 @@ def write_unified(path: Path, experiment: Experiment, params: Params, step: int)
 
 def sizes_of(model: Any, layout: Foreign) -> Sizes:
     """The sizes of a model that the layout's own code computes alike. Raises UserError listing why it would not."""
-    network = model.network if isinstance(model, Diffusion) else None
-    if not isinstance(network, DiT):
+    network, streams = getattr(model, "network", None), getattr(model, "streams", ())
+    if not isinstance(network, DiT) or len(streams) != 1:
         raise UserError(f"The layout {layout} is of a class-conditional DiT; --layout unified takes any model.")
     reasons = _network_reasons(network, layout)
     label = model.reads[0].source if len(model.reads) == 1 else None
     if not isinstance(label, Label):
         found = f"{len(model.reads)}" if label is None else type(label).__name__
         reasons.append(f"it has one label, found {found}")
-    image = model.modality
+    (stream,) = streams
+    image = stream.modality
     if not isinstance(image, Image):
         reasons.append(f"it makes images, found {type(image).__name__}")
     elif image.height != image.width:
         reasons.append(f"its images are square, found {image.height} x {image.width}")
     elif image.height % image.patch:
         reasons.append(f"its images are whole patches, found side {image.height} in patches of {image.patch}")
-    reasons += _flow_reasons(model.process) if layout == "sit" else _chain_reasons(model.process)
+    reasons += _flow_reasons(stream.process) if layout == "sit" else _chain_reasons(stream.process)
     if reasons or not isinstance(label, Label) or not isinstance(image, Image):
         raise UserError(
             f"This run cannot be written as {layout}: {'; '.join(reasons)}. --layout unified takes any model."
         )
     return Sizes(
         network.depth, network.width, network.heads, int(network.width * network.mlp_ratio), image.patch,
-        image.channels, model.process.channels_per_output, label.classes + 1, image.height // image.patch,
+        image.channels, stream.process.channels_per_output, label.classes + 1, image.height // image.patch,
     )  # fmt: skip
 
 
