@@ -129,7 +129,9 @@ class Run:
     def batch(self, step: int = 0, split: str = "") -> dict[str, np.ndarray]:
         """The examples of a training step, or of another split, as arguments of `loss`."""
         e = self.experiment
-        pipeline = Pipeline(e.data, split or e.split, e.model.modalities, e.batch_size, e.seed, packer=e.model.packer)
+        pipeline = Pipeline(
+            e.data, split or e.split, e.model.modalities, e.batch_size, e.seed, packer=e.model.packer, vary=True
+        )
         return pipeline.batch(step).arrays
 
     @same_numbers()

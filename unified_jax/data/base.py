@@ -1,12 +1,17 @@
-"""The interface of data sets. Implementations: `World`, `Tfds`, `Mixture`, `CachedFeatures`, and what they open."""
+"""The interface of data sets. Implementations: `World`, `Tfds`, `Mixture`, `CachedFeatures`, and what they open.
 
-from collections.abc import Iterable
+A record of a source holds, by field, arrays, numbers, texts, or a `File`, which the modality of the field decodes.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from unified_jax.errors import UserError
 from unified_jax.modalities.base import Modality
+from unified_jax.modalities.reading import File
 
 
 @runtime_checkable
@@ -25,6 +30,43 @@ class Named(Protocol):
     @property
     def class_names(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
         """Pairs (field, names in the order of the classes)."""
+        ...
+
+
+@runtime_checkable
+class Recorded(Protocol):
+    """A source that is compared when a run resumes, by more than its length and first example."""
+
+    @property
+    def digest(self) -> str:
+        """Of the names and sizes of its records, wherever they are."""
+        ...
+
+
+@runtime_checkable
+class Varies(Protocol):
+    """A modality, or a source, that varies a training record: random crops, flips and the like.
+
+    `varies` says whether it does. The generator is that of the record's step and slot, the same for each of a record's
+    fields: what draws in the same order varies alike.
+    """
+
+    @property
+    def varies(self) -> bool:
+        """Whether it varies records at all."""
+        ...
+
+    def vary(self, record: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        """The record, some of its fields varied; it may add fields."""
+        ...
+
+
+@runtime_checkable
+class Reads(Protocol):
+    """A modality that decodes files. Those that derive from `Continuous` do."""
+
+    def read(self, file: File) -> Any:
+        """The file as a raw example. Raises ValueError saying what was found and what was expected."""
         ...
 
 
@@ -49,15 +91,44 @@ class DataSet(Protocol):
 def prepare_example(
     name: str, index: int, raw: dict[str, Any], modalities: Iterable[Modality]
 ) -> dict[str, np.ndarray]:
-    """One raw example as the arrays of a batch. Raises UserError naming data set, record and field."""
-    example = {}
+    """One raw example as the arrays of a batch. Raises UserError naming data set, record, field and file."""
+    example: dict[str, np.ndarray] = {}
     for modality in modalities:
         if modality.name not in raw:
             raise UserError(
                 f"Data set {name!r}, record {index}: field {modality.name!r} is missing; it has {sorted(raw)}."
             )
-        try:
-            example[modality.name] = modality.prepare(raw[modality.name])
-        except ValueError as error:
-            raise UserError(f"Data set {name!r}, record {index}, field {modality.name!r}: {error}.") from None
+        with told(name, index, modality.name, raw[modality.name]):
+            made: Any = modality.prepare(read_raw(modality, raw[modality.name]))
+            example |= made if isinstance(made, dict) else {modality.name: made}
     return example
+
+
+def vary_example(name: str, index: int, raw: dict[str, Any], owners: Iterable[Any], key: np.ndarray) -> dict[str, Any]:
+    """The record as those of `owners` vary it that do. Raises UserError as `prepare_example`."""
+    for owner in owners:
+        if isinstance(owner, Varies) and owner.varies:
+            field = getattr(owner, "name", "")
+            with told(name, index, field, raw.get(field)):
+                raw = owner.vary(raw, np.random.Generator(np.random.Philox(key=key)))
+    return raw
+
+
+def read_raw(modality: Any, raw: Any) -> Any:
+    """A file as the modality reads it; anything else unchanged. Raises ValueError."""
+    if not isinstance(raw, File):
+        return raw
+    if not isinstance(modality, Reads):
+        raise ValueError(f"expected a value, found a file, and {type(modality).__name__} has no method read(file)")
+    return modality.read(raw)
+
+
+@contextmanager
+def told(name: str, index: int, field: str, raw: Any) -> Iterator[None]:
+    """Turns a ValueError inside into the UserError that names data set, record, field and file."""
+    try:
+        yield
+    except ValueError as error:
+        file = f" ({raw.name})" if isinstance(raw, File) else ""
+        where = f", field {field!r}" if field else ""
+        raise UserError(f"Data set {name!r}, record {index}{file}{where}: {error}.") from None

@@ -2,9 +2,9 @@ r"""The stateless pipeline: the batch of step k is a pure function of (seed, k).
 
 A seed defines one infinite, shuffled list of examples (Grain: each epoch shuffled anew, parts of a mixture interleaved
 by weight). Step k takes its positions [k B, (k + 1) B); a process prepares the rows of its devices. An example's *slot*
-is its position in that global batch; random numbers depend on no other position. There is no iterator state: resuming
-at step k starts reading at step k. An example's id is (part << 40) + index in its source. Skipped records
-(`data.texts`) are removed before shuffling.
+is its position in that global batch; random numbers, also those of random crops (`base.Varies`), depend on no other
+position. There is no iterator state: resuming at step k starts reading at step k. An example's id is (part << 40) +
+index in its source. Skipped records (`data.texts`) are removed before shuffling.
 """
 
 import zlib
@@ -16,7 +16,7 @@ import grain
 import numpy as np
 from jaxtyping import Int
 
-from unified_jax.data.base import DataSet, Named, prepare_example
+from unified_jax.data.base import DataSet, Named, prepare_example, vary_example
 from unified_jax.data.packing import Packer
 from unified_jax.data.prefetch import Prefetcher
 from unified_jax.data.texts import kept_records
@@ -24,6 +24,8 @@ from unified_jax.errors import UserError
 from unified_jax.modalities.base import Modality
 
 PART_BITS = 40
+VARY = 1 << 33
+"""Marks the keys of variations; those of packing are marked by 1 << 32, and a seed has 32 bits."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,12 @@ class Pipeline:
         seed: int,
         rows: Int[np.ndarray, "r"] | None = None,
         packer: Packer | None = None,
+        vary: bool = False,
     ) -> None:
         """Opens the data set and checks its first example. A packer combines several examples into a row.
 
-        `rows` are the rows of a batch that this process prepares, default all. Raises UserError for bad data.
+        `rows` are the rows of a batch that this process prepares, default all; with `vary` the examples of a batch are
+        varied (random crops and flips, see `Varies`). Raises UserError for bad data.
         """
         documents = packer.policy.per_row if packer else 1
         if batch_size < 1 or batch_size % documents:
@@ -67,7 +71,7 @@ class Pipeline:
             )
         rows = np.arange(batch_size // documents, dtype=np.int32) if rows is None else rows
         self.modalities, self.batch_size, self.name = modalities, batch_size, data.name
-        self.packer, self.seed = packer, seed
+        self.packer, self.seed, self.vary = packer, seed, vary
         self.parts = data.parts(split, tuple(m.name for m in modalities))
         for _, name, source in self.parts:
             if len(source) == 0:
@@ -85,10 +89,10 @@ class Pipeline:
         """The batch of one step."""
         first = step * self.batch_size
         ids = np.asarray([self._id(int(self.order[first + slot])) for slot in range(self.batch_size)], np.int64)
-        examples = [self.example(int(ids[slot])) for slot in self.slots]
+        examples = [self.example(int(ids[slot]), (step, int(slot)) if self.vary else None) for slot in self.slots]
         if self.packer:
             return HostBatch(self.packer.pack(examples, self.slots, self.seed, step), ids, first)
-        arrays = {m.name: np.stack([example[m.name] for example in examples]) for m in self.modalities}
+        arrays = {name: np.stack([example[name] for example in examples]) for name in (examples[0] if examples else ())}
         return HostBatch(arrays | {"slot": self.slots}, ids, first)
 
     def batches(self, first_step: int, threads: int = 2, buffer: int = 4) -> Prefetcher[HostBatch]:
@@ -119,11 +123,15 @@ class Pipeline:
         kept = self.kept[part]
         return place if kept is None else (part << PART_BITS) + int(kept[index])
 
-    def example(self, example_id: int) -> dict[str, np.ndarray]:
-        """One example by its id, prepared. Raises UserError for bad data."""
+    def example(self, example_id: int, place: tuple[int, int] | None = None) -> dict[str, np.ndarray]:
+        """One example by its id, prepared; varied for its place (step, slot). Raises UserError for bad data."""
         _, name, source = self.parts[example_id >> PART_BITS]
         index = example_id & ((1 << PART_BITS) - 1)
-        return prepare_example(name, index, source[index], self.modalities)
+        raw = source[index]
+        if place is not None:
+            key = np.array([VARY | self.seed, (place[0] << 24) | place[1]], np.uint64)
+            raw = vary_example(name, index, raw, (source, *self.modalities), key)
+        return prepare_example(name, index, raw, self.modalities)
 
 
 def _global_order(parts: tuple[tuple[float, str, Sized], ...], seed: int) -> Any:

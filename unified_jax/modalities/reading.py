@@ -2,8 +2,10 @@
 
 import codecs
 import io
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,6 +24,39 @@ MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 """Byte order marks and their encodings."""
+
+
+@dataclass(frozen=True)
+class File:
+    """A file that a data set holds, on disk or inside another one: a modality's `read` decodes it."""
+
+    name: str
+    """What messages call it; its suffix tells the format."""
+    path: Path | None = None
+    """Where it is on disk."""
+    stored: bytes = b""
+    """Its content, where it has no path."""
+
+    @property
+    def suffix(self) -> str:
+        """Its suffix in lower case, with the dot."""
+        return Path(self.name).suffix.lower()
+
+    @property
+    def content(self) -> bytes:
+        """Its bytes. Raises ValueError as `read_bytes`."""
+        return self.stored if self.path is None else read_bytes(self.path)
+
+    @contextmanager
+    def on_disk(self) -> Iterator[Path]:
+        """A path to it; a file inside another one gets a temporary copy."""
+        if self.path is not None:
+            yield self.path
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / (Path(self.name).name or "file")
+            path.write_bytes(self.stored)
+            yield path
 
 
 def first_line(error: BaseException) -> str:

@@ -69,7 +69,7 @@ def prepare(experiment: Experiment) -> Run:
     held = local_rows(program.batch_sharding, program.rows)
     pipeline = Pipeline(
         experiment.data, experiment.split, experiment.model.modalities, experiment.batch_size, experiment.seed, held,
-        experiment.model.packer,
+        experiment.model.packer, vary=True,
     )  # fmt: skip
     gradients = functools.partial(term_gradients, experiment.trained, experiment.balance)
     key = make_key(experiment.seed, program.mesh)

@@ -42,7 +42,9 @@ def noise(command: NoiseCommand) -> None:
     experiment, params, folder = open_for_probe(command.run, command.trust, command.step)
     check_trains(experiment)
     e = experiment
-    pipeline = Pipeline(e.data, e.split, e.model.modalities, e.batch_size, command.seed + 1, packer=e.model.packer)
+    pipeline = Pipeline(
+        e.data, e.split, e.model.modalities, e.batch_size, command.seed + 1, packer=e.model.packer, vary=True
+    )
     batches = [pipeline.batch(i).arrays for i in range(command.batches)]
     rows = len(next(iter(batches[0].values()))) if batches else 0
     if command.parts < 2 or not rows or rows % command.parts:
