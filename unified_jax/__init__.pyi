@@ -28,8 +28,14 @@ from unified_jax.api.commands import (
 from unified_jax.api.run import Run as Run, load as load
 from unified_jax.api.samples import Samples as Samples, show as show
 from unified_jax.data.cached import CachedFeatures as CachedFeatures
+from unified_jax.data.files import Files as Files
+from unified_jax.data.folder import Folder as Folder
+from unified_jax.data.hub import Hub as Hub
 from unified_jax.data.mixture import Mixture as Mixture
 from unified_jax.data.packing import Documents as Documents
+from unified_jax.data.records import Records as Records
+from unified_jax.data.table import Table as Table
+from unified_jax.data.tars import Shards as Shards
 from unified_jax.data.tfds import Tfds as Tfds
 from unified_jax.data.world import World as World
 from unified_jax.data.world.scene import ATTRIBUTES as ATTRIBUTES

@@ -105,11 +105,22 @@ def test_data_may_move_and_must_stay_the_same(tmp_path):
         }
     ]  # fmt: skip
     check_same_data(described, tmp_path)  # an earlier version recorded nothing
-    (tmp_path / "environment.json").write_text(json.dumps({DATA: described}))
+    (tmp_path / "environment.json").write_text(json.dumps({"data": described}))
     check_same_data(described, tmp_path)
-    for change in ({"examples": 7}, {"first": 1}, {"name": "other"}):
-        with pytest.raises(uj.UserError, match="was trained on other examples of"):
+    (tmp_path / DATA).write_text(json.dumps({"parts": described}))
+    check_same_data(described, tmp_path)
+    changes = {
+        "had 1000000 records, now 7": {"examples": 7},
+        "first record": {"first": 1},
+        "other now": {"name": "other"},
+    }
+    for words, change in changes.items():
+        with pytest.raises(uj.UserError, match=f"was trained on other examples: .*{words}"):
             check_same_data([described[0] | change], tmp_path)
+    (tmp_path / DATA).write_text(json.dumps({"parts": [described[0] | {"digest": "a"}]}))
+    check_same_data([described[0] | {"digest": "a", "name": "moved", "first": 1}], tmp_path)
+    with pytest.raises(uj.UserError, match="names or sizes of the 1000000 records"):
+        check_same_data([described[0] | {"digest": "b"}], tmp_path, moved=False)
 
 
 def test_a_dry_run_says_what_a_run_takes_and_trains_nothing(tmp_path):

@@ -1,4 +1,4 @@
-"""The interface of data sets. Implementations: `World`, `Tfds`, `Mixture`, `CachedFeatures`, and what they open.
+"""The interface of data sets: `World`, files of many kinds (`Files`), `Tfds`, `Mixture`, `CachedFeatures`.
 
 A record of a source holds, by field, arrays, numbers, texts, or a `File`, which the modality of the field decodes.
 """
@@ -40,6 +40,19 @@ class Recorded(Protocol):
     @property
     def digest(self) -> str:
         """Of the names and sizes of its records, wherever they are."""
+        ...
+
+
+@runtime_checkable
+class Browsable(Protocol):
+    """A data set that says what it holds: `unified-jax data show` and `build` need no recipe for it."""
+
+    def splits(self) -> tuple[str, ...]:
+        """Its splits. Raises UserError where it cannot be opened."""
+        ...
+
+    def columns(self, split: str) -> tuple[str, ...]:
+        """Fields that may be asked for. Raises UserError where it cannot be opened."""
         ...
 
 

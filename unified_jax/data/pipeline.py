@@ -16,12 +16,13 @@ import grain
 import numpy as np
 from jaxtyping import Int
 
-from unified_jax.data.base import DataSet, Named, prepare_example, vary_example
+from unified_jax.data.base import DataSet, Named, Recorded, prepare_example, vary_example
 from unified_jax.data.packing import Packer
 from unified_jax.data.prefetch import Prefetcher
 from unified_jax.data.texts import kept_records
 from unified_jax.errors import UserError
 from unified_jax.modalities.base import Modality
+from unified_jax.modalities.label import Label
 
 PART_BITS = 40
 VARY = 1 << 33
@@ -82,6 +83,7 @@ class Pipeline:
             tuple((weight, name, list_) for (weight, name, _), list_ in zip(self.parts, used, strict=True)), seed
         )
         self.slots = (rows[:, None] * documents + np.arange(documents, dtype=np.int32)).reshape(-1).astype(np.int32)
+        self._check_classes()
         for part in range(len(self.parts)):
             self.example(self._id(part << PART_BITS))
 
@@ -100,12 +102,13 @@ class Pipeline:
         return Prefetcher(self.batch, first_step, threads, buffer)
 
     def described(self) -> list[dict[str, Any]]:
-        """Name, number of examples and crc32 of the first example of each part."""
+        """Name, number of examples, crc32 of the first example, and the digest if it has one, of each part."""
         found = []
         for part, (_, name, source) in enumerate(self.parts):
             first = self.example(self._id(part << PART_BITS))
             crc = zlib.crc32(b"".join(np.ascontiguousarray(first[field]).tobytes() for field in sorted(first)))
-            found.append({"name": name, "examples": len(source), "first": crc})
+            digest = {"digest": source.digest} if isinstance(source, Recorded) else {}
+            found.append({"name": name, "examples": len(source), "first": crc, **digest})
         return found
 
     def class_names(self) -> dict[str, tuple[str, ...]]:
@@ -116,6 +119,17 @@ class Pipeline:
             if isinstance(source, Named)
             for field, names in source.class_names
         }
+
+    def _check_classes(self) -> None:
+        """Raises UserError where a label has another number of classes than the data set."""
+        for modality in self.modalities:
+            names = self.class_names().get(modality.name, ())
+            if isinstance(modality, Label) and names and not modality.names and len(names) != modality.classes:
+                shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+                raise UserError(
+                    f"Data set {self.name!r} has {len(names)} classes of {modality.name!r} ({shown}), the model has "
+                    f"{modality.classes}: set --classes {len(names)}, or Label(classes={len(names)}) in the recipe."
+                )
 
     def _id(self, place: int) -> int:
         """The id of the example at a position of the lists before shuffling, which omit skipped records."""

@@ -32,6 +32,14 @@ class Tfds:
         """The data set's name."""
         return self.set
 
+    def splits(self) -> tuple[str, ...]:
+        """Those of the set."""
+        return tuple(_builder(self.set, self.data_dir).info.splits)
+
+    def columns(self, split: str) -> tuple[str, ...]:
+        """Its features."""
+        return tuple(_builder(self.set, self.data_dir).info.features or {})
+
     def parts(self, split: str, fields: tuple[str, ...]) -> tuple[tuple[float, str, "TfdsSource"], ...]:
         """The single part of this data set. Raises UserError for an unknown folder, data set, split or feature."""
         source = _open(self.set, self.data_dir, split)
@@ -131,7 +139,7 @@ def _class_names(features: Any) -> dict[str, tuple[str, ...]]:
     return {name: names for name, names in found.items() if names != tuple(map(str, range(len(names))))}
 
 
-def _open(name: str, data_dir: str, split: str) -> Any:
+def _builder(name: str, data_dir: str) -> Any:
     import tensorflow_datasets as tfds
 
     try:
@@ -151,9 +159,17 @@ def _open(name: str, data_dir: str, split: str) -> Any:
         head, _, version = name.rpartition("/")  # TFDS writes NAME:VERSION
         spelled = f"{head}:{version}" if head and version.replace(".", "").isdigit() else name
         builder = tfds.builder(spelled, data_dir=folder)
-        splits = list(builder.info.splits)
+        list(builder.info.splits)
+        return builder
     except Exception as error:
         raise UserError(f"Data set {name!r} in {data_dir!r} cannot be opened: {first_line(error)}") from error
+
+
+def _open(name: str, data_dir: str, split: str) -> Any:
+    import tensorflow_datasets as tfds
+
+    builder = _builder(name, data_dir)
+    splits = list(builder.info.splits)
     if split not in splits:
         raise UserError(f"Data set {name!r} has no split {split!r}; it has: {', '.join(splits) or 'none'}.")
     opened: Any = builder

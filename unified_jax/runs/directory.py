@@ -1,7 +1,8 @@
 """A run directory: its files, and how a run is opened from it.
 
 config.json  environment.json  metrics.jsonl  non_finite.jsonl  summary.json  checkpoints/  previews/  tensorboard/
-code/ with code.json, for custom classes; stages/ with stages.json; names.json, class names of the data set
+code/ with code.json, for custom classes; stages/ with stages.json; data.json, the parts of the data set; names.json,
+class names
 """
 
 import importlib.metadata

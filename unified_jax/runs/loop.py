@@ -113,8 +113,8 @@ def opened(run: Run, start: Start) -> Iterator[tuple[Checkpoints, State]]:
 
 
 def _check_data(run: Run, folder: Path, checkpoints: Checkpoints) -> None:
-    if checkpoints.steps() and data_moved(run.experiment, folder):
-        check_same_data(run.pipeline.described(), folder)
+    if checkpoints.steps():
+        check_same_data(run.pipeline.described(), folder, data_moved(run.experiment, folder))
 
 
 def close_run(run: Run, start: Start, summary: dict[str, Any]) -> dict[str, Any]:
@@ -143,7 +143,8 @@ def _describe(run: Run, folder: Path, step: int) -> None:
     keep_code(folder, run.experiment, step)
     runs.save_experiment(folder, run.experiment)
     environment = runs.environment(run.experiment, dict(run.program.mesh.shape))
-    runs.write_json(folder / "environment.json", environment | {DATA: run.pipeline.described()})
+    runs.write_json(folder / "environment.json", environment)
+    runs.write_json(folder / DATA, {"parts": run.pipeline.described()})
     if names := run.pipeline.class_names():
         runs.write_json(folder / runs.NAMES, names)
 

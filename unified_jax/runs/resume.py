@@ -15,8 +15,9 @@ from unified_jax.runs.code import CODE, changed_code
 from unified_jax.runs.directory import read_config, read_json
 from unified_jax.training.experiment import Experiment
 
-DATA = "data"
-"""Entry of environment.json: the training examples of a run (`Pipeline.described`)."""
+DATA = "data.json"
+"""File of a run directory: the parts of its training set (`Pipeline.described`). Version 0.2 had them in
+environment.json, under `data`."""
 FREE = (
     *("mesh", "rules", "accumulate", "log_every", "gradients_every", "checkpoint", "preview", "validation", "evaluate"),
     "scores",
@@ -57,21 +58,38 @@ def data_moved(experiment: Experiment, run_dir: Path) -> bool:
     return read_config(run_dir).get("data") != to_plain(experiment.data)
 
 
-def check_same_data(described: list[dict[str, Any]], run_dir: Path) -> None:
-    """Raises UserError for data other than the run's: another count, or another first example.
+def check_same_data(described: list[dict[str, Any]], run_dir: Path, moved: bool = True) -> None:
+    """Raises UserError for data other than the run's: another number, other names or sizes, another first example.
 
-    Looked at where the configuration names another place: another machine may round an example that is computed.
-    Runs of earlier versions have no record and are not checked.
+    The first example is looked at where the set has no digest and the configuration names another place: another
+    machine may round an example that is computed. Runs of earlier versions have no record and are not checked.
     """
-    before = (read_json(run_dir / "environment.json") or {}).get(DATA)
-    if not isinstance(before, list) or before == described:
-        return
-    known = {row.get("name"): row for row in before if isinstance(row, dict)}
-    other = [row["name"] for row in described if known.get(row["name"]) != row] or sorted(map(str, known))
-    raise UserError(
-        f"{str(run_dir)!r} was trained on other examples of {', '.join(other)}: their number or the first one differs. "
-        "Point the data set to the folder that the run began with, or choose another --run-dir."
+    before = (read_json(run_dir / DATA) or {}).get("parts") or (read_json(run_dir / "environment.json") or {}).get(
+        "data"
     )
+    if not isinstance(before, list):
+        return
+    there = len(before) == len(described) and all(isinstance(row, dict) for row in before)
+    pairs = zip(before, described, strict=True) if there else [({}, {"name": "another number of sets"})]
+    if found := [said for old, new in pairs if (said := _data_changed(old, new, moved))]:
+        raise UserError(
+            f"{str(run_dir)!r} was trained on other examples: {'; '.join(found)}. Point the data set to what the run "
+            "began with, or choose another --run-dir."
+        )
+
+
+def _data_changed(old: dict[str, Any], new: dict[str, Any], moved: bool) -> str:
+    """How a part of a data set differs from that of the run; empty if it does not."""
+    if old.get("examples") != new.get("examples"):
+        return f"{new['name']} had {old.get('examples')} records, now {new.get('examples')}"
+    both = "digest" in old and "digest" in new
+    if both and old["digest"] != new["digest"]:
+        return f"names or sizes of the {new['examples']} records of {new['name']} changed"
+    if not both and old.get("name") != new["name"]:
+        return f"{old.get('name')} then, {new['name']} now"
+    if moved and not both and old.get("first") != new.get("first"):
+        return f"the first record of {new['name']} is another one"
+    return ""
 
 
 def differences(ours: Any, saved: Any, path: str = "") -> list[str]:

@@ -1,0 +1,55 @@
+"""Which records are held out where a set has no split of its own for them.
+
+Row i is in the split test where a hash of i is among the smallest `share` of all rows, and at least one of two rows is:
+a list keeps its split wherever it lies, and rows that are neighbours are in both.
+"""
+
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Int
+
+from unified_jax.errors import UserError
+
+Side = Literal["all", "kept", "held"]
+
+
+def check_share(data: Any) -> None:
+    """Raises ValueError for a data set's `test` outside [0, 1)."""
+    if not 0 <= data.test < 1:
+        raise ValueError(f"{type(data).__name__}.test is a share of the records in [0, 1), found {data.test}.")
+
+
+def pick_split(name: str, split: str, there: tuple[str, ...], share: float) -> tuple[str, Side]:
+    """(the split that is read, which of its records) for a wanted split. UserError for one that is not there."""
+    held = "test" not in there and "train" in there and share > 0
+    if split in there:
+        return split, "kept" if split == "train" and held else "all"
+    if split == "test" and held:
+        return "train", "held"
+    known = ", ".join((*there, "test") if held else there)
+    more = "" if share else "; a positive test share holds some out"
+    raise UserError(f"Data set {name!r} has no split {split!r}; it has: {known or 'none'}{more}.")
+
+
+def part_of(count: int, side: Side, share: float) -> Int[np.ndarray, "k"] | None:
+    """The rows of a side, increasing; None for all."""
+    if side == "all":
+        return None
+    held = held_out(count, share)
+    return np.flatnonzero(held if side == "held" else ~held)
+
+
+def held_out(count: int, share: float) -> np.ndarray:
+    """Which of `count` rows are in the split test.
+
+    >>> int(held_out(100, 0.05).sum()), int(held_out(3, 0.05).sum())
+    (5, 1)
+    """
+    mixed = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed ^= mixed >> np.uint64(32)
+    wanted = max(round(share * count), 1) if count > 1 and share else 0
+    found = np.zeros(count, bool)
+    found[np.argsort(mixed, kind="stable")[:wanted]] = True
+    return found
