@@ -1,0 +1,1 @@
+"""`unified-jax data`: looking at data sets, checking, building and fetching them."""
