@@ -13,11 +13,18 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from unified_jax.modalities.conditions import ConditionForm
 from unified_jax.modalities.grid import grid_of, grid_positions, patchify, unpatchify
+from unified_jax.modalities.reading import File
+
+Prepared = np.ndarray | dict[str, np.ndarray]
+"""What `prepare` gives: the array of the modality's field, or several fields."""
+INSIDE = ".inside"
+"""Ends the name of the field that says which part of a padded array is data."""
 
 
 @runtime_checkable
@@ -29,8 +36,8 @@ class Modality(Protocol):
         """Its field in a batch."""
         ...
 
-    def prepare(self, raw: Any) -> np.ndarray:
-        """Converts one raw example to an array that batches stack.
+    def prepare(self, raw: Any) -> Prepared:
+        """Converts one raw example to an array that batches stack, or to several by the names of their fields.
 
         Raises ValueError saying what was found and what was expected.
         """
@@ -62,7 +69,7 @@ class Continuous(ABC):
         """Suffix of the files that `save` writes, with the dot."""
 
     @abstractmethod
-    def prepare(self, raw: Any) -> np.ndarray:
+    def prepare(self, raw: Any) -> Prepared:
         """See `Modality.prepare`."""
 
     @abstractmethod
@@ -76,6 +83,38 @@ class Continuous(ABC):
     def load(self, path: Path) -> np.ndarray:
         """A file as a raw example. Raises ValueError saying what was found and what was expected."""
         raise ValueError(f"a {self.name} cannot be given as a file")
+
+    def read(self, file: File) -> Any:
+        """A file of a data set as a raw example, of its own size where `prepare` fits it; default: as `load`.
+
+        Raises ValueError saying what was found and what was expected.
+        """
+        with file.on_disk() as path:
+            return self.load(path)
+
+    @property
+    def varies(self) -> bool:
+        """Whether `vary` does anything."""
+        return False
+
+    def vary(self, record: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        """A training record with this field varied, before `prepare`; the generators of its fields are equal."""
+        del rng
+        return record
+
+    @property
+    def pads(self) -> bool:
+        """Whether `prepare` also gives NAME.inside, int32 [axes, 2]."""
+        return False
+
+    def inside(self, bounds: Int[Array, "b a 2"]) -> Bool[Array, "b ..."]:
+        """Which places of model space, `[b, *sizes, 1]`, the bounds of NAME.inside enclose."""
+        found = jnp.ones((bounds.shape[0], *self.shape[:-1], 1), bool)
+        for axis, size in enumerate(self.shape[:-1]):
+            place = jnp.arange(size).reshape((size,) + (1,) * (len(self.shape) - 1 - axis))
+            first, stop = (bounds[:, axis, end].reshape((-1,) + (1,) * len(self.shape)) for end in (0, 1))
+            found &= (place >= first) & (place < stop)
+        return found
 
     @abstractmethod
     def save(self, path: Path, example: np.ndarray) -> None:
@@ -122,6 +161,15 @@ class Continuous(ABC):
     def positions(self) -> Int[np.ndarray, "n a"]:
         """Integer positions of the patches, with one to three axes."""
         return grid_positions(self.shape[:-1], self.cut)
+
+
+def blanks(modality: Any) -> dict[str, np.ndarray]:
+    """Every field that `prepare` gives, in place of an absent example; what is absent is all inside."""
+    found = {modality.name: modality.blank()}
+    if getattr(modality, "pads", False):
+        sizes = modality.blank().shape[: len(modality.cut)]
+        found[modality.name + INSIDE] = np.asarray([(0, size) for size in sizes], np.int32)
+    return found
 
 
 def check_array(value: Any, shape: tuple[int, ...], dtype: type) -> np.ndarray:

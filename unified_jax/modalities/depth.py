@@ -1,6 +1,6 @@
 """Depth: distances float32 `[f, h, w, 1]` in [0, 1] outside (1 is the far wall), in [-1, 1] in model space.
 
-A depth map is a video of one frame.
+A depth map is a video of one frame. How maps of other sizes become one size: `fitting`.
 """
 
 from dataclasses import dataclass
@@ -11,12 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from unified_jax.modalities.base import Continuous, check_array
+from unified_jax.modalities.base import Prepared, check_array
 from unified_jax.modalities.files import load_levels
+from unified_jax.modalities.films import read_frames
+from unified_jax.modalities.fitting import Draw, Fit, Fitted, Start, check_fit, cut_start, fit_array, mirrored
+from unified_jax.modalities.pictures import read_levels
+from unified_jax.modalities.reading import File
 
 
 @dataclass(frozen=True)
-class Depth(Continuous):
+class Depth(Fitted):
     """Depth maps or depth videos of one size."""
 
     frames: int = 1
@@ -29,10 +33,17 @@ class Depth(Continuous):
     """Frames, rows and columns of a patch."""
     name: str = "depth"
     """Field of the batch."""
+    fit: Fit = "exact"
+    """How maps of other sizes become this size, as in `Image`; "pad" also fills up shorter videos."""
+    flip: bool = False
+    """Mirror training records with probability 1/2, together with the other fields of a record that do."""
+    start: Start = "first"
+    """Where a longer video is cut: at its beginning, or in training anywhere."""
 
     def __post_init__(self) -> None:
         if min(*self.shape, *self.patch) < 1:
             raise ValueError(f"Depth sizes must be positive, found {self}.")
+        check_fit(self)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -49,17 +60,38 @@ class Depth(Continuous):
         """16-bit PNG; TIFF for videos, one page per frame."""
         return ".png" if self.frames == 1 else ".tif"
 
-    def prepare(self, raw: Any) -> Float[np.ndarray, "f h w 1"]:
-        """A float array of this shape in [0, 1]; `[h, w]` and `[h, w, 1]` gain axes, a longer video is cropped."""
-        value = np.asarray(raw)
+    def read(self, file: File) -> Float[np.ndarray, "f h w 1"]:
+        """The first pages of a grey image, of their own size, or fewer if there are fewer; black is near."""
+        return self._read(file, None)
+
+    def prepare(self, raw: Any) -> Prepared:
+        """A float array of this shape in [0, 1], by `fit`; with "pad" also NAME.inside.
+
+        `[h, w]` and `[h, w, 1]` gain axes, a longer video is cropped.
+        """
+        value = self.fitted(raw, None)
+        if self.pads:
+            return self.padded(value, self.shape[:3], 0.5)
+        return check_array(value, self.shape, np.float32)
+
+    def fitted(self, raw: Any, drawn: Draw | None) -> Float[np.ndarray, "f h w 1"]:
+        """A file or an array of floats in [0, 1], cut, fitted and mirrored."""
+        value = self._read(raw, drawn) if isinstance(raw, File) else np.asarray(raw)
         value = value[..., None] if value.ndim == 2 else value
         value = value[None] if value.ndim == 3 else value
         if value.ndim == 4 and value.shape[0] > self.frames:
-            value = value[: self.frames]
-        value = check_array(value, self.shape, np.float32)
+            first = cut_start(len(value), self.frames, self.start, drawn)
+            value = value[first : first + self.frames]
+        free = value.ndim == 4 and value.shape[-1] == 1 and value.size > 0  # else it has the wrong shape
+        value = check_array(value, value.shape if free and (self.fit != "exact" or drawn) else self.shape, np.float32)
         if value.min() < 0 or value.max() > 1:
             raise ValueError(f"expected distances in [0, 1], found {value.min():.3g} .. {value.max():.3g}")
-        return value
+        if self.fit != "exact":
+            value = np.stack([fit_array(frame, self.shape[1:3], self.fit, drawn) for frame in value])
+        return mirrored(value, self.flip, drawn)
+
+    def _read(self, file: File, drawn: Draw | None) -> Float[np.ndarray, "f h w 1"]:
+        return read_frames(file, self.frames, 16.0, lambda page: read_levels(page)[..., None], self.start, drawn)
 
     def to_model(self, raw: Array) -> Float[Array, "b f h w 1"]:
         """[0, 1] to [-1, 1]."""
@@ -75,6 +107,8 @@ class Depth(Continuous):
 
     def load(self, path: Path) -> Float[np.ndarray, "f h w 1"]:
         """A grey image (8, 16 or 32 bits, floats) in which black is near; for a video a TIFF of as many pages."""
+        if self.fit != "exact":
+            return self.read(File(path.name, path))
         return load_levels(path, self.frames, self.height, self.width)[..., None]
 
     def save(self, path: Path, example: Float[np.ndarray, "f h w 1"]) -> None:

@@ -1,4 +1,7 @@
-"""Images: uint8 `[h, w, c]` outside, float32 in [-1, 1] in model space, cut into square patches (`grid`)."""
+"""Images: uint8 `[h, w, c]` outside, float32 in [-1, 1] in model space, cut into square patches (`grid`).
+
+How pictures of other sizes become one size: `fitting`.
+"""
 
 import textwrap
 from dataclasses import dataclass
@@ -9,12 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from unified_jax.modalities.base import Continuous
-from unified_jax.modalities.pictures import load_picture
+from unified_jax.modalities.base import Prepared
+from unified_jax.modalities.fitting import Draw, Fit, Fitted, check_fit, fit_array, fit_pillow, mirrored
+from unified_jax.modalities.pictures import as_bytes, load_picture, read_picture
+from unified_jax.modalities.reading import File
+
+GREY = 128
+"""What `pad` adds."""
 
 
 @dataclass(frozen=True)
-class Image(Continuous):
+class Image(Fitted):
     """Images of one size."""
 
     height: int = 32
@@ -27,10 +35,15 @@ class Image(Continuous):
     """Side of a patch in pixels; other image sizes are padded to whole patches."""
     name: str = "image"
     """Field of the batch."""
+    fit: Fit = "exact"
+    """How pictures of other sizes become this size: refused, scaled, cropped or padded (`modalities.fitting`)."""
+    flip: bool = False
+    """Mirror training records with probability 1/2, together with the other fields of a record that do."""
 
     def __post_init__(self) -> None:
         if min(self.height, self.width, self.channels, self.patch) < 1:
             raise ValueError(f"Image sizes must be positive, found {self}.")
+        check_fit(self)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -51,19 +64,41 @@ class Image(Continuous):
         """Zeros in place of a prepared example."""
         return np.zeros(self.shape, np.uint8)
 
-    def prepare(self, raw: Any) -> UInt8[np.ndarray, "h w c"]:
-        """A uint8 array of this shape (uint16: value / 257).
+    def read(self, file: File) -> UInt8[np.ndarray, "h w c"]:
+        """An image file of any mode and depth at its own size, rotated by its EXIF tag, in grey or RGB."""
+        return as_bytes(read_picture(file.content, self.channels), self.channels)
+
+    def prepare(self, raw: Any) -> Prepared:
+        """A uint8 array of this shape (uint16: value / 257), by `fit`; with "pad" also NAME.inside.
 
         Grey `[h, w]` gains a channel axis, a video `[f, h, w, c]` gives its first frame.
         """
+        value = self.fitted(raw, None)
+        if self.pads and self._is_picture(value):
+            return self.padded(value, self.shape[:2], GREY)
+        if value.dtype != np.uint8 or value.shape != self.shape:
+            hint = "; choose another fit than 'exact', such as 'center_crop'" if self._is_picture(value) else ""
+            raise ValueError(f"expected uint8 {list(self.shape)}, found {value.dtype} {list(value.shape)}{hint}")
+        return value
+
+    def fitted(self, raw: Any, drawn: Draw | None) -> np.ndarray:
+        """A file or an array, fitted and mirrored; what `prepare` refuses stays as it is."""
+        target = (self.height, self.width)
+        if isinstance(raw, File):
+            picture = read_picture(raw.content, self.channels)
+            fitted = as_bytes(fit_pillow(picture, target, self.fit, drawn), self.channels)
+            return mirrored(fitted, self.flip, drawn)
         value = to_bytes(np.asarray(raw))
         if value.ndim == 4 and len(value):
             value = value[0]
         if value.ndim == 2 and self.channels == 1:
             value = value[..., None]
-        if value.dtype != np.uint8 or value.shape != self.shape:
-            raise ValueError(f"expected uint8 {list(self.shape)}, found {value.dtype} {list(value.shape)}")
-        return value
+        if not self._is_picture(value):
+            return value
+        return mirrored(fit_array(value, target, self.fit, drawn), self.flip, drawn)
+
+    def _is_picture(self, value: np.ndarray) -> bool:
+        return value.dtype == np.uint8 and value.ndim == 3 and value.shape[-1] == self.channels and value.size > 0
 
     def to_model(self, raw: Array) -> Float[Array, "b h w c"]:
         """uint8 0 .. 255 to [-1, 1]."""
@@ -78,8 +113,8 @@ class Image(Continuous):
         return jnp.clip(jnp.round((x.astype(jnp.float32) + 1.0) * 127.5), 0, 255).astype(jnp.uint8)
 
     def load(self, path: Path) -> UInt8[np.ndarray, "h w c"]:
-        """An image file of any mode and depth, rotated by its EXIF tag and scaled to this size."""
-        return load_picture(path, *self.shape)
+        """An image file of any mode and depth, rotated by its EXIF tag and scaled to this size, or by another `fit`."""
+        return load_picture(path, *self.shape) if self.fit == "exact" else self.read(File(path.name, path))
 
     def save(self, path: Path, example: UInt8[np.ndarray, "h w c"]) -> None:
         """One image as PNG."""

@@ -18,6 +18,8 @@ from jaxtyping import Float, UInt8
 
 from unified_jax.modalities.reading import first_line, read_bytes, told
 
+ORIENTATION = 0x112
+"""The EXIF tag that says how a picture is rotated."""
 LARGEST = 1 << 26
 """Most pixels of a decoded image; a broken header may claim any number."""
 FORMATS = (
@@ -44,19 +46,29 @@ def check_pixels(picture: Any, largest: int = LARGEST) -> None:
 
 def decode_picture(content: bytes) -> Any:
     """An encoded image as a decoded, upright Pillow image. Raises ValueError if it cannot be decoded."""
-    from PIL import Image as Pillow, ImageOps, UnidentifiedImageError
+    from PIL import Image as Pillow, UnidentifiedImageError
 
     try:
         with Pillow.open(io.BytesIO(content), formats=known_formats()) as file:
             check_pixels(file)
             file.load()
-            return ImageOps.exif_transpose(file)
+            return upright(file)
     except UnidentifiedImageError:
         raise ValueError(
             f"it cannot be read as an image (unknown format; known: {', '.join(known_formats()[:8])}, ...)"
         ) from None
     except Exception as error:  # decoders raise any exception
         raise ValueError(f"it cannot be read as an image ({first_line(error)})") from None
+
+
+def upright(file: Any) -> Any:
+    """A loaded image, rotated as its EXIF tag says; without a copy where nothing is to be rotated."""
+    from PIL import ImageOps
+
+    still = file.format == "JPEG" or (file.format == "PNG" and not file.is_animated)
+    if still and file.getexif().get(ORIENTATION, 1) not in range(2, 9):
+        return file
+    return ImageOps.exif_transpose(file)
 
 
 def load_picture(path: Path, height: int, width: int, channels: int) -> UInt8[np.ndarray, "h w c"]:
@@ -75,6 +87,33 @@ def fit_picture(picture: Any, height: int, width: int, channels: int) -> UInt8[n
         grey = np.rint(255 * _scaled(levels, height, width)).astype(np.uint8)
         return np.repeat(grey[..., None], 1 if channels == 1 else 3, axis=-1)
     return np.asarray(_resized(shallow(picture, channels), height, width), np.uint8).reshape(height, width, -1)
+
+
+def read_picture(content: bytes, channels: int) -> Any:
+    """An encoded image as `as_picture` gives it. Raises ValueError if it cannot be decoded."""
+    with told("an image"):
+        return as_picture(decode_picture(content), channels)
+
+
+def as_picture(picture: Any, channels: int) -> Any:
+    """A Pillow image of 8 bits and its own size: L if it is grey or 1 channel is wanted, else RGB."""
+    from PIL import Image as Pillow
+
+    if (levels := deep_levels(picture)) is not None:
+        return Pillow.fromarray(np.rint(255 * levels).astype(np.uint8))
+    return shallow(picture, 1 if picture.mode in ("1", "L") else channels)
+
+
+def as_bytes(picture: Any, channels: int) -> UInt8[np.ndarray, "h w c"]:
+    """An image of `as_picture` as an array of 1 channel, or else 3."""
+    picture = picture if channels == 1 or picture.mode == "RGB" else picture.convert("RGB")
+    return np.asarray(picture).reshape(picture.height, picture.width, -1)
+
+
+def read_levels(picture: Any) -> Float[np.ndarray, "h w"]:
+    """A Pillow image in grey, in [0, 1], of its own size, at its full bit depth."""
+    levels = deep_levels(picture)
+    return np.asarray(shallow(picture, 1), np.float32) / 255 if levels is None else levels
 
 
 def fit_levels(picture: Any, height: int, width: int) -> Float[np.ndarray, "h w"]:
@@ -112,7 +151,8 @@ def shallow(picture: Any, channels: int) -> Any:
     if picture.mode == "LAB":
         lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         picture = ImageCms.profileToProfile(picture, lab, rgb, outputMode="RGB")
-    return picture.convert("L" if channels == 1 else "RGB")
+    mode = "L" if channels == 1 else "RGB"
+    return picture if picture.mode == mode else picture.convert(mode)
 
 
 def deep_levels(picture: Any) -> Float[np.ndarray, "h w"] | None:

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from unified_jax.modalities.base import Continuous, check_array
 from unified_jax.modalities.meshes import read_cloud, write_ply
+from unified_jax.modalities.reading import File
 
 BITS = 10
 """Bits of each coordinate in the curve."""
@@ -90,6 +91,11 @@ class Points(Continuous):
         cells = jnp.clip(jnp.floor(value[..., :3] * 2**BITS), 0, 2**BITS - 1).astype(jnp.int32)
         code = sum(((cells[..., axis] >> bit) & 1) << (3 * bit + axis) for bit in range(BITS) for axis in range(3))
         return jnp.take_along_axis(value, jnp.argsort(code, axis=1, stable=True)[..., None], axis=1)
+
+    def read(self, file: File) -> Float[np.ndarray, "k c"]:
+        """A file as `load` reads it, not yet sorted; what it names (materials, images) lies beside it."""
+        with file.on_disk() as path:
+            return read_cloud(path, self.count, self.features == 6)
 
     def load(self, path: Path) -> Float[np.ndarray, "k c"]:
         """A point cloud (PLY) or a mesh (PLY, OBJ, GLB), scaled into the unit cube."""

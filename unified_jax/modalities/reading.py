@@ -2,12 +2,13 @@
 
 import codecs
 import io
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from jaxtyping import Float
@@ -46,6 +47,12 @@ class File:
     def content(self) -> bytes:
         """Its bytes. Raises ValueError as `read_bytes`."""
         return self.stored if self.path is None else read_bytes(self.path)
+
+    @contextmanager
+    def opened(self) -> Iterator[Any]:
+        """Its content as an open file, which reads only what is asked for. Raises ValueError as `open_file`."""
+        with io.BytesIO(self.stored) if self.path is None else open_file(self.path) as content:
+            yield content
 
     @contextmanager
     def on_disk(self) -> Iterator[Path]:
@@ -94,7 +101,10 @@ def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
     """The file's content. Raises ValueError as `open_file` does, and if it is longer than `largest` bytes."""
     with open_file(path) as file:
         try:
-            content = file.read(largest + 1)
+            size = os.fstat(file.fileno()).st_size
+            content = file.read(min(size, largest) + 1)  # a large request costs time of its own
+            if len(content) > size:  # a device, a pipe, or a file that grows
+                content += file.read(largest + 1 - len(content))
         except OSError as error:
             raise ValueError(f"it cannot be read ({first_line(error)})") from None
     if len(content) > largest:

@@ -1,6 +1,7 @@
 """Videos: uint8 `[f, h, w, c]` outside, float32 in [-1, 1] in model space, cut into tubelets (`grid`).
 
-An image is a video of one frame.
+An image is a video of one frame. How frames of other sizes become one size: `fitting`; at which times they are taken
+from a file: `films`.
 """
 
 from dataclasses import dataclass
@@ -11,13 +12,27 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from unified_jax.modalities.base import Continuous, check_array
+from unified_jax.modalities.base import Prepared, check_array
 from unified_jax.modalities.files import load_film, save_film, save_mp4
-from unified_jax.modalities.image import to_bytes, to_pillow
+from unified_jax.modalities.films import read_frames
+from unified_jax.modalities.fitting import (
+    Draw,
+    Fit,
+    Fitted,
+    Start,
+    check_fit,
+    cut_start,
+    fit_array,
+    fit_pillow,
+    mirrored,
+)
+from unified_jax.modalities.image import GREY, to_bytes, to_pillow
+from unified_jax.modalities.pictures import as_bytes, as_picture
+from unified_jax.modalities.reading import File
 
 
 @dataclass(frozen=True)
-class Video(Continuous):
+class Video(Fitted):
     """Videos of one size and length."""
 
     frames: int = 8
@@ -31,13 +46,20 @@ class Video(Continuous):
     patch: tuple[int, int, int] = (2, 8, 8)
     """Frames, rows and columns of a tubelet."""
     rate: float = 16.0
-    """Frames per second of the written files."""
+    """Frames per second: of the written files, and at which a data set's files are read."""
     name: str = "video"
     """Field of the batch."""
+    fit: Fit = "exact"
+    """How frames of other sizes become this size, as in `Image`; "pad" also fills up shorter videos."""
+    flip: bool = False
+    """Mirror training records with probability 1/2, together with the other fields of a record that do."""
+    start: Start = "first"
+    """Where a longer video is cut: at its beginning, or in training anywhere."""
 
     def __post_init__(self) -> None:
         if min(*self.shape, *self.patch) < 1 or self.rate <= 0:
             raise ValueError(f"Sizes and rate of a video must be positive, found {self}.")
+        check_fit(self)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -58,14 +80,45 @@ class Video(Continuous):
         """Zeros in place of a prepared example."""
         return np.zeros(self.shape, np.uint8)
 
-    def prepare(self, raw: Any) -> UInt8[np.ndarray, "f h w c"]:
-        """A uint8 array of this shape (uint16: value / 257); a longer video is cropped, an image is one frame."""
-        value = np.asarray(raw)
-        if value.ndim == 3 and self.frames == 1:
+    def read(self, file: File) -> UInt8[np.ndarray, "f h w c"]:
+        """The first frames of a video file at this rate (`films`), of their own size, or fewer if it is shorter."""
+        return self._read(file, "exact", None)
+
+    def prepare(self, raw: Any) -> Prepared:
+        """A uint8 array of this shape (uint16: value / 257), by `fit`; with "pad" also NAME.inside.
+
+        A longer video is cropped, an image is one frame.
+        """
+        value = self.fitted(raw, None)
+        if self.pads and self._is_film(value):
+            return self.padded(value, self.shape[:3], GREY)
+        return check_array(value, self.shape, np.uint8)
+
+    def fitted(self, raw: Any, drawn: Draw | None) -> np.ndarray:
+        """A file or an array, cut, fitted and mirrored; what `prepare` refuses stays as it is."""
+        if isinstance(raw, File):
+            return mirrored(self._read(raw, self.fit, drawn), self.flip, drawn)
+        value = to_bytes(np.asarray(raw))
+        if value.ndim == 3 and (self.frames == 1 or self.pads):
             value = value[None]
         if value.ndim == 4 and value.shape[0] > self.frames:
-            value = value[: self.frames]
-        return check_array(to_bytes(value), self.shape, np.uint8)
+            first = cut_start(len(value), self.frames, self.start, drawn)
+            value = value[first : first + self.frames]
+        if not self._is_film(value):
+            return value
+        if self.fit != "exact":
+            value = np.stack([fit_array(frame, self.shape[1:3], self.fit, drawn) for frame in value])
+        return mirrored(value, self.flip, drawn)
+
+    def _read(self, file: File, fit: Fit, drawn: Draw | None) -> UInt8[np.ndarray, "f h w c"]:
+        def decode(picture: Any) -> np.ndarray:
+            fitted = fit_pillow(as_picture(picture, self.channels), self.shape[1:3], fit, drawn)
+            return as_bytes(fitted, self.channels)
+
+        return read_frames(file, self.frames, self.rate, decode, self.start, drawn)
+
+    def _is_film(self, value: np.ndarray) -> bool:
+        return value.dtype == np.uint8 and value.ndim == 4 and value.shape[-1] == self.channels and value.size > 0
 
     def to_model(self, raw: Array) -> Float[Array, "b f h w c"]:
         """uint8 0 .. 255 to [-1, 1]."""
@@ -80,8 +133,11 @@ class Video(Continuous):
         return jnp.clip(jnp.round((x.astype(jnp.float32) + 1.0) * 127.5), 0, 255).astype(jnp.uint8)
 
     def load(self, path: Path) -> UInt8[np.ndarray, "f h w c"]:
-        """The first frames of a GIF, WebP or APNG, repeated by duration, or of a video that PyAV reads."""
-        return load_film(path, *self.shape, self.rate)
+        """The first frames of a GIF, WebP or APNG, repeated by duration, or of a video that PyAV reads.
+
+        With another `fit` than "exact", as a data set's files are read.
+        """
+        return load_film(path, *self.shape, self.rate) if self.fit == "exact" else self.read(File(path.name, path))
 
     def save(self, path: Path, example: UInt8[np.ndarray, "f h w c"]) -> None:
         """One video, every frame of it: as GIF, or as MP4 where the path ends so (ValueError without PyAV)."""

@@ -1,0 +1,200 @@
+"""Fitting pictures of any size to one size, as papers do, and what a training record varies.
+
+    exact         refused unless it has this size
+    resize        scaled to this size, whatever its proportions
+    center_crop   the largest part in the middle that has these proportions (ADM and DiT: while both sides are at least
+                  twice the wanted ones they are halved by box means; then one bicubic scaling so that the picture just
+                  covers this size; then whole pixels are cut off, one more at the end)
+    random_crop   in training a part of 0.8 to 1 times that side, anywhere (ADM); center_crop elsewhere
+    pad           scaled to just fit inside, in the middle of grey; what is added has no loss
+
+Scaling is Pillow's bicubic filter, which averages where it shrinks; smaller pictures are enlarged by it.
+
+A training record draws five uniform numbers, always in the same order (`Draw`). The generators of a record's fields are
+equal, and the numbers count in shares of the free range. So its image, depth and map get the same part and are mirrored
+together, also where their sizes differ by a factor.
+"""
+
+from abc import abstractmethod
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+from jaxtyping import Int
+
+from unified_jax.modalities.base import INSIDE, Continuous
+from unified_jax.modalities.pictures import LARGEST
+
+Fit = Literal["exact", "resize", "center_crop", "random_crop", "pad"]
+FITS = get_args(Fit)
+Start = Literal["first", "random"]
+"""Where a longer record is cut in time: at its beginning, or in training anywhere."""
+LEAST = 0.8
+"""Smallest side of a random crop, as a share of the largest."""
+
+
+class Draw(NamedTuple):
+    """What a training record varies, uniform in [0, 1)."""
+
+    flip: float
+    side: float
+    top: float
+    left: float
+    start: float
+
+    @property
+    def mirrored(self) -> bool:
+        """True with probability 1/2."""
+        return self.flip < 0.5
+
+
+def draw(rng: np.random.Generator) -> Draw:
+    """The five numbers of a record."""
+    return Draw(*rng.random(5).tolist())
+
+
+class Fitted(Continuous):
+    """The base class of modalities that fit records of other sizes: what a draw says is done before `prepare`."""
+
+    fit: Any
+    flip: bool = False
+    start: Start = "first"
+
+    @abstractmethod
+    def fitted(self, raw: Any, drawn: Draw | None) -> np.ndarray:
+        """A file or an array, decoded, cut, fitted and mirrored; once fitted, it stays as it is without a draw.
+
+        Raises ValueError as `prepare` does, which refuses what cannot be fitted.
+        """
+
+    @property
+    def varies(self) -> bool:
+        """Whether it mirrors, or cuts at random in space or time."""
+        return self.flip or self.fit == "random_crop" or self.start == "random"
+
+    def vary(self, record: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        """The record with this field fitted as this draw says."""
+        drawn = draw(rng)
+        return record | {self.name: self.fitted(record[self.name], drawn)} if self.name in record else record
+
+    @property
+    def pads(self) -> bool:
+        """With fit "pad"."""
+        return self.fit == "pad"
+
+    def padded(self, value: np.ndarray, sizes: tuple[int, ...], fill: int | float) -> dict[str, np.ndarray]:
+        """The fields of `prepare` with fit "pad"."""
+        canvas, bounds = pad(value, sizes, fill)
+        return {self.name: canvas, self.name + INSIDE: bounds}
+
+
+class Part(NamedTuple):
+    """A part of a picture and its size in the end, in pixels."""
+
+    halved: tuple[tuple[int, int], ...]
+    """(width, height) after each halving."""
+    box: tuple[float, float, float, float]
+    """Left, upper, right and lower end of the part that is scaled, after halving."""
+    size: tuple[int, int]
+    """(width, height) that it is scaled to."""
+    cut: tuple[int, int, int, int]
+    """Left, upper, right and lower end of what is kept of it."""
+
+
+def check_fit(owner: Any, fits: tuple[str, ...] = FITS) -> None:
+    """Raises ValueError for an unknown `fit` or `start` of a modality."""
+    kind = type(owner).__name__
+    if owner.fit not in fits:
+        raise ValueError(f"{kind}.fit is one of {', '.join(fits)}; found {owner.fit!r}.")
+    if getattr(owner, "start", "first") not in ("first", "random"):
+        raise ValueError(f"{kind}.start is 'first' or 'random', found {owner.start!r}.")
+
+
+def part_of(source: tuple[int, int], target: tuple[int, int], fit: Fit, drawn: Draw | None) -> Part:
+    """The part of a picture of this (height, width) that a fit takes; of `pad` it is at most the target's size."""
+    (rows, columns), (height, width) = source, target
+    if fit == "pad":
+        scale = min(height / rows, width / columns)
+        height, width = min(height, max(1, round(rows * scale))), min(width, max(1, round(columns * scale)))
+    if fit not in ("center_crop", "random_crop"):
+        return Part((), (0, 0, columns, rows), (width, height), (0, 0, width, height))
+    zoom = 1 + drawn.side * (1 / LEAST - 1) if drawn is not None and fit == "random_crop" else 1.0
+    halved = []
+    while columns >= 2 * width * zoom and rows >= 2 * height * zoom:
+        columns, rows = columns // 2, rows // 2
+        halved.append((columns, rows))
+    scale = zoom * max(height / rows, width / columns)
+    if drawn is not None and fit == "random_crop":
+        left, top = drawn.left * (columns - width / scale), drawn.top * (rows - height / scale)
+        ends = min(columns, left + width / scale), min(rows, top + height / scale)
+        return Part(tuple(halved), (max(0.0, left), max(0.0, top), *ends), (width, height), (0, 0, width, height))
+    # All of it is scaled, although only a part is kept: Pillow chooses the order of its two passes by these sizes.
+    across, down = max(width, round(columns * scale)), max(height, round(rows * scale))
+    left, top = (across - width) // 2, (down - height) // 2
+    if across * down > LARGEST:  # a narrow picture, enlarged
+        box = (left * columns / across, top * rows / down)
+        box = (*box, (left + width) * columns / across, (top + height) * rows / down)
+        return Part(tuple(halved), box, (width, height), (0, 0, width, height))
+    return Part(tuple(halved), (0, 0, columns, rows), (across, down), (left, top, left + width, top + height))
+
+
+def fit_pillow(picture: Any, target: tuple[int, int], fit: Fit, drawn: Draw | None = None) -> Any:
+    """A Pillow image of mode L, RGB or F, fitted; not mirrored. `exact` leaves it as it is."""
+    from PIL import Image as Pillow
+
+    if fit == "exact":
+        return picture
+    part = part_of((picture.height, picture.width), target, fit, drawn)
+    for size in part.halved:
+        picture = picture.resize(size, Pillow.Resampling.BOX)
+    if picture.size != part.size or part.box != (0, 0, *part.size):
+        picture = picture.resize(part.size, Pillow.Resampling.BICUBIC, box=part.box)
+    return picture if part.cut == (0, 0, *part.size) else picture.crop(part.cut)
+
+
+def fit_array(value: np.ndarray, target: tuple[int, int], fit: Fit, drawn: Draw | None = None) -> np.ndarray:
+    """A picture `[h, w, c]` of uint8, or of floats in [0, 1], fitted and mirrored by `drawn`.
+
+    Raises ValueError for a picture without pixels.
+    """
+    if not value.size:
+        raise ValueError(f"expected a picture, found one of {list(value.shape)}")
+    if fit != "exact" and (value.shape[:2] != target or (fit == "random_crop" and drawn is not None)):
+        made = [np.asarray(fit_pillow(plane, target, fit, drawn)) for plane in planes(value)]
+        value = made[0] if made[0].ndim == 3 else np.stack(made, axis=-1)
+        value = value if value.dtype == np.uint8 else np.clip(value, 0, 1)
+    return value
+
+
+def mirrored(value: np.ndarray, flip: bool, drawn: Draw | None) -> np.ndarray:
+    """Pictures `[..., h, w, c]`, left and right exchanged where `flip` is set and the draw says so."""
+    return value[..., ::-1, :] if flip and drawn is not None and drawn.mirrored else value
+
+
+def planes(value: np.ndarray) -> list[Any]:
+    """Pillow images that together hold `[h, w, c]`: one in RGB for three bytes, else one for each channel."""
+    from PIL import Image as Pillow
+
+    if value.dtype == np.uint8 and value.shape[-1] == 3:
+        return [Pillow.fromarray(np.ascontiguousarray(value))]
+    kept = value if value.dtype == np.uint8 else value.astype(np.float32)
+    return [Pillow.fromarray(np.ascontiguousarray(kept[..., channel])) for channel in range(value.shape[-1])]
+
+
+def pad(value: np.ndarray, target: tuple[int, ...], fill: int | float) -> tuple[np.ndarray, Int[np.ndarray, "a 2"]]:
+    """An array in the middle of a constant one, and where it lies: (start, stop) along each axis of `target`.
+
+    Time, the axis of a sound or before rows and columns, is added at the end. Further axes are channels.
+    """
+    free = [size - there for size, there in zip(target, value.shape, strict=False)]
+    before = [0 if axis < len(target) % 2 else room // 2 for axis, room in enumerate(free)]
+    bounds = np.asarray([(first, first + there) for first, there in zip(before, value.shape, strict=False)], np.int32)
+    canvas = np.full((*target, *value.shape[len(target) :]), fill, value.dtype)
+    canvas[tuple(slice(first, last) for first, last in bounds)] = value
+    return canvas, bounds
+
+
+def cut_start(found: int, wanted: int, start: Start, drawn: Draw | None) -> int:
+    """Where the wanted frames or samples of a longer record begin."""
+    if start != "random" or drawn is None or found <= wanted:
+        return 0
+    return int(drawn.start * (found - wanted + 1))
