@@ -6,7 +6,7 @@ The purposes of the first stream are those of a model of one stream (NOISE, TIME
 
     loss = sum_m L_m(network({x_m, t_m}, conditions)_m, t_m)
 
-and a stream that is clean (`Stream.ends`) has no loss, like a given one.
+and a stream that is clean (`Stream.ends`) has no loss, like a given one, nor has what its modality padded (`inside`).
 
 Conditions are dropped in three ways: all at once with probability `drop_all`, which trains the unconditional model that
 classifier-free guidance needs; with probability `drop_some` a random subset, whose size is uniform; and each
@@ -25,6 +25,7 @@ from unified_jax.modalities.conditions import NEGATIVE
 from unified_jax.models import generation
 from unified_jax.models.base import Declared, Terms
 from unified_jax.models.features import encoding_given, encodings
+from unified_jax.models.inside import inside_of, losses_inside
 from unified_jax.models.stages import Encoded, Stage, check_stages, own
 from unified_jax.models.streams import Condition, Stream, check_names, drop
 from unified_jax.precision import EXACT
@@ -137,7 +138,9 @@ class Denoising(Declared):
         terms: Terms = {}
         metrics: Terms = {}
         for stream, one in zip(self.streams, drawn, strict=True):
-            found = stream.process.losses(outputs[stream.label], one.x0, one.eps, one.x_t, one.t)
+            inside = inside_of(stream.modality, batch)
+            inside = inside if inside is None or turned is None else _turned(inside, turned)
+            found = losses_inside(stream.process, outputs[stream.label], one.x0, one.eps, one.x_t, one.t, inside)
             weight = jnp.ones(rows) if one.clean is None else 1.0 - one.clean
             found = {n: v if one.clean is None else jnp.where(one.clean, 0.0, v) for n, v in found.items()}
             named = {self._term(stream, name): (value, weight) for name, value in found.items()}

@@ -68,6 +68,10 @@ class Transfusion(Declared):
             raise ValueError(f"Transfusion needs distinct modality names, none of them 'text'; found {names}.")
         if own := [s.label for s in self.streams if s.name or s.time or s.ends]:
             raise ValueError(f"Transfusion's streams have their modality's name and times of their own; found {own}.")
+        if padded := [m.name for m in self.modalities if getattr(m, "pads", False)]:
+            raise ValueError(
+                f"Transfusion takes whole spans only: choose another fit than 'pad' for {', '.join(padded)}."
+            )
         if self.documents.noise_limit < 1 and any(isinstance(s.process, Edm) for s in self.streams):
             raise ValueError(
                 "Documents.noise_limit is a share of the time, and Edm's noise levels are unbounded; leave it at 1."
