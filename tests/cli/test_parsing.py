@@ -14,6 +14,7 @@ import pytest
 
 from tests.helpers import EXPERIMENT, ROOT
 from unified_jax.cli import ablate, certify, convert, data, evaluate, heap, link, plan, probe, runs, sample, train
+from unified_jax.cli.datasets import build, check, show, world
 from unified_jax.cli.entry import run_command, use_compilation_cache
 from unified_jax.cli.probing import attention, loss, noise, similarity
 from unified_jax.errors import meant
@@ -23,7 +24,8 @@ COMMANDS = (ablate, certify, convert, data, evaluate, link, plan, probe, runs, s
 FLAGS = {
     sample.SampleCommand: ("--run", "x"), evaluate.EvaluateCommand: ("--run", "x"),
     attention.AttentionCommand: ("--run", "x"), loss.LossCommand: ("--run", "x"), noise.NoiseCommand: ("--run", "x"),
-    similarity.SimilarityCommand: ("--run", "x"), data.DataCommand: ("build", "unified_world"),
+    similarity.SimilarityCommand: ("--run", "x"), world.WorldCommand: ("unified_world",),
+    build.BuildCommand: (), show.ShowCommand: (), build.BuildRecipe: (), show.ShowRecipe: (), check.CheckCommand: (),
 }  # fmt: skip
 
 

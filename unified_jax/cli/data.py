@@ -1,84 +1,49 @@
-"""`unified-jax data build unified_world`: the world's examples as a TFDS set on disk; `data encode`: `cli.encoding`."""
+"""`unified-jax data ACTION`: looking at data sets, checking, building and fetching them, features of encoders."""
 
 import sys
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
-
-import tyro
 
 from unified_jax.cli.entry import run_command
-from unified_jax.errors import UserError
-from unified_jax.runs.flags import parse
-from unified_jax.runs.folders import make_folder
+from unified_jax.errors import UserError, meant
 
-
-@dataclass(frozen=True)
-class DataCommand:
-    """Render the first examples of each split to ArrayRecord files in TFDS layout.
-
-    `unified-jax data encode RECIPE --to DIR` computes the features of a recipe's cached conditions (encode --help).
-    """
-
-    action: tyro.conf.Positional[Literal["build"]]
-    """build"""
-    set: tyro.conf.Positional[Literal["unified_world"]]
-    """unified_world"""
-    data_dir: str = "data/tfds"
-    """Folder for unified_world/1.0.0/."""
-    train: int = 20_000
-    """Examples of the split train."""
-    test: int = 1_000
-    """Examples of the split test."""
-    held_out: int = 1_000
-    """Examples of the split held_out."""
-    seed: int = 0
-    """Seed of the world. It and the options below must equal those of the recipe that reads it."""
-    resolution: int = 32
-    """Height and width of the images in pixels."""
-    max_objects: Literal[1, 2] = 2
-    """Most objects of a scene."""
-    jitter: bool = True
-    """Random offsets from the cell centres."""
-    frames: int = 8
-    """Frames of a video."""
-    points: int = 256
-    """Points of a point cloud."""
+ACTIONS = {
+    "show": "what a folder, table, tar or recipe holds, and a sheet of its records",
+    "check": "read every record of a recipe once; all faults by kind",
+    "build": "write any source as ArrayRecord files, or the world as a TFDS set",
+    "get": "fetch a public set; without a name, list them",
+    "encode": "compute the features of a recipe's frozen encoders",
+}
 
 
 def main(arguments: list[str]) -> None:
-    """Runs the command."""
-    if arguments[:1] == ["encode"]:
-        from unified_jax.cli.encoding import encode_features as encode
+    """Runs the action."""
+    word, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
+    match word:
+        case "show":
+            from unified_jax.cli.datasets.show import main as action
+        case "check":
+            from unified_jax.cli.datasets.check import main as action
+        case "build" if rest[:1] == ["unified_world"]:
+            from unified_jax.cli.datasets.world import main as action
+        case "build":
+            from unified_jax.cli.datasets.build import main as action
+        case "get":
+            from unified_jax.cli.datasets.get import main as action
+        case "encode":
+            from unified_jax.cli.datasets.encode import main as action
+        case "-h" | "--help":
+            print(overview())
+            raise SystemExit(0)
+        case _:
+            raise UserError(f"Unknown action {word!r}{meant(word, ACTIONS)} Actions: {', '.join(ACTIONS)}.")
+    action(rest)
 
-        return encode(arguments[1:])
-    command = parse(DataCommand, "data", arguments)
-    from tqdm import tqdm
 
-    from unified_jax.data.world import World
-    from unified_jax.data.world.cache import SETTINGS, build
-    from unified_jax.data.world.scene import SPLITS
-
-    try:
-        world = World(**{name: getattr(command, name) for name in SETTINGS})
-    except ValueError as error:
-        raise UserError(str(error)) from None
-    counts = {split: getattr(command, split) for split in SPLITS}
-    if min(counts.values()) < 1 or any(counts[split] > len(world.source(split)) for split in SPLITS):
-        raise UserError(
-            f"--train, --test and --held-out must be at least 1 and at most {world.examples}, 10000 and 10000; found "
-            f"{', '.join(str(count) for count in counts.values())}."
-        )
-    try:
-        folder = Path(command.data_dir).expanduser()
-    except RuntimeError as error:  # ~ of an unknown user, or one without a home
-        raise UserError(f"--data-dir {command.data_dir!r} cannot be found: {error}") from None
-    make_folder(folder)
-    with tqdm(total=sum(counts.values()), unit="scene", dynamic_ncols=True) as bar:
-        target = build(world, folder, counts, bar.update)
-    size = sum(path.stat().st_size for path in target.iterdir())
-    print(
-        f"{sum(counts.values())} scenes, {size / 1e6:.0f} MB in {target}; use them with --data.cache {command.data_dir}"
+def overview() -> str:
+    """The output of `unified-jax data --help`."""
+    wide = max(map(len, ACTIONS))
+    lines = [f"  {name:{wide}}  {what}" for name, what in ACTIONS.items()]
+    return "\n".join(
+        ["usage: unified-jax data ACTION ...", "", *lines, "", "unified-jax data ACTION --help says more."]
     )
 
 

@@ -50,7 +50,7 @@ def show_samples(
             there = chosen is None or name in chosen[i]
             shown.append((by_name[name].picture(value[i]) if there else nothing, False))
         rows.append(shown)
-    return _rows_of_pictures(rows, titles)
+    return sheet_of_rows(rows, titles, beside=2 if made else max(2, 8 // max(1, *map(len, rows))))
 
 
 def _drawn(by_name: dict[str, Any], given: dict[str, np.ndarray]) -> list[str]:
@@ -70,19 +70,19 @@ def _title(by_name: dict[str, Any], given: dict[str, np.ndarray], i: int) -> str
     return " ".join(words)
 
 
-def _rows_of_pictures(rows: list[list[tuple[Any, bool]]], titles: list[str]) -> Any:
-    """Two samples side by side, each a row of images over its title."""
+def sheet_of_rows(rows: list[list[tuple[Any, bool]]], titles: list[str], beside: int = 2) -> Any:
+    """Samples side by side, `beside` in a line: each a row of Pillow images over its title, given ones with an edge."""
     from PIL import Image as Pillow, ImageDraw
 
-    across = len(rows[0])
+    across = max(map(len, rows))
     wide = across * (SIDE + GAP)
     wrapped = [textwrap.wrap(title, max(16, wide // 6)) for title in titles]
     text = LINE * max((len(lines) for lines in wrapped), default=0)
     height = SIDE + text + GAP
-    canvas = Pillow.new("RGB", (2 * wide + 3 * GAP, GAP + -(-len(rows) // 2) * height), "white")
+    canvas = Pillow.new("RGB", (beside * (wide + GAP) + GAP, GAP + -(-len(rows) // beside) * height), "white")
     draw = ImageDraw.Draw(canvas)
     for i, row in enumerate(rows):
-        left, top = GAP + (i % 2) * (wide + GAP), GAP + (i // 2) * height
+        left, top = GAP + (i % beside) * (wide + GAP), GAP + (i // beside) * height
         for j, (picture, was_given) in enumerate(row):
             box = (left + j * (SIDE + GAP), top)
             canvas.paste(picture.resize((SIDE, SIDE), Pillow.Resampling.NEAREST), box)

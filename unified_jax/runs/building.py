@@ -4,11 +4,14 @@ Records are read by threads and written in their order, so the bytes do not depe
 gets its name when it is whole: a process that was killed goes on at the first file that is missing.
 """
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from unified_jax.data.base import DataSet, Named, Recorded, Source, prepare_example
 from unified_jax.data.cached import described
@@ -43,7 +46,7 @@ class Order:
     """Records that these cannot prepare are left out, and listed in skipped.txt; (): no record is looked at."""
 
 
-def build(data: DataSet, order: Order, report: Callable[[int], None] = lambda count: None) -> dict[str, Any]:
+def build(data: DataSet, order: Order, report: Callable[[int], Any] = lambda count: None) -> dict[str, Any]:
     """Writes the records of some splits; returns what records.json says. `report(n)` after n more records.
 
     Raises UserError for a folder that holds other records, or a record that cannot be read; RunError for a disk that
@@ -82,11 +85,17 @@ def _entry(source: Source, shard: int) -> dict[str, Any]:
     """Number of records, records of a file, and the digest of the source where it has one."""
     count = len(source)
     if not shard:
-        probed = [len(encode_record(source[i])) for i in sorted({count * k // PROBED for k in range(PROBED)}) if count]
-        size = max(1, sum(probed) // max(1, len(probed)))
+        size = max(1, int(np.mean([0, *_sizes(source)])))
         shard = 1 << max(0, (SHARD_BYTES // size).bit_length() - 1)
     digest = {"digest": source.digest} if isinstance(source, Recorded) else {}
     return {"source": count, "shard": shard, **digest}
+
+
+def _sizes(source: Source) -> Iterator[int]:
+    """Bytes of some records, evenly spaced; one that cannot be read has none, and is named when it is written."""
+    for index in sorted({len(source) * k // PROBED for k in range(PROBED)}) if len(source) else ():
+        with contextlib.suppress(UserError, RunError, ValueError):
+            yield len(encode_record(source[index]))
 
 
 def _counted(folder: Path, count: int, shard: int) -> dict[str, int]:
@@ -154,7 +163,7 @@ class Job:
             raise UserError(f"Data set {self.name!r}, record {index}: {error}.") from None
 
 
-def _write(job: Job, workers: int, report: Callable[[int], None]) -> None:
+def _write(job: Job, workers: int, report: Callable[[int], Any]) -> None:
     """The files of a split that are missing."""
     folder = job.folder / job.split
     make_folder(folder)
@@ -169,7 +178,7 @@ def _write(job: Job, workers: int, report: Callable[[int], None]) -> None:
         _write_file(job, path, range(start, stop), workers, report)
 
 
-def _write_file(job: Job, path: Path, records: range, workers: int, report: Callable[[int], None]) -> None:
+def _write_file(job: Job, path: Path, records: range, workers: int, report: Callable[[int], Any]) -> None:
     from array_record.python.array_record_module import ArrayRecordWriter
 
     partial = path.with_name(f".part-{path.name}")

@@ -34,7 +34,7 @@ class EncodeCommand:
     """Import the custom code that the stages' runs keep."""
 
 
-def encode_features(arguments: list[str]) -> None:
+def main(arguments: list[str]) -> None:
     """Runs the command."""
     more = "unified-jax data encode RECIPE --help lists the flags of a recipe with their defaults."
     called = ("data encode", "unified-jax data encode RECIPE --to DIR", more)
