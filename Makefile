@@ -21,8 +21,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 quickstart: install  ## Train a first model, draw samples beside the true renders, print the attribute accuracy.
 	$(RUN) train.py quickstart
 
-test: install  ## The whole suite, warnings as errors; two files at a time.
-	$(RUN) -m pytest -q -n 2 --dist loadfile
+test: install  ## The whole suite, warnings as errors; two files at a time, in the order of `tests/conftest.py`.
+	$(RUN) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: install  ## Without the tests that take more than about ten seconds.
 	$(RUN) -m pytest -q -m "not slow and not nightly"

@@ -4,6 +4,7 @@ import gc
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -13,13 +14,15 @@ os.environ["JAX_PLATFORMS"] = os.environ.get("TEST_PLATFORMS", "cpu")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ.get("JAX_COMPILATION_CACHE_DIR") or tempfile.mkdtemp("-compiled")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ["PJRT_NPROC"] = "128"  # threads enough for all collectives at once (`cli.entry.use_fake_devices`)
-# Most of the suite's time is spent in compilers; small programs need no optimised machine code, and XLA's older
-# emitters of loops compile in half the time (jax 0.11 has them no more, and refuses the flag).
+# Most of the suite's time is spent in compilers; small programs need no optimised machine code, nor to be cut up for
+# several threads, and XLA's older emitters of loops compile in half the time (jax 0.11 has them no more, and refuses
+# the flag).
 os.environ["XLA_FLAGS"] = " ".join(
     (
         os.environ.get("XLA_FLAGS", ""),
         "--xla_backend_optimization_level=0",
         "--xla_llvm_disable_expensive_passes=true",
+        "--xla_cpu_parallel_codegen_split_count=1",
         "--xla_cpu_use_fusion_emitters=false" if version("jax").startswith("0.10.") else "",
     )
     if os.environ["JAX_PLATFORMS"] == "cpu"
@@ -58,6 +61,12 @@ def shared_goldens() -> Path:
     if not folder.is_dir():
         pytest.skip("not verified: no shared goldens beside the checkout")
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with the most slow tests come first, so that no worker is left with a long one at the end."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 def pytest_unconfigure() -> None:

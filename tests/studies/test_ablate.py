@@ -1,18 +1,15 @@
 """Studies: what may be written in one, and that a killed study ends with the table of one that was left alone."""
 
-import contextlib
 import csv
 import dataclasses
 import json
-import os
 import re
+import shutil
 import signal
-import threading
-import time
 
 import pytest
 
-from tests.helpers import EXPERIMENT, command, experiment, write_recipe
+from tests.helpers import EXPERIMENT, experiment, write_recipe
 from unified_jax.cli import ablate
 from unified_jax.cli.entry import run_command
 from unified_jax.errors import UserError
@@ -20,7 +17,7 @@ from unified_jax.runs.loop import train
 from unified_jax.runs.metrics import read_lines
 from unified_jax.runs.seeds import train_together
 from unified_jax.runs.start import Start
-from unified_jax.studies import cells, results
+from unified_jax.studies import cells, results, running
 from unified_jax.studies.study import Budget, Metric, Study, Variant, apply_change, load_study, parse_settings
 
 STUDY = """
@@ -186,63 +183,47 @@ def test_seeds_together_are_the_seeds_alone(tmp_path, one_device):
         train_together((several[0], dataclasses.replace(several[1], steps=9)), starts[:2])
 
 
-@contextlib.contextmanager
-def terminated(reached):
-    """SIGTERM to this process as soon as `reached()`; it fails the test where nobody took it."""
-    over = threading.Event()
-
-    def wait():
-        while not over.wait(0.02):
-            if reached():
-                return os.kill(os.getpid(), signal.SIGTERM)
-
-    missed: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, frame: missed.append(number))
-    sender = threading.Thread(target=wait)
-    sender.start()
-    try:
-        yield
-    finally:
-        over.set()
-        sender.join()
-        signal.signal(signal.SIGTERM, before)
-    assert not missed
-
-
 @pytest.mark.slow
-def test_a_study_survives_kills_and_names_what_failed(tmp_path, cache, one_device, capfd):
-    """Killed, then stopped, then resumed: the table of one that ran through; a broken arm fails alone."""
-    variants = 'Variant("bad", {"optimizer.learning_rate": 1e30}), Variant("slow", {"optimizer.learning_rate": 1e-4})'
+def test_a_study_survives_kills_and_names_what_failed(tmp_path, one_device, capfd, monkeypatch):
+    """As a kill leaves it, it goes on, is stopped, and ends as the study left alone; a broken arm fails alone."""
+    variants = 'Variant("slow", {"optimizer.learning_rate": 1e-4}), Variant("bad", {"optimizer.learning_rate": 1e30})'
     study = write_study(tmp_path, variants, seeds=1, checkpoint__every=4, validation__every=12, log_every=4)
+    whole, broken, show, reach = tmp_path / "whole", tmp_path / "broken", running.Bar.show, running.Bar.reach
 
-    def there():
-        return len(list((tmp_path / "broken").glob("cells/*/*/cell.json")))
+    def call(out):
+        assert run_command(ablate.main, [str(study), "--out", str(out)]) == 0
+        return capfd.readouterr()
 
-    process = command("-m", "unified_jax.cli.ablate", study, "--out", tmp_path / "broken", cache=cache)
-    while process.poll() is None and there() < 1:
-        time.sleep(0.05)
-    assert process.poll() is None
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
-    call = [str(study), "--out", str(tmp_path / "broken")]
-    with terminated(lambda: there() >= 2):
-        assert run_command(ablate.main, call) == 0
-    assert "Stopped and saved; the same command resumes." in capfd.readouterr().err
-    assert there() == 2
-    assert run_command(ablate.main, call) == 0
-    out = capfd.readouterr().out
-    assert run_command(ablate.main, [str(study), "--out", str(tmp_path / "whole")]) == 0
-    broken, whole = ((tmp_path / name / "table.csv").read_text() for name in ("broken", "whole"))
-    assert broken.replace("1 x cpu 8 x cpu", "8 x cpu") == whole  # the killed process had one device
-    rows = {row["arm"]: row for row in csv.DictReader((tmp_path / "whole" / "table.csv").read_text().splitlines())}
+    def copied(bar, what):
+        if what.startswith("slow, "):
+            shutil.copytree(whole, broken)
+        show(bar, what)
+
+    def stopped(bar, run_dir, step):
+        reach(bar, run_dir, step)
+        if step == 5:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(running.Bar, "show", copied)
+        out, _ = call(whole)
+    assert [path.parent.parent.name for path in broken.glob("cells/*/*/cell.json")] == ["base"]
+    with monkeypatch.context() as patch:
+        patch.setattr(running.Bar, "reach", stopped)
+        _, err = call(broken)
+    assert "Stopped and saved; the same command resumes." in err
+    assert not (broken / "table.csv").exists()
+    call(broken)
+    assert (broken / "table.csv").read_text() == (whole / "table.csv").read_text()
+    rows = {row["arm"]: row for row in csv.DictReader((whole / "table.csv").read_text().splitlines())}
     assert (rows["slow"]["pairs"], rows["bad"]["mean"]) == ("1", "")
     assert rows["slow"]["verdict"] == "no claim: 1 of at least 5 seeds"
     assert "seed 0: Step" in rows["bad"]["failed"]
     assert "| slow |" in out
-    page = (tmp_path / "whole" / "index.html").read_text()
+    page = (whole / "index.html").read_text()
     assert page.count("data:image/png;base64,") >= 2
     assert not re.search(r'(src|href)="(?!data:)', page)
-    cell = json.loads((tmp_path / "whole" / "cells" / "slow" / "seed_0" / "cell.json").read_text())
+    cell = json.loads((whole / "cells" / "slow" / "seed_0" / "cell.json").read_text())
     assert cell["config_hash"] in page
     assert cell["seed"] == 0
 
