@@ -82,8 +82,12 @@ class Depth(Fitted):
         if value.ndim == 4 and value.shape[0] > self.frames:
             first = cut_start(len(value), self.frames, self.start, drawn)
             value = value[first : first + self.frames]
-        free = value.ndim == 4 and value.shape[-1] == 1 and value.size > 0  # else it has the wrong shape
-        value = check_array(value, value.shape if free and (self.fit != "exact" or drawn) else self.shape, np.float32)
+        wanted = self.shape
+        if value.ndim == 4 and value.shape[-1] == 1 and value.size and np.issubdtype(value.dtype, np.floating):
+            if self.fit == "exact" and drawn is None and value.shape != self.shape:
+                raise ValueError(f"expected float {list(wanted)}, found {list(value.shape)}; {self.other_fit}")
+            wanted = value.shape
+        value = check_array(value, wanted, np.float32)
         if value.min() < 0 or value.max() > 1:
             raise ValueError(f"expected distances in [0, 1], found {value.min():.3g} .. {value.max():.3g}")
         if self.fit != "exact":

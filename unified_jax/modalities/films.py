@@ -12,7 +12,7 @@ import numpy as np
 
 from unified_jax.modalities.files import DEMUXERS
 from unified_jax.modalities.fitting import Draw, Start, cut_start
-from unified_jax.modalities.pictures import check_pixels, known_formats, upright
+from unified_jax.modalities.pictures import LARGEST, check_pixels, known_formats, upright
 from unified_jax.modalities.reading import File, told
 
 LARGEST_READ = 1 << 27
@@ -67,6 +67,7 @@ def _stored_times(film: Any, rate: float) -> tuple[list[float], float]:
             film.seek(len(durations))
         except EOFError:  # Pillow's end marker
             break
+        check_pixels(film)
         if film.format == "WEBP":
             film.load()  # sets the duration
         durations.append(float(film.info.get("duration") or 0) / 1000)
@@ -83,7 +84,7 @@ def _stored(film: Any, which: list[int], count: int) -> Iterator[Any]:
     """These frames of an animation, upright; the numbers do not fall."""
     for index in which:
         film.seek(index)
-        check_pixels(film, LARGEST_READ // count)
+        check_pixels(film, min(LARGEST, LARGEST_READ // count))
         film.load()
         yield upright(film)
 
@@ -96,7 +97,8 @@ def _decoded(content: Any, count: int, rate: float, start: Start, drawn: Draw | 
         raise ValueError(
             "it is not a GIF; other videos need PyAV: install the extra 'film' (pip install 'unified_jax[film]')"
         ) from None
-    with av.open(content, "r", options={"format_whitelist": DEMUXERS}) as container:
+    with av.open(content, "r", options={"format_whitelist": DEMUXERS}) as opened:
+        container: Any = opened
         if not container.streams.video:
             raise ValueError("it cannot be read as a video (it has no frames)")
         stream: Any = container.streams.video[0]

@@ -58,6 +58,8 @@ class Fitted(Continuous):
     fit: Any
     flip: bool = False
     start: Start = "first"
+    other_fit = "choose another fit than 'exact', such as 'center_crop'"
+    """What to do about another size."""
 
     @abstractmethod
     def fitted(self, raw: Any, drawn: Draw | None) -> np.ndarray:

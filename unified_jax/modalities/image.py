@@ -77,7 +77,7 @@ class Image(Fitted):
         if self.pads and self._is_picture(value):
             return self.padded(value, self.shape[:2], GREY)
         if value.dtype != np.uint8 or value.shape != self.shape:
-            hint = "; choose another fit than 'exact', such as 'center_crop'" if self._is_picture(value) else ""
+            hint = f"; {self.other_fit}" if self._is_picture(value) else ""
             raise ValueError(f"expected uint8 {list(self.shape)}, found {value.dtype} {list(value.shape)}{hint}")
         return value
 

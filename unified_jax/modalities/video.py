@@ -92,6 +92,9 @@ class Video(Fitted):
         value = self.fitted(raw, None)
         if self.pads and self._is_film(value):
             return self.padded(value, self.shape[:3], GREY)
+        if self._is_film(value) and value.shape != self.shape:
+            hint = "fit 'pad' fills up shorter videos" if len(value) < self.frames else self.other_fit
+            raise ValueError(f"expected uint8 {list(self.shape)}, found uint8 {list(value.shape)}; {hint}")
         return check_array(value, self.shape, np.uint8)
 
     def fitted(self, raw: Any, drawn: Draw | None) -> np.ndarray:

@@ -35,7 +35,8 @@ def losses_inside(
     same = (jnp.concatenate([((p - q) * one).astype(output.dtype), rest], axis=-1), one, -one)
     pairs = zip((output, x0, eps, x_t), (*same, diffuse(process, one, -one, t)), strict=True)
     places = [_places(jnp.where(inside, a, b)) for a, b in pairs]
-    found = jax.vmap(process.losses, in_axes=(1, 1, 1, 1, None), out_axes=1)(*places, t)
+    everywhere: Any = jax.vmap(process.losses, in_axes=(1, 1, 1, 1, None), out_axes=1)
+    found = everywhere(*places, t)
     held = inside.reshape(len(inside), -1)
     return {name: jnp.sum(jnp.where(held, value, 0.0), axis=1) / jnp.sum(held, axis=1) for name, value in found.items()}
 
