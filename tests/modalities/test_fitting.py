@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
+from unified_jax.modalities.action import Action
 from unified_jax.modalities.audio import Audio
 from unified_jax.modalities.base import blanks
 from unified_jax.modalities.depth import Depth
 from unified_jax.modalities.fitting import LEAST, Draw, fit_array
 from unified_jax.modalities.image import Image
+from unified_jax.modalities.points import Points
 from unified_jax.modalities.reading import File
 from unified_jax.modalities.video import Video
 
@@ -143,6 +145,19 @@ def test_pictures_of_every_kind_are_read_at_their_own_size():
         image.read(File("a.png", stored=b"no picture"))
     with pytest.raises(ValueError, match=r"expected distances in \[0, 1\], found"):
         Depth(1, 4, 4, fit="resize").prepare(np.full((9, 9), 1200.0))
+
+
+def test_a_modality_that_only_loads_reads_files_of_data_sets_too(tmp_path):
+    table = "\n".join(f"0.{i},0.5" for i in range(4))
+    (tmp_path / "a.csv").write_text(table)
+    action, record = Action(4), {"action": 1}
+    for file in (File("a.csv", tmp_path / "a.csv"), File("inner/a.csv", stored=table.encode())):
+        np.testing.assert_allclose(action.prepare(action.read(file))[:, 0], [0, 0.1, 0.2, 0.3], atol=1e-6)
+    assert not action.varies and not action.pads and action.vary(record, generator()) is record
+    box = "OFF\n4 2 0\n0 0 0\n2 0 0\n0 2 0\n2 2 0\n3 0 1 2\n3 1 2 3\n"
+    assert Points(8, 3, 4).read(File("box.OFF", stored=box.encode())).shape == (8, 3)
+    with pytest.raises(ValueError, match=r"found '.txt'"):
+        Points(8, 3, 4).read(File("box.txt", stored=b"1 2 3"))
 
 
 def test_a_file_is_given_by_the_same_fit(tmp_path):

@@ -40,6 +40,9 @@ def test_films_are_read_by_time():
     found = {tuple(shown(cut, cut.vary({"video": film}, generator(i))["video"])) for i in range(30)}
     assert found == {tuple(colours[[i, i + 5]].tolist()) for i in (0, 5, 10, 15)}
     assert not Video(2, 8, 8).varies
+    for stored, message in ((b"", "the file is empty"), (b"no film", "it cannot be read as a video")):
+        with pytest.raises(ValueError, match=message):
+            video.read(File("a.mp4", stored=stored))
 
 
 def test_what_is_saved_is_read_frame_by_frame(tmp_path):
@@ -96,6 +99,8 @@ def test_sound_is_resampled_mixed_down_cut_and_padded():
             Audio(4000, mel).prepare(raw)
     with pytest.raises(ValueError, match="at most 4000 samples, found 8000"):
         audio.prepare(audio.read(sound(1, 16000)))
+    with pytest.raises(ValueError, match=r"expected \[samples, channels\], found \[2, 900\]"):
+        audio.prepare(np.zeros((2, 900), np.float32))
     with pytest.raises(ValueError, match="set crop to True"):
         Audio(4000, mel, start="random")
     with pytest.raises(ValueError, match="cannot be read as audio"):

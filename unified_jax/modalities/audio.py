@@ -32,6 +32,9 @@ from unified_jax.modalities.sounds import Sound, at_rate, floats, length_of, ope
 SPEECH_LIKE = Mel(rate=8000, n_fft=1024, hop=250, mels=64)
 """Mel analysis for audio at 8 kHz: a frame every 31 ms."""
 
+MOST_CHANNELS = 64
+"""More are a wrong order of axes."""
+
 
 @dataclass(frozen=True)
 class Audio(Fitted):
@@ -111,6 +114,8 @@ class Audio(Fitted):
             value = value[:, 0]
         if value.ndim != 1 and (self.fit == "exact" or value.ndim != 2):
             raise ValueError(f"expected one channel [{self.samples}], found {value.dtype} {list(value.shape)}")
+        if value.ndim == 2 and value.shape[1] > MOST_CHANNELS:
+            raise ValueError(f"expected [samples, channels], found {list(value.shape)}")
         if rate != self.mel.rate and self.fit == "exact":
             raise ValueError(f"expected {self.mel.rate} samples per second, found {rate}; choose fit 'resample'")
         value = self._cut(floats(value), drawn) if rate == self.mel.rate else floats(value)

@@ -31,7 +31,7 @@ def read_frames(
     """
     from PIL import Image as Pillow, UnidentifiedImageError
 
-    with file.opened() as content, told("a video"):
+    with file.opened() as content, told("a video" if count > 1 else "an image"):
         try:
             with Pillow.open(content, formats=known_formats()) as film:
                 times, step = _stored_times(film, rate)
@@ -97,23 +97,29 @@ def _decoded(content: Any, count: int, rate: float, start: Start, drawn: Draw | 
         raise ValueError(
             "it is not a GIF; other videos need PyAV: install the extra 'film' (pip install 'unified_jax[film]')"
         ) from None
-    with av.open(content, "r", options={"format_whitelist": DEMUXERS}) as opened:
-        container: Any = opened
-        if not container.streams.video:
-            raise ValueError("it cannot be read as a video (it has no frames)")
-        stream: Any = container.streams.video[0]
-        interval = 1 / float(stream.average_rate or stream.guessed_rate or rate)
-        step = min(interval, 1 / rate)
-        length = _length(container, stream)
-        first = 0 if length is None else cut_start(available(length, step, rate), count, start, drawn)
-        origin = float((stream.start_time or 0) * stream.time_base)
-        if first:
-            container.seek(int((origin + first / rate) / stream.time_base), stream=stream)
-        wanted = [k / rate for k in range(first, first + count)]
-        for frame in _at(_timed(container.decode(stream), origin, interval), wanted, step, interval):
-            if frame.width * frame.height > LARGEST_READ // count:
-                raise ValueError(f"it claims frames of {frame.width} x {frame.height} pixels, too many to read")
-            yield _turned(frame)
+    try:
+        with av.open(content, "r", options={"format_whitelist": DEMUXERS}) as container:
+            yield from _of_container(container, count, rate, start, drawn)
+    except av.FFmpegError as error:  # many of them are ValueErrors
+        raise ValueError(f"it cannot be read as a video ({error.strerror})") from None
+
+
+def _of_container(container: Any, count: int, rate: float, start: Start, drawn: Draw | None) -> Iterator[Any]:
+    if not container.streams.video:
+        raise ValueError("it cannot be read as a video (it has no frames)")
+    stream: Any = container.streams.video[0]
+    interval = 1 / float(stream.average_rate or stream.guessed_rate or rate)
+    step = min(interval, 1 / rate)
+    length = _length(container, stream)
+    first = 0 if length is None else cut_start(available(length, step, rate), count, start, drawn)
+    origin = float((stream.start_time or 0) * stream.time_base)
+    if first:
+        container.seek(int((origin + first / rate) / stream.time_base), stream=stream)
+    wanted = [k / rate for k in range(first, first + count)]
+    for frame in _at(_timed(container.decode(stream), origin, interval), wanted, step, interval):
+        if frame.width * frame.height > LARGEST_READ // count:
+            raise ValueError(f"it claims frames of {frame.width} x {frame.height} pixels, too many to read")
+        yield _turned(frame)
 
 
 def _length(container: Any, stream: Any) -> float | None:

@@ -48,6 +48,8 @@ def decode_picture(content: bytes) -> Any:
     """An encoded image as a decoded, upright Pillow image. Raises ValueError if it cannot be decoded."""
     from PIL import Image as Pillow, UnidentifiedImageError
 
+    if not content:
+        raise ValueError("the file is empty")
     try:
         with Pillow.open(io.BytesIO(content), formats=known_formats()) as file:
             check_pixels(file)

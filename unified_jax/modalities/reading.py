@@ -50,8 +50,14 @@ class File:
 
     @contextmanager
     def opened(self) -> Iterator[Any]:
-        """Its content as an open file, which reads only what is asked for. Raises ValueError as `open_file`."""
+        """Its content as an open file, which reads only what is asked for.
+
+        Raises ValueError as `open_file`, and for an empty one.
+        """
         with io.BytesIO(self.stored) if self.path is None else open_file(self.path) as content:
+            if not content.seek(0, io.SEEK_END):
+                raise ValueError("the file is empty")
+            content.seek(0)
             yield content
 
     @contextmanager

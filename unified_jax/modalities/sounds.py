@@ -23,11 +23,12 @@ class Sound(NamedTuple):
 
 
 def sound_of(raw: Any) -> Sound | None:
-    """A raw example that knows its rate: a `Sound`, or the dict of the `datasets` library; else None."""
+    """A raw example that knows its rate, or None: a `Sound`, or a dict of the `datasets` library (channels first)."""
     if isinstance(raw, Sound):
         return raw
     if isinstance(raw, Mapping) and {"array", "sampling_rate"} <= set(raw):
         wave = np.asarray(raw["array"])
+        wave = wave.T if wave.ndim == 2 and wave.shape[0] < wave.shape[1] else wave
         return Sound(wave.astype(np.float32) if wave.dtype == np.float64 else wave, int(raw["sampling_rate"]))
     return None
 
