@@ -1,6 +1,7 @@
 """Films and sounds are read by time: at the wanted rate, from the beginning or from anywhere, and padded at the end."""
 
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image as Pillow
 
 from tests.modalities.test_fitting import file_of, generator
 from unified_jax.modalities.audio import Audio
+from unified_jax.modalities.films import turned
 from unified_jax.modalities.mel import Mel
 from unified_jax.modalities.reading import File
 from unified_jax.modalities.sounds import Sound
@@ -70,6 +72,13 @@ def test_films_of_pyav_are_read_by_time(tmp_path):
         np.testing.assert_allclose(np.diff(seen), 10, atol=4)
         starts.add(round((seen[0] - 20) / 10))
     assert len(starts) > 4 and min(starts) >= 0 and max(starts) <= 16
+
+
+def test_films_of_a_phone_held_upright_are_turned():
+    lying = Pillow.fromarray(np.arange(6, dtype=np.uint8).reshape(2, 3))
+    for angle, wanted in ((0, [[0, 1, 2], [3, 4, 5]]), (-90, [[3, 0], [4, 1], [5, 2]]), (90, [[2, 5], [1, 4], [0, 3]])):
+        frame = SimpleNamespace(rotation=angle, to_image=lambda: lying)  # counterclockwise, as FFmpeg counts
+        assert np.asarray(turned(frame)).tolist() == wanted
 
 
 def sound(seconds, rate, channels=1, hertz=200.0):

@@ -13,9 +13,9 @@ from jaxtyping import Array, Float
 
 from unified_jax.modalities.base import Prepared, check_array
 from unified_jax.modalities.files import load_levels
-from unified_jax.modalities.films import read_frames
+from unified_jax.modalities.films import LARGEST_READ, read_frames
 from unified_jax.modalities.fitting import Draw, Fit, Fitted, Start, check_fit, cut_start, fit_array, mirrored
-from unified_jax.modalities.pictures import read_levels
+from unified_jax.modalities.pictures import LARGEST, read_levels
 from unified_jax.modalities.reading import File
 
 
@@ -67,7 +67,7 @@ class Depth(Fitted):
     def prepare(self, raw: Any) -> Prepared:
         """A float array of this shape in [0, 1], by `fit`; with "pad" also NAME.inside.
 
-        `[h, w]` and `[h, w, 1]` gain axes, a longer video is cropped.
+        A file is read first. `[h, w]` and `[h, w, 1]` gain axes, a longer video is cropped.
         """
         value = self.fitted(raw, None)
         if self.pads:
@@ -95,7 +95,9 @@ class Depth(Fitted):
         return mirrored(value, self.flip, drawn)
 
     def _read(self, file: File, drawn: Draw | None) -> Float[np.ndarray, "f h w 1"]:
-        return read_frames(file, self.frames, 16.0, lambda page: read_levels(page)[..., None], self.start, drawn)
+        largest = min(LARGEST, LARGEST_READ // self.frames)
+        decode = lambda page: read_levels(page)[..., None]  # noqa: E731
+        return read_frames(file, self.frames, 16.0, decode, self.start, drawn, largest)
 
     def to_model(self, raw: Array) -> Float[Array, "b f h w 1"]:
         """[0, 1] to [-1, 1]."""

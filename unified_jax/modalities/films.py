@@ -16,18 +16,19 @@ from unified_jax.modalities.pictures import LARGEST, check_pixels, known_formats
 from unified_jax.modalities.reading import File, told
 
 LARGEST_READ = 1 << 27
-"""Most pixels, over all frames, that are decoded of one video."""
+"""Most pixels, over all frames, of a video that is read at its own size."""
 LONGEST = 1 << 16
 """Most frames of an animation."""
 
 
 def read_frames(
-    file: File, count: int, rate: float, decode: Callable[[Any], np.ndarray], start: Start, drawn: Draw | None
-) -> np.ndarray:
+    file: File, count: int, rate: float, decode: Callable[[Any], np.ndarray], start: Start, drawn: Draw | None,
+    largest: int = LARGEST,
+) -> np.ndarray:  # fmt: skip
     """At most `count` frames `[f, ...]`, `rate` a second, each a Pillow image that `decode` turns into an array.
 
-    They begin as `start` says (`cut_start`). Raises ValueError for a file that cannot be read or has no frames, and
-    for frames of several sizes.
+    They begin as `start` says (`cut_start`), and have at most `largest` pixels as they are stored. Raises ValueError
+    for a file that cannot be read or has no frames, and for frames of several sizes.
     """
     from PIL import Image as Pillow, UnidentifiedImageError
 
@@ -38,10 +39,10 @@ def read_frames(
                 total = available(times[-1], step, rate)
                 first = cut_start(total, count, start, drawn)
                 which = chosen(times[:-1], step, np.arange(first, min(first + count, total)) / rate)
-                shown = [decode(picture) for picture in _stored(film, which, count)]
+                shown = [decode(picture) for picture in _stored(film, which, largest)]
         except UnidentifiedImageError:
             content.seek(0)
-            shown = [decode(picture) for picture in _decoded(content, count, rate, start, drawn)]
+            shown = [decode(picture) for picture in _decoded(content, count, rate, start, drawn, largest)]
     if not shown:
         raise ValueError("it cannot be read as a video (it has no frames)")
     if len(sizes := sorted({frame.shape for frame in shown})) > 1:
@@ -80,31 +81,34 @@ def _stored_times(film: Any, rate: float) -> tuple[list[float], float]:
     return np.cumsum([0.0, *(d or step for d in durations)]).tolist(), min(step, 1 / rate)
 
 
-def _stored(film: Any, which: list[int], count: int) -> Iterator[Any]:
+def _stored(film: Any, which: list[int], largest: int) -> Iterator[Any]:
     """These frames of an animation, upright; the numbers do not fall."""
     for index in which:
         film.seek(index)
-        check_pixels(film, min(LARGEST, LARGEST_READ // count))
+        check_pixels(film, largest)
         film.load()
         yield upright(film)
 
 
-def _decoded(content: Any, count: int, rate: float, start: Start, drawn: Draw | None) -> Iterator[Any]:
+def _decoded(content: Any, count: int, rate: float, start: Start, drawn: Draw | None, largest: int) -> Iterator[Any]:
     """Frames of a video that PyAV reads, as Pillow images."""
     try:
         import av
+        import av.error
     except ImportError:
         raise ValueError(
             "it is not a GIF; other videos need PyAV: install the extra 'film' (pip install 'unified_jax[film]')"
         ) from None
     try:
         with av.open(content, "r", options={"format_whitelist": DEMUXERS}) as container:
-            yield from _of_container(container, count, rate, start, drawn)
-    except av.FFmpegError as error:  # many of them are ValueErrors
+            yield from _of_container(container, count, rate, start, drawn, largest)
+    except av.error.FFmpegError as error:  # many of them are ValueErrors
         raise ValueError(f"it cannot be read as a video ({error.strerror})") from None
 
 
-def _of_container(container: Any, count: int, rate: float, start: Start, drawn: Draw | None) -> Iterator[Any]:
+def _of_container(
+    container: Any, count: int, rate: float, start: Start, drawn: Draw | None, largest: int
+) -> Iterator[Any]:
     if not container.streams.video:
         raise ValueError("it cannot be read as a video (it has no frames)")
     stream: Any = container.streams.video[0]
@@ -117,9 +121,9 @@ def _of_container(container: Any, count: int, rate: float, start: Start, drawn: 
         container.seek(int((origin + first / rate) / stream.time_base), stream=stream)
     wanted = [k / rate for k in range(first, first + count)]
     for frame in _at(_timed(container.decode(stream), origin, interval), wanted, step, interval):
-        if frame.width * frame.height > LARGEST_READ // count:
+        if frame.width * frame.height > largest:
             raise ValueError(f"it claims frames of {frame.width} x {frame.height} pixels, too many to read")
-        yield _turned(frame)
+        yield turned(frame)
 
 
 def _length(container: Any, stream: Any) -> float | None:
@@ -149,7 +153,7 @@ def _at(frames: Iterator[tuple[float, Any]], wanted: list[float], step: float, i
         yield before[1]
 
 
-def _turned(frame: Any) -> Any:
+def turned(frame: Any) -> Any:
     """A frame as a Pillow image, turned as the file says (films of a phone held upright)."""
     from PIL import Image as Pillow
 

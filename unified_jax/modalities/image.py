@@ -71,7 +71,7 @@ class Image(Fitted):
     def prepare(self, raw: Any) -> Prepared:
         """A uint8 array of this shape (uint16: value / 257), by `fit`; with "pad" also NAME.inside.
 
-        Grey `[h, w]` gains a channel axis, a video `[f, h, w, c]` gives its first frame.
+        A file is read first. Grey `[h, w]` gains a channel axis, a video `[f, h, w, c]` gives its first frame.
         """
         value = self.fitted(raw, None)
         if self.pads and self._is_picture(value):

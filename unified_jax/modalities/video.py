@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, UInt8
 
 from unified_jax.modalities.base import Prepared, check_array
 from unified_jax.modalities.files import load_film, save_film, save_mp4
-from unified_jax.modalities.films import read_frames
+from unified_jax.modalities.films import LARGEST_READ, read_frames
 from unified_jax.modalities.fitting import (
     Draw,
     Fit,
@@ -27,7 +27,7 @@ from unified_jax.modalities.fitting import (
     mirrored,
 )
 from unified_jax.modalities.image import GREY, to_bytes, to_pillow
-from unified_jax.modalities.pictures import as_bytes, as_picture
+from unified_jax.modalities.pictures import LARGEST, as_bytes, as_picture
 from unified_jax.modalities.reading import File
 
 
@@ -87,7 +87,7 @@ class Video(Fitted):
     def prepare(self, raw: Any) -> Prepared:
         """A uint8 array of this shape (uint16: value / 257), by `fit`; with "pad" also NAME.inside.
 
-        A longer video is cropped, an image is one frame.
+        A file is read first. A longer video is cropped, an image is one frame.
         """
         value = self.fitted(raw, None)
         if self.pads and self._is_film(value):
@@ -118,7 +118,8 @@ class Video(Fitted):
             fitted = fit_pillow(as_picture(picture, self.channels), self.shape[1:3], fit, drawn)
             return as_bytes(fitted, self.channels)
 
-        return read_frames(file, self.frames, self.rate, decode, self.start, drawn)
+        largest = LARGEST if fit != "exact" else min(LARGEST, LARGEST_READ // self.frames)
+        return read_frames(file, self.frames, self.rate, decode, self.start, drawn, largest)
 
     def _is_film(self, value: np.ndarray) -> bool:
         return value.dtype == np.uint8 and value.ndim == 4 and value.shape[-1] == self.channels and value.size > 0
