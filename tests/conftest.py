@@ -101,6 +101,14 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a network that is traced sooner, as a recipe file."""
+    from tests.helpers import write_recipe
+
+    return write_recipe(tmp_path_factory.mktemp("recipe"), "TINY")
+
+
+@pytest.fixture(scope="module")
 def one_device() -> Iterator[None]:
     """Runs of a file's own process take the first of the fake devices."""
     from tests.helpers import on_one_device

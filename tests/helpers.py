@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tests.plain import Plain
 from unified_jax.data.pipeline import Pipeline
 from unified_jax.data.world import World
 from unified_jax.data.world.scene import COLOURS, SHAPES
@@ -60,6 +61,9 @@ EXPERIMENT = Experiment(
     validation=Validation(every=6, batches=1),
 )
 
+TINY = dataclasses.replace(EXPERIMENT, model=dataclasses.replace(MODEL, network=Plain()))
+"""The same with a network that is traced sooner; a fresh process opens its runs with --trust."""
+
 
 def on_one_device(patch):
     """Runs of this process take the first of the fake devices, which compiles and starts sooner."""
@@ -77,11 +81,11 @@ def stirred(init, by=0.1):
 RECIPE = """
 import sys
 sys.path.insert(0, {tests!r})
-from helpers import EXPERIMENT
+from helpers import {name}
 
 
 def experiment():
-    return EXPERIMENT
+    return {name}
 """
 
 
@@ -108,10 +112,10 @@ def first_steps(e, devices, steps=20):
     return losses, state
 
 
-def write_recipe(folder: Path) -> Path:
-    """A recipe file for the small experiment."""
+def write_recipe(folder: Path, name: str = "EXPERIMENT") -> Path:
+    """A recipe file for the small experiment, or for another one of this file."""
     path = folder / "small.py"
-    path.write_text(RECIPE.format(tests=str(ROOT / "tests")))
+    path.write_text(RECIPE.format(tests=str(ROOT / "tests"), name=name))
     return path
 
 

@@ -23,7 +23,7 @@ from unified_jax.sharding import make_mesh
 FOREVER = ("--steps", 5000)
 NEVER = ("--preview.every", 0, "--validation.every", 0)
 OFTEN = ("--preview.every", 6, "--validation.every", 12)
-LONG = 36
+LONG = 200
 """Steps of the run that others are compared with."""
 
 
@@ -46,11 +46,11 @@ def without_parents(patch, *arguments, **options):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, recipe, one_device):
+def whole(tmp_path_factory, tiny, one_device):
     """All steps in one process on one device, strictly."""
     folder = tmp_path_factory.mktemp("whole")
     flags = ("--reduction", "strict", "--preview.every", 0, "--validation.every", 12, "--checkpoint.every", LONG)
-    here(train, recipe, "--run-dir", folder, "--steps", LONG, *flags)
+    here(train, tiny, "--run-dir", folder, "--steps", LONG, *flags)
     return folder
 
 
@@ -89,10 +89,10 @@ def assert_whole_run(folder, started, whole):
 
 
 @pytest.mark.slow
-def test_processes_train_evaluate_and_sample_like_one(tmp_path, recipe, cache, whole, monkeypatch):
+def test_processes_train_evaluate_and_sample_like_one(tmp_path, tiny, cache, whole, monkeypatch):
     folder, mesh = tmp_path / "run", ("--mesh.data", 2, "--mesh.tensor", 2)
     started = processes(
-        2, "train.py", recipe, "--run-dir", folder, *mesh, *OFTEN, "--evaluate", 8, devices=2, cache=cache
+        2, "train.py", tiny, "--run-dir", folder, *mesh, *OFTEN, "--evaluate", 8, devices=2, cache=cache
     )  # fmt: skip
     assert_whole_run(folder, started, whole)
     here(evaluate, "--run", folder, "--count", 8, "--out", tmp_path / "alone")
@@ -100,7 +100,7 @@ def test_processes_train_evaluate_and_sample_like_one(tmp_path, recipe, cache, w
     accuracy = [json.loads(path.read_text())["rows"][0]["value"] for path in kept]
     assert accuracy[0] == pytest.approx(accuracy[1], abs=0.05)
     request = ("--run", folder, "--given.shape", "circle", "--given.colour", "red", "--count", 6, "--formats", "npz")
-    ended = without_parents(monkeypatch, "sample.py", *request, "--out", tmp_path / "two", cache=cache)
+    ended = without_parents(monkeypatch, "sample.py", *request, "--trust", "--out", tmp_path / "two", cache=cache)
     assert [code for code, _, _ in ended] == [0, 0], ended
     here(sample, *request, "--out", tmp_path / "one")
     two, one = (np.load(tmp_path / name / "samples.npz")["image"].astype(int) for name in ("two", "one"))
@@ -108,10 +108,10 @@ def test_processes_train_evaluate_and_sample_like_one(tmp_path, recipe, cache, w
 
 
 @pytest.mark.nightly
-def test_processes_that_train_on_the_same_rows_draw_previews(tmp_path, recipe, cache, whole):
+def test_processes_that_train_on_the_same_rows_draw_previews(tmp_path, tiny, cache, whole):
     """In the suite: their losses, in the test of a signal; previews, in that of four devices."""
     folder, mesh = tmp_path / "run", ("--mesh.data", 1, "--mesh.tensor", 2)
-    assert_whole_run(folder, processes(2, "train.py", recipe, "--run-dir", folder, *mesh, *OFTEN, cache=cache), whole)
+    assert_whole_run(folder, processes(2, "train.py", tiny, "--run-dir", folder, *mesh, *OFTEN, cache=cache), whole)
 
 
 FSDP = ("--mesh.data", 1, "--mesh.fsdp", 2)
@@ -123,12 +123,12 @@ def newest(folder):
     return max((int(p.name) for p in kept if p.name.isdigit()), default=0)
 
 
-def goes_on(patch, folder, recipe, whole, *flags):
+def goes_on(patch, folder, tiny, whole, *flags):
     """The run in this process with two devices and two microbatches, a checkpoint further: as `whole`."""
     last = newest(folder) + 4
     assert last <= LONG, "the run that others are compared with is too short"
     patch.setattr(loop, "make_mesh", lambda shape: make_mesh(shape, jax.devices()[:2]))
-    here(train, recipe, "--run-dir", folder, *flags, "--steps", last, "--accumulate", 2)
+    here(train, tiny, "--run-dir", folder, *flags, "--steps", last, "--accumulate", 2)
     assert len(trained(folder)) == last
     assert_close(folder, whole)
     if "strict" in flags:
@@ -138,10 +138,10 @@ def goes_on(patch, folder, recipe, whole, *flags):
 
 
 @pytest.mark.slow
-def test_where_one_dies_the_others_end_with_a_sentence(tmp_path, recipe, cache, whole, monkeypatch, capfd):
+def test_where_one_dies_the_others_end_with_a_sentence(tmp_path, tiny, cache, whole, monkeypatch, capfd):
     """Two processes with FSDP, one killed; then one with two devices and two microbatches: strictly the same run."""
     folder, flags = tmp_path / "run", ("--reduction", "strict", *NEVER)
-    started = processes(2, "train.py", recipe, "--run-dir", folder, *flags, *FSDP, *FOREVER, cache=cache)
+    started = processes(2, "train.py", tiny, "--run-dir", folder, *flags, *FSDP, *FOREVER, cache=cache)
     wait_for(started[0], lambda: newest(folder) >= 8)
     started[1].send_signal(signal.SIGKILL)
     begun = time.monotonic()
@@ -152,26 +152,26 @@ def test_where_one_dies_the_others_end_with_a_sentence(tmp_path, recipe, cache, 
     assert last.startswith("error: ")
     assert "Start all processes again with the same command." in last
     assert "heckpoint is step" in last
-    goes_on(monkeypatch, folder, recipe, whole, *flags)
+    goes_on(monkeypatch, folder, tiny, whole, *flags)
     assert "train again" not in capfd.readouterr().err
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("reduction", ["fast", "strict"])
 def test_killed_runs_go_on_with_other_processes_and_devices(
-    tmp_path, recipe, cache, whole, reduction, monkeypatch, capfd
+    tmp_path, tiny, cache, whole, reduction, monkeypatch, capfd
 ):
     """Four processes, all killed; two with FSDP, killed. In the suite: two, of which one is killed."""
     folder, flags = tmp_path / "run", ("--reduction", reduction, *NEVER)
     steps, rng = ("--steps", LONG - 4), random.Random(reduction)  # killed after a few of them
     for count, mesh, least in ((4, (), 4), (2, FSDP, 8)):
-        started = processes(count, "train.py", recipe, "--run-dir", folder, *flags, *mesh, *steps, cache=cache)
+        started = processes(count, "train.py", tiny, "--run-dir", folder, *flags, *mesh, *steps, cache=cache)
         wait_for(started[0], lambda n=least: newest(folder) >= n)
         time.sleep(rng.random() * 0.1)
         for process in started:
             process.send_signal(signal.SIGKILL)
         finish(started)
-    goes_on(monkeypatch, folder, recipe, whole, *flags)
+    goes_on(monkeypatch, folder, tiny, whole, *flags)
     assert "train again" not in capfd.readouterr().err
 
 
@@ -180,10 +180,10 @@ TENSOR = ("--mesh.data", 1, "--mesh.tensor", 2)
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_stops_all_at_the_same_step(tmp_path, recipe, cache, whole):
+def test_a_signal_to_one_stops_all_at_the_same_step(tmp_path, tiny, cache, whole):
     folder = tmp_path / "run"
     flags = (*TENSOR, *FOREVER, *NEVER, "--checkpoint.every", 5000)
-    started = processes(2, "train.py", recipe, "--run-dir", folder, *flags, cache=cache)
+    started = processes(2, "train.py", tiny, "--run-dir", folder, *flags, cache=cache)
     wait_for(started[0], lambda: count_lines(folder) >= 3)
     started[1].send_signal(signal.SIGTERM)
     ended = finish(started, 120)
@@ -195,11 +195,11 @@ def test_a_signal_to_one_stops_all_at_the_same_step(tmp_path, recipe, cache, who
 
 
 @pytest.mark.slow
-def test_what_stops_one_stops_all_with_its_sentence(tmp_path, recipe, monkeypatch):
+def test_what_stops_one_stops_all_with_its_sentence(tmp_path, tiny, monkeypatch):
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "config.json").mkdir()  # process 0 alone writes it
-    ended = without_parents(monkeypatch, "train.py", recipe, "--run-dir", folder)
+    ended = without_parents(monkeypatch, "train.py", tiny, "--run-dir", folder)
     assert [code for code, _, _ in ended] == [1, 1], ended
     assert "config.json cannot be written" in ended[0][2]
     assert "error: Process 0: " in ended[1][2]
@@ -207,11 +207,11 @@ def test_what_stops_one_stops_all_with_its_sentence(tmp_path, recipe, monkeypatc
 
 
 @pytest.mark.slow
-def test_where_one_stands_still_the_others_end(tmp_path, recipe, cache):
+def test_where_one_stands_still_the_others_end(tmp_path, tiny, cache):
     """As a host that goes dark: its connections stay open and nothing comes."""
     folder = tmp_path / "run"
     flags = (*TENSOR, *FOREVER, *NEVER, "--hosts.timeout", 10)
-    started = processes(2, "train.py", recipe, "--run-dir", folder, *flags, cache=cache)
+    started = processes(2, "train.py", tiny, "--run-dir", folder, *flags, cache=cache)
     wait_for(started[0], lambda: newest(folder) >= 4)
     found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(started[1].pid)], capture_output=True, text=True)
     still = int(found.stdout)
@@ -237,8 +237,8 @@ def test_processes_may_come_to_two_saves_of_a_step_in_any_order(tmp_path):
 
 
 @pytest.mark.slow
-def test_processes_that_do_not_meet(tmp_path, recipe):
+def test_processes_that_do_not_meet(tmp_path, tiny):
     flags = ("--hosts.coordinator", "localhost:1", "--hosts.count", 2, "--hosts.index", 1)
-    code, _, err = run("train.py", recipe, "--run-dir", tmp_path / "run", *flags, "--hosts.join-timeout", 3)
+    code, _, err = run("train.py", tiny, "--run-dir", tmp_path / "run", *flags, "--hosts.join-timeout", 3)
     assert code == 1
     assert "did not find each other" in err.strip().splitlines()[-1]
