@@ -1,7 +1,8 @@
 """Emoji from a caption: 64 px pictures, read through the published sentence encoder all-MiniLM-L6-v2.
 
     pip install "unified_jax[text]"
-    python train.py emoji_text --data.data-dir ../shared/data/tfds
+    unified-jax data get emoji
+    python train.py emoji_text
     python sample.py --run runs/emoji_text --given.caption "a red apple" --count 8
 
 Hardware: two CPU cores, ten minutes for a first look; one GPU for the whole schedule.

@@ -1,7 +1,8 @@
 """Rectified flow on Fashion-MNIST: class-conditional, velocity target, logit-normal times (Stable Diffusion 3's recipe
 in small).
 
-    python train.py flow_fashion_mnist --data.data-dir ../shared/data/tfds
+    unified-jax data get fashion_mnist
+    python train.py flow_fashion_mnist
 
 Hardware and data: as dit_fashion_mnist, from which it differs in the process alone. Measured: the first
 328 steps (docs/measurements.md).

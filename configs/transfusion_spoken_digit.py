@@ -1,6 +1,7 @@
 """Transfusion on spoken digits: the word and its sound, either from the other.
 
-    python train.py transfusion_spoken_digit --data.data-dir ../shared/data/tfds
+    unified-jax data get spoken_digit
+    python train.py transfusion_spoken_digit
     python sample.py --run runs/transfusion_spoken_digit --given.caption seven --generate audio
 
 Hardware: one GPU; two CPU cores do a step in a second or two. Not measured yet. Needs a TFDS set uj_spoken_digit with

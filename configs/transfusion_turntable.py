@@ -1,6 +1,7 @@
 r"""Transfusion on turning fruit: a caption and a first frame become a film.
 
-    python train.py transfusion_turntable --data.data-dir ../shared/data/tfds
+    unified-jax data get turntable
+    python train.py transfusion_turntable
     python sample.py --run runs/transfusion_turntable --given.caption "a tomato, rotating on a white background" \
         --given.image @tomato.png --generate video
 
