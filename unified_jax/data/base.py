@@ -128,8 +128,8 @@ def vary_example(name: str, index: int, raw: dict[str, Any], owners: Iterable[An
 
 
 def read_raw(modality: Any, raw: Any) -> Any:
-    """A file as the modality reads it; anything else unchanged. Raises ValueError."""
-    if not isinstance(raw, File):
+    """A file as the modality reads it, unless its `prepare` takes files; anything else unchanged. Raises ValueError."""
+    if not isinstance(raw, File) or getattr(modality, "takes_files", False):
         return raw
     if not isinstance(modality, Reads):
         raise ValueError(f"expected a value, found a file, and {type(modality).__name__} has no method read(file)")

@@ -11,7 +11,7 @@ its axes. A new modality is one file with one such class; docs/adding_a_modality
 import math
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
@@ -52,6 +52,8 @@ class Continuous(ABC):
     """The base class of denoised modalities: a frozen dataclass that defines these works in every model."""
 
     name: str
+    takes_files: ClassVar[bool] = False
+    """Whether `prepare` reads files by itself, without what `read` gives in between."""
 
     @property
     @abstractmethod

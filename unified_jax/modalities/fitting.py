@@ -58,6 +58,7 @@ class Fitted(Continuous):
     fit: Any
     flip: bool = False
     start: Start = "first"
+    takes_files = True
     other_fit = "choose another fit than 'exact', such as 'center_crop'"
     """What to do about another size."""
 

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from unified_jax.errors import UserError
 from unified_jax.interop.names import flatten, unflatten
-from unified_jax.modalities.base import Modality
+from unified_jax.modalities.base import Modality, blanks
 from unified_jax.models.stages import stage_shapes
 from unified_jax.precision import seed_key
 from unified_jax.samplers.plan import Plan
@@ -211,8 +211,10 @@ def blank_batch(model: Any, examples: int) -> dict[str, tuple[int, np.ndarray]]:
     if model.packer is not None:
         rows = examples // model.packer.policy.per_row
         return {name: (rows, array[0]) for name, array in model.packer.empty(1).items()}
-    blanks = {m.name: m.blank() for m in model.modalities}
-    return {n: (examples, one) for n, one in (blanks | {"slot": np.zeros((), np.int32)}).items()}
+    found = {"slot": np.zeros((), np.int32)}
+    for modality in model.modalities:
+        found |= blanks(modality)
+    return {name: (examples, one) for name, one in found.items()}
 
 
 @functools.lru_cache(maxsize=64)

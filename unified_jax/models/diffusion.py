@@ -84,6 +84,8 @@ class Diffusion(Denoising):
         """Bits/dim of examples of 8-bit data: see `models.likelihood`."""
         if self.modality.blank().dtype != np.uint8:
             raise UserError(f"Bits per dimension need 8-bit data, and {self.modality.name!r} is not.")
+        if self.modality.pads:
+            raise UserError(f"Bits per dimension would count the padding of {self.modality.name!r}; use another fit.")
         x0 = self.modality.to_model(batch[self.modality.name])
         denoise = self.denoiser(params, self.process, self.conditions_of(params, batch, len(x0)))
         return bits_per_dim(denoise, self.process, x0, keys, steps)

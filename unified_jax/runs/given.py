@@ -145,8 +145,11 @@ def _prepared(called: str, modality: Any, value: Any) -> np.ndarray:
     shown = repr(str(value)) if isinstance(value, str | Path) else f"({type(value).__name__})"
     try:
         if isinstance(value, str) and isinstance(modality, Parses):
-            return modality.prepare(modality.parse(value))
-        return modality.prepare(modality.load(Path(value)) if isinstance(value, str | Path) else value)
+            value = modality.parse(value)
+        elif isinstance(value, str | Path):
+            value = modality.load(Path(value))
+        made: Any = modality.prepare(value)
+        return made[modality.name] if isinstance(made, dict) else made
     except ValueError as error:
         raise UserError(f"{called} {shown}: {str(error).rstrip('.')}.") from None
     except OSError as error:

@@ -43,6 +43,8 @@ def build(one: PublicSet, data_dir: Path, fetched: Mapping[str, Fetched], report
             builder.download_and_prepare(download_dir=nothing, download_config=plain)
         source = json.dumps(_source(one, fetched), indent=2, ensure_ascii=False)
         (target / SOURCE).write_text(source + "\n", encoding="utf-8")
+        for left in target.parent.glob(f"incomplete.*_{one.version}"):  # of a build that was killed
+            shutil.rmtree(left, ignore_errors=True)
     except OSError as error:
         shutil.rmtree(target, ignore_errors=True)
         raise RunError(

@@ -146,6 +146,7 @@ def _pull(address: str, part: Path, size: int, report: Callable[[int, int], Any]
         begins = have if answer.status == 206 and _begin(answer) == have else 0
         length = answer.headers.get("Content-Length", "")
         whole = begins + int(length) if length.isdigit() else size
+        complete = 0 if answer.chunked else whole  # a chunked answer has an end of its own
         _need(part.parent, whole - begins)
         with _opened(part, begins) as file:
             done = begins
@@ -154,7 +155,7 @@ def _pull(address: str, part: Path, size: int, report: Callable[[int, int], Any]
                 _write(file, block, part)
                 done += len(block)
                 report(done, whole)
-    if done < whole:
+    if done < complete:
         raise _Cut(f"ended after {done:,} of {whole:,} bytes")
 
 
@@ -181,7 +182,7 @@ def _begin(answer: Any) -> int:
 
 def _block(answer: Any, done: int, whole: int) -> bytes:
     try:
-        return answer.read(CHUNK)
+        return answer.read1(CHUNK)
     except (OSError, http.client.HTTPException) as error:
         of = f" of {whole:,}" if whole else ""
         raise _Cut(f"broke off after {done:,}{of} bytes ({error})") from None
