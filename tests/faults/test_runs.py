@@ -72,9 +72,9 @@ sys.exit(run_command(train.main, sys.argv[1:]))
 
 
 @pytest.mark.slow
-def test_a_disk_that_is_full_for_a_while_and_a_clock_that_jumps_change_nothing(tmp_path, recipe, cache):
+def test_a_disk_that_is_full_for_a_while_and_a_clock_that_jumps_change_nothing(tmp_path, tiny, cache):
     flags = ("--steps", "6", "--checkpoint.every", "2", *QUIET)
-    code, _, err = run("-c", WHILE, recipe, "--run-dir", tmp_path, *flags, cache=cache)
+    code, _, err = run("-c", WHILE, tiny, "--run-dir", tmp_path, *flags, cache=cache)
     assert code == 0, err
     assert "Traceback" not in err
     assert "the disk is full; the next save tries again. The last good checkpoint is step 2." in err
@@ -85,10 +85,10 @@ def test_a_disk_that_is_full_for_a_while_and_a_clock_that_jumps_change_nothing(t
 
 
 @pytest.mark.slow
-def test_two_runs_in_one_directory(tmp_path, recipe, cache):
+def test_two_runs_in_one_directory(tmp_path, tiny, cache):
     folder = tmp_path / "run"
     first = command(
-        "train.py", recipe, "--run-dir", folder, "--steps", "1000000", "--checkpoint.every", "5", *QUIET, cache=cache
+        "train.py", tiny, "--run-dir", folder, "--steps", "1000000", "--checkpoint.every", "5", *QUIET, cache=cache
     )
     try:
         rolling = folder / "checkpoints" / "rolling"
@@ -97,7 +97,7 @@ def test_two_runs_in_one_directory(tmp_path, recipe, cache):
             assert first.poll() is None, first.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        assert run_command(train.main, [str(recipe), "--run-dir", str(folder)]) == 2
+        assert run_command(train.main, [str(tiny), "--run-dir", str(folder)]) == 2
         with pytest.raises(UserError, match=f"Another run is training in .*process {first.pid} on .*another --run-dir"):
             RunLock(folder).__enter__()
         out = str(tmp_path / "out")
@@ -272,9 +272,9 @@ def test_every_changed_field_is_listed(tmp_path):
     assert differences(EXPERIMENT, older | {"gone": 1}) == ["gone (1 -> no such field)"]
 
 
-def test_directories_that_cannot_be_written(tmp_path, recipe, monkeypatch, capsys):
+def test_directories_that_cannot_be_written(tmp_path, tiny, monkeypatch, capsys):
     (tmp_path / "file").write_text("")
-    assert run_command(train.main, [str(recipe), "--run-dir", str(tmp_path / "file" / "run")]) == 2
+    assert run_command(train.main, [str(tiny), "--run-dir", str(tmp_path / "file" / "run")]) == 2
     assert "cannot be written: Not a directory" in capsys.readouterr().err
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "file" / "cache"))
     use_compilation_cache()

@@ -9,7 +9,7 @@ import signal
 
 import pytest
 
-from tests.helpers import EXPERIMENT, experiment, write_recipe
+from tests.helpers import EXPERIMENT, TINY, write_recipe
 from unified_jax.cli import ablate
 from unified_jax.cli.entry import run_command
 from unified_jax.errors import UserError
@@ -30,7 +30,7 @@ def study():
 
 def write_study(folder, variants='Variant("slow", {"optimizer.learning_rate": 1e-4}),', seeds=5, **common):
     text = STUDY.format(
-        base=str(write_recipe(folder)),
+        base=str(write_recipe(folder, "TINY")),
         variants=variants,
         seeds=seeds,
         common={"preview.every": 0} | {name.replace("__", "."): value for name, value in common.items()},
@@ -163,7 +163,7 @@ def test_verdicts():
 @pytest.mark.slow
 def test_seeds_together_are_the_seeds_alone(tmp_path, one_device):
     """Losses to 1e-5, the same lines of metrics, the same batches; of the second seed, and the first is another."""
-    quiet = experiment(steps=6, preview=dataclasses.replace(EXPERIMENT.preview, every=0))
+    quiet = dataclasses.replace(TINY, steps=6, preview=dataclasses.replace(TINY.preview, every=0))
     several = tuple(dataclasses.replace(quiet, seed=i) for i in range(2))
     starts = tuple(Start(tmp_path / f"together{i}", quiet=True) for i in range(2))
     summaries = train_together(several, starts)
@@ -195,7 +195,7 @@ def test_a_study_survives_kills_and_names_what_failed(tmp_path, one_device, capf
         return capfd.readouterr()
 
     def copied(bar, what):
-        if what.startswith("slow, "):
+        if what == "slow, seed 0":
             shutil.copytree(whole, broken)
         show(bar, what)
 

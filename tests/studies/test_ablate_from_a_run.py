@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from tests.helpers import EXPERIMENT
+from tests.helpers import TINY
 from unified_jax.errors import UserError
 from unified_jax.runs.loop import train
 from unified_jax.runs.metrics import read_lines
@@ -19,7 +19,7 @@ from unified_jax.training.experiment import Checkpointing, Previews, Validation
 
 pytestmark = pytest.mark.usefixtures("one_device")
 BASE = dataclasses.replace(
-    EXPERIMENT, steps=3, checkpoint=Checkpointing(every=1), preview=Previews(every=0), validation=Validation()
+    TINY, steps=3, checkpoint=Checkpointing(every=1), preview=Previews(every=0), validation=Validation()
 )  # fmt: skip
 LORA = {"tuning.train": (), "tuning.lora": ("mlp",), "tuning.rank": 2}
 FIELDS = {"steps": 3, "preview.every": 0, "validation.every": 0, "checkpoint.every": 3}
@@ -43,10 +43,10 @@ def base(longer):
 
 
 @pytest.fixture(scope="module")
-def study(recipe, base):
+def study(tiny, base):
     """LoRA; the variant differs in sampling alone, so that it shares the base's runs."""
     return Study(
-        str(recipe), (Variant("finer", {"preview.plan.steps": 3}),), seeds=2, common=FIELDS | LORA,
+        str(tiny), (Variant("finer", {"preview.plan.steps": 3}),), seeds=2, common=FIELDS | LORA,
         metrics=(Metric("loss", "lower"),), init_from=str(base), together="always",
     )  # fmt: skip
 
