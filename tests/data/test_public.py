@@ -184,9 +184,11 @@ def test_turntable_films_run_in_order_through_one_turn(tmp_path):
 def test_shakespeare_is_divided_as_tfds_divides_it(tmp_path):
     text = "".join(chr(97 + i % 26) for i in range(1000))
     (tmp_path / "input.txt").write_text(text)
+    (tmp_path / "sets/tiny_shakespeare/incomplete.ABC_1.0.0").mkdir(parents=True)  # a build was killed
     get.main(["tiny_shakespeare", "--data-dir", str(tmp_path / "sets"), "--source", str(tmp_path), "--unverified"])
     parts = {split: records(tmp_path / "sets", "tiny_shakespeare", split) for split in ("train", "validation", "test")}
     found = {split: record["text"].decode() for split, (record,) in parts.items()}
+    assert [path.name for path in (tmp_path / "sets/tiny_shakespeare").iterdir()] == ["1.0.0"]
     assert found == {"train": text[:900], "validation": text[900:950], "test": text[950:]}
 
 

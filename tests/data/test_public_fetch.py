@@ -23,10 +23,12 @@ SHAKESPEARE = next(one for one in SETS if one.name == "tiny_shakespeare")
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves TEXT as any /FILE; says what was asked for."""
+    """Serves TEXT as any /FILE, or its first 1,000 bytes in chunks; notes what was asked for."""
+
+    protocol_version = "HTTP/1.1"
 
     def do_GET(self):
-        place = self.server
+        place, self.close_connection = self.server, True
         asked = self.headers.get("Range", "")
         begin = int(asked.removeprefix("bytes=").rstrip("-")) if asked and place.ranges else 0
         place.asked.append(asked)
@@ -36,6 +38,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(206 if begin else 200)
         if begin:
             self.send_header("Content-Range", f"bytes {begin}-{len(TEXT) - 1}/{len(TEXT)}")
+        if place.chunked:
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            self.wfile.write(b"%x\r\n%b\r\n" % (1000, TEXT[:1000]) + (b"" if place.cuts else b"0\r\n\r\n"))
+            place.cuts = []
+            return
         self.send_header("Content-Length", str(len(TEXT) - begin))
         self.end_headers()
         end = place.cuts.pop(0) if place.cuts else len(TEXT)
@@ -49,7 +57,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server():
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as place:
-        place.cuts, place.asked, place.ranges, place.code, place.sent = [], [], True, 0, 0
+        place.cuts, place.asked, place.ranges, place.code, place.sent, place.chunked = [], [], True, 0, 0, False
         threading.Thread(target=place.serve_forever, args=(0.01,), daemon=True).start()
         place.address = f"http://127.0.0.1:{place.server_port}"
         yield place
@@ -99,6 +107,14 @@ def test_a_part_that_has_nothing_to_follow_is_complete_or_replaced(server, tmp_p
     (tmp_path / "input.txt.part").write_bytes(there)
     assert fetched(one_file(f"{server.address}/input.txt"), tmp_path)["input.txt"].path.read_bytes() == TEXT
     assert server.sent == (0 if there == TEXT else len(TEXT))
+
+
+def test_an_answer_without_a_length_ends_where_it_says(server, tmp_path):
+    server.chunked, server.ranges, server.cuts = True, False, [1]
+    one = one_file(f"{server.address}/input.txt")
+    with pytest.raises(RunError, match=r"has 1000 bytes, expected 102400; it is kept as input\.txt\.wrong"):
+        fetched(one, tmp_path)
+    assert len(server.asked) == 2  # the first answer broke off within its chunks
 
 
 def test_another_checksum_is_refused_and_the_file_put_aside(server, tmp_path):
