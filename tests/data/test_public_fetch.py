@@ -137,13 +137,11 @@ def test_a_file_without_a_known_checksum_is_taken_and_not_called_verified(server
 def test_refusals_and_unreachable_servers_are_one_sentence(server, tmp_path):
     one = one_file(f"{server.address}/input.txt")
     server.code = 404
-    with pytest.raises(
-        RunError, match=r"answers 404 \(Not Found\); fetch the files on a machine that can and pass --so"
-    ):
+    with pytest.raises(RunError, match=r"answers 404 \(Not Found\); fetch it on .* as FOLDER/input\.txt and pass --so"):
         fetched(one, tmp_path)
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as closed:
         address = f"http://127.0.0.1:{closed.server_port}/input.txt"
-    with pytest.raises(RunError, match=r"cannot be reached \(.*refused.*\); fetch the files"):
+    with pytest.raises(RunError, match=r"cannot be reached \(.*refused.*\); fetch it on a machine that can"):
         fetched(one_file(address), tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -52,6 +52,8 @@ def main(arguments: list[str]) -> None:
     downloads = data_dir / "downloads" / one.name
     make_folder(data_dir)
     print(f"{one.name} {one.version}: {one.summary}\nfrom {one.home}\nlicence {one.licence}: {one.licence_address}")
+    if not command.source:
+        print("\n".join(f"  {original.address}" for original in one.originals))
     with tqdm(unit="B", unit_scale=True, unit_divisor=1000, dynamic_ncols=True, leave=False) as bar:
         fetched = fetch(one, downloads, command.source, command.unverified, _shown(bar))
     for original in one.originals:

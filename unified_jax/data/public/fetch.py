@@ -136,12 +136,12 @@ def _download(address: str, target: Path, size: int, report: Callable[[int, int]
 def _pull(address: str, part: Path, size: int, report: Callable[[int, int], Any]) -> None:
     """One connection. Raises _Cut if it ended early."""
     have = part.stat().st_size if part.exists() else 0
-    answer = _open(address, have)
+    answer = _open(address, have, part.stem)
     if answer is None:  # the server has nothing after these bytes: they are all, or of another file
         if have == size:
             return
         part.unlink()
-        have, answer = 0, _open(address, 0)
+        have, answer = 0, _open(address, 0, part.stem)
     with answer:
         begins = have if answer.status == 206 and _begin(answer) == have else 0
         length = answer.headers.get("Content-Length", "")
@@ -159,10 +159,10 @@ def _pull(address: str, part: Path, size: int, report: Callable[[int, int], Any]
         raise _Cut(f"ended after {done:,} of {whole:,} bytes")
 
 
-def _open(address: str, have: int) -> Any:
+def _open(address: str, have: int, name: str) -> Any:
     """The answer; None if the server says that there is nothing from byte `have` on."""
     headers = {"User-Agent": "unified-jax"} | ({"Range": f"bytes={have}-"} if have else {})
-    elsewhere = "fetch the files on a machine that can and pass --source FOLDER"
+    elsewhere = f"fetch it on a machine that can, keep it as FOLDER/{name} and pass --source FOLDER"
     try:
         return urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=SECONDS)
     except urllib.error.HTTPError as error:

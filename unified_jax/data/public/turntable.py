@@ -3,7 +3,8 @@
 The originals are photos, not films: each fruit was filmed for one turn, and frame i of the turn is CLASS/r1_i_100.jpg,
 divided among the folders Training and Test. Here a film is all frames of one class and axis (no prefix, r, r0, r1, ...)
 in order, of which 16 at equal distances are taken. The words of the class's name that describe the fruit make the
-caption. Every fourth class, in the order of names, is in the test set, so no fruit is in both.
+caption. Every fourth class, in the order of names, is in the test set, so no fruit is in both. These rules follow the
+authors' description and their list of files; the archive itself was not at hand when they were written.
 """
 
 import io
