@@ -27,8 +27,9 @@ test: install  ## The whole suite, warnings as errors; two files at a time, in t
 test-fast: install  ## Without the tests that take more than about ten seconds.
 	$(RUN) -m pytest -q -m "not slow and not nightly"
 
-nightly: install  ## The wide variants of claims that the suite checks once: more processes, sizes and kills.
+nightly: install  ## The wide variants of claims that the suite checks once: more processes, sizes, kills, nonsense.
 	$(RUN) -m pytest -q -n 2 --dist loadfile -m nightly
+	UNIFIED_JAX_FUZZ=3 $(RUN) -m pytest -q -n 2 --dist loadfile tests/fuzz tests/faults/test_checkpoints.py
 
 test-latest:  ## The suite on the newest jax, where a Python 3.12 or later is found.
 	@if [ -z "$(NEWEST)" ]; then echo "not verified: no Python 3.12 or later was found"; else \
@@ -37,17 +38,21 @@ test-latest:  ## The suite on the newest jax, where a Python 3.12 or later is fo
 	  .venv-latest/bin/python -c "import jax; print('jax', jax.__version__)" && \
 	  .venv-latest/bin/python -m pytest -q; fi
 
-AOT = $(1)/bin/python -m pip install --quiet --upgrade pip && $(1)/bin/python -m pip install --quiet $(2) && \
-	JAX_PLATFORMS=cpu $(1)/bin/python -m pytest -q $(if $(ONLY),-m "$(ONLY)") $(3)
+AOT = JAX_PLATFORMS=cpu $(1)/bin/python -m pytest -q $(if $(ONLY),-m "$(ONLY)")
+SITE = -c "import sysconfig; print(sysconfig.get_path('purelib'))"
 
-aot: $(VENV)/.installed  ## Our kernels through the real TPU compilers, and plans for TPU pods; an environment of its own, no TPU.
-	$(PYTHON) -m venv .venv-aot
-	$(call AOT,.venv-aot,--constraint $(CONSTRAINTS) --editable ".[dev$(comma)tpu]",tests/aot/test_tpu.py tests/planning/test_plan.py)
+aot: $(VENV)/.installed  ## Our kernels through the real TPU compilers, and plans for TPU pods; libtpu lies beside the environment.
+	$(RUN) -m venv .venv-aot
+	$(RUN) $(SITE) > "$$(.venv-aot/bin/python $(SITE))/installed.pth"
+	.venv-aot/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) "jax[tpu]"
+	$(call AOT,.venv-aot) tests/aot/test_tpu.py tests/planning/test_plan.py::test_a_pod_that_is_not_there
 
 aot-gpu:  ## The same through the real Hopper compilers, and the simulator of a GPU; needs Python 3.12, no GPU.
 	@if [ -z "$(NEWEST)" ]; then echo "not verified: no Python 3.12 or later was found"; else \
 	  $(NEWEST) -m venv .venv-aot-gpu && \
-	  $(call AOT,.venv-aot-gpu,"jax[cuda13]>=0.11$(comma)<0.12" --editable ".[dev]",tests/aot/test_gpu.py tests/kernels/test_hopper.py); fi
+	  .venv-aot-gpu/bin/python -m pip install --quiet --upgrade pip && \
+	  .venv-aot-gpu/bin/python -m pip install --quiet "jax[cuda13]>=0.11$(comma)<0.12" --editable ".[dev]" && \
+	  $(call AOT,.venv-aot-gpu) tests/aot/test_gpu.py tests/kernels/test_hopper.py; fi
 
 gpu:  ## On a machine with a Hopper GPU: what our kernels, train step and samples compute there; Python 3.12.
 	@if [ -z "$(NEWEST)" ]; then echo "not verified: no Python 3.12 or later was found"; else \
