@@ -11,7 +11,7 @@ from PIL import Image as Pillow
 from tensorboardX.proto.event_pb2 import Event
 
 import unified_jax as uj
-from tests.helpers import EXPERIMENT
+from tests.helpers import EXPERIMENT, TINY
 from unified_jax.cli import sample
 from unified_jax.cli.entry import run_command
 from unified_jax.config import flat_fields
@@ -26,9 +26,9 @@ from unified_jax.runs.start import Start
 from unified_jax.runs.tensorboard import Board
 
 LONG = dataclasses.replace(
-    EXPERIMENT, steps=6, checkpoint=uj.Checkpointing(every=1, keep=1, keep_every=2), validation=uj.Validation(every=0),
-    preview=dataclasses.replace(EXPERIMENT.preview, every=0),
-    optimizer=dataclasses.replace(EXPERIMENT.optimizer, schedule="cosine"),
+    TINY, steps=6, checkpoint=uj.Checkpointing(every=1, keep=1, keep_every=2), validation=uj.Validation(every=0),
+    preview=dataclasses.replace(TINY.preview, every=0),
+    optimizer=dataclasses.replace(TINY.optimizer, schedule="cosine"),
 )  # fmt: skip
 
 
@@ -50,7 +50,7 @@ def test_any_kept_checkpoint_opens(folder):
     assert kept == [0, 2, 4, 6]  # 0: stopped before the first step
     early, late = uj.load(folder, step=2), uj.load(folder)
     assert (early.step, late.step) == (2, 6)
-    leaves = [run.params["blocks"]["mlp"]["fc1"]["kernel"] for run in (early, late)]
+    leaves = [run.params["mlp"]["fc1"]["kernel"] for run in (early, late)]
     assert np.abs(np.asarray(leaves[0]) - np.asarray(leaves[1])).max() > 0
     with pytest.raises(uj.UserError, match="holds no checkpoint of step 5; it keeps 0, 2, 4, 6"):
         uj.load(folder, step=5)
@@ -124,7 +124,7 @@ def test_data_may_move_and_must_stay_the_same(tmp_path):
 
 
 def test_a_dry_run_says_what_a_run_takes_and_trains_nothing(tmp_path):
-    said = dry_run(LONG, tmp_path / "run")
+    said = dry_run(dataclasses.replace(LONG, model=EXPERIMENT.model), tmp_path / "run")
     for words in ("parameters      0.06 M", "8 examples, 6 steps", "FLOPs a step", "1000000 examples", "first batch"):
         assert words in said
     assert [p.name for p in tmp_path.iterdir()] == ["run-first_batch.png"]

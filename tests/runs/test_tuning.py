@@ -147,15 +147,19 @@ def test_a_run_that_has_ended_is_left_as_it_is(base, tmp_path):
     assert files().keys() == before.keys()
 
 
-def test_on_a_mesh_and_strictly_it_is_the_same(base, adapted, tmp_path, monkeypatch):
-    alone = leaves(adapted)
-    strict = {"reduction": "strict", "mesh": MeshShape(1, 2)}  # what is frozen is sharded too
-    ways: list[tuple[int, dict[str, Any]]] = [(4, {"mesh": MeshShape(1, 2, 2)}), (2, strict)]
-    for devices, changes in ways:
-        run = tmp_path / str(devices)
-        monkeypatch.setattr(loop, "make_mesh", lambda shape, n=devices: make_mesh(shape, jax.devices()[:n]))
-        train(tuned(LORA, steps=4, **changes), Start(run, init_from=base, quiet=True))
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-4), alone, leaves(run))
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"reduction": "strict", "mesh": MeshShape(1, 2)},  # what is frozen is sharded too
+        pytest.param({"mesh": MeshShape(1, 2, 2)}, marks=pytest.mark.nightly),  # in the suite: untuned, test_meshes
+    ],
+    ids=["strict_fsdp", "fsdp_tensor"],
+)
+def test_on_a_mesh_and_strictly_it_is_the_same(base, adapted, tmp_path, monkeypatch, changes):
+    devices = jax.devices()[: changes["mesh"].fsdp * changes["mesh"].tensor]
+    monkeypatch.setattr(loop, "make_mesh", lambda shape: make_mesh(shape, devices))
+    train(tuned(LORA, steps=4, **changes), Start(tmp_path, init_from=base, quiet=True))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-4), leaves(adapted), leaves(tmp_path))
 
 
 def test_another_table_starts_anew_where_that_is_said(base, tmp_path):
