@@ -129,7 +129,7 @@ def test_a_full_disk_costs_one_checkpoint_and_not_the_run(tmp_path, capsys, echo
     assert states.same(Checkpoints(tmp_path, write=False).restore(STATE), states.make_state(5))
 
 
-@cases(120)
+@cases(40)
 @given(data=st.data())
 def test_fuzzed_checkpoint_folders(tmp_path_factory, echoes, data):
     """With checksums, any accident is noticed; without them it still ends in a sentence or a state."""

@@ -5,9 +5,9 @@ every machine. To look further, with fresh seeds and more cases:
 
     UNIFIED_JAX_FUZZ=20 python -m pytest -q tests/fuzz
 
-runs twenty times as many, and hypothesis prints the smallest case that fails with the line that reproduces it. What was
-found is then written down as an `@example` or as a test of its own. The law is one: nonsense ends in a sentence
-(`UserError`, `RunError`), never in another exception, a hang, or code that runs.
+runs twenty times as many (`make nightly` runs three times as many), and hypothesis prints the smallest case that fails
+with the line that reproduces it. What was found is then written down as an `@example` or as a test of its own. The law
+is one: nonsense ends in a sentence (`UserError`, `RunError`), never in another exception, a hang, or code that runs.
 """
 
 import json

@@ -55,21 +55,21 @@ def test_the_golden_that_is_broken_below_is_good(scratch):
     assert "fail: could not" not in "".join(verdicts.values())
 
 
-@cases(800)
+@cases(270)
 @given(content=damaged(golden(GOLDEN)))
 def test_goldens_with_broken_bytes(scratch, content):
     (scratch / "bytes.safetensors").write_bytes(content)
     assert fine(scratch / "bytes.safetensors")
 
 
-@cases(800)
+@cases(270)
 @given(meta=mutated(GOLDEN))
 def test_goldens_with_broken_metadata(scratch, meta):
     (scratch / "meta.safetensors").write_bytes(golden(meta))
     assert fine(scratch / "meta.safetensors")
 
 
-@cases(500)
+@cases(170)
 @given(
     content=damaged(json.dumps({"bytes": {"outputs": {"out/beta.linear": {"f32_minus_f64_maxabs": 1e-9}}}}).encode())
 )
@@ -84,7 +84,7 @@ def test_broken_manifests(scratch, content):
     assert all(row.tolerance >= 0 for row in rows)
 
 
-@cases(500)
+@cases(170)
 @given(content=damaged(json.dumps(CONFIG, indent=1).encode()))
 def test_configurations_with_broken_bytes(scratch, content):
     (scratch / "config.json").write_bytes(content)
@@ -94,7 +94,7 @@ def test_configurations_with_broken_bytes(scratch, content):
     complaint(lambda: check_same_run(EXPERIMENT, scratch))
 
 
-@cases(500)
+@cases(170)
 @given(plain=mutated(CONFIG))
 def test_configurations_with_broken_values_are_read_and_compared_and_nothing_of_them_runs(scratch, plain):
     complaint(lambda: from_plain(plain))
@@ -132,7 +132,7 @@ class Records:
         return {"picture": self.content}
 
 
-@cases(600)
+@cases(200)
 @given(content=st.one_of(damaged(picture("PNG")), damaged(picture("JPEG"))))
 @pytest.mark.filterwarnings("ignore")
 def test_broken_pictures(content):
@@ -148,7 +148,7 @@ def test_a_picture_that_claims_too_much_is_not_decoded():
         decoded(bytes(content))
 
 
-@cases(600)
+@cases(200)
 @given(content=damaged(LINES), last=st.integers(0, 9))
 def test_broken_metrics_are_cut_to_whole_lines(scratch, content, last):
     path = scratch / "metrics.jsonl"

@@ -63,7 +63,7 @@ SAMPLER = st.one_of(
 )
 
 
-@cases(800)
+@cases(270)
 @given(name=NAME, value=VALUE, count=st.integers(1, 5))
 @example(name="shape", value="@/dev/zero", count=1)
 def test_given(name, value, count):
@@ -78,7 +78,7 @@ def test_given(name, value, count):
         assert ((column >= 0) & (column <= label.null)).all()
 
 
-@cases(500)
+@cases(170)
 @given(
     words=st.lists(st.one_of(st.text(max_size=6), NAME.map("--given.{}".format), st.just("--given.a=b")), max_size=5)
 )
@@ -91,7 +91,7 @@ def test_splitting_a_command_line_loses_nothing(words):
     assert all(not word.startswith("--given.") for word in rest)
 
 
-@cases(1000)
+@cases(340)
 @given(text=NUMBER, flag=st.booleans())
 @example(text="1e400", flag=True)
 @example(text="9e18", flag=False)
@@ -107,7 +107,7 @@ def test_numbers(text, flag):
         assert -(2**63) <= value < 2**63 if kind is int else math.isfinite(value) or (flag and "inf" in text.lower())
 
 
-@cases(1000)
+@cases(340)
 @given(text=SAMPLER)
 @example(text="dpm_solver:order=inf")
 @example(text="dpm_solver:order=1.5")
