@@ -27,10 +27,15 @@ def params():
     return jax.jit(MODEL.init)(jax.random.key(0))
 
 
+def first_update(transform, gradient, params):
+    """Of a fresh state."""
+    return jax.jit(lambda g, p: transform.update(g, transform.init(p), p)[0])(gradient, params)
+
+
 @pytest.mark.parametrize(("rule", "rate"), RULES, ids=lambda rule: type(rule).__name__)
 def test_every_rule_goes_downhill(rule, rate, params):
     """A quadratic around other parameters: each rule at least halves it in sixty steps."""
-    goal = jax.tree.map(lambda p: p + 0.03, params)
+    goal = jax.tree.map(lambda p: np.asarray(p) + np.float32(0.03), params)
     transform = Optimization(rule, learning_rate=rate, clip_norm=100.0).transform(60, STACKED)
 
     def value(p):
@@ -41,8 +46,13 @@ def test_every_rule_goes_downhill(rule, rate, params):
         updates, state = transform.update(jax.grad(value)(p), state, p)
         return (optax.apply_updates(p, updates), state), None
 
-    (after, _), _ = jax.jit(lambda c: jax.lax.scan(step, c, None, 60))((params, transform.init(params)))
-    assert float(value(after)) < 0.5 * float(value(params))
+    @jax.jit
+    def values(p):
+        (after, _), _ = jax.lax.scan(step, (p, transform.init(p)), None, 60)
+        return value(p), value(after)
+
+    before, after = values(params)
+    assert after < 0.5 * before
 
 
 def test_muon_orthogonalises_the_matrices_of_the_blocks(params):
@@ -56,8 +66,9 @@ def test_muon_orthogonalises_the_matrices_of_the_blocks(params):
         "blocks/mlp/fc2/kernel",
     }
     transform = Optimization(Muon(rms=0.2), learning_rate=1.0).transform(10, STACKED)
-    gradient = jax.tree.map(lambda p: jax.random.normal(jax.random.key(p.size), p.shape), params)
-    updates, _ = transform.update(gradient, transform.init(params), params)
+    rng = np.random.default_rng(0)
+    gradient = jax.tree.map(lambda p: rng.normal(size=p.shape).astype(np.float32), params)
+    updates = first_update(transform, gradient, params)
     for name, layer in (("fc1", 0), ("fc2", 1)):
         matrix = np.asarray(updates["blocks"]["mlp"][name]["kernel"][layer])
         values = np.linalg.svd(matrix, compute_uv=False)
@@ -90,9 +101,9 @@ def test_muon_takes_the_polar_factor_of_each_matrix():
         kept = [size for axis, size in enumerate(shape) if axis != apart]
         whole = scaled.reshape(shape if apart is None else (kept[0], shape[apart], *kept[1:]))
         gradients[name] = jnp.asarray(whole if apart is None else np.moveaxis(whole, 1, apart), jnp.float32)
-    params = {"trunk": {"half": jax.tree.map(jnp.zeros_like, gradients)}}  # stacks are what the axes say, not a name
+    params = {"trunk": {"half": jax.tree.map(np.zeros_like, gradients)}}  # stacks are what the axes say, not a name
     transform = Optimization(Muon(rms=0.2), learning_rate=1.0).transform(10, tuple(f"trunk/half/{n}" for n in STACKS))
-    found, _ = transform.update({"trunk": {"half": gradients}}, transform.init(params), params)
+    found = first_update(transform, {"trunk": {"half": gradients}}, params)
     for name, polar in polars.items():
         step = matrices_of(name, np.asarray(found["trunk"]["half"][name]))
         lengths = np.linalg.norm(step, axis=(2, 3)) * np.linalg.norm(polar, axis=(2, 3))
@@ -103,13 +114,8 @@ def test_muon_takes_the_polar_factor_of_each_matrix():
 def test_groups_scale_and_freeze(params):
     groups = (Group("label_", rate=0.0), Group("blocks/mlp", rate=0.1))
     plain, grouped = Optimization(learning_rate=1e-2), Optimization(learning_rate=1e-2, groups=groups)
-    gradient = jax.tree.map(jnp.ones_like, params)
-
-    def moved(optimization):
-        transform = optimization.transform(5)
-        return transform.update(gradient, transform.init(params), params)[0]
-
-    a, b = moved(plain), moved(grouped)
+    gradient = jax.tree.map(np.ones_like, params)
+    a, b = (first_update(optimization.transform(5), gradient, params) for optimization in (plain, grouped))
     assert not np.any(b["label_0"]["table"])
     np.testing.assert_allclose(
         b["blocks"]["mlp"]["fc1"]["kernel"], 0.1 * a["blocks"]["mlp"]["fc1"]["kernel"], rtol=1e-5
@@ -129,10 +135,10 @@ def test_adamw_with_clipping_groups_and_a_schedule_in_numpy():
     transform = config.transform(4)
     single = lambda tree: jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), tree)  # noqa: E731
     found = single(params)
-    state = transform.init(found)
+    state, update = jax.jit(transform.init)(found), jax.jit(transform.update)
     first, second = ({name: np.zeros(shape) for name, shape in shapes.items()} for _ in range(2))
     for k, (rate, gradient) in enumerate(zip((0.1, 0.1, 0.075), gradients, strict=True), start=1):
-        updates, state = transform.update(single(gradient), state, found)
+        updates, state = update(single(gradient), state, found)
         found = optax.apply_updates(found, updates)
         norm = np.sqrt(sum((g**2).sum() for g in gradient.values()))
         for name, g in gradient.items():
@@ -193,10 +199,10 @@ def test_shares_by_their_formulas():
 
 
 def power_average(values, std):
-    average, ema = 0.0, Ema(warmup="power", std=std)
-    for k, value in enumerate(values):
-        average = float(ema.update(jnp.asarray(average), jnp.asarray(value), jnp.asarray(k)))
-    return average
+    ema = Ema(warmup="power", std=std)
+    step = lambda average, at: (ema.update(average, *at), None)  # noqa: E731
+    scan = jax.jit(lambda at: jax.lax.scan(step, jnp.zeros(()), at)[0])
+    return float(scan((np.float32(values), np.arange(len(values)))))
 
 
 def test_the_power_average_has_its_width_and_can_be_put_together_afterwards():

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.helpers import EXPERIMENT, MODEL, experiment
+from tests.helpers import EXPERIMENT, MODEL, TINY, experiment
 from unified_jax.data.pipeline import Pipeline
 from unified_jax.models.diffusion import Diffusion
 from unified_jax.processes.gaussian import DiscreteGaussian
@@ -34,7 +34,7 @@ def test_optimizer_state_and_averages_lie_like_their_parameters():
 
 
 @functools.cache
-def one_step(model=MODEL, balance=FixedBalance()):  # noqa: B008
+def one_step(model=TINY.model, balance=FixedBalance()):  # noqa: B008
     """(fresh state, rows of a batch, the compiled step)."""
     state = jax.jit(functools.partial(init_state, model, OPTIMIZER, balance))(jax.random.key(0))
     rows = Pipeline(EXPERIMENT.data, "train", model.modalities, 8, 0).batch(0).arrays
@@ -63,12 +63,12 @@ def test_the_average_and_the_metrics():
         np.testing.assert_allclose(a, 0.9 * np.asarray(old) + 0.1 * p, atol=1e-6)
     norm = np.sqrt(sum(np.sum(p**2) for p in jax.tree.leaves(after.params)))
     assert float(metrics["param_norm"]) == pytest.approx(norm, rel=1e-5)
-    losses = jax.jit(functools.partial(example_losses, MODEL))(state, {}, rows, jax.random.key(1))
+    losses = jax.jit(functools.partial(example_losses, TINY.model))(state, {}, rows, jax.random.key(1))
     assert float(losses["mse"].mean()) == pytest.approx(float(metrics["loss"]), rel=1e-5)
 
 
 def test_several_terms_are_weighed_and_divided_once():
-    model = dataclasses.replace(MODEL, process=DiscreteGaussian(steps=50, variance="learned_range"))
+    model = dataclasses.replace(TINY.model, process=DiscreteGaussian(steps=50, variance="learned_range"))
     state, rows, step = one_step(model, FixedBalance((("vb", 0.5),)))
     _, metrics = step(state, {}, rows, jax.random.key(1))
     assert float(metrics["loss"]) == pytest.approx(float(metrics["loss/mse"] + 0.5 * metrics["loss/vb"]), rel=1e-5)
