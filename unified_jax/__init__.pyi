@@ -63,6 +63,7 @@ from unified_jax.modalities.label import Label as Label
 from unified_jax.modalities.mel import Mel as Mel
 from unified_jax.modalities.numbers import Numbers as Numbers
 from unified_jax.modalities.points import Points as Points
+from unified_jax.modalities.reading import File as File
 from unified_jax.modalities.text import Text as Text, learn_bpe as learn_bpe
 from unified_jax.modalities.video import Video as Video
 from unified_jax.models.base import Declared as Declared, Model as Model, Player as Player

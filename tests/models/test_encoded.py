@@ -133,3 +133,10 @@ def test_parameters_stay_sharded_while_sampling(params):
     for one, other in ((sharded, alone),):
         made, expected = generate_many(READER, one, *request), generate_many(READER, other, *request)
         np.testing.assert_allclose(made["image"], expected["image"], rtol=1e-4, atol=1e-4)
+
+
+def test_what_varies_is_not_cached():
+    """A cache holds one encoding of a record; a random crop has another one at every step."""
+    with pytest.raises(ValueError, match="which varies from step to step"):
+        Condition(Image(8, 8, 3, flip=True), encoder=STAGE, cached=True)
+    assert Condition(Image(8, 8, 3, fit="center_crop"), encoder=STAGE, cached=True).cached

@@ -150,11 +150,14 @@ def _builder(name: str, data_dir: str) -> Any:
     if there is None:
         raise UserError(
             f"Data set {name!r}: the folder {data_dir!r} does not exist; set --data.data-dir to the folder that holds "
-            f"{name.split('/')[0]}/."
+            f"{name.split('/')[0]}/, or fetch it where it is a public set: unified-jax data get."
         )
     if name.split("/")[0] not in there:
-        found = ", ".join(there) or "nothing"
-        raise UserError(f"Data set {name!r} is not in {data_dir!r}, which holds: {found}.")
+        found = ", ".join(one for one in there if one != "downloads") or "nothing"
+        raise UserError(
+            f"Data set {name!r} is not in {data_dir!r}, which holds: {found}. `unified-jax data get` lists the public "
+            "sets that it fetches."
+        )
     try:
         head, _, version = name.rpartition("/")  # TFDS writes NAME:VERSION
         spelled = f"{head}:{version}" if head and version.replace(".", "").isdigit() else name

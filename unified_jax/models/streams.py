@@ -123,6 +123,11 @@ class Condition:
             )
         if self.cached and self.encoder is None:
             raise ValueError(f"The condition {self.label!r} has no encoder whose outputs could be cached.")
+        if self.cached and getattr(self.source, "varies", False):
+            raise ValueError(
+                f"The condition {self.label!r} caches one encoding of {self.source.name!r}, which varies from step to "
+                "step; leave cached off, or crop at the centre and do not mirror."
+            )
         if not 0.0 <= self.drop <= 1.0:
             raise ValueError(f"Condition.drop is a probability in [0, 1], found {self.drop}.")
         if self.drop and self.form.null == "none":

@@ -70,7 +70,9 @@ def build(world: Any, folder: Path, counts: dict[str, int], report: Callable[[in
     try:
         builder: Any = UnifiedWorld(data_dir=folder, file_format="array_record")
         with tempfile.TemporaryDirectory() as nothing, contextlib.redirect_stdout(io.StringIO()):
-            builder.download_and_prepare(download_dir=nothing)
+            builder.download_and_prepare(
+                download_dir=nothing, download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+            )
     except OSError as error:
         shutil.rmtree(target, ignore_errors=True)
         raise RunError(f"{str(target)!r} cannot be written: {error.strerror or error}; nothing was kept.") from None
