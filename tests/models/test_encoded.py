@@ -10,6 +10,7 @@ import pytest
 from tests.helpers import MODEL, keys_of, stirred
 from unified_jax.errors import UserError
 from unified_jax.layers.conditions import filled, key_range
+from unified_jax.modalities.image import Image
 from unified_jax.modalities.text import Text
 from unified_jax.models.generation import sampling
 from unified_jax.models.sampling import generate_many
