@@ -146,7 +146,7 @@ class Torn(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 DRAWINGS = """
 import dataclasses, sys
 sys.path.insert(0, {tests!r})
-from helpers import EXPERIMENT
+from helpers import TINY
 from unified_jax.data.tfds import Tfds
 from unified_jax.modalities.label import Label
 from unified_jax.training.experiment import Checkpointing
@@ -154,16 +154,15 @@ from unified_jax.training.experiment import Previews, Validation
 
 
 def experiment():
-    model = dataclasses.replace(EXPERIMENT.model, conditions=(Label("label", 3),))
+    model = dataclasses.replace(TINY.model, conditions=(Label("label", 3),))
     return dataclasses.replace(
-        EXPERIMENT, data=Tfds("torn", {folder!r}), model=model, checkpoint=Checkpointing(every=1), seed={seed},
+        TINY, data=Tfds("torn", {folder!r}), model=model, checkpoint=Checkpointing(every=1), seed={seed},
         steps=6, preview=Previews(every=0), validation=Validation(every=0),
     )
 """
 
 
-@pytest.mark.slow
-def test_a_corrupt_record_stops_the_run_and_names_itself(tmp_path, cache):
+def test_a_corrupt_record_stops_the_run_and_names_itself(tmp_path, one_device, capsys):
     Torn(data_dir=tmp_path / "data", file_format="array_record").download_and_prepare()
     data = Tfds("torn", str(tmp_path / "data"))
     source = data.parts("train", ("image", "label"))[0][2]
@@ -171,8 +170,8 @@ def test_a_corrupt_record_stops_the_run_and_names_itself(tmp_path, cache):
     seed, step = _meets(data, bad)
     recipe = tmp_path / "drawings.py"
     recipe.write_text(DRAWINGS.format(tests=str(ROOT / "tests"), folder=str(tmp_path / "data"), seed=seed))
-    code, _, err = run("train.py", recipe, "--run-dir", tmp_path / "run", cache=cache)
-    assert code == 1, err
+    assert run_command(train.main, [str(recipe), "--run-dir", str(tmp_path / "run")]) == 1
+    err = capsys.readouterr().err
     assert "Traceback" not in err
     last = err.strip().splitlines()[-1]
     assert last.startswith(f"error: Step {step + 1} (split 'train') has no data: Data set 'torn', split 'train': ")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.helpers import command, run
+from tests.helpers import command
 from unified_jax.cli import train
 from unified_jax.cli.entry import run_command
 from unified_jax.runs.metrics import cut_lines, read_lines
@@ -58,12 +58,10 @@ def assert_same_run(a: Path, b: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, recipe, cache):
+def whole(tmp_path_factory, tiny, one_device):
     """Twelve steps without interruption."""
     folder = tmp_path_factory.mktemp("whole")
-    code, out, err = run("train.py", recipe, "--run-dir", folder, cache=cache)
-    assert code == 0, err
-    assert "Trained 12 steps" in out
+    assert run_command(train.main, [str(tiny), "--run-dir", str(folder)]) == 0
     return folder
 
 
@@ -89,17 +87,26 @@ MOMENTS = {
 
 
 @pytest.mark.slow
-def test_kill_and_resume(tmp_path, recipe, cache, whole, one_device, capsys):
+@pytest.mark.parametrize(
+    "moments",
+    [
+        ("before_the_first_checkpoint", "inside_a_save"),
+        # in the suite: a run that goes back to the checkpoint before the newest, in the test of a directory's faults
+        pytest.param(("inside_a_save", "between_checkpoints"), marks=pytest.mark.nightly),
+    ],
+    ids="-".join,
+)
+def test_kill_and_resume(tmp_path, tiny, cache, whole, capsys, moments):
     """Killed at one moment after the other, then ended by SIGTERM: what goes on to the end is the run left alone."""
     metrics, rolling = tmp_path / "metrics.jsonl", tmp_path / "checkpoints" / "rolling"
 
     def started():
         """A process, once it has cut the torn line of the one before."""
-        process = command("train.py", recipe, "--run-dir", tmp_path, cache=cache)
+        process = command("train.py", tiny, "--run-dir", tmp_path, cache=cache)
         wait_for(process, lambda: metrics.exists() and TORN not in metrics.read_text())
         return process
 
-    for reached in MOMENTS.values():
+    for reached in (MOMENTS[name] for name in moments):
         process = started()
         wait_for(process, lambda reached=reached: reached(rolling, count_lines(tmp_path)))
         process.send_signal(signal.SIGKILL)
@@ -114,7 +121,7 @@ def test_kill_and_resume(tmp_path, recipe, cache, whole, one_device, capsys):
     assert process.returncode == 0, err
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["finished"] or f"saved at step {summary['step']}" in err
-    code, err = attempt(capsys, recipe, "--run-dir", tmp_path, "--resume", "must")
+    code, err = attempt(capsys, tiny, "--run-dir", tmp_path, "--resume", "must")
     assert code == 0, err
     assert_same_run(tmp_path, whole)
 
@@ -125,9 +132,9 @@ def attempt(capsys, *arguments) -> tuple[int, str]:
     return code, capsys.readouterr().err
 
 
-def test_replay_reproduces_a_step_and_writes_nothing(recipe, whole, one_device, capsys):
+def test_replay_reproduces_a_step_and_writes_nothing(tiny, whole, one_device, capsys):
     before = {p: p.stat().st_mtime_ns for p in whole.rglob("*") if p.is_file()}
-    assert run_command(train.main, [str(recipe), "--run-dir", str(whole), "--replay", "6"]) == 0
+    assert run_command(train.main, [str(tiny), "--run-dir", str(whole), "--replay", "6"]) == 0
     out = capsys.readouterr().out
     logged = next(line for line in lines(whole) if line["step"] == 6 and "loss" in line)
     assert f"step 6: loss {logged['loss']:.6g}, gradient norm {logged['grad_norm']:.6g} (finite)" in out
@@ -136,9 +143,9 @@ def test_replay_reproduces_a_step_and_writes_nothing(recipe, whole, one_device, 
 
 
 @pytest.mark.slow
-def test_faults_of_a_run_directory(tmp_path, recipe, cache, whole, one_device, capsys):
+def test_faults_of_a_run_directory(tmp_path, tiny, whole, capsys):
     folder = tmp_path / "run"
-    code, err = attempt(capsys, recipe, "--run-dir", folder, "--resume", "must")
+    code, err = attempt(capsys, tiny, "--run-dir", folder, "--resume", "must")
     assert code == 2 and "holds no finished checkpoint" in err
     shutil.copytree(whole, folder)
     newest = folder / "checkpoints" / "rolling" / "12" / "state"
@@ -150,20 +157,20 @@ def test_faults_of_a_run_directory(tmp_path, recipe, cache, whole, one_device, c
         (("--steps", "8"), "beyond --steps 8"),
         (("--steps", "20", "--resume", "must"), "delete that folder to go back to step 8"),
     ):
-        code, err = attempt(capsys, recipe, "--run-dir", folder, *flags)
+        code, err = attempt(capsys, tiny, "--run-dir", folder, *flags)
         assert code == 2 and words in err, err
         assert "Traceback" not in err
     assert "cannot be read" in err
-    code, _, err = run("train.py", recipe, "--run-dir", folder, cache=cache)
+    code, err = attempt(capsys, tiny, "--run-dir", folder)
     assert code == 0, err
     assert "rolling/12 cannot be read" in err and "goes on from step 8" in err
     assert (folder / "checkpoints" / "damaged" / "12").is_dir()
     assert_same_run(folder, whole)
 
 
-def test_init_from_starts_a_new_run_from_the_average(tmp_path, recipe, whole, one_device, capsys):
+def test_init_from_starts_a_new_run_from_the_average(tmp_path, tiny, whole, one_device, capsys):
     flags = ("--init-from", whole, "--steps", "1", "--preview.every", "0", "--validation.every", "0")
-    code, err = attempt(capsys, recipe, "--run-dir", tmp_path / "new", *flags)
+    code, err = attempt(capsys, tiny, "--run-dir", tmp_path / "new", *flags)
     assert code == 0, err
     first = lines(tmp_path / "new")[0]
     assert first["step"] == 1
@@ -180,16 +187,16 @@ def test_metrics_are_cut_at_the_restored_step(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_not_finite(tmp_path, recipe, one_device, capsys):
+def test_a_loss_that_is_not_finite(tmp_path, tiny, one_device, capsys):
     folder = tmp_path / "run"
     flags = ("--optimizer.learning-rate", "1e30", "--optimizer.clip-norm", "0", "--optimizer.warmup-steps", "0")
     flags += ("--preview.every", "0", "--validation.every", "0")
-    code, err = attempt(capsys, recipe, "--run-dir", folder, *flags)
+    code, err = attempt(capsys, tiny, "--run-dir", folder, *flags)
     assert code == 1, err
     assert "not finite" in err
     assert "Traceback" not in err
     record = read_lines(folder / "non_finite.jsonl")[0]
     assert len(record["ids"]) == len(record["slots"]) == 8
-    code, err = attempt(capsys, recipe, "--run-dir", folder, *flags, "--non-finite", "skip")
+    code, err = attempt(capsys, tiny, "--run-dir", folder, *flags, "--non-finite", "skip")
     assert code == 0, err
     assert json.loads((folder / "summary.json").read_text())["skipped"] > 0
