@@ -120,8 +120,8 @@ def _suffixes(listing: Listing, kind: str) -> tuple[str, ...]:
 
 
 def _main_kind(listing: Listing) -> str:
-    """The kind of most files."""
-    return max(KINDS, key=lambda kind: int(listing.of_suffixes(KINDS[kind]).sum()))
+    """The kind of most files; GIFs alone are films."""
+    return max(KINDS, key=lambda kind: (int(listing.of_suffixes(KINDS[kind]).sum()), kind == "video"))
 
 
 def _classes(

@@ -4,6 +4,7 @@ It is the one data set that may fetch something, since it is asked for by name; 
 library's cache, also without a network.
 """
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -60,7 +61,7 @@ class Hub:
         one = found[group]
         wanted = {field: dict(self.rename).get(field, field) for field in fields}
         check_columns(self.name, wanted, tuple(one.column_names))
-        rows = ArrowRows(one.data.table, str(getattr(one, "_fingerprint", "")))
+        rows = ArrowRows(one.data.table, _digest(one.data.table))
         tables = [other.data.table for other in found.values()]
         cells = cells_of(wanted, one.features.arrow_schema, rows, self.labels, lambda c: [t.column(c) for t in tables])
         chosen = part_of(len(rows), side, self.test)
@@ -79,3 +80,9 @@ class Hub:
         except Exception as error:  # the library raises any exception
             raise UserError(f"The set {self.set!r} cannot be opened by datasets: {first_line(error)}") from None
         return dict(found)
+
+
+def _digest(table: Any) -> str:
+    """Of the number of rows, their bytes and columns: the library's own fingerprint knows the time of a download."""
+    told = f"{table.num_rows} {table.nbytes} {table.schema.names} {table.schema.types}"
+    return hashlib.blake2b(told.encode(), digest_size=16).hexdigest()

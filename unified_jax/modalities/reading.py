@@ -5,8 +5,8 @@ import io
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -35,7 +35,7 @@ class File:
     """What messages call it; its suffix tells the format."""
     path: Path | None = None
     """Where it is on disk."""
-    stored: bytes = b""
+    stored: bytes = field(default=b"", repr=False)
     """Its content, where it has no path."""
 
     @property
@@ -94,13 +94,22 @@ def open_file(path: Path) -> BinaryIO:
     try:
         return path.open("rb")
     except FileNotFoundError:
-        raise ValueError("no such file") from None
+        raise ValueError(f"no such file{_other_case(path)}") from None
     except IsADirectoryError:
         raise ValueError("it is a folder, expected a file") from None
     except PermissionError:
         raise ValueError("it cannot be read: its permissions forbid it") from None
     except (OSError, ValueError) as error:  # a name that is too long, or holds NUL
         raise ValueError(f"it cannot be opened ({first_line(error)})") from None
+
+
+def _other_case(path: Path) -> str:
+    """What to say about a file beside a missing one whose name differs by case alone; empty without one."""
+    with suppress(OSError):
+        for other in path.parent.iterdir():
+            if other.name.lower() == path.name.lower():
+                return f"; {other.name!r} is there, in another case"
+    return ""
 
 
 def read_bytes(path: Path, largest: int = LARGEST) -> bytes:

@@ -68,7 +68,7 @@ def _summary(source: Source) -> list[str]:
     for index in indices:
         try:
             record = source[index]
-            measured = {name: measure(value) for name, value in record.items()}
+            measured = {name: _measured(value) for name, value in record.items()}
         except (UserError, RunError, ValueError) as error:
             faults.append(str(error))
             continue
@@ -79,8 +79,16 @@ def _summary(source: Source) -> list[str]:
     if len(indices) < len(source):
         lines.append(f"(of {len(indices)} records, evenly spaced)")
     if faults:
-        lines.append(f"{len(faults)} cannot be read, the first: {faults[0]}")
+        lines.append(f"{len(faults)} cannot be read, the first: {faults[0].rstrip('.')}")
     return lines
+
+
+def _measured(value: Any) -> tuple[str, Any]:
+    try:
+        return measure(value)
+    except ValueError as error:
+        file = f"{value.name}: " if isinstance(value, File) else ""
+        raise ValueError(f"{file}{error}") from None
 
 
 def measure(value: Any) -> tuple[str, Any]:
