@@ -37,7 +37,7 @@ class Row:
     verdict: str
 
 
-NETWORKS = ("dit", "sit")
+NETWORKS = ("dit", "fid_inception", "sit")
 """Families with float32 networks; the others are computed in float64, so that only the reference's rounding is left."""
 
 ROUNDINGS = 64 * float(np.finfo(np.float64).eps)
@@ -54,6 +54,7 @@ def runners() -> dict[str, Runner]:
         dit,
         dpm_solver_pp,
         gaussian_diffusion,
+        inception,
         llama,
         mel,
         scheduler,
@@ -66,6 +67,7 @@ def runners() -> dict[str, Runner]:
     return {
         "beta_schedules": tables.run_beta_schedules,
         "frechet": tables.run_frechet,
+        "fid_inception": inception.run,
         "gaussian_diffusion": gaussian_diffusion.run,
         "scheduler": scheduler.run,
         "dit": dit.run,
