@@ -98,7 +98,7 @@ def _scanned(data: Folder, listing: Listing, split: str, wanted: dict[str, str])
         counts = ", ".join(f"{n} of {k}" for k in KINDS if (n := int(listing.of_suffixes(KINDS[k]).sum())))
         raise UserError(f"The folder {data.path!r} has no files of {first}; it has {counts or 'none that are known'}.")
     heads = [folder.split("/")[0] for folder in listing.folders]
-    sides = [split_of(head) for head in heads]
+    sides: list[str | None] = [split_of(head) for head in heads]
     if "train" not in sides:
         sides = [None] * len(heads)
     there = tuple(dict.fromkeys(side for side in sides if side)) or ("train",)
@@ -149,7 +149,9 @@ def _classes(
 def _beside(listing: Listing, rows: Int[np.ndarray, "k"], kind: str) -> Int[np.ndarray, "k"]:
     """For each file, the file of another kind with its name in its folder; -1 where there is none."""
     import pyarrow as pa
-    import pyarrow.compute as pc
+    import pyarrow.compute
+
+    pc: Any = pyarrow.compute  # its functions are made when it is imported
 
     others = np.flatnonzero(listing.of_suffixes(_suffixes(listing, kind)))
 

@@ -70,7 +70,7 @@ class Hub:
     def _opened(self) -> dict[str, Any]:
         """The splits, as the library opens them."""
         try:
-            import datasets
+            import datasets  # pyright: ignore[reportMissingImports]
         except ImportError:
             raise UserError(
                 f"The set {self.set!r} of the Hugging Face hub needs their library: pip install datasets."

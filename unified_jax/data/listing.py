@@ -83,7 +83,9 @@ class Listing:
 def joined(column: Any) -> bytes:
     """The values of a column of bytes, one after the other, with their lengths."""
     import pyarrow as pa
-    import pyarrow.compute as pc
+    import pyarrow.compute
+
+    pc: Any = pyarrow.compute  # its functions are made when it is imported
 
     lengths = pc.fill_null(pc.binary_length(column), 0)
     if isinstance(lengths, pa.ChunkedArray):

@@ -75,7 +75,9 @@ def metadata_columns(listing: Listing) -> tuple[Any, dict[str, str]]:
 def _tables(listing: Listing) -> Any:
     """All tables of a folder as one; names of files relative to the folder."""
     import pyarrow as pa
-    import pyarrow.compute as pc
+    import pyarrow.compute
+
+    pc: Any = pyarrow.compute  # its functions are made when it is imported
 
     found = []
     for i in _metadata(listing):

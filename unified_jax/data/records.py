@@ -42,7 +42,8 @@ def encode_record(record: dict[str, Any]) -> bytes:
         content = np.ascontiguousarray(array)
         return msgpack.ExtType(_ARRAY, msgpack.packb([content.dtype.str, list(array.shape), content.tobytes()]))
 
-    return msgpack.packb({name: record[name] for name in sorted(record)}, default=other)
+    found: Any = msgpack.packb({name: record[name] for name in sorted(record)}, default=other)
+    return found
 
 
 def decode_record(content: bytes) -> dict[str, Any]:

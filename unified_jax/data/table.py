@@ -227,19 +227,17 @@ def _arrow(files: tuple[Path, ...]) -> Any:
 def read_table_file(path: Path) -> Any:
     """A table of any of `FORMATS`, Arrow files mapped into memory. UserError for a file that cannot be read."""
     import pyarrow as pa
-    import pyarrow.csv
-    import pyarrow.json
-    import pyarrow.parquet
+    from pyarrow import csv, json as json_table, parquet
 
     suffix = path.suffix.lower()
     try:
         if suffix in (".csv", ".tsv"):
-            options = pa.csv.ParseOptions(delimiter="\t" if suffix == ".tsv" else ",", newlines_in_values=True)
-            return pa.csv.read_csv(path, parse_options=options)
+            options = csv.ParseOptions(delimiter="\t" if suffix == ".tsv" else ",", newlines_in_values=True)
+            return csv.read_csv(path, parse_options=options)
         if suffix in (".jsonl", ".ndjson"):
-            return pa.json.read_json(path, parse_options=pa.json.ParseOptions(newlines_in_values=False))
+            return json_table.read_json(path, parse_options=json_table.ParseOptions(newlines_in_values=False))
         if suffix == ".parquet":
-            return pa.parquet.read_table(path)
+            return parquet.read_table(path)
         mapped = pa.memory_map(str(path))
         try:
             return pa.ipc.open_file(mapped).read_all()

@@ -139,7 +139,7 @@ def scan_tar(path: Path) -> Any:
                 for column, value in zip(columns, values, strict=True):
                     column.append(value)
                 before = key
-                tar.members = []  # tarfile keeps all of them otherwise
+                tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps all of them otherwise
         with path.open("rb") as file:
             file.seek(-min(size, 512), os.SEEK_END)
             if file.read(512).strip(b"\0"):

@@ -68,5 +68,5 @@ def resize_clean(images: UInt8[np.ndarray, "b h w 3"], side: int) -> Float[np.nd
     for i, image in enumerate(images):
         for channel in range(3):
             plane = Pillow.fromarray(np.ascontiguousarray(image[..., channel], np.float32))
-            made[i, ..., channel] = plane.resize((side, side), Pillow.Resampling.BICUBIC)
+            made[i, ..., channel] = np.asarray(plane.resize((side, side), Pillow.Resampling.BICUBIC))
     return made

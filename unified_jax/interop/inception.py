@@ -33,7 +33,7 @@ def read_inception(what: str, tensors: Mapping[str, np.ndarray]) -> tuple[Varian
     """(which network, its parameters). Raises UserError that begins with `what` and lists what does not fit."""
     kept = {name: np.asarray(value) for name, value in tensors.items() if not _unused(name)}
     classes = len(kept["fc.bias"]) if "fc.bias" in kept else 0
-    variant = next((name for name, count in CLASSES.items() if count == classes), None)
+    variant: Variant | None = next((name for name, count in CLASSES.items() if count == classes), None)
     if variant is None:
         raise UserError(
             f"{what} is no Inception v3: expected fc.bias of 1008 (the graph of 2015) or 1000 (torchvision) classes, "

@@ -16,7 +16,7 @@ Inputs are `[b, 299, 299, 3]` in [-1, 1] (`evaluation.preprocessing`).
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -58,12 +58,14 @@ class ConvNorm(nn.Module):
 
 def max_pool(x: Float[Array, "b h w c"], stride: int = 2, pad: int = 0) -> Float[Array, "b r s c"]:
     """The maximum over 3 x 3."""
-    return nn.max_pool(x, (3, 3), (stride, stride), [(pad, pad)] * 2)
+    around: Any = [(pad, pad)] * 2
+    return nn.max_pool(x, (3, 3), (stride, stride), around)
 
 
 def mean_pool(x: Float[Array, "b h w c"], counts_padding: bool) -> Float[Array, "b h w c"]:
     """The mean over 3 x 3 around each position."""
-    return nn.avg_pool(x, (3, 3), (1, 1), [(1, 1)] * 2, count_include_pad=counts_padding)
+    around: Any = [(1, 1)] * 2
+    return nn.avg_pool(x, (3, 3), (1, 1), around, count_include_pad=counts_padding)
 
 
 Branch = Sequence[tuple[str, int, tuple[int, int], int]]

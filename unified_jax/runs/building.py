@@ -103,7 +103,8 @@ def _counted(folder: Path, count: int, shard: int) -> dict[str, int]:
     import grain
 
     paths = [str(shard_path(folder, i)) for i in range(-(-count // shard))]
-    return {"files": len(paths), "records": len(grain.sources.ArrayRecordDataSource(paths)) if paths else 0}
+    opened: Any = grain.sources.ArrayRecordDataSource(paths) if paths else ()
+    return {"files": len(paths), "records": len(opened)}
 
 
 def _begin(folder: Path, head: dict[str, Any]) -> None:

@@ -149,7 +149,7 @@ def _prepared(called: str, modality: Any, value: Any) -> np.ndarray:
         elif isinstance(value, str | Path):
             value = modality.load(Path(value))
         made: Any = modality.prepare(value)
-        return made[modality.name] if isinstance(made, dict) else made
+        return made[getattr(modality, "name", "")] if isinstance(made, dict) else made
     except ValueError as error:
         raise UserError(f"{called} {shown}: {str(error).rstrip('.')}.") from None
     except OSError as error:
