@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from unified_jax.certify.options import Check, anything, require, whole
+from unified_jax.evaluation.inception import read_inception, their_shapes
 from unified_jax.evaluation.preprocessing import SIDE, resize_bilinear
-from unified_jax.interop.inception import read_inception, their_shapes
 from unified_jax.networks.inception import Inception
 
 TOP: dict[str, Check] = {"seed": anything, "wseed": whole, "sizes": anything}
