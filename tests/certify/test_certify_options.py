@@ -177,6 +177,7 @@ CASES = [
     ("dpm_solver_pp", {"steps": [9], "order": 2}),
     ("beta_schedules", {"max_beta": 0.5}),
     ("frechet", {"eps": 1e-3}),
+    ("fid_inception", {"normalize_input": False}),
     ("kid_pr_is", {"degree": 2}),
     ("ema", {"decay": 0.9, "bias_correction": True}),
     ("sd3_training_density", {"scheme": "sigma_cubed"}),

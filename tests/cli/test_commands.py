@@ -39,7 +39,10 @@ def ends(main, *arguments):
     ("arguments", "words"),
     [
         ((), "Usage: python train.py RECIPE"),
-        (("quickstrat",), "Unknown recipe 'quickstrat'; did you mean quickstart? Recipes: caption_encoder, dit"),
+        (
+            ("quickstrat",),
+            "Unknown recipe 'quickstrat'; did you mean quickstart? Recipes: caption_encoder, captioned_images, dit",
+        ),
         (("no/such.py",), "does not exist"),
         (("quickstart", "--steps", "-3"), "--steps must be at least 1, found -3"),
         (("quickstart", "--batch-size", "0"), "must be at least 1"),
