@@ -169,7 +169,13 @@ def test_check_finds_every_fault_once_and_names_it(tmp_path):
         assert words in said, said
     order = Order(tmp_path / "to", ("train",), ("image",), skip=(Image(8, 8, 3),))
     assert build(data, order)["splits"]["train"]["records"] == 8
-    assert len((tmp_path / "to" / "skipped.txt").read_text().splitlines()) == 5
+    told = (tmp_path / "to" / "skipped.txt").read_text()
+    assert len(told.splitlines()) == 5
+    (tmp_path / "to" / "records.json").rename(tmp_path / "to" / "building.json")  # as if killed just before the end
+    assert build(data, order)["splits"]["train"]["records"] == 8
+    assert (tmp_path / "to" / "skipped.txt").read_text() == told
+    with pytest.raises(UserError, match="holds what another --skip left"):
+        build(data, Order(tmp_path / "to", ("train",), ("image",)))
 
 
 def run(capsys, *words):

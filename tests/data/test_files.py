@@ -178,6 +178,11 @@ def test_a_share_of_a_set_without_splits_is_held_out(tmp_path):
     assert data.splits() == ("train", "validation", "test")
     assert [len(only(data, s, ("image", "label"))) for s in data.splits()] == [19, 1, 1]
     assert dict(only(data, "validation", ("image", "label")).class_names) == {"label": CLASSES}
+    (split / "other").mkdir()
+    (split / "other" / "y.png").write_bytes(picture(2))
+    assert [len(only(data, s, ("image",))) for s in data.splits()] == [19, 1, 1]  # what is beside them is in no split
+    (split / "metadata.csv").write_text("file_name,a\ntrain/cat/00.png,1\nvalidation/cat/x.png,2\nother/y.png,3\n")
+    assert [[r["a"] for r in records(only(data, s, ("a",)))] for s in ("train", "validation")] == [[1], [2]]
 
 
 def test_several_kinds_of_a_name_are_one_record(tmp_path):

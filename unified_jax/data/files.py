@@ -3,15 +3,14 @@
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from unified_jax.config import check_finite
 from unified_jax.data.base import Source
 from unified_jax.data.folder import Folder
 from unified_jax.data.kinds import MEDIA
+from unified_jax.data.located import Labelled
 from unified_jax.data.metadata import METADATA
 from unified_jax.data.records import HEAD, Records
-from unified_jax.data.splits import check_share
 from unified_jax.data.table import FORMATS, Table, saved_files
 from unified_jax.data.tars import Shards
 from unified_jax.data.tfds import Tfds
@@ -23,28 +22,8 @@ LOOKED_AT = 10_000
 
 
 @dataclass(frozen=True)
-class Files:
+class Files(Labelled):
     """The set at a path: a folder of files, a table, tars, a set that `data build`, `datasets` or TFDS wrote."""
-
-    path: str = ""
-    """A folder or file."""
-    rename: tuple[tuple[str, str], ...] = ()
-    """Pairs (field of the model, column) where the names differ."""
-    labels: tuple[str, ...] = ("label",)
-    """Fields that are classes: texts in them become indices into their sorted values."""
-    test: float = 0.05
-    """Share of the records that is the split test, where the set has none."""
-    places: ClassVar[tuple[str, ...]] = ("path",)
-    """See `data.base.DataSet`."""
-
-    def __post_init__(self) -> None:
-        check_finite(self)
-        check_share(self)
-
-    @property
-    def name(self) -> str:
-        """The file's or folder's name."""
-        return Path(self.path).name or "files"
 
     def splits(self) -> tuple[str, ...]:
         """Those of what is there."""
@@ -79,21 +58,21 @@ class Files:
             named, version = root.parent.name, root.name
             return Tfds(f"{named}/{version}", str(root.parent.parent), self.rename)
         if saved_files(root):
-            return Table(self.path, self.rename, self.labels, self.test)
+            return Table(self.path, self.rename, self.test, self.labels)
         there = (p for p in root.rglob("*") if p.is_file() and not p.name.startswith("."))
         names = list(itertools.islice(there, LOOKED_AT))
         kinds = [p.suffix.lower() for p in names if p.name not in METADATA]
         if any(kind in MEDIA for kind in kinds) or any(p.name in METADATA for p in names):
-            return Folder(self.path, self.rename, self.labels, self.test)
+            return Folder(self.path, self.rename, self.test, self.labels)
         if ".tar" in kinds:
             return Shards(self.path, self.rename, self.test)
         if any(kind in FORMATS for kind in kinds):
-            return Table(self.path, self.rename, self.labels, self.test)
-        return Folder(self.path, self.rename, self.labels, self.test)
+            return Table(self.path, self.rename, self.test, self.labels)
+        return Folder(self.path, self.rename, self.test, self.labels)
 
     def _file(self, root: Path) -> Any:
         if ".tar" in root.suffixes[-2:]:
             return Shards(self.path, self.rename, self.test)
         if root.suffix.lower() in FORMATS:
-            return Table(self.path, self.rename, self.labels, self.test)
+            return Table(self.path, self.rename, self.test, self.labels)
         raise UserError(f"{self.path!r} is no data set; expected a folder, a tar, or a table ({', '.join(FORMATS)}).")

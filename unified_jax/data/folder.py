@@ -19,12 +19,12 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Int
 
-from unified_jax.config import check_finite
 from unified_jax.data.base import Source
 from unified_jax.data.kinds import KINDS, MEDIA, TEXTS, split_of
 from unified_jax.data.listing import Listing, list_files
+from unified_jax.data.located import Labelled
 from unified_jax.data.metadata import has_metadata, metadata_columns, metadata_part
-from unified_jax.data.splits import check_share, part_of, pick_split
+from unified_jax.data.splits import by_folder, part_of, pick_split, within
 from unified_jax.errors import RunError, UserError
 from unified_jax.modalities.reading import File, read_text
 
@@ -34,34 +34,13 @@ COLUMNS = (*KINDS, FILE, LABEL, CAPTION)
 
 
 @dataclass(frozen=True)
-class Folder:
+class Folder(Labelled):
     """The files of a folder as records."""
-
-    path: str = ""
-    """The folder."""
-    rename: tuple[tuple[str, str], ...] = ()
-    """Pairs (field of the model, column of the module docstring) where the names differ."""
-    labels: tuple[str, ...] = ("label",)
-    """Fields of metadata that are classes: texts in them become indices into their sorted values."""
-    test: float = 0.05
-    """Share of the records that is the split test, where there is no folder for it."""
-    places: ClassVar[tuple[str, ...]] = ("path",)
-    """See `data.base.DataSet`."""
-
-    def __post_init__(self) -> None:
-        check_finite(self)
-        check_share(self)
-
-    @property
-    def name(self) -> str:
-        """The folder's name."""
-        return Path(self.path).name or "folder"
 
     def splits(self) -> tuple[str, ...]:
         """The splits that its folders name, and test."""
-        heads = [split_of(folder.split("/")[0]) for folder in list_files(Path(self.path)).folders]
-        named = tuple(dict.fromkeys(head for head in heads if head))
-        return tuple(dict.fromkeys((*(named if "train" in named else ("train",)), "test")))
+        _, there = by_folder([folder.split("/")[0] for folder in list_files(Path(self.path)).folders])
+        return tuple(dict.fromkeys((*there, "test")))
 
     def columns(self, split: str) -> tuple[str, ...]:
         """Columns of the metadata, or kinds of files, captions and labels that are there."""
@@ -77,7 +56,7 @@ class Folder:
     def parts(self, split: str, fields: tuple[str, ...]) -> tuple[tuple[float, str, Source], ...]:
         """The single part of this data set. UserError for a missing folder, an unknown split or field."""
         listing = list_files(Path(self.path))
-        wanted = {field: dict(self.rename).get(field, field) for field in fields}
+        wanted = self.wanted(fields)
         if has_metadata(listing):
             return ((1.0, self.name, metadata_part(self, listing, split, wanted)),)
         return ((1.0, self.name, _scanned(self, listing, split, wanted)),)
@@ -97,14 +76,9 @@ def _scanned(data: Folder, listing: Listing, split: str, wanted: dict[str, str])
     if not len(found):
         counts = ", ".join(f"{n} of {k}" for k in KINDS if (n := int(listing.of_suffixes(KINDS[k]).sum())))
         raise UserError(f"The folder {data.path!r} has no files of {first}; it has {counts or 'none that are known'}.")
-    heads = [folder.split("/")[0] for folder in listing.folders]
-    sides: list[str | None] = [split_of(head) for head in heads]
-    if "train" not in sides:
-        sides = [None] * len(heads)
-    there = tuple(dict.fromkeys(side for side in sides if side)) or ("train",)
+    sides, there = by_folder([folder.split("/")[0] for folder in listing.folders])
     group, side = pick_split(data.name, split, there, data.test)
-    inside = np.array([not any(sides) or one == group for one in sides], bool)
-    rows = found[inside[listing.column("folder")[found]]]
+    rows = found[within(sides, group)[listing.column("folder")[found]]]
     part = part_of(len(rows), side, data.test)
     rows = rows if part is None else rows[part]
     names = _classes(data, listing, found, sides) if LABEL in wanted.values() else ((), np.zeros(0, np.int32))

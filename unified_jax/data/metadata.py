@@ -7,15 +7,16 @@ the field NAME. A table may lie in the folder, or in each folder of a split.
 import hashlib
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 
 from unified_jax.data.base import Source
-from unified_jax.data.kinds import KINDS, split_of
+from unified_jax.data.kinds import KINDS
 from unified_jax.data.listing import Listing
+from unified_jax.data.located import Labelled
 from unified_jax.data.rows import ArrowRows, RowSource
-from unified_jax.data.splits import part_of, pick_split
+from unified_jax.data.splits import by_folder, part_of, pick_split, within
 from unified_jax.data.table import cells_of, check_columns, read_table_file
 from unified_jax.errors import UserError
 
@@ -23,29 +24,13 @@ METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 NAME, NAMES = "file_name", "_file_name"
 
 
-@runtime_checkable
-class Described(Protocol):
-    """The options of a folder."""
-
-    @property
-    def name(self) -> str: ...  # noqa: D102
-    @property
-    def labels(self) -> tuple[str, ...]: ...  # noqa: D102
-    @property
-    def test(self) -> float: ...  # noqa: D102
-
-
-def metadata_part(data: Described, listing: Listing, split: str, wanted: dict[str, str]) -> Source:
+def metadata_part(data: Labelled, listing: Listing, split: str, wanted: dict[str, str]) -> Source:
     """The records that the tables of a folder name. UserError for a table without names, or an unknown column."""
     table, columns = metadata_columns(listing)
     check_columns(data.name, wanted, tuple(columns))
-    heads = [str(name).split("/")[0] for name in table.column(NAME).to_pylist()]
-    sides = [split_of(head) for head in heads]
-    if "train" not in sides:
-        sides = [None] * len(sides)
-    there = tuple(dict.fromkeys(side for side in sides if side)) or ("train",)
+    sides, there = by_folder([str(name).split("/")[0] for name in table.column(NAME).to_pylist()])
     group, side = pick_split(data.name, split, there, data.test)
-    rows = np.array([i for i, one in enumerate(sides) if one in (None, group)], np.int64)
+    rows = np.flatnonzero(within(sides, group))
     part = part_of(len(rows), side, data.test)
     found = ArrowRows(table, _digest(table, listing))
     named = {field: columns[word] for field, word in wanted.items()}

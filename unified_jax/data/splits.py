@@ -7,8 +7,9 @@ a list keeps its split wherever it lies, and rows that are neighbours are in bot
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
+from unified_jax.data.kinds import split_of
 from unified_jax.errors import UserError
 
 Side = Literal["all", "kept", "held"]
@@ -18,6 +19,25 @@ def check_share(data: Any) -> None:
     """Raises ValueError for a data set's `test` outside [0, 1)."""
     if not 0 <= data.test < 1:
         raise ValueError(f"{type(data).__name__}.test is a share of the records in [0, 1), found {data.test}.")
+
+
+def by_folder(heads: list[str]) -> tuple[list[str | None], tuple[str, ...]]:
+    """(the split of each first folder, the splits that are there): None for all, and train, where none is `train`.
+
+    Beside folders of splits, what lies elsewhere is in no split.
+
+    >>> by_folder(["train", "val", "notes"])
+    (['train', 'validation', None], ('train', 'validation'))
+    """
+    sides = [split_of(head) for head in heads]
+    if "train" not in sides:
+        return [None] * len(heads), ("train",)
+    return sides, tuple(dict.fromkeys(side for side in sides if side))
+
+
+def within(sides: list[str | None], group: str) -> Bool[np.ndarray, "k"]:
+    """Which of `by_folder`'s are of a split; all where none is named."""
+    return np.array([side == group for side in sides], bool) if any(sides) else np.ones(len(sides), bool)
 
 
 def pick_split(name: str, split: str, there: tuple[str, ...], share: float) -> tuple[str, Side]:

@@ -10,13 +10,13 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from unified_jax.config import check_finite
 from unified_jax.data.base import Source
 from unified_jax.data.kinds import MEDIA, split_in
+from unified_jax.data.located import Labelled
 from unified_jax.data.rows import ArrowRows, Cell, Rows, RowSource, parquet_rows
-from unified_jax.data.splits import check_share, part_of, pick_split
+from unified_jax.data.splits import part_of, pick_split
 from unified_jax.errors import UserError
 from unified_jax.modalities.reading import first_line
 
@@ -27,28 +27,8 @@ BINARY = (".parquet", ".arrow", ".feather")
 
 
 @dataclass(frozen=True)
-class Table:
+class Table(Labelled):
     """The rows of a table as records."""
-
-    path: str = ""
-    """A file, a folder of files of one format, or a folder that `datasets` saved."""
-    rename: tuple[tuple[str, str], ...] = ()
-    """Pairs (field of the model, column) where the names differ."""
-    labels: tuple[str, ...] = ("label",)
-    """Fields that are classes: texts in them become indices into their sorted values."""
-    test: float = 0.05
-    """Share of the rows that is the split test, where the files have none."""
-    places: ClassVar[tuple[str, ...]] = ("path",)
-    """See `data.base.DataSet`."""
-
-    def __post_init__(self) -> None:
-        check_finite(self)
-        check_share(self)
-
-    @property
-    def name(self) -> str:
-        """The file's or folder's name."""
-        return Path(self.path).name or "table"
 
     def columns(self, split: str) -> tuple[str, ...]:
         """Names of the columns."""
@@ -63,7 +43,7 @@ class Table:
         files = self._files()
         group, side = pick_split(self.name, split, tuple(files), self.test)
         rows, schema = _open(files[group])
-        wanted = {field: dict(self.rename).get(field, field) for field in fields}
+        wanted = self.wanted(fields)
         check_columns(self.name, wanted, tuple(schema.names))
         root = Path(self.path).expanduser()
         base = root if root.is_dir() else root.parent

@@ -11,17 +11,16 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Int
 
-from unified_jax.config import check_finite
 from unified_jax.data.base import Source
 from unified_jax.data.kinds import KINDS
 from unified_jax.data.listing import joined
-from unified_jax.data.splits import check_share, part_of, pick_split
+from unified_jax.data.located import Located
+from unified_jax.data.splits import part_of, pick_split
 from unified_jax.data.tar_index import Index, read_index, tar_files
 from unified_jax.errors import UserError
 from unified_jax.modalities.reading import File, decode_text, first_line
@@ -31,26 +30,8 @@ KNOWN = {"caption": ("txt", "caption", "text"), "label": ("cls",)}
 
 
 @dataclass(frozen=True)
-class Shards:
+class Shards(Located):
     """The records of WebDataset tars."""
-
-    path: str = ""
-    """A tar, or a folder of tars."""
-    rename: tuple[tuple[str, str], ...] = ()
-    """Pairs (field of the model, column of the module docstring) where the names differ."""
-    test: float = 0.05
-    """Share of the records that is the split test, where no tar is named for it."""
-    places: ClassVar[tuple[str, ...]] = ("path",)
-    """See `data.base.DataSet`."""
-
-    def __post_init__(self) -> None:
-        check_finite(self)
-        check_share(self)
-
-    @property
-    def name(self) -> str:
-        """The file's or folder's name."""
-        return Path(self.path).name or "shards"
 
     def splits(self) -> tuple[str, ...]:
         """The splits that its tars have, and test."""
@@ -68,7 +49,7 @@ class Shards:
         files = tar_files(self.path)
         group, side = pick_split(self.name, split, tuple(files), self.test)
         index = read_index(files[group])
-        wanted = tuple((field, dict(self.rename).get(field, field)) for field in fields)
+        wanted = tuple(self.wanted(fields).items())
         source = ShardSource(self.name, index, wanted)
         for field, column in wanted:
             if len(source) and source.member(0, column) is None and column not in source.entries(0):

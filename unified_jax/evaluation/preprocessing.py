@@ -2,7 +2,8 @@ r"""Images of any size as Inception's input, `[299, 299, 3]` in [-1, 1], as each
 
     adm, torch_fidelity    TensorFlow 1's bilinear resizing: output i reads the source at i h / 299; (x - 128) / 128
     pytorch_fid            half-pixel bilinear: (i + 1/2) h / 299 - 1/2; 2 (x / 255) - 1
-    clean                  Pillow's bicubic filter on floats, which averages where it shrinks; (x - 128) / 128
+    clean                  Pillow's bicubic filter on floats, which averages where it shrinks, clipped to 0 .. 255;
+                           (x - 128) / 128
 
 The first two are linear along each axis: a matrix for rows and one for columns. They do not average where they shrink,
 so that large pictures alias: numbers of different modes are not comparable. Grey pictures become RGB.
@@ -59,7 +60,7 @@ def resize_bilinear(
 
 
 def resize_clean(images: UInt8[np.ndarray, "b h w 3"], side: int) -> Float[np.ndarray, "b s s 3"]:
-    """Pillow's bicubic filter on each channel as floats, 0 .. 255 and a little beyond; of this size: unchanged."""
+    """Pillow's bicubic filter on each channel as floats, clipped to 0 .. 255; of this size: unchanged."""
     from PIL import Image as Pillow
 
     if images.shape[1:3] == (side, side):
@@ -69,4 +70,4 @@ def resize_clean(images: UInt8[np.ndarray, "b h w 3"], side: int) -> Float[np.nd
         for channel in range(3):
             plane = Pillow.fromarray(np.ascontiguousarray(image[..., channel], np.float32))
             made[i, ..., channel] = np.asarray(plane.resize((side, side), Pillow.Resampling.BICUBIC))
-    return made
+    return np.clip(made, 0, 255)

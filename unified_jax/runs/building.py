@@ -30,6 +30,9 @@ PROBED = 16
 OPTIONS = "group_size:1,uncompressed"
 """Of ArrayRecord: any record is read by itself; pictures are compressed already."""
 
+LEFT_OUT = ".skipped.txt"
+"""Beside a file: the records that it leaves out, and why."""
+
 
 @dataclass(frozen=True)
 class Order:
@@ -60,6 +63,7 @@ def build(data: DataSet, order: Order, report: Callable[[int], Any] = lambda cou
         "format": FORMAT,
         "set": {"name": data.name, "configuration": described(data)},
         "fields": list(order.fields),
+        "skip": [described(one) for one in order.skip],
         "names": {field: list(found) for field, found in names.items()},
         "splits": {split: _entry(source, order.shard) for split, source in sources.items()},
     }
@@ -70,9 +74,17 @@ def build(data: DataSet, order: Order, report: Callable[[int], Any] = lambda cou
             shard = head["splits"][split]["shard"]
             _write(Job(data.name, split, source, order.folder, shard, order.skip), order.workers, report)
             head["splits"][split] |= _counted(order.folder / split, len(source), shard)
+        _list_skipped(order.folder)
         write_json(order.folder / HEAD, head)
         (order.folder / UNFINISHED).unlink(missing_ok=True)
     return head
+
+
+def _list_skipped(folder: Path) -> None:
+    """skipped.txt: what the files of all splits leave out, in order."""
+    left_out = [path.read_text(encoding="utf-8") for path in sorted(folder.glob(f"*/*{LEFT_OUT}"))]
+    if left_out:
+        (folder / "skipped.txt").write_text("".join(left_out), encoding="utf-8")
 
 
 def _only(parts: tuple[tuple[float, str, Source], ...]) -> Source:
@@ -115,15 +127,19 @@ def _begin(folder: Path, head: dict[str, Any]) -> None:
         raise UserError(f"{str(folder)!r} holds {strangers[0]!r} and no records; name a new folder with --to.")
     for name in there:
         saved = read_json(folder / name) or {}
-        for key in ("set", "fields", "names", "splits"):
+        for key in ("set", "fields", "skip", "names", "splits"):
             if _comparable(saved.get(key)) != head[key]:
-                what = {"set": "another data set", "splits": "other records, or splits"}.get(key, f"other {key}")
+                what = WORDS.get(key, f"other {key}")
                 raise UserError(
                     f"{str(folder)!r} holds {what} ({_short(saved.get(key))}; here {_short(head[key])}). Did the "
                     "source change? Build into another folder with --to."
                 )
     if HEAD not in there:
         write_json(folder / UNFINISHED, head)
+
+
+WORDS = {"set": "another data set", "splits": "other records, or splits", "skip": "what another --skip left"}
+"""How messages call the parts of records.json."""
 
 
 def _comparable(value: Any) -> Any:
@@ -200,8 +216,7 @@ def _write_file(job: Job, path: Path, records: range, workers: int, report: Call
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         if left_out:
-            with (job.folder / "skipped.txt").open("a", encoding="utf-8") as file:
-                file.writelines(f"{line}\n" for line in left_out)
+            path.with_suffix(LEFT_OUT).write_text("".join(f"{line}\n" for line in left_out), encoding="utf-8")
         os.rename(partial, path)
     except (OSError, RuntimeError) as error:
         if isinstance(error, RunError):

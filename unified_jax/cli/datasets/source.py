@@ -26,7 +26,7 @@ class PathFlags:
     def files(self, path: str) -> Files:
         """The data set there. Raises UserError for a bad share."""
         try:
-            return Files(path, self.rename, self.labels, self.test)
+            return Files(path, self.rename, self.test, self.labels)
         except ValueError as error:
             raise UserError(str(error)) from None
 
