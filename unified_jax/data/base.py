@@ -117,13 +117,19 @@ def prepare_example(
     return example
 
 
-def vary_example(name: str, index: int, raw: dict[str, Any], owners: Iterable[Any], key: np.ndarray) -> dict[str, Any]:
-    """The record as those of `owners` vary it that do. Raises UserError as `prepare_example`."""
+def varying(owners: Iterable[Any]) -> tuple[Varies, ...]:
+    """Those of a source and its modalities that vary records."""
+    return tuple(owner for owner in owners if isinstance(owner, Varies) and owner.varies)
+
+
+def vary_example(
+    name: str, index: int, raw: dict[str, Any], owners: tuple[Varies, ...], key: np.ndarray
+) -> dict[str, Any]:
+    """The record as its owners vary it, one after the other. Raises UserError as `prepare_example`."""
     for owner in owners:
-        if isinstance(owner, Varies) and owner.varies:
-            field = getattr(owner, "name", "")
-            with told(name, index, field, raw.get(field)):
-                raw = owner.vary(raw, np.random.Generator(np.random.Philox(key=key)))
+        field = getattr(owner, "name", "")
+        with told(name, index, field, raw.get(field)):
+            raw = owner.vary(raw, np.random.Generator(np.random.Philox(key=key)))
     return raw
 
 

@@ -16,7 +16,7 @@ import grain
 import numpy as np
 from jaxtyping import Int
 
-from unified_jax.data.base import DataSet, Named, Recorded, prepare_example, vary_example
+from unified_jax.data.base import DataSet, Named, Recorded, prepare_example, vary_example, varying
 from unified_jax.data.packing import Packer
 from unified_jax.data.prefetch import Prefetcher
 from unified_jax.data.texts import kept_records
@@ -72,8 +72,9 @@ class Pipeline:
             )
         rows = np.arange(batch_size // documents, dtype=np.int32) if rows is None else rows
         self.modalities, self.batch_size, self.name = modalities, batch_size, data.name
-        self.packer, self.seed, self.vary = packer, seed, vary
+        self.packer, self.seed = packer, seed
         self.parts = data.parts(split, tuple(m.name for m in modalities))
+        self.varying = [varying((source, *modalities)) if vary else () for _, _, source in self.parts]
         for _, name, source in self.parts:
             if len(source) == 0:
                 raise UserError(f"Data set {name!r}: split {split!r} is empty.")
@@ -91,7 +92,7 @@ class Pipeline:
         """The batch of one step."""
         first = step * self.batch_size
         ids = np.asarray([self._id(int(self.order[first + slot])) for slot in range(self.batch_size)], np.int64)
-        examples = [self.example(int(ids[slot]), (step, int(slot)) if self.vary else None) for slot in self.slots]
+        examples = [self.example(int(ids[slot]), (step, int(slot))) for slot in self.slots]
         if self.packer:
             return HostBatch(self.packer.pack(examples, self.slots, self.seed, step), ids, first)
         arrays = {name: np.stack([example[name] for example in examples]) for name in (examples[0] if examples else ())}
@@ -139,12 +140,12 @@ class Pipeline:
 
     def example(self, example_id: int, place: tuple[int, int] | None = None) -> dict[str, np.ndarray]:
         """One example by its id, prepared; varied for its place (step, slot). Raises UserError for bad data."""
-        _, name, source = self.parts[example_id >> PART_BITS]
-        index = example_id & ((1 << PART_BITS) - 1)
+        part, index = example_id >> PART_BITS, example_id & ((1 << PART_BITS) - 1)
+        _, name, source = self.parts[part]
         raw = source[index]
-        if place is not None:
+        if place is not None and self.varying[part]:
             key = np.array([VARY | self.seed, (place[0] << 24) | place[1]], np.uint64)
-            raw = vary_example(name, index, raw, (source, *self.modalities), key)
+            raw = vary_example(name, index, raw, self.varying[part], key)
         return prepare_example(name, index, raw, self.modalities)
 
 

@@ -173,6 +173,13 @@ def mirrored(value: np.ndarray, flip: bool, drawn: Draw | None) -> np.ndarray:
     return value[..., ::-1, :] if flip and drawn is not None and drawn.mirrored else value
 
 
+def mirrored_picture(picture: Any, flip: bool, drawn: Draw | None) -> Any:
+    """The same of a Pillow image: as an array it would be copied backwards, several times as slowly."""
+    from PIL import Image as Pillow
+
+    return picture.transpose(Pillow.Transpose.FLIP_LEFT_RIGHT) if flip and drawn and drawn.mirrored else picture
+
+
 def planes(value: np.ndarray) -> list[Any]:
     """Pillow images that together hold `[h, w, c]`: one in RGB for three bytes, else one for each channel."""
     from PIL import Image as Pillow

@@ -13,7 +13,16 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from unified_jax.modalities.base import Prepared
-from unified_jax.modalities.fitting import Draw, Fit, Fitted, check_fit, fit_array, fit_pillow, mirrored
+from unified_jax.modalities.fitting import (
+    Draw,
+    Fit,
+    Fitted,
+    check_fit,
+    fit_array,
+    fit_pillow,
+    mirrored,
+    mirrored_picture,
+)
 from unified_jax.modalities.pictures import as_bytes, load_picture, read_picture
 from unified_jax.modalities.reading import File
 
@@ -86,8 +95,8 @@ class Image(Fitted):
         target = (self.height, self.width)
         if isinstance(raw, File):
             picture = read_picture(raw.content, self.channels)
-            fitted = as_bytes(fit_pillow(picture, target, self.fit, drawn), self.channels)
-            return mirrored(fitted, self.flip, drawn)
+            picture = fit_pillow(picture, target, self.fit, drawn)
+            return as_bytes(mirrored_picture(picture, self.flip, drawn), self.channels)
         value = to_bytes(np.asarray(raw))
         if value.ndim == 4 and len(value):
             value = value[0]
