@@ -15,9 +15,9 @@ from tests.helpers import ROOT, finish, processes, run
 from tests.runs.test_resume import count_lines, lines, wait_for
 from unified_jax.cli import evaluate, sample, train
 from unified_jax.cli.entry import run_command
-from unified_jax.cli.supervise import PIPE
 from unified_jax.runs import loop
 from unified_jax.runs.metrics import read_lines
+from unified_jax.runs.supervise import PIPE
 from unified_jax.sharding import make_mesh
 
 FOREVER = ("--steps", 5000)

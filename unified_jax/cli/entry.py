@@ -16,8 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unified_jax.cli.supervise import begin_child, is_child, name_log, supervise
 from unified_jax.errors import RunError, UserError
+from unified_jax.runs.supervise import begin_child, is_child, name_log, supervise
 from unified_jax.runs.xla_flags import use_cublas
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def _complain(message: str, code: int) -> int:
 
 
 def start_process(hosts: "Hosts", run_dir: Path | None = None) -> None:
-    """Joins the other processes of a run, under a supervisor (`cli.supervise`); nothing for a single process.
+    """Joins the other processes of a run, under a supervisor (`runs.supervise`); nothing for a single process.
 
     With a run directory, logs go there and SIGTERM is left to the loop (`training.loop`); without one it ends the
     process.
