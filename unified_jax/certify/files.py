@@ -38,7 +38,8 @@ class Row:
 
 
 NETWORKS = ("dit", "fid_inception", "sit")
-"""Families with float32 networks; the others are computed in float64, so that only the reference's rounding is left."""
+"""Families with float32 networks, beside those of `networks()`; the others are computed in float64, so that only the
+reference's rounding is left."""
 
 ROUNDINGS = 64 * float(np.finfo(np.float64).eps)
 """Float64's rounding of a sum, over the size of its terms."""
@@ -88,7 +89,14 @@ def runners() -> dict[str, Runner]:
         "transfusion_mask": sequence.run_transfusion_mask,
         "transfusion": sequence.run_transfusion,
         "llama": llama.run_llama,
-    }
+    } | networks()
+
+
+def networks() -> dict[str, Runner]:
+    """Family -> how its float32 network is computed here, from a module for each kind of network."""
+    from unified_jax.certify import autoencoders, encoders, transformers, unets
+
+    return autoencoders.RUNNERS | encoders.RUNNERS | transformers.RUNNERS | unets.RUNNERS
 
 
 def read_golden(path: Path) -> tuple[dict[str, np.ndarray], str, dict[str, Any]]:
@@ -127,7 +135,7 @@ def certify_file(path: Path, manifest: dict[str, Any]) -> list[Row]:
     found: dict[str, Any] = {}
     trouble = "" if run else f"uncovered: family {family} is not served"
     try:
-        double = family not in NETWORKS
+        double = family not in NETWORKS and family not in networks()
         with jax.enable_x64(double):
             inputs = {name: _doubled(value) if double else value for name, value in tensors.items()}
             found = run(inputs, config) if run else {}
