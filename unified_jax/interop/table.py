@@ -49,7 +49,32 @@ class Form:
         return [p.reshape(shape[::-1]).T if self.inputs else p.reshape(shape) for p in parts]
 
 
-SAME, BIAS, MATRIX = Form(), Form(inputs=0), Form(inputs=1)
+@dataclass(frozen=True)
+class Kernel(Form):
+    """A convolution's kernel: ours [*sizes, in, out], theirs [out, in, *sizes], or [in, out, *sizes] if transposed."""
+
+    transposed: bool = False
+    """Whether theirs belongs to a transposed convolution."""
+
+    def _order(self, axes: int) -> tuple[int, ...]:
+        """Axes of ours in the order of theirs."""
+        channels = (axes - 2, axes - 1) if self.transposed else (axes - 1, axes - 2)
+        return (*channels, *range(axes - 2))
+
+    def theirs(self, shape: Shape) -> Shape:
+        """The shape of theirs."""
+        return tuple(shape[axis] for axis in self._order(len(shape)))
+
+    def read(self, parts: list[np.ndarray], shape: Shape) -> np.ndarray:
+        """Ours."""
+        return parts[0].transpose(np.argsort(self._order(len(shape))))
+
+    def write(self, ours: np.ndarray) -> list[np.ndarray]:
+        """Theirs."""
+        return [ours.transpose(self._order(ours.ndim))]
+
+
+SAME, BIAS, MATRIX, KERNEL = Form(), Form(inputs=0), Form(inputs=1), Kernel()
 
 
 class Line(NamedTuple):
@@ -68,6 +93,12 @@ Table = tuple[Line, ...]
 def linear(ours: str, theirs: str) -> Table:
     """The two lines of a linear layer."""
     return Line(f"{ours}/kernel", (f"{theirs}.weight",), MATRIX), Line(f"{ours}/bias", (f"{theirs}.bias",))
+
+
+def convolution(ours: str, theirs: str, bias: bool = True) -> Table:
+    """The lines of a convolution."""
+    kernel = Line(f"{ours}/kernel", (f"{theirs}.weight",), KERNEL)
+    return (kernel, Line(f"{ours}/bias", (f"{theirs}.bias",))) if bias else (kernel,)
 
 
 def norm(ours: str, theirs: str) -> Table:

@@ -1,14 +1,18 @@
-"""Convolutions over any number of axes, channels last, zero-padded to keep the sizes."""
+"""Convolutions over any number of axes, channels last; by default zero-padded to keep the sizes."""
 
 import math
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from unified_jax.layers.init import declare, ones, xavier, zeros
 from unified_jax.precision import precision
+
+Pads = tuple[tuple[int, int], ...]
+"""Zeros before and after each axis."""
 
 
 class Conv(nn.Module):
@@ -18,39 +22,63 @@ class Conv(nn.Module):
     stride: tuple[int, ...] = ()
     zero: bool = False
     """Zero initialisation."""
+    size: tuple[int, ...] = ()
+    """Size of the kernel; (): as above."""
+    pads: Pads | None = None
+    """Zeros around; None: one on either side of axes of stride 1, none elsewhere."""
+    groups: int = 1
+    """Groups of channels; the features of a group see its channels alone."""
+    dilation: tuple[int, ...] = ()
+    """Distance between the kernel's taps; (): 1."""
+    bias: bool = True
+    """Whether a bias is added."""
+    dtype: DTypeLike | None = None
+    """Compute dtype; None: the input's."""
 
     @nn.compact
     def __call__(self, x: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
         """`[n, *sizes, c]` to `[n, *(sizes / stride), features]`."""
         axes = x.ndim - 2
         stride = self.stride or (1,) * axes
-        size = tuple(3 if step == 1 else step for step in stride)
-        shape = (*size, x.shape[-1], self.features)
+        size = self.size or tuple(3 if step == 1 else step for step in stride)
+        shape = (*size, x.shape[-1] // self.groups, self.features)
         init = zeros if self.zero else xavier(math.prod(shape[:-1]), self.features)
         kernel = declare(self, "kernel", init, shape, (*(None,) * (axes + 1), "patch"))
-        bias = declare(self, "bias", zeros, (self.features,), ("patch",))
-        return convolve(x, kernel, stride) + bias
+        if self.dtype is not None:
+            x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        y = convolve(x, kernel, stride, self.pads, self.groups, self.dilation)
+        return y + declare(self, "bias", zeros, (self.features,), ("patch",)).astype(y.dtype) if self.bias else y
 
 
-def convolve(x: Float[Array, "n ..."], kernel: Float[Array, "..."], stride: tuple[int, ...]) -> Float[Array, "n ..."]:
+def convolve(
+    x: Float[Array, "n ..."],
+    kernel: Float[Array, "..."],
+    stride: tuple[int, ...],
+    pads: Pads | None = None,
+    groups: int = 1,
+    dilation: tuple[int, ...] = (),
+) -> Float[Array, "n ..."]:
     """The convolution of `Conv`, as sums of convolutions over two axes.
 
     On a CPU the compiler's own gradient over three axes takes forty times as long.
     """
     axes = x.ndim - 2
-    pads = [(1, 1) if step == 1 else (0, 0) for step in stride]
+    pads = tuple((1, 1) if step == 1 else (0, 0) for step in stride) if pads is None else pads
+    apart = dilation or (1,) * axes
     if axes <= 2:
         letters = "HW"[-axes:]
         layout = (f"N{letters}C", f"{letters}IO", f"N{letters}C")
         return jax.lax.conv_general_dilated(
-            x, kernel, stride, pads, dimension_numbers=layout, precision=precision(x.dtype)
-        )
+            x, kernel, stride, pads, rhs_dilation=apart, dimension_numbers=layout, feature_group_count=groups,
+            precision=precision(x.dtype),
+        )  # fmt: skip
     x = jnp.pad(x, [(0, 0), pads[0], *[(0, 0)] * axes])
-    slices = (x.shape[1] - kernel.shape[0]) // stride[0] + 1
+    slices = (x.shape[1] - apart[0] * (kernel.shape[0] - 1) - 1) // stride[0] + 1
     total = jnp.zeros(())
     for i in range(kernel.shape[0]):
-        part = x[:, i : i + stride[0] * (slices - 1) + 1 : stride[0]]
-        y = convolve(part.reshape(-1, *part.shape[2:]), kernel[i], stride[1:])
+        at = i * apart[0]
+        part = x[:, at : at + stride[0] * (slices - 1) + 1 : stride[0]]
+        y = convolve(part.reshape(-1, *part.shape[2:]), kernel[i], stride[1:], pads[1:], groups, apart[1:])
         total = total + y.reshape(*part.shape[:2], *y.shape[1:])
     return total
 
@@ -59,6 +87,7 @@ class GroupNorm(nn.Module):
     """GroupNorm (Wu and He 2018): over all positions and the channels of a group, with gain and bias, float32."""
 
     groups: int = 8
+    eps: float = 1e-5
 
     @nn.compact
     def __call__(self, x: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
@@ -68,6 +97,6 @@ class GroupNorm(nn.Module):
         h = x.astype(jnp.float32).reshape(x.shape[0], -1, groups, channels // groups)
         mean = jnp.mean(h, axis=(1, 3), keepdims=True)
         variance = jnp.mean(jnp.square(h - mean), axis=(1, 3), keepdims=True)
-        h = ((h - mean) * jax.lax.rsqrt(variance + 1e-5)).reshape(x.shape)
+        h = ((h - mean) * jax.lax.rsqrt(variance + self.eps)).reshape(x.shape)
         gain = declare(self, "gain", ones, (channels,), ("patch",))
         return h * gain + declare(self, "bias", zeros, (channels,), ("patch",))
