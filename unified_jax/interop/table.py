@@ -85,6 +85,8 @@ class Line(NamedTuple):
     theirs: tuple[str, ...]
     """Names of the arrays that it is made of, with `{i}` for the number of a block."""
     form: Form = SAME
+    first: int = 0
+    """Number of the first of the stacked blocks."""
 
 
 Table = tuple[Line, ...]
@@ -118,7 +120,7 @@ def read(what: str, tensors: Mapping[str, np.ndarray], table: Table, expected: P
         if _blocks(line, shape) is None:
             flat[line.ours] = line.form.read([tensors[n] for n in line.theirs], shape)
             continue
-        each = ([tensors[n.format(i=i)] for n in line.theirs] for i in range(shape[0]))
+        each = ([tensors[n.format(i=i + line.first)] for n in line.theirs] for i in range(shape[0]))
         flat[line.ours] = np.stack([line.form.read(parts, shape[1:]) for parts in each])
     return unflatten({name: np.ascontiguousarray(value) for name, value in flat.items()})
 
@@ -130,7 +132,7 @@ def write(params: Params, table: Table) -> dict[str, np.ndarray]:
     for line, shape in _lines(table, flat):
         blocks = _blocks(line, shape)
         for i, one in enumerate([flat[line.ours]] if blocks is None else flat[line.ours]):
-            found |= zip([n.format(i=i) for n in line.theirs], line.form.write(one), strict=True)
+            found |= zip([n.format(i=i + line.first) for n in line.theirs], line.form.write(one), strict=True)
     return {name: np.ascontiguousarray(value) for name, value in found.items()}
 
 
@@ -150,4 +152,4 @@ def _theirs(line: Line, shape: Shape) -> dict[str, Shape]:
     """The arrays that the line expects, by name."""
     blocks = _blocks(line, shape)
     one = line.form.theirs(shape if blocks is None else shape[1:])
-    return {name.format(i=i): one for i in range(1 if blocks is None else blocks) for name in line.theirs}
+    return {name.format(i=i + line.first): one for i in range(1 if blocks is None else blocks) for name in line.theirs}

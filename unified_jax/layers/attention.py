@@ -34,7 +34,7 @@ class AttentionHalf(nn.Module):
     """x + gate * out(attend(qkv(norm(x) * (1 + scale) + shift))); multi-head, or grouped with `kv_heads` < `heads`.
 
     `affine` adds a gain to the norm (and a bias to a LayerNorm), for blocks without modulation; `bias` adds biases to
-    the projections.
+    the projections, `out_bias` (None: as `bias`) to the last of them.
     """
 
     heads: int
@@ -46,6 +46,7 @@ class AttentionHalf(nn.Module):
     eps: float = 1e-6
     dtype: DTypeLike = jnp.float32
     attention: choice.Attention = "auto"
+    out_bias: bool | None = None
 
     @nn.compact
     def __call__(
@@ -111,14 +112,16 @@ class AttentionHalf(nn.Module):
     def _out_weights(self, d: int) -> OutWeights:
         shape = (self.heads, d // self.heads, d)
         kernel = declare(self, "out_kernel", xavier(d, d), shape, ("heads", "head_dim", "embed"))
-        bias = declare(self, "out_bias", zeros, (d,), ("embed",)) if self.bias else None
+        biased = self.bias if self.out_bias is None else self.out_bias
+        bias = declare(self, "out_bias", zeros, (d,), ("embed",)) if biased else None
         return OutWeights(kernel.astype(self.dtype), bias)
 
 
 class CrossAttentionHalf(nn.Module):
     """x + out(attend(q(norm(x)), k(memory), v(memory))): cross-attention to the memory. The norm is affine.
 
-    `zero` initialises the output projection with zeros, so that the branch starts as the identity.
+    `zero` initialises the output projection with zeros, so that the branch starts as the identity; `bias` adds biases
+    to queries, keys and values.
     """
 
     heads: int
@@ -126,6 +129,7 @@ class CrossAttentionHalf(nn.Module):
     dtype: DTypeLike = jnp.float32
     attention: choice.Attention = "auto"
     zero: bool = False
+    bias: bool = True
 
     @nn.compact
     def __call__(
@@ -135,14 +139,14 @@ class CrossAttentionHalf(nn.Module):
         d, e, f = x.shape[-1], x.shape[-1] // self.heads, memory.shape[-1]
         h = AffineNorm(self.eps, name="norm")(x).astype(self.dtype)
         q_kernel = declare(self, "q_kernel", xavier(d, d), (d, self.heads, e), ("embed", "heads", "head_dim"))
-        q_bias = declare(self, "q_bias", zeros, (self.heads, e), ("heads", "head_dim"))
+        q_bias = self._bias("q_bias", (self.heads, e), ("heads", "head_dim"))
         shape = (f, self.heads, 2, e)
         kv_kernel = declare(self, "kv_kernel", xavier(f, 2 * d), shape, ("embed", "heads", None, "head_dim"))
-        kv_bias = declare(self, "kv_bias", zeros, shape[1:], ("heads", None, "head_dim"))
+        kv_bias = self._bias("kv_bias", shape[1:], ("heads", None, "head_dim"))
         product = functools.partial(jnp.einsum, precision=precision(self.dtype))
-        q = product("bnd,dhe->bnhe", h, q_kernel.astype(self.dtype)) + q_bias.astype(self.dtype)
+        q = product("bnd,dhe->bnhe", h, q_kernel.astype(self.dtype)) + q_bias
         kv = product("bmd,dhte->bmhte", memory.astype(self.dtype), kv_kernel.astype(self.dtype))
-        kv = kv + kv_bias.astype(self.dtype)
+        kv = kv + kv_bias
         a, _ = choice.attend(q, kv[..., 0, :], kv[..., 1, :], visible, attention=self.attention)
         out_shape = (self.heads, e, d)
         out = declare(
@@ -150,3 +154,8 @@ class CrossAttentionHalf(nn.Module):
         )
         weights = OutWeights(out.astype(self.dtype), declare(self, "out_bias", zeros, (d,), ("embed",)))
         return constrain(choice.gated_out(x, a, weights, attention=self.attention), "batch", "length", "embed")
+
+    def _bias(self, name: str, shape: tuple[int, ...], axes: tuple[str | None, ...]) -> Array:
+        """In the compute dtype; zero where there is none."""
+        bias = declare(self, name, zeros, shape, axes) if self.bias else jnp.zeros(())
+        return bias.astype(self.dtype)

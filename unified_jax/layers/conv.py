@@ -34,6 +34,8 @@ class Conv(nn.Module):
     """Whether a bias is added."""
     dtype: DTypeLike | None = None
     """Compute dtype; None: the input's."""
+    axes: tuple[str | None, str | None] = (None, "patch")
+    """Logical axes of the input's channels and of the features."""
 
     @nn.compact
     def __call__(self, x: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
@@ -43,11 +45,11 @@ class Conv(nn.Module):
         size = self.size or tuple(3 if step == 1 else step for step in stride)
         shape = (*size, x.shape[-1] // self.groups, self.features)
         init = zeros if self.zero else xavier(math.prod(shape[:-1]), self.features)
-        kernel = declare(self, "kernel", init, shape, (*(None,) * (axes + 1), "patch"))
+        kernel = declare(self, "kernel", init, shape, (*(None,) * axes, *self.axes))
         if self.dtype is not None:
             x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         y = convolve(x, kernel, stride, self.pads, self.groups, self.dilation)
-        return y + declare(self, "bias", zeros, (self.features,), ("patch",)).astype(y.dtype) if self.bias else y
+        return y + declare(self, "bias", zeros, (self.features,), self.axes[1:]).astype(y.dtype) if self.bias else y
 
 
 def convolve(
@@ -88,6 +90,8 @@ class GroupNorm(nn.Module):
 
     groups: int = 8
     eps: float = 1e-5
+    axis: str = "patch"
+    """Logical axis of the gain and the bias."""
 
     @nn.compact
     def __call__(self, x: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
@@ -98,5 +102,5 @@ class GroupNorm(nn.Module):
         mean = jnp.mean(h, axis=(1, 3), keepdims=True)
         variance = jnp.mean(jnp.square(h - mean), axis=(1, 3), keepdims=True)
         h = ((h - mean) * jax.lax.rsqrt(variance + self.eps)).reshape(x.shape)
-        gain = declare(self, "gain", ones, (channels,), ("patch",))
-        return h * gain + declare(self, "bias", zeros, (channels,), ("patch",))
+        gain = declare(self, "gain", ones, (channels,), (self.axis,))
+        return h * gain + declare(self, "bias", zeros, (channels,), (self.axis,))
