@@ -1,0 +1,1 @@
+"""Published weights of autoencoders: their names and settings, and ours."""

@@ -1,0 +1,1 @@
+"""Autoencoders: networks between data and latents, and the quantisers between the two."""

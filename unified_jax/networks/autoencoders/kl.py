@@ -1,0 +1,87 @@
+r"""Autoencoders with a Gaussian latent (Rombach et al. 2022): Stable Diffusion's, SDXL's, SD3's and Flux', VA-VAE.
+
+    mean, logvar = split(quant(encoder(x))),   logvar clipped to [-30, 20]
+    z            ~ N(mean, exp(logvar))
+    x            = decoder(post_quant(z))
+
+quant and post_quant are 1 x 1 convolutions, which SD3 and Flux leave out. f8 has four levels, f16 five.
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from unified_jax.layers.mlp import Dense
+from unified_jax.networks.autoencoders.coder import Decoder, Encoder, Levels
+
+LOGVAR = (-30.0, 20.0)
+"""Range of a log variance."""
+
+
+class Moments(NamedTuple):
+    """A Gaussian for every number of a latent."""
+
+    mean: Float[Array, "b ..."]
+    logvar: Float[Array, "b ..."]
+
+    @property
+    def std(self) -> Float[Array, "b ..."]:
+        """Its standard deviation."""
+        return jnp.exp(0.5 * self.logvar)
+
+    def draw(self, keys: Array) -> Float[Array, "b ..."]:
+        """A sample, one key per row."""
+        noise = jax.vmap(lambda key: jax.random.normal(key, self.mean.shape[1:]))(keys)
+        return self.mean + self.std * noise
+
+    def kl(self) -> Float[Array, "b ..."]:
+        """The divergence of each Gaussian from N(0, 1), in nats."""
+        return 0.5 * (jnp.square(self.mean) + jnp.exp(self.logvar) - 1.0 - self.logvar)
+
+
+def moments(features: Float[Array, "b ... c"]) -> Moments:
+    """Means are the first half of the channels, log variances the second."""
+    mean, logvar = jnp.split(features, 2, axis=-1)
+    return Moments(mean, jnp.clip(logvar, *LOGVAR))
+
+
+class KlAutoencoder(nn.Module):
+    """Images to Gaussians and latents to images, NHWC."""
+
+    levels: Levels = Levels()
+    """Sizes of the two networks."""
+    quant: bool = True
+    """Whether a 1 x 1 convolution follows the encoder."""
+    post_quant: bool = True
+    """Whether a 1 x 1 convolution precedes the decoder."""
+
+    def setup(self) -> None:
+        """Both networks and the convolutions between them."""
+        z, dtype = self.levels.latents, jnp.dtype(self.levels.dtype)
+        self.encoder = Encoder(self.levels, 2 * z)
+        self.decoder = Decoder(self.levels)
+        self.quant_conv = Dense(2 * z, (None, "patch"), dtype=dtype) if self.quant else None
+        self.post_quant_conv = Dense(z, (None, "patch"), dtype=dtype) if self.post_quant else None
+
+    def between(self, features: Float[Array, "b h w f"]) -> Float[Array, "b h w f"]:
+        """The moments in one array, from the encoder's features."""
+        return features if self.quant_conv is None else self.quant_conv(features).astype(jnp.float32)
+
+    def before(self, z: Float[Array, "b h w z"]) -> Float[Array, "b h w z"]:
+        """What the decoder takes, from a latent."""
+        return z if self.post_quant_conv is None else self.post_quant_conv(z).astype(jnp.float32)
+
+    def encode(self, x: Float[Array, "b h w c"]) -> Moments:
+        """The Gaussians of the latent, `[b, h / f, w / f, latents]`."""
+        return moments(self.between(self.encoder(x)))
+
+    def decode(self, z: Float[Array, "b h w z"]) -> Float[Array, "b m n c"]:
+        """The image of a latent."""
+        return self.decoder(self.before(z))
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
+        """The reconstruction from the mean."""
+        return self.decode(self.encode(x).mean)
