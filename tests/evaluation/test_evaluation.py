@@ -11,8 +11,8 @@ from unified_jax.evaluation.distances import (
     kernel_distance,
     moments,
     pooled_pixels,
-    precision_recall,
 )
+from unified_jax.evaluation.neighbours import precision_recall
 from unified_jax.evaluation.statistics import wilson_interval
 
 

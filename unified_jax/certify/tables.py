@@ -20,7 +20,8 @@ from unified_jax.certify.options import (
     require,
     whole,
 )  # fmt: skip
-from unified_jax.evaluation.distances import frechet, inception_score, kernel_distance, moments, precision_recall
+from unified_jax.evaluation.distances import frechet, inception_score, kernel_distance, moments
+from unified_jax.evaluation.neighbours import precision_recall
 from unified_jax.processes.gaussian import DiscreteGaussian
 from unified_jax.processes.interpolant import RectifiedFlow
 from unified_jax.processes.schedules import Schedule, make_betas, space_timesteps

@@ -13,6 +13,7 @@ COMMANDS = {
     "link": "make one run of several: a chain of models",
     "sample": "draw samples from a run",
     "evaluate": "accuracy, distances and a sheet of a run",
+    "distance": "FID and its relatives between two sets of pictures",
     "ablate": "run a study: variants, seeds, intervals",
     "runs": "list runs; compare some of them",
     "probe": "attention, similarity, gradient noise and loss of a run",
@@ -34,6 +35,8 @@ def command_of(word: str) -> Callable[[list[str]], None]:
             from unified_jax.cli.sample import main
         case "evaluate":
             from unified_jax.cli.evaluate import main
+        case "distance":
+            from unified_jax.cli.distance import main
         case "ablate":
             from unified_jax.cli.ablate import main
         case "probe":

@@ -8,23 +8,61 @@ tr (C1 C2)^(1/2) is the sum of the square roots of the eigenvalues of the symmet
 only two symmetric eigen-decompositions and is stable for singular covariances.
 
 Kernel distance (Binkowski et al. 2018): the unbiased squared MMD with the kernel (x . y / d + 1)^3, in expectation
-independent of the number of samples. Precision and recall (Kynkaanniemi et al. 2019): the share of one set inside the
-balls around the other set's vectors that reach their k-th neighbours. Inception score (Salimans et al. 2016):
-exp(mean KL(p(y | x) || p(y))), over splits.
+independent of the number of samples. Inception score (Salimans et al. 2016): exp(mean KL(p(y | x) || p(y))), over
+splits. Precision and recall: `neighbours`.
 """
 
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple
+
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
+
+CHUNK = 4096
+"""Vectors that are held as float64 at a time."""
+
+
+class Sums(NamedTuple):
+    """Sums over vectors, taken around a centre that all parts of a set share."""
+
+    n: int
+    total: Float[np.ndarray, "d"]
+    products: Float[np.ndarray, "d d"]
+
+    def __sub__(self, other: "Sums") -> "Sums":
+        return Sums(self.n - other.n, self.total - other.total, self.products - other.products)
+
+    def moments(self, centre: Float[np.ndarray, "d"]) -> tuple[Float[np.ndarray, "d"], Float[np.ndarray, "d d"]]:
+        """Mean and covariance (divisor n - 1)."""
+        mean = self.total / self.n
+        return centre + mean, (self.products - self.n * np.outer(mean, mean)) / (self.n - 1)
+
+
+def sums(features: Float[np.ndarray, "n d"], centre: Float[np.ndarray, "d"]) -> Sums:
+    """The sums of a set, in float64 and in pieces: a set of 50,000 need not be copied."""
+    size = features.shape[1]
+    total, products = np.zeros(size), np.zeros((size, size))
+    for at in range(0, len(features), CHUNK):
+        x = np.asarray(features[at : at + CHUNK], np.float64) - centre
+        total += x.sum(0)
+        products += x.T @ x
+    return Sums(len(features), total, products)
 
 
 def moments(features: Float[np.ndarray, "n d"]) -> tuple[Float[np.ndarray, "d"], Float[np.ndarray, "d d"]]:
     """Mean and covariance (divisor n - 1). Raises ValueError for fewer than two vectors or non-finite ones."""
-    x = np.asarray(features, np.float64)
+    x = np.asarray(features)
+    check_vectors(x)
+    centre = x.mean(0, dtype=np.float64)
+    return sums(x, centre).moments(centre)
+
+
+def check_vectors(x: np.ndarray) -> None:
+    """Raises ValueError for fewer than two vectors or non-finite ones."""
     if x.ndim != 2 or len(x) < 2:
         raise ValueError(f"Moments need at least two feature vectors [n, d], found shape {x.shape}.")
-    if not np.isfinite(x).all():
+    if not all(np.isfinite(x[at : at + CHUNK]).all() for at in range(0, len(x), CHUNK)):
         raise ValueError("The features hold values that are not finite.")
-    return x.mean(0), np.cov(x, rowvar=False).reshape(x.shape[1], x.shape[1])
 
 
 def frechet_distance(
@@ -48,52 +86,72 @@ def frechet(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]) -> float:
     >>> round(frechet(a, a + 2.0), 6)
     12.0
     """
-    return frechet_distance(*moments(a), *moments(b))
+    a, b = np.asarray(a), np.asarray(b)
+    check_vectors(a)
+    check_vectors(b)
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(f"The sets have vectors of {a.shape[1]} and of {b.shape[1]} features.")
+    if len(a) * len(b) > a.shape[1] ** 2:
+        return frechet_distance(*moments(a), *moments(b))
+    # Few vectors of many features: tr (C1 C2)^(1/2) is the sum of the singular values of the small A B^T.
+    (x, mu1), (y, mu2) = (_centred(v) for v in (a, b))
+    cross = np.linalg.svd(x @ y.T, compute_uv=False).sum()
+    return float(np.sum((mu1 - mu2) ** 2) + np.sum(x * x) + np.sum(y * y) - 2.0 * cross)
+
+
+def _centred(v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(the vectors less their mean, over sqrt(n - 1); the mean)."""
+    x = np.asarray(v, np.float64)
+    mean = x.mean(0)
+    return (x - mean) / np.sqrt(len(x) - 1), mean
+
+
+Rule = Literal["ours", "torch_fidelity", "clean"]
+"""Who draws the subsets of a kernel distance: two published programs with their own generators, or NumPy's newest."""
+
+
+def subset_rows(
+    n: int, m: int, size: int, subsets: int, rule: Rule = "ours", seed: int = 0
+) -> Iterator[tuple[Int[np.ndarray, "s"], Int[np.ndarray, "s"]]]:
+    """Pairs of rows, of n vectors of the first set and m of the second.
+
+    torch_fidelity    RandomState(seed), the first set's before the second's; its seed is 2020
+    clean             the global generator after np.random.seed(seed), the second set's before the first's
+    """
+    draw: Any = np.random.default_rng(seed) if rule == "ours" else np.random.RandomState(seed)
+    for _ in range(subsets):
+        if rule == "clean":
+            second = draw.choice(m, size, replace=False)
+            yield draw.choice(n, size, replace=False), second
+        else:
+            first = draw.choice(n, size, replace=False)
+            yield first, draw.choice(m, size, replace=False)
 
 
 def kernel_distance(
-    a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"], subset: int = 1000, subsets: int = 100, seed: int = 0
-) -> float:
+    a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"], subset: int = 1000, subsets: int = 100, seed: int = 0,
+    rule: Rule = "ours",
+) -> float:  # fmt: skip
     """Squared MMD, averaged over random subsets of both; of all vectors if a set is no larger than `subset`.
 
     Raises ValueError for fewer than two vectors.
     """
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    a, b = np.asarray(a), np.asarray(b)
     size = min(len(a), len(b), subset)
     if size < 2:
         raise ValueError(f"A kernel distance needs at least two vectors of each set, found {len(a)} and {len(b)}.")
-    rng = np.random.default_rng(seed)
     rounds = 1 if size == len(a) == len(b) else subsets
-    return float(np.mean([_squared_mmd(*(v[rng.choice(len(v), size, False)] for v in (a, b))) for _ in range(rounds)]))
+    rows = subset_rows(len(a), len(b), size, rounds, rule, seed)
+    return float(np.mean([squared_mmd(a[i], b[j]) for i, j in rows]))
 
 
-def _squared_mmd(x: np.ndarray, y: np.ndarray) -> float:
+def squared_mmd(x: Float[np.ndarray, "m d"], y: Float[np.ndarray, "m d"]) -> float:
+    """The unbiased squared MMD of two sets of one size, with the kernel of the module docstring."""
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     m, d = x.shape
     xx, yy, xy = ((u @ v.T / d + 1.0) ** 3 for u, v in ((x, x), (y, y), (x, y)))
     within = xx.sum() - np.trace(xx) + yy.sum() - np.trace(yy)
     return float((within / (m - 1) - 2.0 * xy.sum() / m) / m)
-
-
-def precision_recall(
-    real: Float[np.ndarray, "n d"], made: Float[np.ndarray, "m d"], neighbours: int = 3
-) -> tuple[float, float]:
-    """(precision, recall). Raises ValueError unless both sets have more vectors than `neighbours`."""
-    if min(len(real), len(made)) <= neighbours:
-        raise ValueError(
-            f"Precision and recall over {neighbours} neighbours need more vectors, found {len(real)} and {len(made)}."
-        )
-    return _covered(real, made, neighbours), _covered(made, real, neighbours)
-
-
-def _covered(centres: np.ndarray, probes: np.ndarray, neighbours: int) -> float:
-    radii = np.sort(_distances(centres, centres), axis=1)[:, neighbours]  # index 0 is the vector itself
-    return float((_distances(probes, centres) <= radii).any(axis=1).mean())
-
-
-def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    rows = [np.sqrt(((row - b) ** 2).sum(1)) for row in a]
-    return np.stack(rows)
 
 
 def inception_score(probabilities: Float[np.ndarray, "n c"], splits: int = 10) -> tuple[float, float]:

@@ -1,0 +1,200 @@
+"""Distances between sets of pictures: `unified-jax distance`, and `evaluate --against`.
+
+Features are kept in a folder of their own (`extraction`): a killed command goes on, and a set that was measured before
+is not read again. Statistics files of others are references without vectors (`evaluation.feature_sets`).
+"""
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from unified_jax.errors import UserError
+from unified_jax.evaluation.comparison import METRICS, Measures, Row, compare
+from unified_jax.evaluation.distances import Rule
+from unified_jax.evaluation.extractors import Extractor, Inception, PooledPixels
+from unified_jax.evaluation.feature_sets import (
+    FeatureSet,
+    Published,
+    Statistics,
+    Vectors,
+    read_statistics,
+    statistics_of,
+)
+from unified_jax.evaluation.preprocessing import Mode
+from unified_jax.hosts import together, writes
+from unified_jax.runs.encoders import encoder_of
+from unified_jax.runs.extraction import cache_folder, extract
+from unified_jax.runs.pictures import Pictures, open_pictures
+
+
+@dataclass(frozen=True)
+class DistanceFlags:
+    """What is compared, and how."""
+
+    inception: str = ""
+    """File of Inception's weights (pt_inception-2015-12-05, torch-fidelity's or torchvision's): FID, sFID, KID,
+    precision, recall and Inception score."""
+    preprocessing: Mode = "adm"
+    """How Inception's input is resized; numbers of different modes are not comparable."""
+    encoder: tuple[str, ...] = ()
+    """Runs whose models encode images: their features are compared too."""
+    pixels: bool = True
+    """Also compare pooled pixels."""
+    metrics: tuple[str, ...] = METRICS
+    """Some of frechet, spatial, kernel, precision_recall, score."""
+    intervals: bool = True
+    """Also intervals; without them a distance takes about a twentieth of the time."""
+    rule: Rule = "ours"
+    """Who draws KID's subsets: ours, torch_fidelity or clean."""
+    neighbours: int = 3
+    """Neighbours of precision and recall."""
+    splits: int = 10
+    """Splits of the Inception score."""
+    cache: str = ""
+    """Folder of features; default: in the user's cache folder. "none": they are not kept."""
+
+    def measures(self) -> Measures:
+        """As a plain value. Raises UserError for what cannot be."""
+        try:
+            return Measures(
+                self.metrics, self.intervals, neighbours=self.neighbours, rule=self.rule, splits=self.splits
+            )
+        except ValueError as error:
+            raise UserError(str(error)) from None
+
+    def extractors(self, trust: bool) -> tuple[Extractor, ...]:
+        """Those that are asked for. Raises UserError for none, or weights that do not fit."""
+        found: list[Extractor] = [Inception(self.inception, self.preprocessing)] if self.inception else []
+        for one in found:
+            _ = one.label  # reads the file: a wrong one is refused before pictures are read
+        found += [encoder_of(Path(run), trust) for run in self.encoder]
+        found += [PooledPixels()] if self.pixels else []
+        if not found:
+            raise UserError("Nothing would be compared: give --inception FILE or --encoder RUN, or leave pixels on.")
+        return tuple(found)
+
+    @contextlib.contextmanager
+    def root(self) -> Iterator[Path]:
+        """The folder of features; a temporary one for "none"."""
+        if self.cache == "none":
+            with tempfile.TemporaryDirectory() as folder:
+                yield Path(folder)
+        else:
+            yield Path(self.cache).expanduser() if self.cache else cache_folder()
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A set that samples are compared with: pictures, published moments, or both."""
+
+    name: str
+    pictures: Pictures | None
+    published: Published
+
+    def features(self, extractor: Extractor, root: Path, batch: int) -> FeatureSet:
+        """Its features by an extractor."""
+        known = self.published.of(extractor.label)
+        if self.pictures is None:
+            return Statistics(self.name, known, self.published.count)
+        found = features(self.pictures, extractor, root, batch)
+        return Vectors(found.name, found.arrays, known)
+
+
+def open_reference(source: str) -> Reference:
+    """What a word names: statistics, or a set as `open_pictures` reads it. Raises UserError."""
+    path = Path(source).expanduser()
+    published = read_statistics(path) if path.suffix == ".npz" and path.is_file() else Published()
+    try:
+        return Reference(source, open_pictures(source), published)
+    except UserError:
+        if not published.known:
+            raise
+        return Reference(source, None, published)
+
+
+def features(pictures: Pictures, extractor: Extractor, root: Path, batch: int, show: bool = True) -> Vectors:
+    """`extract`, with a bar."""
+    what = f"{pictures.name}, {extractor.label.split(' (')[0]}"
+    off = not show or not writes()
+    with tqdm(total=len(pictures), desc=what, unit="image", dynamic_ncols=True, disable=off) as bar:
+        return extract(pictures, extractor, root, batch, bar.update)
+
+
+def distances(
+    real: Reference, made: Pictures, extractors: tuple[Extractor, ...], measures: Measures, roots: tuple[Path, Path],
+    batch: int = 64,
+) -> list[Row]:  # fmt: skip
+    """The rows of all extractors, of process 0; `roots` are the folders of features of the reference and the samples.
+
+    Raises UserError where a reference of statistics has nothing to compare with an extractor that is asked for alone.
+    """
+    rows: list[Row] = []
+    for extractor in extractors:
+        if real.pictures is None and not real.published.of(extractor.label):
+            continue
+        a = real.features(extractor, roots[0], batch)
+        b = features(made, extractor, roots[1], batch)
+        with bars() as begin:
+            rows += together(lambda a=a, b=b, e=extractor: compare(a, b, e.label, measures, begin), by="first") or []
+    if not rows and writes():
+        made_by = real.published.label or "Inception's features"
+        asked = ", ".join(one.label for one in extractors)
+        raise UserError(
+            f"{real.name} and {made.name} have nothing to compare: the statistics are of {made_by}, asked for is "
+            f"{asked}; --inception FILE names the weights, and the metrics of statistics are frechet and spatial."
+        )
+    return rows
+
+
+@contextlib.contextmanager
+def bars() -> Iterator[Callable[[str, int], Callable[[int], Any]]]:
+    """`begin` of `compare`: a bar for each metric."""
+    with contextlib.ExitStack() as stack:
+
+        def begin(metric: str, total: int) -> Callable[[int], Any]:
+            stack.close()
+            bar = tqdm(total=total, desc=metric, dynamic_ncols=True, leave=False, disable=not writes() or not total)
+            return stack.enter_context(bar).update
+
+        yield begin
+
+
+def lines(rows: list[Row]) -> list[str]:
+    """A table for people."""
+    found = [f"{'metric':16} {'value':>10}  {'95 % interval':22} {'n':>7} {'n ref.':>7}  extractor"]
+    for row in rows:
+        interval = "" if row["low"] is None else f"[{row['low']:.4g}, {row['high']:.4g}]"
+        known = row["n_reference"] or "?"
+        found.append(
+            f"{row['metric']:16} {row['value']:10.4f}  {interval:22} {row['n']:>7} {known:>7}  {row['extractor']}"
+        )
+    return found + notes(rows)
+
+
+def notes(rows: list[Row]) -> list[str]:
+    """What a reader of the numbers must know."""
+    found = []
+    few = [row for row in rows if row["metric"] in ("fid", "sfid", "frechet") and row["n"] < 10_000]
+    if few:
+        found.append(
+            f"Frechet distances of {few[0]['n']} images are too large: compare them only with those of as many. Their "
+            "interval is that of the distance without this bias."
+        )
+    if any("torchvision" in row["extractor"] for row in rows):
+        found.append("These are torchvision's weights: the numbers are not comparable with published FIDs.")
+    return found
+
+
+def write_statistics(path: Path, one: FeatureSet, label: str) -> None:
+    """The moments of a set as a .npz that others read. Raises UserError where it cannot be written."""
+    try:
+        with path.open("wb") as file:
+            np.savez(file, **statistics_of(one, label))  # type: ignore[arg-type]
+    except OSError as error:
+        raise UserError(f"The file {str(path)!r} cannot be written: {error.strerror or error}.") from error
