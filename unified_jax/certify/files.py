@@ -94,9 +94,10 @@ def runners() -> dict[str, Runner]:
 
 def networks() -> dict[str, Runner]:
     """Family -> how its float32 network is computed here, from a module for each kind of network."""
-    from unified_jax.certify import autoencoders, encoders, transformers, unets
+    from unified_jax.certify import autoencoders, diffusers_models, encoders, transformers, unets
 
-    return autoencoders.RUNNERS | encoders.RUNNERS | transformers.RUNNERS | unets.RUNNERS
+    found = autoencoders.RUNNERS | encoders.RUNNERS | transformers.RUNNERS | unets.RUNNERS
+    return found | diffusers_models.RUNNERS
 
 
 def read_golden(path: Path) -> tuple[dict[str, np.ndarray], str, dict[str, Any]]:

@@ -1,0 +1,155 @@
+"""diffusers' U-Nets of the family `diffusers_model`: their conditions and weights."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unified_jax.certify import Unserved
+from unified_jax.certify.options import (
+    Check,
+    anything,
+    count,
+    each,
+    either,
+    flag,
+    number,
+    optional,
+    positive,
+    require,
+)
+from unified_jax.interop.unets import read
+from unified_jax.layers.form import ConditionInput, Form, NoisyInput
+from unified_jax.modalities.conditions import ConditionForm
+from unified_jax.networks.unet.conditional import FIXED, KINDS, conditional
+from unified_jax.networks.unet.network import UNet
+from unified_jax.networks.unet.plain import plain
+from unified_jax.precision import seed_key
+from unified_jax.sharding import unbox
+
+
+def counts(value: Any) -> bool:
+    """A positive integer, or lists of them."""
+    return count(value) or (isinstance(value, list) and bool(value) and all(counts(one) for one in value))
+
+
+def flags(value: Any) -> bool:
+    """True or False, or a list of them."""
+    return flag(value) or each(flag)(value)
+
+
+def blocks(way: str) -> Check:
+    """A list of served block types of this way."""
+    return each(either(*(kind for kind in KINDS if way in kind)))
+
+
+SHARED: dict[str, Check] = {
+    "sample_size": anything, "in_channels": count, "out_channels": count, "center_input_sample": flag,
+    "time_embedding_dim": optional(count), "freq_shift": number, "flip_sin_to_cos": flag,
+    "down_block_types": blocks("Down"), "up_block_types": blocks("Up"), "block_out_channels": each(count),
+    "layers_per_block": counts, "mid_block_scale_factor": positive, "downsample_padding": either(0, 1),
+    "dropout": number, "norm_num_groups": count, "norm_eps": positive, "num_class_embeds": optional(count),
+    "resnet_time_scale_shift": either("default", "scale_shift"),
+}  # fmt: skip
+CONDITIONAL: dict[str, Check] = SHARED | {name: either(value) for name, value in FIXED.items()}
+CONDITIONAL |= {
+    "mid_block_type": either("UNetMidBlock2DCrossAttn", "UNetMidBlock2D", None), "only_cross_attention": flags,
+    "act_fn": either("silu", "swish", "gelu", "relu", "mish"), "cross_attention_dim": counts,
+    "transformer_layers_per_block": counts, "reverse_transformer_layers_per_block": optional(counts),
+    "attention_head_dim": counts, "use_linear_projection": flag, "upcast_attention": flag,
+    "class_embed_type": either(None, "timestep", "identity", "projection", "simple_projection"),
+    "addition_embed_type": either(None, "text_time"), "addition_time_embed_dim": optional(count),
+    "time_cond_proj_dim": optional(count), "conv_in_kernel": count, "conv_out_kernel": count,
+    "projection_class_embeddings_input_dim": optional(count), "class_embeddings_concat": flag,
+    "addition_embed_type_num_heads": anything,
+}  # fmt: skip
+PLAIN: dict[str, Check] = SHARED | {
+    "time_embedding_type": either("positional"), "mid_block_type": either("UNetMidBlock2D", None),
+    "layers_per_block": count, "downsample_type": either("conv", "resnet"), "upsample_type": either("conv", "resnet"),
+    "act_fn": either("silu", "swish"), "attention_head_dim": optional(count),
+    "attn_norm_num_groups": optional(count), "add_attention": flag, "num_train_timesteps": anything,
+    "class_embed_type": either(None, "timestep", "identity"),
+}  # fmt: skip
+
+ADDED_IN = "in/added_cond_kwargs."
+
+
+def form(name: str, kind: Any, value: Any) -> ConditionForm:
+    """The form of an input."""
+    return ConditionForm(name, kind, value.shape[-1], value.shape[1] if kind == "tokens" else 1, null="none")
+
+
+def conditions(tensors: dict[str, np.ndarray], ctor: dict[str, Any]) -> tuple[ConditionInput, ...]:
+    """The inputs beside the map and its time, as conditions. Raises Unserved for one that no condition is."""
+    given = {name: value for name, value in tensors.items() if name.startswith("in/")}
+    for name in ("in/sample", "in/timestep"):
+        given.pop(name)
+    found = []
+    if (y := given.pop("in/class_labels", None)) is not None:
+        match ctor.get("class_embed_type"):
+            case None:
+                rows = ConditionForm("class", "label", ctor["num_class_embeds"])
+                found.append(ConditionInput(rows, jnp.asarray(y, jnp.int32)))
+            case "timestep":
+                found.append(ConditionInput(ConditionForm("class", "scalars", 1, null="none"), y.reshape(-1, 1)))
+            case _:
+                found.append(ConditionInput(form("class", "vector", y), y))
+    if (w := given.pop("in/timestep_cond", None)) is not None:
+        found.append(ConditionInput(form("guided", "vector", w), w))
+    for name, kind in (("text_embeds", "vector"), ("time_ids", "scalars")):
+        if (value := given.pop(ADDED_IN + name, None)) is not None:
+            found.append(ConditionInput(form(name, kind, value), value))
+    if (tokens := given.pop("in/encoder_hidden_states", None)) is not None:
+        found.append(_tokens(tokens, given.pop("in/encoder_attention_mask", None)))
+    if given:
+        raise Unserved(f"input {min(given)} is not served")
+    return tuple(found)
+
+
+def _tokens(tokens: np.ndarray, mask: np.ndarray | None) -> ConditionInput:
+    """Attention does not ask for the order of tokens: those that a mask keeps come first."""
+    if mask is None:
+        return ConditionInput(form("text", "tokens", tokens), tokens)
+    kept = np.asarray(mask) > 0
+    order = np.argsort(~kept, axis=1, kind="stable")
+    sorted_tokens = np.take_along_axis(tokens, order[..., None], axis=1)
+    return ConditionInput(form("text", "tokens", tokens), sorted_tokens, length=jnp.asarray(kept.sum(1), jnp.int32))
+
+
+def run_conditional(tensors: dict[str, np.ndarray], ctor: dict[str, Any]) -> dict[str, Any]:
+    """UNet2DConditionModel."""
+    ctor = require(ctor, CONDITIONAL)
+    if ctor.get("addition_embed_type") and ctor.get("class_embed_type"):
+        raise Unserved("a class_embed_type beside an addition_embed_type is not served")
+    network, layout = conditional(ctor, "guided")
+    return _run(network, layout, tensors, ctor, ctor.get("out_channels", 4))
+
+
+def run_plain(tensors: dict[str, np.ndarray], ctor: dict[str, Any]) -> dict[str, Any]:
+    """UNet2DModel."""
+    network, layout = plain(require(ctor, PLAIN))
+    return _run(network, layout, tensors, ctor, ctor.get("out_channels", 3))
+
+
+def _run(
+    network: UNet, layout: Any, tensors: dict[str, np.ndarray], ctor: dict[str, Any], outputs: int
+) -> dict[str, Any]:
+    x = jnp.moveaxis(jnp.asarray(tensors["in/sample"]), 1, -1)
+    t = jnp.broadcast_to(jnp.asarray(tensors["in/timestep"], jnp.float32), x.shape[:1])
+    noisy = NoisyInput(Form("image", x.shape[1:], (1, 1), outputs), x, t)
+    given = conditions(tensors, ctor)
+    shapes = jax.eval_shape(lambda key: unbox(network.init(key, (noisy,), given)["params"]), seed_key(0))
+    weights = {name[6:]: value for name, value in tensors.items() if name.startswith("param/")}
+    params = read("The file's U-Net", weights, shapes, layout)
+
+    @jax.jit
+    def forward(params: Any, x: Any, t: Any, given: Any) -> Any:
+        found: Any = network.apply({"params": params}, (noisy._replace(x=x, t=t),), given)
+        return jnp.moveaxis(found[0]["image"], -1, 1)
+
+    return {"sample": forward(params, x, t, given)}
+
+
+CLASSES = {"UNet2DConditionModel": run_conditional, "UNet2DModel": run_plain}
+"""Class of diffusers -> how it is computed here from its constructor's arguments."""
