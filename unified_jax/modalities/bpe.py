@@ -5,8 +5,9 @@ tokens that absorb adjacent blanks. Settings that change the function of the tex
 changes letters, bytes that the vocabulary lacks, a decoder that is missing. `decode(encode(s)) == s` is checked on
 texts that break those.
 
-A WordPiece (the tokenizer of BERT) is made to be read, not written: its normalizer may lower letters, unknown words
-become [UNK], and its post-processor puts [CLS] and [SEP] around each text. It keeps all of these.
+The tokenizers of text encoders are made to be read, not written: a WordPiece (BERT), a Unigram (T5), a BPE that marks
+where words end (CLIP). Their normalizers may lower letters, unknown words become one token, and their post-processors
+put tokens around each text ([CLS] and [SEP], or an end token). They keep all of these.
 """
 
 import json
@@ -31,18 +32,18 @@ SPARSE = 4
 
 @dataclass(frozen=True)
 class Bpe:
-    """A tokenizer: a BPE that reproduces every text, or a WordPiece."""
+    """A tokenizer: a BPE that reproduces every text, or that of a text encoder."""
 
     tokenizer: Any
     size: int
     """Largest token id + 1; ids without a token leave unused embedding rows."""
     before: tuple[int, ...] = ()
-    """Ids that a WordPiece puts before every text: [CLS]."""
+    """Ids that a text encoder's puts before every text: [CLS]."""
     after: tuple[int, ...] = ()
-    """Ids that a WordPiece puts after every text: [SEP]."""
+    """Ids that a text encoder's puts after every text: [SEP]."""
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of the text, between those of a WordPiece."""
+        """Token ids of the text, between those around it."""
         return [*self.before, *self.tokenizer.encode(text, add_special_tokens=False).ids, *self.after]
 
     def decode(self, ids: list[int]) -> str:
@@ -59,7 +60,7 @@ def load_bpe(text: str) -> Bpe:
     from tokenizers import Tokenizer
 
     content = _content(text)
-    pieces = "max_input_chars_per_word" in content["model"]  # older files do not say "type": "WordPiece"
+    pieces = _of_encoder(content["model"])
     settings: dict[str, Any] = {"truncation": None, "padding": None}
     settings |= {} if pieces else {"post_processor": None}
     strip = {} if pieces else {"lstrip": False, "rstrip": False}
@@ -76,7 +77,7 @@ def load_bpe(text: str) -> Bpe:
     if size > SPARSE * len(vocabulary):
         raise ValueError(f"Text.bpe has {len(vocabulary)} tokens but ids up to {size - 1}; number them without gaps.")
     if pieces:
-        return _word_pieces(tokenizer, size)
+        return _around(tokenizer, size)
     bpe = Bpe(tokenizer, size)
     marks = [f"a{token['content']} {token['content']}  b" for token in added]
     for probe in (*PROBES, *marks):
@@ -114,10 +115,16 @@ def wordpiece_json(vocabulary: list[str], lowercase: bool = True) -> str:
     return tokenizer.to_str()
 
 
-def _word_pieces(tokenizer: Any, size: int) -> Bpe:
-    """A WordPiece with the ids that its post-processor puts around a text. Raises ValueError if it lacks [UNK]."""
-    unknown = tokenizer.model.unk_token
-    if tokenizer.token_to_id(unknown) is None:
+def _of_encoder(model: dict[str, Any]) -> bool:
+    """Whether a model is one that text encoders have."""
+    pieces = "max_input_chars_per_word" in model  # older files do not say "type": "WordPiece"
+    return pieces or model.get("type") == "Unigram" or bool(model.get("end_of_word_suffix"))
+
+
+def _around(tokenizer: Any, size: int) -> Bpe:
+    """A tokenizer with the ids that its post-processor puts around a text. Raises ValueError if it lacks [UNK]."""
+    unknown = getattr(tokenizer.model, "unk_token", None)
+    if hasattr(tokenizer.model, "max_input_chars_per_word") and tokenizer.token_to_id(unknown) is None:
         raise ValueError(
             f"Text.bpe is a WordPiece whose token of unknown words, {unknown!r}, is not in its vocabulary."
         )

@@ -31,8 +31,8 @@ class Text:
     """Field of the batch."""
     too_long: Literal["refuse", "crop", "skip"] = "refuse"
     """Longer texts: refuse them, crop them to `length` tokens, or skip their records."""
-    empty: Literal["refuse", "skip"] = "refuse"
-    """Blank texts: refuse them, or skip their records."""
+    empty: Literal["refuse", "skip", "keep"] = "refuse"
+    """Blank texts: refuse them, skip their records, or keep them (the empty prompt of a text encoder)."""
     listed: ClassVar[bool] = False
     """A comma in a flag is a part of the text."""
 
@@ -94,7 +94,7 @@ class Text:
         if len(ids) > self.length:
             hint = "; raise length, or set too_long to crop or skip" if self.too_long == "refuse" else ""
             return f"expected at most {self.length} tokens, found {len(ids)} in {text[:40]!r}{hint}"
-        return "" if text.strip() else "expected a text, found an empty one"
+        return "" if text.strip() or self.empty == "keep" else "expected a text, found an empty one"
 
     def _read(self, raw: Any) -> tuple[str, Int[np.ndarray, " k"]]:
         """A raw text and its ids, cropped with `too_long="crop"`."""

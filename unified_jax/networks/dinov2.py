@@ -1,8 +1,8 @@
-"""DINOv2 (Oquab et al. 2023, arXiv 2304.07193) in its published sizes, without and with registers (Darcet et al. 2023).
+"""DINOv2 (Oquab et al. 2023, arXiv 2304.07193) in its published sizes, also with registers (Darcet et al. 2023).
 
-It is `networks.vit.Vit` with layer scale, a biased patch embedding and no norm before the blocks. The vector of an image
-is its normalised class token; `tokens` hold [class token, registers, patches]. Positions are a table over 37 x 37 patches
-and are resampled to the image: by plain cubic interpolation, with registers averaged where the grid shrinks.
+It is `networks.vit.Vit` with layer scale, a biased patch embedding and no norm before the blocks. The vector of an
+image is its normalised class token; `tokens` hold [class token, registers, patches]. Positions are a table over 37 x 37
+patches and are resampled to the image: by plain cubic interpolation, with registers averaged where the grid shrinks.
 """
 
 from typing import Literal

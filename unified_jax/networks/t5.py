@@ -5,8 +5,8 @@ r"""The encoder of T5 v1.1 (Raffel et al. 2020, arXiv 1910.10683) and of UMT5 (C
     x = x + W2 (gelu(W1a x) * W1b x)                   RMSNorm before
     y = RMSNorm(x)
 
-B[i, j] is a row of a table by the distance j - i: half of the rows for keys to the right; of each half the first are one
-for a distance, the rest logarithmic up to `reach`. T5 has one table for all blocks, UMT5 one in each (`shared`).
+B[i, j] is a row of a table by the distance j - i: half of the rows for keys to the right; of each half the first are
+one for a distance, the rest logarithmic up to `reach`. T5 has one table for all blocks, UMT5 one in each (`shared`).
 T5 1.0 has the ungated MLP W2 relu(W1 x).
 """
 
