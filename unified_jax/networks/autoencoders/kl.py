@@ -7,45 +7,13 @@ r"""Autoencoders with a Gaussian latent (Rombach et al. 2022): Stable Diffusion'
 quant and post_quant are 1 x 1 convolutions, which SD3 and Flux leave out. f8 has four levels, f16 five.
 """
 
-from typing import NamedTuple
-
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from unified_jax.layers.mlp import Dense
 from unified_jax.networks.autoencoders.coder import Decoder, Encoder, Levels
-
-LOGVAR = (-30.0, 20.0)
-"""Range of a log variance."""
-
-
-class Moments(NamedTuple):
-    """A Gaussian for every number of a latent."""
-
-    mean: Float[Array, "b ..."]
-    logvar: Float[Array, "b ..."]
-
-    @property
-    def std(self) -> Float[Array, "b ..."]:
-        """Its standard deviation."""
-        return jnp.exp(0.5 * self.logvar)
-
-    def draw(self, keys: Array) -> Float[Array, "b ..."]:
-        """A sample, one key per row."""
-        noise = jax.vmap(lambda key: jax.random.normal(key, self.mean.shape[1:]))(keys)
-        return self.mean + self.std * noise
-
-    def kl(self) -> Float[Array, "b ..."]:
-        """The divergence of each Gaussian from N(0, 1), in nats."""
-        return 0.5 * (jnp.square(self.mean) + jnp.exp(self.logvar) - 1.0 - self.logvar)
-
-
-def moments(features: Float[Array, "b ... c"]) -> Moments:
-    """Means are the first half of the channels, log variances the second."""
-    mean, logvar = jnp.split(features, 2, axis=-1)
-    return Moments(mean, jnp.clip(logvar, *LOGVAR))
+from unified_jax.networks.autoencoders.moments import Moments, moments
 
 
 class KlAutoencoder(nn.Module):
