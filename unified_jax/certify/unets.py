@@ -1,7 +1,6 @@
-"""Families of U-Nets."""
+"""Families of U-Nets; diffusers' are among `diffusers_models`."""
 
-from collections.abc import Callable
-from typing import Any
+from unified_jax.certify import adm
 
-RUNNERS: dict[str, Callable[..., dict[str, Any]]] = {}
+RUNNERS = adm.RUNNERS
 """Family -> how it is computed here, float32."""

@@ -95,6 +95,9 @@ def table(expected: Params, layout: Layout) -> Table:
     places = diffusers_places(modules) if layout.names == "diffusers" else compvis_places(modules)
     lines: list[Line] = []
     for name in names:
+        if name.startswith("pool"):
+            lines.append(_head(name, "pool_norm/gain" in names))
+            continue
         found = MODULE.match(name)
         module = found.group() if found else ""
         leaf = name[len(module) + 1 :]
@@ -177,6 +180,30 @@ def _attention(name: str, leaf: str, place: str, layout: Layout) -> Line:
     if diffusers:
         return Line(name, tuple(f"{place}.to_{p}.{weight}" for p in "qkv"), Form(inputs, joined=inputs + 1))
     return Line(name, (f"{place}.qkv.{weight}",), Point(inputs, axes=axes, order=layout.order))
+
+
+HEADS: dict[str, tuple[str, Form]] = {
+    "pool/positions": ("out.2.positional_embedding", MATRIX),
+    "pool/qkv_kernel": ("out.2.qkv_proj.weight", Point(inputs=1, axes=1, order="kinds")),
+    "pool/qkv_bias": ("out.2.qkv_proj.bias", Point(inputs=0, order="kinds")),
+    "pool/out/kernel": ("out.2.c_proj.weight", Point(inputs=1, axes=1)),
+    "pool/out/bias": ("out.2.c_proj.bias", SAME),
+    "pool_fc/kernel": ("out.3.weight", Point(inputs=1, axes=2)),
+    "pool_fc/bias": ("out.3.bias", SAME),
+    "pool_fc1/kernel": ("out.0.weight", MATRIX),
+    "pool_fc1/bias": ("out.0.bias", SAME),
+    "pool_norm/gain": ("out.1.weight", SAME),
+    "pool_norm/bias": ("out.1.bias", SAME),
+}
+"""The head of guided-diffusion's classifier; the last matrix of a spatial head stands behind its norm."""
+
+
+def _head(name: str, normed: bool) -> Line:
+    if name.startswith("pool_fc2"):
+        place, kernel = "out.3" if normed else "out.2", name.endswith("kernel")
+        return Line(name, (f"{place}.{'weight' if kernel else 'bias'}",), MATRIX if kernel else SAME)
+    theirs, form = HEADS[name]
+    return Line(name, (theirs,), form)
 
 
 def _block(name: str, leaf: str, place: str) -> Line:

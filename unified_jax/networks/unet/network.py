@@ -8,13 +8,14 @@ r"""A U-Net that denoises maps (Ronneberger et al. 2015; Ho et al. 2020; Dhariwa
 
 Levels name what differs between families: `conditional` has those of Stable Diffusion, `plain` of DDPM, `adm` of ADM. A
 map is whole here: patches of its form are not used. Sizes need not be multiples of two: on the way up a map takes the
-size that it had on the way down. Maps among the conditions join the channels of x.
+size that it had on the way down. Maps among the conditions join the channels of x, resized to it linearly.
 """
 
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -150,9 +151,10 @@ class UNet(nn.Module):
     def _input(self, one: NoisyInput, given: tuple[ConditionInput, ...]) -> Float[Array, "b h w c"]:
         x = 2.0 * one.x - 1.0 if self.centred else one.x
         maps = [shown.value.astype(x.dtype) for shown in given if shown.form.kind == "map"]
-        for value in maps:
-            if value.shape[:-1] != x.shape[:-1]:
-                raise ValueError(f"UNet: a condition's map has the shape {value.shape}, x has {x.shape}.")
+        sizes = [(*x.shape[:-1], value.shape[-1]) for value in maps]
+        maps = [
+            jax.image.resize(value, size, "linear", antialias=False) for value, size in zip(maps, sizes, strict=True)
+        ]
         return jnp.concatenate([x, *maps], axis=-1)
 
     def _maps(self, x: Array, shared: Shared, outputs: int) -> tuple[Array, dict[str, Array]]:
