@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from unified_jax.certify import Unserved, dc_autoencoder, levels_autoencoder, quantisers
+from unified_jax.certify import Unserved, dc_autoencoder, levels_autoencoder, oobleck, quantisers
 from unified_jax.certify.options import anything, mapping, named, require
 
 Run = Callable[[dict[str, np.ndarray], dict[str, Any]], dict[str, Any]]
@@ -15,6 +15,7 @@ CLASSES: dict[str, Run] = {
     "AutoencoderKL": levels_autoencoder.run_kl,
     "VQModel": levels_autoencoder.run_vq,
     "AutoencoderDC": dc_autoencoder.run,
+    "AutoencoderOobleck": oobleck.run,
 }
 """Class of diffusers -> how it is computed here, from its arrays and the arguments of its constructor."""
 
