@@ -77,14 +77,14 @@ def run_vq(tensors: dict[str, np.ndarray], ctor: dict[str, Any]) -> dict[str, An
 
     @jax.jit
     def compute(params: Any) -> dict[str, Any]:
-        latents: Any = network.apply(params, x, method="encode")
+        latents: Any = network.apply(params, x, method=lambda n, x: n.encode(x).mean)
         found: Any = network.apply(params, latents, method="quantise")
         table: Any = network.apply(params, latents, found.ids, method="table_loss")
         return {
             "latents": first(latents), "quantized": first(found.codes), "indices": found.ids.reshape(-1),
             "commit_loss": found.commitment + 0.25 * table,
-            "decode_z_quantized": first(network.apply(params, z, method=lambda n, z: n.decode(n.quantise(z).codes))),
-            "decode_z_not_quantized": first(network.apply(params, z, method="decode")),
+            "decode_z_quantized": first(network.apply(params, z, method="decode")),
+            "decode_z_not_quantized": first(network.apply(params, z, method="decode_codes")),
         }  # fmt: skip
 
     return compute(params)

@@ -15,7 +15,7 @@ and Flux' own files and of VA-VAE. A checkpoint of training holds it beside othe
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -122,11 +122,21 @@ def lines(expected: Params, layout: Layout) -> Table:
     return tuple(found)
 
 
+def kept(names: Iterable[str]) -> list[str]:
+    """The names that belong to the autoencoder: those of a first stage, if there is one, without its losses."""
+    every = list(names)
+    inner = [name for name in every if name.startswith(STAGE)]
+    return [name for name in inner or every if not name.removeprefix(STAGE).startswith(BESIDE)]
+
+
 def own(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The autoencoder's arrays by their names in a file of its own."""
-    inner = {name[len(STAGE) :]: value for name, value in tensors.items() if name.startswith(STAGE)}
-    kept = {name: value for name, value in (inner or tensors).items() if not name.startswith(BESIDE)}
-    return {re.sub(r"\.(query|key|value|proj_attn)\.", lambda m: f".{OLD[m[1]]}.", n): v for n, v in kept.items()}
+
+    def name_of(name: str) -> str:
+        name = name.removeprefix(STAGE)
+        return re.sub(r"\.(query|key|value|proj_attn)\.(?=weight$|bias$)", lambda m: f".{OLD[m[1]]}.", name)
+
+    return {name_of(name): tensors[name] for name in kept(tensors)}
 
 
 def layout_of(what: str, tensors: Mapping[str, Any]) -> Layout:
@@ -143,8 +153,8 @@ def layout_of(what: str, tensors: Mapping[str, Any]) -> Layout:
 
 def read(what: str, tensors: Mapping[str, np.ndarray], expected: Params) -> Params:
     """Our tree of these shapes. Raises UserError that lists what is unmapped, missing or of another shape."""
-    kept = own(tensors)
-    return table.read(what, kept, lines(expected, layout_of(what, kept)), expected)
+    named = own(tensors)
+    return table.read(what, named, lines(expected, layout_of(what, named)), expected)
 
 
 def write(params: Params, layout: Layout = "diffusers") -> dict[str, np.ndarray]:
@@ -157,9 +167,8 @@ def measured(what: str, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
     Raises UserError for a file that holds no autoencoder.
     """
-    kept = own(tensors)
-    theirs = shapes(kept)
-    diffusers = layout_of(what, kept) == "diffusers"
+    theirs = shapes(own(tensors))
+    diffusers = layout_of(what, theirs) == "diffusers"
     down, block, attn = ("down_blocks", "resnets", "attentions") if diffusers else ("down", "block", "attn")
     up = "up_blocks" if diffusers else "up"
     count = 1 + max(int(m[1]) for n in theirs if (m := re.match(rf"encoder\.{down}\.(\d+)\.", n)))

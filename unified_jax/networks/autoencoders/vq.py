@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 from unified_jax.layers.init import declare, normal
 from unified_jax.layers.mlp import Dense
 from unified_jax.networks.autoencoders.coder import Decoder, Encoder, Levels
+from unified_jax.networks.autoencoders.moments import Moments
 from unified_jax.networks.autoencoders.quantise import Quantised, apart, nearest, passed, rows
 
 
@@ -35,9 +36,9 @@ class VqAutoencoder(nn.Module):
         self.post_quant_conv = Dense(s.latents, (None, "patch"), dtype=dtype)
         self.table = declare(self, "table", normal(1 / self.codes), (self.codes, self.width), ("codebook", None))
 
-    def encode(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
-        """The vectors before quantisation, float32."""
-        return self.quant_conv(self.encoder(x)).astype(jnp.float32)
+    def encode(self, x: Float[Array, "b h w c"]) -> Moments:
+        """The vectors before quantisation, a point for each."""
+        return Moments(self.quant_conv(self.encoder(x)).astype(jnp.float32))
 
     def quantise(self, z: Float[Array, "b h w d"]) -> Quantised:
         """The nearest rows."""
@@ -53,11 +54,15 @@ class VqAutoencoder(nn.Module):
         """The rows of ids."""
         return rows(self.table, ids)
 
-    def decode(self, code: Float[Array, "b h w d"]) -> Float[Array, "b m n c"]:
+    def decode(self, z: Float[Array, "b h w d"]) -> Float[Array, "b m n c"]:
+        """The image of vectors, after their quantisation."""
+        return self.decode_codes(self.quantise(z).codes)
+
+    def decode_codes(self, code: Float[Array, "b h w d"]) -> Float[Array, "b m n c"]:
         """The image of codes."""
         z = self.post_quant_conv(code).astype(jnp.float32)
         return self.decoder(z, code if self.levels.coded else None)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
         """The reconstruction."""
-        return self.decode(self.quantise(self.encode(x)).codes)
+        return self.decode(self.encode(x).mean)

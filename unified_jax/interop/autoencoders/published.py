@@ -1,0 +1,95 @@
+"""Where an autoencoder's weights and settings come from: a folder of diffusers, or one file of weights.
+
+A folder holds config.json, which names the class, and safetensors. A file has no settings: those of a convolutional
+autoencoder are read from its shapes. A checkpoint of a whole latent diffusion model holds it beside other parts.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from unified_jax.errors import UserError
+from unified_jax.interop import floats, folder, parts, torch_files
+from unified_jax.interop.autoencoders import dc, levels, oobleck, settings
+from unified_jax.interop.autoencoders.settings import Statistics
+
+OPTIONS = {
+    "AutoencoderKL": settings.KL, "VQModel": settings.VQ, "AutoencoderDC": dc.OPTIONS,
+    "AutoencoderOobleck": oobleck.OPTIONS,
+}  # fmt: skip
+"""Class of diffusers -> its options with their defaults."""
+
+
+class Described(NamedTuple):
+    """What a folder's config.json says."""
+
+    cls: str
+    """Class of diffusers."""
+    options: dict[str, Any]
+    """All of its options."""
+    statistics: Statistics
+
+
+def described(path: Path) -> Described:
+    """The settings of a folder. Raises UserError for another class, an unknown option, or a damaged file."""
+    what = f"{str(path / folder.CONFIG)!r}"
+    config = folder.read_json(path / folder.CONFIG)
+    cls = config.get("_class_name")
+    if cls not in OPTIONS:
+        raise UserError(f"{what} is of class {cls!r}; expected one of {', '.join(OPTIONS)}.")
+    options = settings.options(what, config, OPTIONS[cls])
+    plain = "scaling_factor" not in options
+    return Described(cls, options, Statistics() if plain else settings.statistics(what, options))
+
+
+def finds(source: str) -> bool:
+    """Whether a source is a folder of an autoencoder of diffusers, or a file with one in a published layout."""
+    path = Path(source)
+    try:
+        if path.is_dir():
+            return folder.read_json(path / folder.CONFIG).get("_class_name") in OPTIONS
+        if not path.is_file() or path.suffix != parts.SAFETENSORS:
+            return path.is_file() and path.suffix in parts.TORCH
+        held = dict.fromkeys(levels.kept(names(path)))
+        return bool(levels.layout_of("", held))
+    except UserError:
+        return False
+
+
+def names(path: Path) -> list[str]:
+    """Names of the arrays of a safetensors file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as opened:
+            return list(opened.keys())
+    except (OSError, SafetensorError, TypeError, ValueError) as error:
+        raise torch_files.unreadable(path, error) from error
+
+
+def tensors(path: Path) -> dict[str, np.ndarray]:
+    """The float32 arrays of an autoencoder, by their names in a file of its own; other parts are not read.
+
+    Raises UserError for missing, damaged or unusable files.
+    """
+    found: dict[str, np.ndarray] = {}
+    for file in parts.find(path).paths:
+        if file.suffix == parts.SAFETENSORS:
+            found |= _read(file, levels.kept(names(file)))
+        else:
+            held = torch_files.read(file, True)[0]
+            found |= {name: held[name] for name in levels.kept(held)}
+    counters = [name for name in found if name.endswith(dc.UNUSED)]
+    return floats.widened(f"{str(path)!r}", {n: v for n, v in levels.own(found).items() if n not in counters})
+
+
+def _read(path: Path, wanted: Iterable[str]) -> dict[str, np.ndarray]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as opened:
+            return {name: opened.get_tensor(name) for name in wanted}
+    except (OSError, SafetensorError, TypeError, ValueError) as error:
+        raise torch_files.unreadable(path, error) from error

@@ -1,0 +1,214 @@
+"""An autoencoder as a stage: data to latents and latents to data.
+
+    moments   a Gaussian for every number of the latent, or a point, as the network gives it
+    latents   (z - shift) * scale, about N(0, 1): what a diffusion model is trained on; z is drawn or the mean
+    decode    data from such latents
+
+Scale and shift are the family's, and travel with the stage. `autoencoder` opens published weights: folders of
+diffusers (AutoencoderKL, VQModel, AutoencoderDC, AutoencoderOobleck), and files of latent diffusion, taming, SD3, Flux
+or VA-VAE.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from unified_jax.config import Open
+from unified_jax.errors import UserError
+from unified_jax.interop.autoencoders import dc, levels, oobleck, published, settings
+from unified_jax.interop.autoencoders.settings import Statistics
+from unified_jax.modalities.conditions import ConditionForm
+from unified_jax.models.stages import Encoded, Part
+from unified_jax.networks.autoencoders.coder import Levels
+from unified_jax.networks.autoencoders.dc import DcAutoencoder, Side
+from unified_jax.networks.autoencoders.kl import KlAutoencoder
+from unified_jax.networks.autoencoders.moments import Moments
+from unified_jax.networks.autoencoders.oobleck import Oobleck
+from unified_jax.networks.autoencoders.vq import VqAutoencoder
+from unified_jax.precision import seed_key
+from unified_jax.sharding import logical_axes, unbox
+from unified_jax.typing import Keys, Params
+
+SD, SDXL = Statistics((0.18215,)), Statistics((0.13025,))
+"""Of Stable Diffusion 1 and 2 (also ft-ema and ft-mse), and of SDXL."""
+SD3, FLUX = Statistics((1.5305,), (0.0609,)), Statistics((0.3611,), (0.1159,))
+"""Of Stable Diffusion 3, and of Flux."""
+TABLES: dict[type, ModuleType] = {
+    KlAutoencoder: levels,
+    VqAutoencoder: levels,
+    DcAutoencoder: dc,
+    Oobleck: oobleck,
+}
+"""Network -> how its published weights are read and written."""
+
+
+@runtime_checkable
+class Autoencoder(Protocol):
+    """A Flax module between data and latents, channels last. Its call is the reconstruction."""
+
+    def encode(self, x: Float[Array, "b ..."]) -> Moments:
+        """What the encoder says of the latents."""
+        ...
+
+    def decode(self, z: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
+        """The data of latents."""
+        ...
+
+
+@dataclass(frozen=True)
+class Autoencoding:
+    """An autoencoder of arrays of one shape, or of others with the same channels."""
+
+    network: Open[Autoencoder]
+    """Encoder and decoder."""
+    shape: tuple[int, ...] = (256, 256, 3)
+    """Shape of the data, channels last."""
+    scale: tuple[float, ...] = (1.0,)
+    """Factor of the latents: one, or one for each channel."""
+    shift: tuple[float, ...] = (0.0,)
+    """Taken from the latents before: one, or one for each channel."""
+    draw: Literal["mean", "sample"] = "mean"
+    """The latent of a Gaussian where keys are given: its mean, or a sample."""
+    name: str = "image"
+    """Name of the modality whose data it encodes."""
+
+    def __post_init__(self) -> None:
+        if not all(s > 0 for s in self.scale) or not self.scale or not self.shift:
+            raise ValueError(f"Autoencoding.scale must be positive, found {self.scale} and shift {self.shift}.")
+        channels = self.latent_shape()[-1]
+        for name in ("scale", "shift"):
+            if len(getattr(self, name)) not in (1, channels):
+                raise ValueError(f"Autoencoding.{name} has {len(getattr(self, name))} numbers for {channels} channels.")
+
+    def _boxed(self, key: Array) -> Params:
+        network: Any = self.network
+        return network.init(key, jnp.zeros((1, *self.shape)))["params"]
+
+    def init(self, key: Array) -> Params:
+        """Fresh float32 parameters."""
+        return unbox(self._boxed(key))
+
+    def axes(self) -> Any:
+        """Logical axis names of every parameter."""
+        return logical_axes(jax.eval_shape(self._boxed, seed_key(0)))
+
+    def latent_shape(self) -> tuple[int, ...]:
+        """The shape of one latent."""
+        params = jax.eval_shape(self.init, seed_key(0))
+        x = jax.ShapeDtypeStruct((1, *self.shape), jnp.float32)
+        return jax.eval_shape(self.moments, params, x).mean.shape[1:]
+
+    def moments(self, params: Params, x: Float[Array, "b ..."]) -> Moments:
+        """What the network says of the latents, before scale and shift."""
+        network: Any = self.network
+        return network.apply({"params": params}, x, method="encode")
+
+    def normalised(self, z: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
+        """(z - shift) * scale."""
+        return (z - jnp.asarray(self.shift, jnp.float32)) * jnp.asarray(self.scale, jnp.float32)
+
+    def latents(self, moments: Moments, keys: Keys | None = None) -> Float[Array, "b ..."]:
+        """Normalised latents, sampled with one key per row if `draw` says so."""
+        sampled = self.draw == "sample" and keys is not None
+        return self.normalised(moments.draw(keys) if sampled else moments.mean)
+
+    def encode(self, params: Params, x: Float[Array, "b ..."], keys: Keys | None = None) -> Encoded:
+        """See `Encoder`: normalised latents, as a map."""
+        return Encoded(map=self.latents(self.moments(params, x), keys))
+
+    def decode(self, params: Params, z: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
+        """The data of normalised latents."""
+        network: Any = self.network
+        z = z / jnp.asarray(self.scale, jnp.float32) + jnp.asarray(self.shift, jnp.float32)
+        return network.apply({"params": params}, z, method="decode")
+
+    def condition_form(self, part: Part) -> ConditionForm:
+        """See `Encoder`."""
+        if part != "map":
+            raise ValueError(f"Autoencoding has no {part}; its part is map.")
+        return ConditionForm(self.name, "map", self.latent_shape()[-1], null="zero")
+
+    def finds(self, source: str) -> bool:
+        """See `Published`: a folder of diffusers, or a file of one of the layouts that the network has."""
+        return type(self.network) in TABLES and published.finds(source)
+
+    def read(self, source: str) -> Params:
+        """See `Published`."""
+        expected = jax.eval_shape(self.init, seed_key(0))
+        return TABLES[type(self.network)].read(f"{source!r}", published.tensors(Path(source)), expected)
+
+    def write(self, params: Params) -> dict[str, Any]:
+        """The arrays of its class of diffusers, by name. Raises UserError for a network without one."""
+        if type(self.network) not in TABLES:
+            raise UserError(f"{type(self.network).__name__} has no layout other than our own.")
+        return TABLES[type(self.network)].write(params)
+
+
+def autoencoder(
+    path: Path,
+    statistics: Statistics | None = None,
+    size: int | None = None,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+) -> tuple[Autoencoding, Params]:
+    """(the autoencoder, its parameters) of published weights.
+
+    path        a folder of diffusers, or one file, whose sizes are read from its arrays
+    statistics  scale and shift of the latents; a folder says them, for a file name them (SD, SDXL, SD3, FLUX)
+    size        side of an image, or length of a sound; None: 256 or 65,536
+
+    Raises UserError for files that do not fit, and for a file without statistics.
+    """
+    try:
+        found = _opened(path, statistics, size, dtype)
+    except ValueError as error:
+        raise UserError(f"{str(path)!r} does not describe an autoencoder: {error}") from error
+    return found, found.read(str(path))
+
+
+def _opened(path: Path, statistics: Statistics | None, size: int | None, dtype: Any) -> Autoencoding:
+    what = f"{str(path)!r}"
+    if path.is_dir():
+        cls, c, said = published.described(path)
+        network, channels, axes = _network(what, cls, c, dtype)
+        said = said if statistics is None else statistics
+    else:
+        if statistics is None:
+            raise UserError(
+                f"{what} does not say the scale of its latents: give statistics, such as SD ({SD.scale[0]}), SDXL "
+                f"({SDXL.scale[0]}), SD3 or FLUX of unified_jax.models.autoencoding, or Statistics() for none."
+            )
+        c, said = levels.measured(what, published.tensors(path)), statistics
+        sizes = Levels(**settings.measured(c)._asdict(), dtype=dtype)
+        network, channels, axes = _file(sizes, c), c["in_channels"], 2
+    side = size or (256 if axes == 2 else 65536)
+    return Autoencoding(network, (*(side,) * axes, channels), said.scale, said.shift, name=("sound", "image")[axes - 1])
+
+
+def _network(what: str, cls: str, c: dict[str, Any], dtype: Any) -> tuple[Any, int, int]:
+    """(the network of a class of diffusers, channels of its data, axes of a latent)."""
+    match cls:
+        case "AutoencoderKL":
+            sizes = Levels(**settings.levels(what, c)._asdict(), dtype=dtype)
+            return KlAutoencoder(sizes, c["use_quant_conv"], c["use_post_quant_conv"]), c["in_channels"], 2
+        case "VQModel":
+            sizes = Levels(**settings.levels(what, c)._asdict(), dtype=dtype)
+            width = c["vq_embed_dim"] or c["latent_channels"]
+            return VqAutoencoder(sizes, c["num_vq_embeddings"], width), c["in_channels"], 2
+        case "AutoencoderDC":
+            s = dc.settings(what, c)
+            sides = {name: Side(*getattr(s, name)) for name in ("encoder_sizes", "decoder_sizes")}
+            return DcAutoencoder(**(s._asdict() | sides), dtype=dtype), c["in_channels"], 2
+        case _:
+            return Oobleck(*oobleck.settings(what, c), dtype=dtype), c["audio_channels"], 1
+
+
+def _file(sizes: Levels, c: dict[str, Any]) -> Any:
+    """The network of a file without settings."""
+    if c["table"] is not None:
+        return VqAutoencoder(sizes, *c["table"])
+    return KlAutoencoder(sizes, c["use_quant_conv"], c["use_post_quant_conv"])
