@@ -9,11 +9,14 @@ import pytest
 
 from unified_jax.config import Open, check_kinds, config_hash, from_plain, lacking, to_plain
 from unified_jax.errors import UserError
+from unified_jax.models.base import Player
+from unified_jax.models.streams import Stream
 from unified_jax.moved import MOVED, old_path, present_path
 from unified_jax.processes.grids import Needs
 from unified_jax.processes.interpolant import Interpolant
 from unified_jax.runs.flags import parse
 from unified_jax.samplers.plan import Plan
+from unified_jax.training.experiment import Experiment
 
 
 class Works(Protocol):
@@ -69,9 +72,12 @@ def test_a_tuple_may_hold_any_class_of_the_protocol_and_its_flags_follow_what_it
     held = Several((Whole(5), Holder()))
     check_kinds(held)
     assert parse(Several, "x", ["--parts.0.size", "7"], held) == Several((Whole(7), Holder()))
-    for wrong in ((Whole(), Half()), Whole()):
-        with pytest.raises(UserError, match=r"Several.parts is .* expected tuple\["):
-            check_kinds(Several(wrong))
+    with pytest.raises(
+        UserError, match=r"Several.parts.1 is 'Half\(\)', expected Holder \| Works .*; Half lacks begin, size"
+    ):
+        check_kinds(Several((Whole(), Half())))
+    with pytest.raises(UserError, match=r"Several.parts is .* expected tuple\["):
+        check_kinds(Several(Whole()))
 
 
 @pytest.mark.parametrize(
@@ -151,3 +157,27 @@ def test_old_names_of_modules_import_the_same_module_with_a_warning(old):
         assert importlib.import_module(old) is new
     assert new.__spec__ is spec and new.__name__ == MOVED[old]
     assert any("the old name goes in the next release" in str(w.message) for w in said)
+
+
+def test_what_is_lacking_is_named_where_it_would_be_used_first():
+    """A plan asks its sampler what it needs, and an experiment its model's processes, while they are made."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Needless:
+        def __call__(self, denoise, process, x, grid, keys):
+            return x
+
+    @dataclasses.dataclass(frozen=True)
+    class Nothing:
+        packer = None
+
+    with pytest.raises(UserError, match=r"Plan.sampler is .*Needless lacks needs"):
+        Plan(Needless())
+    with pytest.raises(UserError, match=r"Experiment.model is .*Nothing lacks axes, .*processes"):
+        Experiment(model=Nothing())
+    with pytest.raises(UserError, match=r"Stream.process is .*Nothing lacks alpha_sigma, channels_per_output"):
+        Stream(process=Nothing())
+    with pytest.raises(UserError, match=r"Experiment.scores.0 is .*expected Score .*Nothing lacks __call__, suits"):
+        Experiment(scores=(Nothing(),))
+    with pytest.raises(UserError, match=r"'critic' needs .* start = -1"):
+        Player("critic", ("a",), ("b",), start=-1)

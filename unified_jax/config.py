@@ -15,38 +15,19 @@ which classes were first saved.
 import dataclasses
 import hashlib
 import importlib
-import inspect
 import json
 import math
-import types
-import typing
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Any
 
 from unified_jax.errors import UserError
 from unified_jax.moved import MOVED, old_path, present_path
+from unified_jax.typing import Open, fits, hints_of, is_open, lacking, misfit
 
 __all__ = [
-    "MOVED", "Open", "Trust", "check_finite", "check_kinds", "class_path", "config_hash", "fields_of", "fits",
-    "from_plain", "hints_of", "lacking", "to_plain",
+    "MOVED", "Open", "Trust", "check_finite", "check_kinds", "check_open", "class_path", "config_hash", "fields_of",
+    "fits", "from_plain", "hints_of", "lacking", "to_plain",
 ]  # fmt: skip
-
-if TYPE_CHECKING:
-    from typing import TypeVar
-
-    _T = TypeVar("_T")
-    Open = Annotated[_T, "any class of this protocol"]
-else:
-
-    class Open:
-        """The annotation of a field that takes any class of a protocol: `process: Open[Process]`.
-
-        Of a tuple that holds such: `Open[tuple[Part | Open[Protocol], ...]]`, so that flags follow what it holds.
-        """
-
-        def __class_getitem__(cls, protocol: Any) -> Any:
-            return Annotated[Any, protocol]
-
 
 Trust = bool | Callable[[str], bool]
 """Whether classes outside this package may be imported: of any module, of none, or of those that a function admits."""
@@ -93,8 +74,8 @@ def _build(plain: Any, trust: Trust) -> Any:
         return plain
     cls = _resolve(plain.get("class", ""), trust)
     values = {name: _build(value, trust) for name, value in plain.items() if name != "class"}
-    for misfit in _misfits(cls, values):
-        raise UserError(f"The configuration of {cls.__name__} does not fit this version: {misfit}.")
+    for wrong in _misfits(cls, values):
+        raise UserError(f"The configuration of {cls.__name__} does not fit this version: {wrong}.")
     try:
         return cls(**values)
     except Exception as error:  # a constructor that trips over nonsense may raise anything
@@ -108,10 +89,20 @@ def check_kinds(value: Any) -> None:
             check_kinds(item)
     elif dataclasses.is_dataclass(value):
         cls, values = type(value), {f.name: getattr(value, f.name) for f in fields_of(value)}
-        for misfit in _misfits(cls, values):
-            raise UserError(f"{cls.__name__}.{misfit}.")
+        for wrong in _misfits(cls, values):
+            raise UserError(f"{cls.__name__}.{wrong}.")
         for item in values.values():
             check_kinds(item)
+
+
+def check_open(value: Any) -> None:
+    """Raises UserError where a field that takes any class of a protocol holds one that lacks something of it.
+
+    For `__post_init__`, before a missing member is used.
+    """
+    for name, hint in hints_of(type(value)).items():
+        if is_open(hint) and not fits(found := getattr(value, name), hint):
+            raise UserError(f"{type(value).__name__}.{misfit(name, found, hint)}.")
 
 
 def check_finite(value: Any) -> None:
@@ -132,83 +123,8 @@ def _not_finite(cls: type, values: dict[str, Any]) -> Iterator[str]:
 def _misfits(cls: type, values: dict[str, Any]) -> Iterator[str]:
     yield from _not_finite(cls, values)
     for name, hint in hints_of(cls).items():
-        if name not in values or fits(values[name], hint):
-            continue
-        protocol = _protocol(hint)
-        if typing.get_origin(protocol) is not None:
-            hint, protocol = protocol, None
-        if protocol is None:
-            kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-            expected = " | ".join(str(k) if typing.get_origin(k) else getattr(k, "__name__", str(k)) for k in kinds)
-            yield f"{name} is {str(values[name])[:80]!r}, expected {expected}"
-        else:
-            where = f"{protocol.__name__} ({protocol.__module__})"
-            yield f"{name} is {str(values[name])[:80]!r}, expected {where}; {lacking(type(values[name]), protocol)}"
-
-
-def _protocol(hint: Any) -> Any:
-    """P of `Open[P]`, else None."""
-    return typing.get_args(hint)[1] if typing.get_origin(hint) is Annotated else None
-
-
-def lacking(cls: type, protocol: type) -> str:
-    """What a class lacks of a protocol, in words; "" where it has everything. Looked up on the class, never called."""
-    if not dataclasses.is_dataclass(cls):
-        return f"{cls.__name__} is no dataclass: write @dataclass(frozen=True) above it"
-    if cls.__hash__ is None:
-        return f"{cls.__name__} cannot be hashed: write @dataclass(frozen=True) above it"
-    bases = [base for base in protocol.__mro__ if base.__module__ not in ("typing", "builtins", "abc")]
-    names = {n for base in bases for n in (*vars(base), *vars(base).get("__annotations__", ()))}
-    wanted = sorted(n for n in names if not n.startswith("_") or n in ("__call__", "__len__", "__getitem__"))
-    there = {f.name for f in dataclasses.fields(cls)} | {n for base in cls.__mro__[:-1] for n in vars(base)}
-    if absent := [n for n in wanted if n not in there]:
-        return f"{cls.__name__} lacks {', '.join(absent)}"
-    if "__call__" in wanted:
-        asked, taken = (inspect.signature(vars_call(c)).parameters for c in (protocol, cls))
-        if unknown := [n for n in asked if n not in taken]:
-            return f"{cls.__name__}.__call__ takes {', '.join(taken)}, without {', '.join(unknown)}"
-    return ""
-
-
-def vars_call(cls: Any) -> Any:
-    """`__call__` as instances have it (a class's own is its constructor)."""
-    return next(vars(base)["__call__"] for base in cls.__mro__ if "__call__" in vars(base))
-
-
-def fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of the kind that a field's annotation asks for; annotations it cannot read fit anything."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if (protocol := _protocol(hint)) is not None:
-        return fits(value, protocol) if typing.get_origin(protocol) else not lacking(type(value), protocol)
-    if origin in (typing.Union, types.UnionType):
-        return any(fits(value, argument) for argument in arguments)
-    if origin is typing.Literal:
-        return any(type(value) is type(argument) and value == argument for argument in arguments)
-    if origin is tuple:
-        if not isinstance(value, tuple):
-            return False
-        if len(arguments) == 2 and arguments[1] is Ellipsis:
-            return all(fits(item, arguments[0]) for item in value)
-        return len(value) == len(arguments) and all(fits(v, a) for v, a in zip(value, arguments, strict=True))
-    if hint is float:
-        return isinstance(value, float | int) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if hint is None:
-        return value is None
-    if hint is Any:
-        return True
-    if isinstance(hint, type) and not getattr(hint, "_is_protocol", False):
-        return isinstance(value, hint)
-    return True
-
-
-def hints_of(cls: type) -> dict[str, Any]:
-    """Field -> annotation; empty where one cannot be resolved."""
-    try:
-        return typing.get_type_hints(cls, include_extras=True)
-    except (NameError, TypeError):  # an annotation that only a type checker can resolve
-        return {}
+        if name in values and not fits(values[name], hint):
+            yield misfit(name, values[name], hint)
 
 
 def _resolve(path: Any, trust: Trust) -> Any:

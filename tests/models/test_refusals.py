@@ -45,7 +45,10 @@ SENTENCES = {
     "ends": (lambda: joint(audio={"ends": 1.5}), "must lie in"),
     "reversed": (lambda: joint(audio={"process": FLOW}), "time 0, which is noise"),
     "source": (lambda: joint(conditions=(Text(),)), "Text lacks condition_form, to_condition"),
-    "no backbone": (lambda: joint(Label()), "is not a backbone"),
+    "no backbone": (
+        lambda: joint(Label()),
+        r'network is "Label.*expected Backbone .*layers.form.*lacks __call__, streams, takes',
+    ),
     "drop": (lambda: joint(drop_some=2.0), "JointDiffusion.drop_some is a probability"),
     "own drop": (lambda: Condition(Label(), drop=-0.1), "Condition.drop is a probability"),
     "no null": (lambda: Condition(Words(null="none"), drop=0.1), "has no null, so it cannot be dropped"),

@@ -50,7 +50,7 @@ class Player:
 
     def __post_init__(self) -> None:
         if not self.trains or not self.terms or self.start < 0 or self.every < 1:
-            raise ValueError(
+            raise UserError(
                 f"Player {self.name!r} needs parameters, terms, start >= 0 and every >= 1; found trains = "
                 f"{self.trains}, terms = {self.terms}, start = {self.start}, every = {self.every}."
             )

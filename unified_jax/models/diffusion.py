@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float
 
-from unified_jax.config import Open, lacking
+from unified_jax.config import Open, check_open
 from unified_jax.errors import UserError
 from unified_jax.layers.form import Backbone, ConditionInput, NoisyInput, check_backbone
 from unified_jax.modalities.base import Continuous
@@ -94,6 +94,8 @@ class Diffusion(Denoising):
 def check_declared(model: Any) -> None:
     """Raises ValueError for a model of streams whose parts do not fit each other."""
     owner = type(model).__name__
+    forms = tuple(one.form for one in model.reads)
+    check_open(model)
     for name in ("drop_all", "drop_some"):
         if not 0.0 <= getattr(model, name) <= 1.0:
             raise ValueError(f"{owner}.{name} is a probability, found {getattr(model, name)}.")
@@ -101,9 +103,6 @@ def check_declared(model: Any) -> None:
         raise ValueError(f"{owner}.time_bins must be at least 1, found {model.time_bins}.")
     if model.flip and not all(hasattr(s.modality, "width") for s in model.streams):
         raise ValueError(f"{owner}.flip mirrors what has a left and a right: a modality with a `width`.")
-    if words := lacking(type(model.network), Backbone):
-        raise ValueError(f"{owner}.network is not a backbone (layers/form.py): {words}.")
-    forms = tuple(one.form for one in model.reads)
     check_stages(model.stages, owner)
     check_fields([*(s.modality for s in model.streams), *(one.source for one in model.reads)])
     names = [*(s.label for s in model.streams), *(form.name for form in forms)]

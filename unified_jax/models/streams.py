@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
-from unified_jax.config import Open, check_finite, lacking
+from unified_jax.config import Open, check_finite, check_open, lacking
 from unified_jax.errors import UserError
 from unified_jax.layers.embedders import make_embedder
 from unified_jax.layers.form import ConditionInput, EmbedderKind, Form
@@ -42,6 +42,9 @@ class Stream:
 
     def __post_init__(self) -> None:
         check_finite(self)
+        check_open(self)
+        if words := lacking(type(self.modality), Continuous):
+            raise ValueError(f"A modality that is denoised derives from Continuous (modalities/base.py): {words}.")
         if self.features < 1:
             raise ValueError(f"Stream.features must be at least 1, found {self.features}.")
         if not 0 <= self.ends <= 1:

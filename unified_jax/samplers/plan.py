@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from unified_jax.config import Open, check_finite
+from unified_jax.config import Open, check_finite, check_open
 from unified_jax.errors import UserError
 from unified_jax.processes.grids import GridRequest, Spacing, check_falls
 from unified_jax.processes.targets import Process
@@ -36,6 +36,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         check_finite(self)
+        check_open(self)
         if self.steps < 1:
             raise UserError(f"The sampler needs at least one step, found steps = {self.steps}.")
         if self.temperature < 0 or not 0 < self.top_p <= 1:

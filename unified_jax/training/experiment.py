@@ -1,9 +1,9 @@
 """A recipe is one frozen `Experiment`: the object graph itself is the configuration."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
-from unified_jax.config import Open
+from unified_jax.config import Open, check_open
 from unified_jax.data.base import DataSet
 from unified_jax.data.world import World
 from unified_jax.errors import UserError
@@ -44,6 +44,41 @@ class Validation:
 
 
 @dataclass(frozen=True)
+class Best:
+    """A metric of samples of the first EMA; the checkpoint of its best value is kept as the best one."""
+
+    metric: str = ""
+    """fid, sfid, kid, inception_score, precision, recall (of Inception), frechet, kernel (of pooled pixels), or one of
+    a score, such as attribute_accuracy; empty: the validation loss decides."""
+    every: int = 0
+    """Steps between measurements."""
+    count: int = 2048
+    """Samples per measurement; numbers of different counts are not comparable."""
+    against: str = "train"
+    """What distances are measured against: a split of the data set, a folder, or an .npz."""
+    inception: str = ""
+    """File of Inception's weights."""
+    preprocessing: Literal["adm", "torch_fidelity", "pytorch_fid", "clean"] = "adm"
+    """Resizing of Inception's input."""
+    patience: int = 0
+    """Stop after this many measurements without a better one; 0: never."""
+    places: ClassVar[tuple[str, ...]] = ("inception",)
+    """Fields that may differ on a resume."""
+
+    def __post_init__(self) -> None:
+        if bool(self.metric) != bool(self.every) or min(self.every, self.patience) < 0 or self.count < 2:
+            raise ValueError(
+                "checkpoint.best needs both a metric and every >= 1, count at least 2 and patience not negative; found "
+                f"{self}."
+            )
+
+    @property
+    def higher(self) -> bool:
+        """Whether a larger value is better: of distances and losses a smaller one is."""
+        return self.metric in ("precision", "recall", "inception_score") or "accuracy" in self.metric
+
+
+@dataclass(frozen=True)
 class Checkpointing:
     """When checkpoints are written and how many are kept."""
 
@@ -53,6 +88,8 @@ class Checkpointing:
     """Rolling checkpoints kept."""
     keep_every: int = 0
     """Checkpoints of every multiple of this many steps are kept for good; 0: none. A multiple of `every`."""
+    best: Best = Best()
+    """Which checkpoint is the best: that of the lowest validation loss, or of a metric of samples."""
 
     def __post_init__(self) -> None:
         if self.every < 1 or self.keep < 1:
@@ -115,6 +152,7 @@ class Experiment:
     """What an evaluation of images measures; (): all scores of the house that suit (`evaluation.scores`)."""
 
     def __post_init__(self) -> None:
+        check_open(self)
         if self.steps < 1:
             raise UserError(f"--steps must be at least 1, found {self.steps}.")
         if self.batch_size < 1 or self.accumulate < 1:
