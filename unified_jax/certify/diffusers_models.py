@@ -4,11 +4,18 @@ from typing import Any
 
 import numpy as np
 
-from unified_jax.certify import Unserved, diffusers_unets, transformers
+from unified_jax.certify import Unserved, diffusers_unets, mmdit, transformers
 from unified_jax.certify.options import Check, anything, mapping, named, require
 
-TOP: dict[str, Check] = dict.fromkeys(("cls", "inputs", "seed", "hooks"), anything) | {"ctor": mapping}
-CLASSES = diffusers_unets.CLASSES | transformers.CLASSES
+
+def nothing(value: Any) -> bool:
+    """An object of arguments that are None."""
+    return mapping(value) and all(one is None for one in value.values())
+
+
+TOP: dict[str, Check] = dict.fromkeys(("cls", "inputs", "seed", "hooks"), anything) | {"ctor": mapping, "args": nothing}
+"""`args` are further arguments of the call; those that are None change nothing."""
+CLASSES = diffusers_unets.CLASSES | mmdit.CLASSES | transformers.CLASSES
 """Class of diffusers -> run(tensors, its constructor's arguments)."""
 
 

@@ -95,7 +95,8 @@ def conditions(tensors: dict[str, np.ndarray], ctor: dict[str, Any]) -> tuple[Co
                 found.append(ConditionInput(ConditionForm("class", "scalars", 1, null="none"), y.reshape(-1, 1)))
             case _:
                 found.append(ConditionInput(form("class", "vector", y), y))
-    if (w := given.pop("in/timestep_cond", None)) is not None:
+    if (features := ctor.get("time_cond_proj_dim")) is not None:
+        w = given.pop("in/timestep_cond", np.zeros((len(tensors["in/sample"]), features), np.float32))
         found.append(ConditionInput(form("guided", "vector", w), w))
     for name, kind in (("text_embeds", "vector"), ("time_ids", "scalars")):
         if (value := given.pop(ADDED_IN + name, None)) is not None:
