@@ -187,6 +187,10 @@ CASES = [
     ("transfusion_mask", {"n": 4, "types": 1, "window": 2}),
     ("mel", {"sr": 8000, "sets": [], "dither": 1.0}),
     ("min_snr", {"schedule": "linear", "steps": 4, "gamma": 5.0, "space": "v"}),
+    ("transformers_model", {"cls": "CLIPTextModel", "ctor": {"hidden_act": "tanh"}}),
+    ("transformers_model", {"cls": "T5EncoderModel", "ctor": {"is_decoder": True}}),
+    ("transformers_model", {"cls": "Dinov2Backbone"}),
+    ("transformers_model", {"cls": "SiglipModel", "ctor": {"vision_config": {"use_rope": True}}}),
 ]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from unified_jax.errors import UserError
 from unified_jax.interop.folder import read_json
-from unified_jax.modalities.clip_bpe import clip_bpe_json
+from unified_jax.modalities.clip_bpe import END, clip_bpe_json
 
 FILES = ("tokenizer.json", "vocab.json", "spiece.model", "spm.model")
 """One of them is in a folder with a tokenizer."""
@@ -49,7 +49,8 @@ def tokenizer_json(folder: Path) -> str:
     if not merges.is_file():
         raise UserError(f"The folder {str(folder)!r} holds vocab.json but no merges.txt.")
     try:
-        return clip_bpe_json(read_json(path), merges.read_text(encoding="utf-8").split("\n"))
+        lines = merges.read_text(encoding="utf-8").split("\n")
+        return clip_bpe_json(read_json(path), lines, _pad(folder)[0] or END)
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"The tokenizer of {str(folder)!r} cannot be read: {error}") from error
 
@@ -59,15 +60,23 @@ def pad_id(folder: Path, tokenizer: str, otherwise: int) -> int:
 
     Raises UserError for a token that the tokenizer lacks.
     """
+    token, name = _pad(folder)
+    if not token:
+        return otherwise
+    found = _ids(tokenizer).get(token)
+    if found is None:
+        raise UserError(f"{str(folder / name)!r} fills texts up with {token!r}, which the tokenizer lacks.")
+    return found
+
+
+def _pad(folder: Path) -> tuple[str, str]:
+    """(the token that fills a text up, the file that says so), or empty."""
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         said: Any = read_json(folder / name, optional=True).get("pad_token")
         token = said.get("content") if isinstance(said, dict) else said
         if isinstance(token, str):
-            found = _ids(tokenizer).get(token)
-            if found is None:
-                raise UserError(f"{str(folder / name)!r} fills texts up with {token!r}, which the tokenizer lacks.")
-            return found
-    return otherwise
+            return token, name
+    return "", ""
 
 
 def _ids(tokenizer: str) -> dict[str, int]:

@@ -12,8 +12,10 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
-def clip_bpe_json(vocabulary: dict[str, int], merges: list[str]) -> str:
+def clip_bpe_json(vocabulary: dict[str, int], merges: list[str], pad: str = END) -> str:
     """The JSON of the tokenizer of a vocab.json, and the lines of a merges.txt.
+
+    `pad` fills texts up and is never part of a word: OpenCLIP's is "!", which then is that token wherever it stands.
 
     Raises ValueError for a vocabulary without the tokens around a text, or merges that do not fit it.
     """
@@ -43,5 +45,5 @@ def clip_bpe_json(vocabulary: dict[str, int], merges: list[str]) -> str:
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{START} $A {END}", special_tokens=[(token, vocabulary[token]) for token in (START, END)]
     )
-    tokenizer.add_special_tokens([START, END])
+    tokenizer.add_special_tokens([token for token in dict.fromkeys((START, END, pad)) if token in vocabulary])
     return tokenizer.to_str()
