@@ -3,20 +3,27 @@
 import dataclasses
 import importlib
 import warnings
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import pytest
 
 from unified_jax.config import Open, check_kinds, config_hash, from_plain, lacking, to_plain
 from unified_jax.errors import UserError
+from unified_jax.modalities.image import Image
 from unified_jax.models.base import Player
+from unified_jax.models.diffusion import Diffusion
 from unified_jax.models.streams import Stream
 from unified_jax.moved import MOVED, old_path, present_path
 from unified_jax.processes.grids import Needs
 from unified_jax.processes.interpolant import Interpolant
 from unified_jax.runs.flags import parse
 from unified_jax.samplers.plan import Plan
-from unified_jax.training.experiment import Experiment
+from unified_jax.sharding import MeshShape, Rules, make_mesh, parameter_shardings
+from unified_jax.training.experiment import Experiment, Previews
+from unified_jax.training.program import assemble
 
 
 class Works(Protocol):
@@ -181,3 +188,52 @@ def test_what_is_lacking_is_named_where_it_would_be_used_first():
         Experiment(scores=(Nothing(),))
     with pytest.raises(UserError, match=r"'critic' needs .* start = -1"):
         Player("critic", ("a",), ("b",), start=-1)
+
+
+class Odd(nn.Module):
+    """A network that does not answer as a backbone does, in one way."""
+
+    way: str = ""
+    takes: ClassVar = ()
+    streams: ClassVar = "one"
+
+    @nn.compact
+    def __call__(self, noisy, conditions=(), *, layout=None, capture=()):
+        (one,) = noisy
+        axes = {"collide": ("embed", "embed"), "unknown": ("embed", "width"), "few": ("embed",)}.get(
+            self.way, (None, None)
+        )
+        init = nn.with_logical_partitioning(nn.initializers.zeros, axes)
+        scale = 1.0 + self.param("kernel", init, (2, 2)).sum()
+        if self.way == "state":
+            self.variable("batch_stats", "mean", jnp.zeros, ())
+        if self.way == "bare":
+            return one.x
+        if self.way == "name":
+            return {"out": scale * one.x}, {}
+        return {"image": scale * one.x[..., :1] if self.way == "shape" else scale * one.x}, {}
+
+
+ODD = {
+    "collide": r"parameter 'kernel': Logical axes \('embed', 'embed'\) collide",
+    "unknown": r"Unknown logical axis 'width'",
+    "few": r"parameter 'kernel' of shape \[2, 2\] needs 2 axis names",
+    "state": r"Odd keeps batch_stats beside its parameters",
+    "bare": r"Odd returns \w+, expected \(\{name: output\}, captured\)",
+    "name": r"Odd gives no output 'image'; it gives out",
+    "shape": r"output 'image' is \[1, 4, 4, 1\], expected \[1, 4, 4, 3\]",
+}
+
+
+@pytest.mark.parametrize("way", ODD)
+def test_a_network_that_does_not_answer_as_a_backbone_is_a_sentence(way):
+    model = Diffusion(Odd(way), modality=Image(4, 4, 3, patch=2))
+    experiment = Experiment(model, batch_size=8, preview=Previews(every=0))
+    with pytest.raises(UserError, match=ODD[way]):
+        assemble(experiment, make_mesh(MeshShape()))
+
+
+def test_a_model_whose_axes_are_of_other_parameters_is_a_sentence():
+    shapes = {"a": jax.ShapeDtypeStruct((2,), "float32"), "b": jax.ShapeDtypeStruct((2,), "float32")}
+    with pytest.raises(UserError, match="only one has b, c"):
+        parameter_shardings(make_mesh(MeshShape()), Rules(), {"a": (None,), "c": (None,)}, shapes)

@@ -68,10 +68,10 @@ class Rules:
 
 
 def check_names(names: tuple[str | None, ...]) -> None:
-    """Raises ValueError for a logical axis that is not in the closed list."""
+    """Raises UserError for a logical axis that is not in the closed list."""
     for name in names:
         if name is not None and name not in LOGICAL:
-            raise ValueError(f"Unknown logical axis {name!r}; the axes are {', '.join(LOGICAL)}.")
+            raise UserError(f"Unknown logical axis {name!r}; the axes are {', '.join(LOGICAL)}.")
 
 
 def _spec(table: Table, names: tuple[str | None, ...]) -> PartitionSpec:
@@ -217,11 +217,11 @@ def logical_axes(boxed: Any) -> Any:
     """The logical axis names `tuple[str | None, ...]` of each leaf of a tree of Linen's partitioned boxes."""
 
     def leaf(box: Any) -> tuple[str | None, ...]:
-        names = box.names if isinstance(box, nn.LogicallyPartitioned) else (None,) * box.ndim
+        names = box.names if isinstance(box, nn.Partitioned) else (None,) * box.ndim
         check_names(names)
         return tuple(names)
 
-    return jax.tree.map(leaf, boxed, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned))
+    return jax.tree.map(leaf, boxed, is_leaf=lambda x: isinstance(x, nn.Partitioned))
 
 
 def unbox(boxed: Any) -> Any:
@@ -230,10 +230,13 @@ def unbox(boxed: Any) -> Any:
 
 
 def parameter_shardings(mesh: Mesh, rules: Rules, axes: Any, shapes: Any) -> Any:
-    """A NamedSharding for each parameter. Raises UserError naming a parameter whose axis the mesh does not divide."""
+    """A NamedSharding for each parameter.
+
+    Raises UserError naming a parameter whose axes do not suit it, or whose axis the mesh does not divide.
+    """
 
     def leaf(path: Any, names: tuple[str | None, ...], shape: Any) -> NamedSharding:
-        spec = rules.parameter_spec(names)
+        spec = _checked_spec(rules, _path(path), names, shape.shape)
         for size, name, cut in zip(shape.shape, names, spec, strict=True):
             over = (cut,) if isinstance(cut, str) else cut or ()
             parts = math.prod(mesh.shape[axis] for axis in over)
@@ -244,4 +247,24 @@ def parameter_shardings(mesh: Mesh, rules: Rules, axes: Any, shapes: Any) -> Any
                 )
         return NamedSharding(mesh, spec)
 
-    return jax.tree_util.tree_map_with_path(leaf, axes, shapes, is_leaf=lambda x: isinstance(x, tuple))
+    named = {_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(axes, is_leaf=_is_names)}
+    if apart := sorted(named ^ {_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(shapes)}):
+        raise UserError(f"A model's axes() and init() need the same parameters; only one has {', '.join(apart)}.")
+    return jax.tree_util.tree_map_with_path(leaf, axes, shapes, is_leaf=_is_names)
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, tuple)
+
+
+def _path(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _checked_spec(rules: Rules, path: str, names: tuple[str | None, ...], shape: tuple[int, ...]) -> PartitionSpec:
+    if len(names) != len(shape):
+        raise UserError(f"The parameter {path!r} of shape {list(shape)} needs {len(shape)} axis names, found {names}.")
+    try:
+        return rules.parameter_spec(names)
+    except ValueError as error:
+        raise UserError(f"The parameter {path!r}: {error} Name one of them None, or another axis.") from error

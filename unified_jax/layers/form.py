@@ -18,6 +18,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from unified_jax.errors import UserError
 from unified_jax.modalities.conditions import ConditionForm, Kind
 from unified_jax.modalities.grid import grid_of, grid_positions, patchify, unpatchify
 
@@ -129,6 +130,35 @@ def check_backbone(network: Any, streams: int, conditions: tuple[ConditionForm, 
             raise ValueError(
                 f"{owner}: {name} takes conditions of kind {kinds}; the condition {form.name!r} is a {form.kind}."
             )
+
+
+def own_parameters(network: Any, variables: Any) -> Any:
+    """What `network.init` gives. Raises UserError for state beside the parameters, which no step would update."""
+    if state := sorted(set(variables) - {"params", "intermediates"}):
+        raise UserError(
+            f"{type(network).__name__} keeps {', '.join(state)} beside its parameters, and a network here has "
+            "parameters only; running statistics are a model's aux (docs/adding_a_model.md)."
+        )
+    return variables.get("params", {})
+
+
+def check_outputs(network: Any, noisy: tuple[NoisyInput, ...], found: Any, capture: tuple[str, ...]) -> Any:
+    """What a network answered. Raises UserError unless it is what `Backbone` says; a wrong shape would broadcast."""
+    name = type(network).__name__
+    if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], dict)):
+        raise UserError(f"{name} returns {type(found).__name__}, expected ({{name: output}}, captured).")
+    for form, x, *_ in noisy:
+        if form.name not in found[0]:
+            raise UserError(f"{name} gives no output {form.name!r}; it gives {', '.join(found[0]) or 'none'}.")
+        shape, wanted = found[0][form.name].shape, (len(x), *form.shape[:-1], form.out_channels)
+        if shape != wanted:
+            raise UserError(
+                f"{name}'s output {form.name!r} is {list(shape)}, expected {list(wanted)}: the array's sizes, and "
+                "form.out_channels."
+            )
+    if missing := [one for one in capture if one not in found[1]]:
+        raise UserError(f"{name} does not capture {', '.join(missing)}.")
+    return found
 
 
 @runtime_checkable

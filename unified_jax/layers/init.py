@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from unified_jax.errors import UserError
 from unified_jax.sharding import check_names
 
 Init = Callable[..., Array]
@@ -41,6 +42,6 @@ def declare(module: nn.Module, name: str, init: Init, shape: tuple[int, ...], ax
     """The float32 parameter `name` of a module, with one logical axis name (or None) for each of its axes."""
     check_names(axes)
     if len(axes) != len(shape):
-        raise ValueError(f"Parameter {name!r} of shape {shape} needs {len(shape)} axis names, found {axes}.")
+        raise UserError(f"Parameter {name!r} of shape {shape} needs {len(shape)} axis names, found {axes}.")
     value = module.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32)
     return cast(Array, value)  # Linen unboxes it

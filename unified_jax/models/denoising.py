@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from unified_jax.errors import UserError
-from unified_jax.layers.form import ConditionInput, NoisyInput
+from unified_jax.layers.form import ConditionInput, NoisyInput, check_outputs, own_parameters
 from unified_jax.modalities.conditions import NEGATIVE
 from unified_jax.models import generation
 from unified_jax.models.base import Declared, Terms
@@ -98,7 +98,7 @@ class Denoising(Declared):
     def _boxed(self, key: Array) -> Params:
         noisy = tuple(NoisyInput(s.form, jnp.zeros((1, *s.modality.shape)), jnp.zeros((1,))) for s in self.streams)
         variables: Any = self.network.init(key, noisy, self.conditions_of({}, {}, 1))
-        return variables["params"]
+        return own_parameters(self.network, variables)
 
     def init(self, key: Array) -> Params:
         """Fresh float32 parameters."""
@@ -123,7 +123,7 @@ class Denoising(Declared):
     ) -> tuple[dict[str, Array], dict[str, Any]]:  # fmt: skip
         """The network's raw output per stream, and what was captured."""
         found: Any = self.network.apply({"params": own(params)}, noisy, conditions, capture=capture)
-        return found
+        return check_outputs(self.network, noisy, found, capture)
 
     # ---- training -------------------------------------------------------------------------------------------------
 

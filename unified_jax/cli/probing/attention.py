@@ -59,6 +59,7 @@ def _of_picture(command: AttentionCommand, given: dict[str, str], experiment: An
         raise UserError("--wanted and --pair are for models of many modalities (Transfusion), not for Diffusion.")
     rows = read_given(given, model, 1)
     plan = experiment.preview.plan.with_steps(command.steps, None)
+    _check_captures(model, params, rows)
     trace = trace_attention(model, params, rows, plan, jax.random.key(command.seed))
     shown, name = trace.weights, "attention"
     if command.query is not None:
@@ -74,6 +75,21 @@ def _of_picture(command: AttentionCommand, given: dict[str, str], experiment: An
     for maps, picture, t in zip(shown, pictures, trace.t, strict=True):
         frames.append(_beside(to_pillow(picture), map_grid(maps), [f"t = {t:.2f}"]))
     _save(frames, folder, name)
+
+
+def _check_captures(model: Any, params: Any, rows: Any) -> None:
+    """Raises UserError for a network without attention, or one that does not show it; computes nothing."""
+    import jax
+    import jax.numpy as jnp
+
+    def call() -> Any:
+        x, t = jnp.zeros((1, *model.modality.shape)), model.process.draw_times(jax.random.key(0)[None])
+        return model.apply(params, model.process, x, t, model.conditions_of(params, rows, 1), capture=("attention",))
+
+    try:
+        jax.eval_shape(call)
+    except ValueError as error:
+        raise UserError(f"The network {type(model.network).__name__} shows no attention: {error}") from error
 
 
 def _of_document(command: AttentionCommand, given: dict[str, str], experiment: Any, params: Any, folder: Path) -> None:
