@@ -10,7 +10,7 @@ from unified_jax.cli.entry import start_process, use_compilation_cache
 from unified_jax.errors import UserError
 from unified_jax.hosts import Hosts, writes
 from unified_jax.runs.directory import write_json
-from unified_jax.runs.distance import DistanceFlags
+from unified_jax.runs.distance_flags import DistanceFlags
 from unified_jax.runs.flags import parse
 
 USAGE = "unified-jax distance REFERENCE SAMPLES, or unified-jax distance SET --statistics FILE.npz"

@@ -5,7 +5,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from unified_jax.cli.entry import run_command, start_process, use_compilation_cache, use_fake_devices
-from unified_jax.cli.outputs import FORMATS, check_formats, write_samples
 from unified_jax.cli.sampling import parse_sampler
 from unified_jax.config import to_plain
 from unified_jax.errors import UserError, meant
@@ -15,6 +14,7 @@ from unified_jax.precision import same_numbers
 from unified_jax.runs.flags import check_devices, check_room, check_seed, check_steps, parse, real
 from unified_jax.runs.folders import check_folder
 from unified_jax.runs.given import read_given, split_arguments
+from unified_jax.runs.outputs import FORMATS, check_formats, write_samples
 from unified_jax.samplers.guidance import Axis
 from unified_jax.samplers.plan import Plan, Spacing
 
@@ -45,7 +45,8 @@ class SampleCommand:
     model chooses the modalities and the end (Transfusion)."""
     formats: str = ""
     """Outputs, separated by commas: sheet (image grid), png (images), mp4 (videos), files (one per sample and modality:
-    PNG, GIF, WAV, PLY, TXT, CSV), npz. Default: sheet; for several modalities sheet,files."""
+    PNG, GIF, WAV, PLY, TXT, CSV), npz, adm (arr_0, as ADM's evaluator reads). Default: sheet; for several modalities
+    sheet,files."""
     ema: str = "0"
     """EMA of the parameters by index, or none for the trained parameters."""
     best: bool = False

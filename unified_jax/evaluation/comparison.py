@@ -20,13 +20,14 @@ import numpy as np
 from unified_jax.errors import UserError
 from unified_jax.evaluation import intervals
 from unified_jax.evaluation.distances import Rule, frechet, frechet_distance, inception_score, kernel_distance
-from unified_jax.evaluation.extractors import LOGITS, POOL, SPATIAL
-from unified_jax.evaluation.feature_sets import FeatureSet
+from unified_jax.evaluation.feature_sets import LOGITS, POOL, SPATIAL, FeatureSet
 from unified_jax.evaluation.neighbours import precision_recall
 from unified_jax.evaluation.statistics import student_mean, wilson_interval
 
 Row = dict[str, Any]
 METRICS = ("frechet", "spatial", "kernel", "precision_recall", "score")
+OF_TORCH_FIDELITY = 2020
+"""That program's seed."""
 Begin = Callable[[str, int], Callable[[int], Any]]
 """`begin(metric, parts)` before a long one; what it returns is called with the number of parts that were done."""
 
@@ -46,7 +47,7 @@ class Measures:
     subsets: int = 100
     """Subsets of KID."""
     rule: Rule = "ours"
-    """Who draws the subsets of KID: 'ours', 'torch_fidelity' (with its seed, 2020) or 'clean'."""
+    """Who draws the subsets of KID and the splits of the Inception score: 'ours', 'torch_fidelity' or 'clean'."""
     splits: int = 10
     """Splits of the Inception score: 10 as torch-fidelity, or as many as give 5000 images each as ADM."""
     seed: int = 0
@@ -87,13 +88,13 @@ def _rows(metric: str, real: FeatureSet, made: FeatureSet, measures: Measures, f
         return _frechet("sfid", SPATIAL, real, made, measures, begin)
     if metric == "score":
         logits = made.vectors(LOGITS)
-        return [] if logits is None else [_score(logits, measures.splits)]
+        return [] if logits is None else [_score(logits, measures)]
     a, b = real.vectors(POOL), made.vectors(POOL)
     if a is None or b is None:
         return []  # statistics have no vectors
     if metric == "precision_recall":
         return _manifolds(a, b, measures.neighbours, begin)
-    seed = 2020 if measures.rule == "torch_fidelity" else measures.seed
+    seed = OF_TORCH_FIDELITY if measures.rule == "torch_fidelity" else measures.seed
     # The published programs draw the samples' subset first (torch-fidelity), or the reference's second (clean-fid).
     pair = (a, b) if measures.rule == "ours" else (b, a)
     value = kernel_distance(*pair, measures.subset, measures.subsets, seed, measures.rule)
@@ -132,8 +133,10 @@ def _manifolds(a: np.ndarray, b: np.ndarray, neighbours: int, begin: Begin) -> l
     return [_row(name, rate, intervals.Interval(rate, *wilson_interval(rate, n))) for name, rate, n in parts]
 
 
-def _score(logits: np.ndarray, splits: int) -> Row:
-    x = np.asarray(logits, np.float64)
+def _score(logits: np.ndarray, measures: Measures) -> Row:
+    x, splits = np.asarray(logits, np.float64), measures.splits
+    if measures.rule == "torch_fidelity":  # it shuffles the samples before it splits them
+        x = x[np.random.RandomState(OF_TORCH_FIDELITY).permutation(len(x))]
     shifted = np.exp(x - x.max(1, keepdims=True))
     p = shifted / shifted.sum(1, keepdims=True)
     splits = min(splits, len(p))

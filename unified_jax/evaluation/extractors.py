@@ -18,13 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
+from unified_jax.evaluation.feature_sets import LOGITS, POOL, SPATIAL
 from unified_jax.evaluation.inception import load_inception
 from unified_jax.evaluation.preprocessing import MODES, Mode, as_rgb, prepare
 from unified_jax.networks import inception
 from unified_jax.typing import Params
-
-POOL, SPATIAL, LOGITS = "pool", "spatial", "logits"
-"""Features: one vector an image; the map of sFID, flattened; class scores of the Inception score."""
 
 
 @runtime_checkable

@@ -12,14 +12,13 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
 
 from unified_jax.errors import UserError
 from unified_jax.evaluation.distances import moments
-from unified_jax.evaluation.extractors import POOL, SPATIAL
 
 
 class Moments(NamedTuple):
@@ -29,10 +28,13 @@ class Moments(NamedTuple):
     cov: Float[np.ndarray, "d d"]
 
 
+POOL, SPATIAL, LOGITS = "pool", "spatial", "logits"
+"""Kinds of features: one vector an image; the map of sFID, flattened; class scores of the Inception score."""
 NAMES = {POOL: ("mu", "sigma"), SPATIAL: ("mu_s", "sigma_s")}
 """Kind of features -> names of its mean and covariance in a file."""
 
 
+@runtime_checkable
 class FeatureSet(Protocol):
     """The features of a set of images by one extractor."""
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from unified_jax.evaluation.distances import Sums, frechet, frechet_distance, squared_mmd, sums
 
@@ -43,7 +43,7 @@ NONE = Interval(math.nan, math.nan, math.nan)
 
 def student_half(values: np.ndarray) -> float:
     """Half of Student's 95 % interval of a mean."""
-    return float(student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
+    return float(stdtrit(len(values) - 1, 0.975) * values.std(ddof=1) / math.sqrt(len(values)))
 
 
 def frechet_interval(
@@ -62,7 +62,7 @@ def frechet_interval(
     pseudo = GROUPS * whole - (GROUPS - 1) * np.array(left)
     floor = np.array(_divisions(a, b, rng, report))
     centre = whole - float(floor.mean())
-    half = max(student_half(pseudo), float(student.ppf(0.975, DIVISIONS - 1) * floor.std(ddof=1)))
+    half = max(student_half(pseudo), float(stdtrit(DIVISIONS - 1, 0.975) * floor.std(ddof=1)))
     return Interval(centre, centre - half, centre + half)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import t as student
+from scipy.special import stdtr, stdtrit
 
 SIGNIFICANCE = 0.04
 """Significance level: a corrected p-value below it is claimed as a difference.
@@ -54,7 +54,7 @@ def student_mean(values: Sequence[float]) -> Mean:
     mean = float(np.mean(values))
     if n == 1:
         return Mean(mean, -math.inf, math.inf, 1)
-    half = float(student.ppf(0.975, n - 1)) * float(np.std(values, ddof=1)) / math.sqrt(n)
+    half = float(stdtrit(n - 1, 0.975)) * float(np.std(values, ddof=1)) / math.sqrt(n)
     return Mean(mean, mean - half, mean + half, n)
 
 
@@ -66,7 +66,7 @@ def paired_p(differences: Sequence[float]) -> float:
     error = float(np.std(differences, ddof=1)) / math.sqrt(n)
     if error == 0.0:
         return 0.0
-    return float(2 * student.sf(abs(float(np.mean(differences))) / error, n - 1))
+    return float(2 * stdtr(n - 1, -abs(float(np.mean(differences))) / error))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -99,5 +99,5 @@ def slope_interval(x: Sequence[float], y: Sequence[float]) -> Mean:
     slope = float(centred @ b / (centred @ centred))
     rest = b - b.mean() - slope * centred
     error = math.sqrt(float(rest @ rest) / (len(a) - 2) / float(centred @ centred))
-    half = float(student.ppf(0.975, len(a) - 2)) * error
+    half = float(stdtrit(len(a) - 2, 0.975)) * error
     return Mean(slope, slope - half, slope + half, len(a))

@@ -67,6 +67,7 @@ class Checkpoints:
         Raises RunError, and saves nothing, for a state with numbers that are not finite.
         """
         self._collect(self.rolling)
+        self._collect(self.best)  # a run never resumes from after a best checkpoint that was not finished
         if step not in self.rolling.all_steps():
             self._refuse_not_finite(state, step)
             self._save(self.rolling, state, step, None)

@@ -5,7 +5,6 @@ is not read again. Statistics files of others are references without vectors (`e
 """
 
 import contextlib
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +27,10 @@ from unified_jax.evaluation.feature_sets import (
 )
 from unified_jax.evaluation.preprocessing import Mode
 from unified_jax.hosts import together, writes
+from unified_jax.modalities.image import Image
 from unified_jax.runs.encoders import encoder_of
 from unified_jax.runs.extraction import cache_folder, extract
-from unified_jax.runs.pictures import Pictures, open_pictures
+from unified_jax.runs.pictures import Pictures, of_split, open_pictures
 
 
 @dataclass(frozen=True)
@@ -97,12 +97,12 @@ class Reference:
     pictures: Pictures | None
     published: Published
 
-    def features(self, extractor: Extractor, root: Path, batch: int) -> FeatureSet:
-        """Its features by an extractor."""
+    def features(self, extractor: Extractor, root: Path, batch: int, show: bool = True) -> FeatureSet:
+        """Its features by an extractor; a bar with `show`."""
         known = self.published.of(extractor.label)
         if self.pictures is None:
             return Statistics(self.name, known, self.published.count)
-        found = features(self.pictures, extractor, root, batch)
+        found = features(self.pictures, extractor, root, batch, show)
         return Vectors(found.name, found.arrays, known)
 
 
@@ -116,6 +116,17 @@ def open_reference(source: str) -> Reference:
         if not published.known:
             raise
         return Reference(source, None, published)
+
+
+def reference_of(source: str, data: Any, image: Image) -> Reference:
+    """A split of a run's own data, prepared as in training; anything else as `open_reference`. Raises UserError."""
+    path = Path(source).expanduser()
+    if path.exists() or ":" in source or source.endswith((".npz", ".npy")):
+        return open_reference(source)
+    try:
+        return Reference(source, of_split(data, source, image, f"{data.name}:{source}"), Published())
+    except UserError as error:
+        raise UserError(f"--against {source!r} is neither a path nor a split of the run's data: {error}") from None
 
 
 def features(pictures: Pictures, extractor: Extractor, root: Path, batch: int, show: bool = True) -> Vectors:
@@ -172,7 +183,7 @@ def lines(rows: list[Row]) -> list[str]:
         interval = "" if row["low"] is None else f"[{row['low']:.4g}, {row['high']:.4g}]"
         known = row["n_reference"] or "?"
         found.append(
-            f"{row['metric']:16} {row['value']:10.4f}  {interval:22} {row['n']:>7} {known:>7}  {row['extractor']}"
+            f"{row['metric']:16} {row['value']:10.5g}  {interval:22} {row['n']:>7} {known:>7}  {row['extractor']}"
         )
     return found + notes(rows)
 

@@ -4,14 +4,16 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
+import tyro
 
 from unified_jax.errors import UserError
 from unified_jax.evaluation.finite import check_figures
 from unified_jax.hosts import Hosts, together, writes
 from unified_jax.precision import same_numbers
+from unified_jax.runs.distance_flags import DistanceFlags
 from unified_jax.runs.flags import check_room, check_seed, check_steps
 from unified_jax.runs.folders import make_folder
 
@@ -50,6 +52,12 @@ class EvaluateCommand:
     """Use the checkpoint of this step, if it is kept; default: the newest."""
     stage: tuple[str, ...] = ()
     """NAME=PATH: where a stage of the model is, if it is not in the run's folder (a run or a file)."""
+    against: str = ""
+    """Instead FID and its relatives: against a split of the run's data, a folder, an .npz of images or statistics."""
+    conditions: Literal["data", "balanced"] = "data"
+    """With --against: conditions of the split's examples, or every class in turn (balanced)."""
+    distance: Annotated[DistanceFlags, tyro.conf.arg(name="")] = DistanceFlags()
+    """With --against: extractors and metrics."""
 
 
 @same_numbers()
@@ -69,6 +77,11 @@ def evaluate_run(command: EvaluateCommand, plan: "Plan | None" = None, bars: boo
     out = Path(command.out or command.run)
     places = parse_places(command.stage)
     experiment, params, step = open_run(Path(command.run), Which(step=command.step), command.trust, places)
+    if command.against:
+        from unified_jax.runs.against import evaluate_against
+
+        chosen = (plan or experiment.preview.plan).with_steps(command.steps, command.guidance)
+        return evaluate_against(command, experiment, params, step, chosen, bars)
     evaluate, fields = _evaluation_of(experiment.model, command.bits, experiment.scores)
     check_room("--count", command.count, experiment.model.modalities)
     check_room("--bits", command.bits, experiment.model.modalities)

@@ -176,8 +176,8 @@ class Forward:
     def _inputs(self, pool: ThreadPoolExecutor, name: str, pictures: Any, take: np.ndarray, first: int) -> list[Any]:
         def one(index: int) -> np.ndarray:
             try:
-                return self.extractor.prepare(np.asarray(pictures[int(index)]))
+                return self.extractor.prepare(np.asarray(pictures[index]))
             except ValueError as error:
                 raise UserError(f"Picture {first + index} of {name} cannot be used: {error}.") from None
 
-        return list(pool.map(one, take))
+        return list(pool.map(one, map(int, take)))

@@ -23,7 +23,7 @@ from unified_jax.errors import RunError, UserError
 PARTIAL = ".partial-"
 """Name prefix of an incomplete folder; only a killed process leaves one."""
 REQUEST = "request.json"
-OURS = re.compile(r"sheet\.png|samples\.npz|request\.json|([A-Za-z0-9_]+)/(\d{6,})\.[a-z0-9]+")
+OURS = re.compile(r"sheet\.png|samples\.npz|adm\.npz|request\.json|([A-Za-z0-9_]+)/(\d{6,})\.[a-z0-9]+")
 """What `sample.py` writes, relative to its folder: of a sample the folder and the number."""
 
 

@@ -19,7 +19,7 @@ from unified_jax.config import check_kinds
 from unified_jax.data.pipeline import HostBatch, Pipeline
 from unified_jax.data.prefetch import Prefetcher
 from unified_jax.errors import RunError, UserError
-from unified_jax.hosts import lay_rows, local_rows, make_key, name, stop_wanted, together, writes
+from unified_jax.hosts import lay_rows, local_rows, make_key, name, shared, stop_wanted, together, writes
 from unified_jax.precision import same_numbers
 from unified_jax.runs import directory as runs
 from unified_jax.runs.checkpoints import Checkpoints
@@ -28,6 +28,7 @@ from unified_jax.runs.lock import RunLock
 from unified_jax.runs.memory import check_state_fits
 from unified_jax.runs.metrics import MetricsWriter, Pending, Progress, count_lines, last_loss
 from unified_jax.runs.monitor import Watch
+from unified_jax.runs.patience import out_of_patience
 from unified_jax.runs.resume import DATA, check_same_data, data_moved
 from unified_jax.runs.start import Start, begin, create
 from unified_jax.runs.watchdog import Pulse
@@ -91,8 +92,8 @@ def train(experiment: Experiment, start: Start) -> dict[str, Any]:
 
 def _train(run: Run, start: Start) -> dict[str, Any]:
     with opened(run, start) as (checkpoints, state), Interrupt(start.hours) as interrupt:
-        if int(state.step) >= run.experiment.steps:
-            return ended(run, start)
+        if over(run.experiment, start.run_dir, int(state.step)):
+            return ended(run, start, int(state.step))
         summary = _steps(run, state, checkpoints, start, interrupt)
     return close_run(run, start, summary)
 
@@ -107,7 +108,7 @@ def opened(run: Run, start: Start) -> Iterator[tuple[Checkpoints, State]]:
         checkpoints = stack.enter_context(Checkpoints(folder, keep.keep, keep_every=keep.keep_every))
         together(lambda: _check_data(run, folder, checkpoints), by="first")
         state, run.frozen = begin(run.experiment, run.program, run.key, start, checkpoints)
-        if int(state.step) < run.experiment.steps:
+        if not over(run.experiment, folder, int(state.step)):
             together(lambda: _describe(run, folder, int(state.step)), by="first")
         yield checkpoints, state
 
@@ -124,12 +125,17 @@ def close_run(run: Run, start: Start, summary: dict[str, Any]) -> dict[str, Any]
     return summary
 
 
-def ended(run: Run, start: Start) -> dict[str, Any]:
-    """The summary of a finished run; written now if the run was killed before that.
+def over(experiment: Experiment, folder: Path, step: int) -> bool:
+    """Whether a run that has reached this step is finished: all its steps are done, or its patience is at an end."""
+    return step >= experiment.steps or bool(shared([int(out_of_patience(experiment, folder, step))])[0])
+
+
+def ended(run: Run, start: Start, steps: int) -> dict[str, Any]:
+    """The summary of a run that finished after these steps; written now if the run was killed before that.
 
     The loss is then that of the last line of metrics.jsonl; values known only to the running process are missing.
     """
-    path, steps = start.run_dir / "summary.json", run.experiment.steps
+    path = start.run_dir / "summary.json"
     saved = together(lambda: runs.read_summary(path))
     if saved and saved.get("finished") and saved.get("step") == steps:
         return saved
@@ -199,7 +205,7 @@ def _steps(run: Run, state: State, checkpoints: Checkpoints, start: Start, inter
     batches = run.pipeline.batches(first)
     try:
         with Pulse(float(start.stall), checkpoints.last_good) as watch.pulse:
-            while step < experiment.steps and not interrupt.wanted(step):
+            while step < experiment.steps and not watch.stopped and not interrupt.wanted(step):
                 before = time.perf_counter()
                 batch = next_batch(batches, experiment, step + 1, checkpoints)
                 watch.clock.wait(time.perf_counter() - before)

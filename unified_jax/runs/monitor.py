@@ -9,9 +9,12 @@ from typing import Any
 import jax
 
 from unified_jax.errors import RunError
+from unified_jax.hosts import shared
 from unified_jax.models.stages import merged
 from unified_jax.runs.checkpoints import Checkpoints
+from unified_jax.runs.measuring import measurer
 from unified_jax.runs.metrics import LAG, Clock, MetricsWriter, Pending, Progress, to_host
+from unified_jax.runs.patience import Patience, measured
 from unified_jax.runs.previews import Previewer, Validator
 from unified_jax.runs.reading import AGAIN
 from unified_jax.runs.stragglers import Pace
@@ -41,11 +44,16 @@ class Watch:
         self.clock, self.flops = Clock(), 0.0
         self.previewer = Previewer(self.experiment) if self.experiment.preview.every else None
         self.validator = Validator(self.experiment) if self.experiment.validation.every else None
+        self.best = measurer(self.experiment) if self.experiment.checkpoint.best.every else None
+        best = self.experiment.checkpoint.best
+        self.patience = Patience(best, measured(writer.path, experiment))
         self.pulse: Pulse | None = None
         self.pace = Pace(folder / "logs", jax.process_index(), jax.process_count(), progress.say)
         self.last: dict[str, Any] = {}
         self.skipped = 0
         """Skipped steps of the run."""
+        self.stopped = False
+        """Whether patience has run out."""
 
     def note(self, pending: Pending) -> None:
         """Takes a started step and reads the one LAG steps back."""
@@ -110,18 +118,18 @@ class Watch:
         self.drain(0)
         self.writer.write(step, to_host(values))
 
-    def due(self, step: int) -> tuple[bool, bool, bool]:
-        """Whether a preview, a validation, a checkpoint is due after this step."""
+    def due(self, step: int) -> tuple[bool, bool, bool, bool]:
+        """Whether a preview, a validation, a measurement, a checkpoint is due after this step."""
 
         def now(every: int) -> bool:
             return bool(every) and (step % every == 0 or step == e.steps)
 
         e = self.experiment
-        return now(e.preview.every), now(e.validation.every), now(e.checkpoint.every)
+        return now(e.preview.every), now(e.validation.every), now(e.checkpoint.best.every), now(e.checkpoint.every)
 
     def look(self, state: State, step: int) -> None:
-        """Previews, validation and checkpoints that are due after this step, in this order."""
-        preview, validate, save = due = self.due(step)
+        """Previews, validation, measurements and checkpoints that are due after this step, in this order."""
+        preview, validate, measure, save = due = self.due(step)
         if not any(due):
             return
         self.drain(0)
@@ -131,10 +139,28 @@ class Watch:
             loss = self.validator.loss(merged(state.ema[0], self.frozen), state.aux, state.step)
             self.writer.write(step, {"validation/loss": loss if math.isfinite(loss) else None})
             self.progress.say(f"step {step}: validation loss {loss:.5f}")
-            self.checkpoints.save_best(state, step, loss)
+            if not self.best:
+                self.checkpoints.save_best(state, step, loss)
+        if measure and self.best:
+            self._measure(state, step)
         if save:
             self.checkpoints.save(state, step)
         self._beat(f"the previews, validation or checkpoint of step {step}")
+
+    def _measure(self, state: State, step: int) -> None:
+        """The metric that decides which checkpoint is the best, and whether the run goes on."""
+        assert self.best
+        wanted = self.experiment.checkpoint.best
+        value = self.best.value(merged(state.ema[0], self.frozen, state.aux), step)
+        self.writer.write(step, {f"best/{wanted.metric}": value if math.isfinite(value) else None})
+        self.progress.say(f"step {step}: {wanted.metric} {value:.5g} of {wanted.count} samples")
+        self.checkpoints.save_best(state, step, -value if wanted.higher else value)
+        self.patience = self.patience.after(value)
+        self.stopped = bool(shared([int(self.patience.over)])[0])
+        if self.stopped:
+            self.progress.say(
+                f"step {step}: no better {wanted.metric} in {wanted.patience} measurements; the run ends here."
+            )
 
     def _preview(self, state: State, step: int) -> None:
         """An image grid; a failed write is reported and does not stop the run."""
@@ -154,7 +180,7 @@ class Watch:
         seconds, waited = self.clock.whole()
         return {
             "step": step,
-            "finished": step == self.experiment.steps,
+            "finished": step == self.experiment.steps or self.stopped,
             "loss": self.last.get("loss"),
             "skipped": self.skipped,
             "parameters": parameters,

@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -32,6 +32,7 @@ from unified_jax.modalities.reading import File, first_line
 Picture = UInt8[np.ndarray, "h w c"]
 
 
+@runtime_checkable
 class Pictures(Protocol):
     """A set of pictures in a fixed order."""
 
@@ -100,13 +101,13 @@ class ArrayPictures:
     def rows(self, first: int, count: int) -> Sequence[Picture]:
         """See `Pictures`."""
         if not self.member:
-            return np.load(self.path, mmap_mode="r")[first : first + count]
+            return list(np.load(self.path, mmap_mode="r")[first : first + count])
         size = int(np.prod(self.shape[1:]))
         with zipfile.ZipFile(self.path) as archive, archive.open(f"{self.member}.npy") as file:
             _header(file)
             file.seek(first * size, 1)
             content = file.read(count * size)
-        return np.frombuffer(content, np.uint8).reshape(-1, *self.shape[1:])
+        return list(np.frombuffer(content, np.uint8).reshape(-1, *self.shape[1:]))
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,8 @@ def train_together(experiments: tuple[Experiment, ...], starts: tuple[Start, ...
         raise UserError("Only experiments that differ in nothing but the seed are trained together.")
     if experiments[0].reduction != "fast":
         raise UserError("Seeds are trained together with --reduction fast; the strict one is for one run.")
+    if experiments[0].checkpoint.best.patience:
+        raise UserError("Seeds that may stop early (checkpoint.best.patience) are trained one by one.")
     runs = [prepare(e) for e in experiments]
     if jax.process_count() > 1 or runs[0].program.mesh.size > 1:
         raise UserError("Seeds are trained together on one device; give them one, or train them one by one.")
@@ -64,7 +66,7 @@ def train_together(experiments: tuple[Experiment, ...], starts: tuple[Start, ...
         if not all(_equal(run.frozen, runs[0].frozen) for run in runs[1:]):
             raise UserError("Seeds that start from different runs, with other frozen parameters, train one by one.")
         if first == {experiments[0].steps}:
-            return [ended(run, start) for run, start in zip(runs, starts, strict=True)]
+            return [ended(run, start, experiments[0].steps) for run, start in zip(runs, starts, strict=True)]
         seats = [
             Seat(run, start, checkpoints, make_watch(run, int(state.step), checkpoints, start))
             for run, start, (checkpoints, state) in zip(runs, starts, entered, strict=True)

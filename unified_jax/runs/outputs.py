@@ -1,4 +1,4 @@
-"""The files of `sample`: an image grid, one file per sample and modality, and samples.npz."""
+"""The files of `sample`: an image grid, one file per sample and modality, samples.npz, and ADM's adm.npz."""
 
 import importlib.util
 import json
@@ -9,10 +9,11 @@ import numpy as np
 
 from unified_jax.errors import UserError
 from unified_jax.modalities.image import Image
+from unified_jax.modalities.label import Label
 from unified_jax.modalities.sheets import show_samples
 from unified_jax.runs.folders import REQUEST, new_folder
 
-FORMATS = ("sheet", "files", "png", "mp4", "npz")
+FORMATS = ("sheet", "files", "png", "mp4", "npz", "adm")
 
 
 def is_video(modality: Any) -> bool:
@@ -22,12 +23,34 @@ def is_video(modality: Any) -> bool:
 
 def check_formats(formats: tuple[str, ...], modalities: tuple[Any, ...], wanted: tuple[str, ...]) -> None:
     """Raises UserError for MP4 of a request without a video, or without PyAV."""
+    if "adm" in formats:
+        adm_image(modalities, wanted)
     if "mp4" not in formats:
         return
     if not any(is_video(m) for m in modalities if not wanted or m.name in wanted):
         raise UserError("--formats mp4 is for video; nothing of this request is one.")
     if importlib.util.find_spec("av") is None:
         raise UserError("--formats mp4 needs PyAV: install the extra 'film' (pip install 'unified_jax[film]').")
+
+
+def adm_image(modalities: tuple[Any, ...], wanted: tuple[str, ...]) -> Image:
+    """The image of an ADM batch. Raises UserError for a request that makes none, or several."""
+    images = [m for m in modalities if isinstance(m, Image) and m.name in wanted and m.channels in (1, 3)]
+    if len(images) != 1:
+        raise UserError(
+            f"--formats adm is one image a sample (arr_0); this request makes {', '.join(wanted) or 'none'}."
+        )
+    return images[0]
+
+
+def adm_batch(
+    modalities: tuple[Any, ...], given: dict[str, np.ndarray], made: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """The arrays that ADM's evaluator reads: arr_0 uint8 [n, h, w, 3]; arr_1, the class, where one label is given."""
+    images = made[adm_image(modalities, tuple(made)).name]
+    found = {"arr_0": images if images.shape[-1] == 3 else np.repeat(images, 3, axis=-1)}
+    labels = [given[m.name] for m in modalities if isinstance(m, Label) and m.name in given]
+    return found | ({"arr_1": labels[0]} if len(labels) == 1 else {})
 
 
 def write_samples(
@@ -73,5 +96,7 @@ def _write(
             | {f"given/{name}": value for name, value in given.items()}
         )
         np.savez(out / "samples.npz", **arrays)  # type: ignore[arg-type]
+    if "adm" in formats:
+        np.savez(out / "adm.npz", **adm_batch(modalities, given, made))  # type: ignore[arg-type]
     folders = sorted(path.name for path in out.iterdir() if path.is_dir())
     write_json(out / REQUEST, json.loads(json.dumps(request | {"folders": folders})))
