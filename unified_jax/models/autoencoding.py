@@ -24,11 +24,13 @@ from unified_jax.interop.autoencoders import dc, levels, oobleck, published, set
 from unified_jax.interop.autoencoders.settings import Statistics
 from unified_jax.modalities.conditions import ConditionForm
 from unified_jax.models.stages import Encoded, Part
+from unified_jax.networks.autoencoders import tiling
 from unified_jax.networks.autoencoders.coder import Levels
 from unified_jax.networks.autoencoders.dc import DcAutoencoder, Side
 from unified_jax.networks.autoencoders.kl import KlAutoencoder
 from unified_jax.networks.autoencoders.moments import Moments
 from unified_jax.networks.autoencoders.oobleck import Oobleck
+from unified_jax.networks.autoencoders.tiling import Tiling
 from unified_jax.networks.autoencoders.vq import VqAutoencoder
 from unified_jax.precision import seed_key
 from unified_jax.sharding import logical_axes, unbox
@@ -76,8 +78,12 @@ class Autoencoding:
     """The latent of a Gaussian where keys are given: its mean, or a sample."""
     name: str = "image"
     """Name of the modality whose data it encodes."""
+    tiling: Tiling | None = None
+    """How pictures larger than a tile are computed; None: whole."""
 
     def __post_init__(self) -> None:
+        if self.tiling is not None and type(self.network) is not KlAutoencoder:
+            raise ValueError(f"Only a KlAutoencoder is computed in tiles, found {type(self.network).__name__}.")
         if not all(s > 0 for s in self.scale) or not self.scale or not self.shift:
             raise ValueError(f"Autoencoding.scale must be positive, found {self.scale} and shift {self.shift}.")
         channels = self.latent_shape()[-1]
@@ -106,6 +112,8 @@ class Autoencoding:
     def moments(self, params: Params, x: Float[Array, "b ..."]) -> Moments:
         """What the network says of the latents, before scale and shift."""
         network: Any = self.network
+        if self.tiling is not None:
+            return tiling.encode(network, params, x, self.tiling)
         return network.apply({"params": params}, x, method="encode")
 
     def normalised(self, z: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
@@ -125,6 +133,8 @@ class Autoencoding:
         """The data of normalised latents."""
         network: Any = self.network
         z = z / jnp.asarray(self.scale, jnp.float32) + jnp.asarray(self.shift, jnp.float32)
+        if self.tiling is not None:
+            return tiling.decode(network, params, z, self.tiling)
         return network.apply({"params": params}, z, method="decode")
 
     def condition_form(self, part: Part) -> ConditionForm:

@@ -144,7 +144,8 @@ class Decoder(nn.Module):
         """The features after `stop` levels from those after `start`; after all of them, the output."""
         for level in self.level[start:stop]:
             h = level(h, code, window)
-            window = None if window is None or level.resample == "none" else window.up()
+            if window is not None and level.resample == "up":
+                window = window.up()
         if stop < len(self.level):
             return h
         h = jax.nn.silu(norm(h, self.sizes.groups, "norm_out", code, window))
