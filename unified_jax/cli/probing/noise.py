@@ -1,10 +1,14 @@
 """`probe noise`: the gradient noise scale by loss term."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from unified_jax.cli.probing.opened import open_for_probe
 from unified_jax.errors import RunError, UserError
+from unified_jax.models.stages import BUFFERS, beside, own
+from unified_jax.typing import Batch, Params
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ def noise(command: NoiseCommand) -> None:
         raise UserError(
             f"--batches must be at least 1 and --parts at least 2, found {command.batches} and {command.parts}."
         )
-    experiment, params, folder = open_for_probe(command.run, command.trust, command.step)
+    experiment, params, folder, step = open_for_probe(command.run, command.trust, command.step)
     check_trains(experiment)
     e = experiment
     pipeline = Pipeline(
@@ -52,10 +56,10 @@ def noise(command: NoiseCommand) -> None:
     weights = dict(getattr(e.balance, "weights", ()))
     with tqdm(total=len(batches), unit="batch", dynamic_ncols=True) as bar:
         found = measure_noise_scale(
-            e.model.losses,
+            losses_at(e.model, beside(params), step),
             e.model.terms,
             weights,
-            params,
+            own(params),
             batches,
             jax.random.key(command.seed),
             command.parts,
@@ -74,6 +78,15 @@ def noise(command: NoiseCommand) -> None:
     for name, one in found.items():
         print(f"{name:12s} {each * one.scale:22.4g} {one.signal:12.4g} {one.noise:14.4g}")
     print(f"batch of this run: {e.batch_size} examples")
+
+
+def losses_at(model: Any, others: Params, step: int) -> Callable[..., Any]:
+    """`Model.losses` as of a step: with the aux and the stages that are beside the parameters, which are constant."""
+
+    def losses(params: Params, _: Any, batch: Batch, key: Any) -> Any:
+        return model.losses({**others, **params}, others.get(BUFFERS, {}), batch | {"step": step}, key)
+
+    return losses
 
 
 def _plain(scale: float) -> float | None:

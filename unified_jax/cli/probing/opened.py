@@ -48,15 +48,15 @@ class ReadsDocuments(Protocol):
         ...
 
 
-def open_for_probe(run: str, trust: bool = False, step: int | None = None) -> tuple[Any, Any, Path]:
-    """(experiment, parameters of the first EMA, folder for the files)."""
+def open_for_probe(run: str, trust: bool = False, step: int | None = None) -> tuple[Any, Any, Path, int]:
+    """(experiment, parameters of the first EMA, folder for the files, step of the parameters)."""
     from unified_jax.runs.opened import open_run
     from unified_jax.runs.saved import Which
 
-    experiment, params, _ = open_run(Path(run), Which(step=step), trust)
+    experiment, params, found = open_run(Path(run), Which(step=step), trust)
     folder = Path(run) / "probes"
     make_folder(folder)
-    return experiment, params, folder
+    return experiment, params, folder, found
 
 
 def reads_documents(model: Any) -> bool:
