@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import sys
 import warnings
 from typing import Any, ClassVar, Protocol
 
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from unified_jax.cli.probing.noise import losses_at
 from unified_jax.config import Open, check_kinds, config_hash, from_plain, lacking, to_plain
 from unified_jax.errors import UserError
 from unified_jax.modalities.image import Image
@@ -19,10 +21,13 @@ from unified_jax.models.streams import Stream
 from unified_jax.moved import MOVED, old_path, present_path
 from unified_jax.processes.grids import Needs
 from unified_jax.processes.interpolant import Interpolant
+from unified_jax.runs.code import import_file
 from unified_jax.runs.flags import parse
 from unified_jax.samplers.plan import Plan
 from unified_jax.sharding import MeshShape, Rules, make_mesh, parameter_shardings
+from unified_jax.studies.cells import Arm, Cell
 from unified_jax.training.experiment import Experiment, Previews
+from unified_jax.training.optimizer import Optimization
 from unified_jax.training.program import assemble
 
 
@@ -237,3 +242,38 @@ def test_a_model_whose_axes_are_of_other_parameters_is_a_sentence():
     shapes = {"a": jax.ShapeDtypeStruct((2,), "float32"), "b": jax.ShapeDtypeStruct((2,), "float32")}
     with pytest.raises(UserError, match="only one has b, c"):
         parameter_shardings(make_mesh(MeshShape()), Rules(), {"a": (None,), "c": (None,)}, shapes)
+
+
+def test_cells_of_a_study_know_the_code_they_were_trained_by(tmp_path, monkeypatch):
+    """The hash of a configuration is the same after an edit of the user's own code."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    file, found = tmp_path / "own_cell_rule.py", []
+    for rate in (1.0, 2.0):
+        file.write_text(RULE.format(rate))
+        rule = import_file(file).Rule()
+        experiment = Experiment(Diffusion(Odd()), optimizer=Optimization(rule), preview=Previews(every=0))
+        cell = Cell(Arm("base", experiment, (0,), 1, 1.0), 0, tmp_path)
+        found.append((config_hash(experiment), cell.run_dir.name))
+    assert found[0][0] == found[1][0] and found[0][1] != found[1][1]
+    plain = Cell(Arm("base", Experiment(preview=Previews(every=0)), (0,), 1, 1.0), 0, tmp_path)
+    assert "code" not in plain.run_dir.name  # what was trained without own code is found again
+
+
+RULE = """
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    def transform(self, rate, decay, stacked):
+        return {}
+"""
+
+
+def test_the_probe_of_noise_hands_on_aux_and_step():
+    class Model:
+        def losses(self, params, aux, batch, key):
+            return params["a"], params["stages"], aux, batch["step"]
+
+    at = losses_at(Model(), {"buffers": {"book": 3}, "stages": "s"}, 7)
+    assert at({"a": 1}, {}, {"step": 0}, None) == (1, "s", {"book": 3}, 7)

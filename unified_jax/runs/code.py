@@ -162,6 +162,12 @@ def changed_code(run_dir: Path, value: Any) -> list[str]:
     return sorted(name for name in kept.keys() | now.keys() if kept.get(name) != now.get(name))
 
 
+def code_digest(value: Any) -> str:
+    """Eight hex digits of the custom code of a configuration; "" without any."""
+    found = {name: _loaded(name, path) for name, path in sorted(own_modules(value).items())}
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:8] if found else ""
+
+
 def keep_code(run_dir: Path, value: Any, step: int) -> None:
     """Writes RUN/code. Changed code is recorded as a change at `step`; the old code is kept."""
     modules, table, folder = own_modules(value), kept_code(run_dir), run_dir / CODE

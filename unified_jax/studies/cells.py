@@ -1,7 +1,8 @@
 """The cells of a study: its arms after the budget, one run per seed, and their existing results.
 
     OUT/trained/HASH-seed_N/     a run like any other, shared by arms that differ only in sampling; named
-                                 HASH-from_START-seed_N if it starts from another run
+                                 HASH-from_START-seed_N if it starts from another run, and HASH-code_DIGEST-seed_N
+                                 if it has classes of the user's own
     OUT/cells/ARM/seed_N/        cell.json (values, provenance, or why it failed), evaluation.json and image grids
 
 HASH is that of the configuration that training depends on: a changed study trains only the changed cells.
@@ -19,6 +20,7 @@ from unified_jax.config import config_hash
 from unified_jax.data.pipeline import Pipeline
 from unified_jax.errors import UserError
 from unified_jax.planning.plan import step_flops
+from unified_jax.runs.code import code_digest
 from unified_jax.runs.directory import read_json
 from unified_jax.sharding import make_mesh
 from unified_jax.studies.origin import Origin, check_origin, find_origin
@@ -78,11 +80,17 @@ class Cell:
         return self.arm.origin.text if self.arm.origin else ""
 
     @property
+    def code(self) -> str:
+        """Digest of its custom code, which its run keeps: with other code it is trained anew; "" for none."""
+        return code_digest(self.experiment)
+
+    @property
     def run_dir(self) -> Path:
         """The folder of its run."""
         plain = dataclasses.replace(self.arm.experiment, preview=Previews(), evaluate=0)
         start = f"-from_{self.arm.origin.fingerprint}" if self.arm.origin else ""
-        return self.out / "trained" / f"{config_hash(plain)}{start}-seed_{self.seed}"
+        code = f"-code_{self.code}" if self.code else ""
+        return self.out / "trained" / f"{config_hash(plain)}{start}{code}-seed_{self.seed}"
 
     @property
     def folder(self) -> Path:
@@ -104,8 +112,9 @@ class Cell:
     def record(self, study: Study) -> dict[str, Any] | None:
         """cell.json, if it is of this configuration and holds every metric of the study."""
         found = read_json(self.folder / "cell.json")
-        found = found and {"origin": ""} | found
-        if not found or (found["config_hash"], found["origin"]) != (config_hash(self.experiment), self.origin):
+        found = found and {"origin": "", "code": ""} | found
+        ours = (config_hash(self.experiment), self.origin, self.code)
+        if not found or (found["config_hash"], found["origin"], found["code"]) != ours:
             return None
         values = found["values"]
         whole = all(m.title in values for m in study.metrics_of(self.arm.name)) and found["samples"] == samples_of(

@@ -121,6 +121,7 @@ def _finish_cell(study: Study, cell: Cell, bar: Bar) -> dict[str, Any]:
         "failed": failed,
         "trained": cell.run_dir.name,
         "origin": cell.origin,
+        "code": cell.code,
     }
     record |= provenance(cell.experiment)
     cell.folder.mkdir(parents=True, exist_ok=True)
