@@ -33,7 +33,7 @@ class Golden:
         top = require(config, TOP)
         self.cls = top["cls"]
         self.kind, checks, nested = CONFIGS[self.cls]
-        self.config = {"model_type": self.kind} | require(top.get("ctor", {}), checks)
+        self.config: dict[str, Any] = {"model_type": self.kind} | require(top.get("ctor", {}), checks)
         for name, inner in nested.items():
             require(self.config.get(name) or {}, inner)
         self.weights = {name[6:]: value for name, value in tensors.items() if name.startswith("param/")}
@@ -132,7 +132,8 @@ def run_clip(golden: Golden) -> Found:
     """CLIPModel: both towers, whose projections have the width that the pair says."""
     width = golden.config.get("projection_dim", 512)
     for name in ("text_config", "vision_config"):
-        golden.config[name] = (golden.config.get(name) or {}) | {"projection_dim": width}
+        nested: dict[str, Any] = golden.config.get(name) or {}
+        golden.config[name] = nested | {"projection_dim": width}
     text, image = _clip_text(golden, True), _clip_vision(golden, True)
     return pair_outputs(text.pooled, image.pooled, golden.weights["logit_scale"], np.zeros(()))
 

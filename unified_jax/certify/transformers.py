@@ -1,10 +1,12 @@
-"""Families of diffusion transformers."""
+"""Families of diffusion transformers: UniDiffuser's U-ViT in its own layout (`uvit`) and in diffusers', PixArt."""
 
 from collections.abc import Callable
 from typing import Any
 
-CLASSES: dict[str, Callable[..., dict[str, Any]]] = {}
+from unified_jax.certify import uvit
+
+CLASSES: dict[str, Callable[..., dict[str, Any]]] = {"UniDiffuserModel": uvit.run_diffusers}
 """Class of diffusers -> run(tensors, its constructor's arguments), for the family `diffusers_model`."""
 
-RUNNERS: dict[str, Callable[..., dict[str, Any]]] = {}
+RUNNERS: dict[str, Callable[..., dict[str, Any]]] = {"uvit": uvit.run}
 """Family -> how it is computed here, float32."""

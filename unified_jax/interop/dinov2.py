@@ -22,9 +22,8 @@ from typing import Any
 import numpy as np
 
 from unified_jax.interop.clip import VisionFields
-from unified_jax.interop.encoder_lines import block_lines, patch_lines
+from unified_jax.interop.encoder_lines import OneRow, block_lines, patch_lines
 from unified_jax.interop.folder import Settings
-from unified_jax.interop.siglip import OneRow
 from unified_jax.interop.table import BIAS, MATRIX, Line, Table, linear, norm
 
 PLAIN, REGISTERS = "dinov2", "dinov2_with_registers"

@@ -37,6 +37,33 @@ class Patches(Form):
         return [ours.reshape(p, p, c, d).transpose(3, 2, 0, 1)]
 
 
+class Fused(Form):
+    """Ours is [d, h, 3, e] (of a bias [h, 3, e]), theirs [3 h e, d]: queries first, then keys, then values."""
+
+    def theirs(self, shape: Shape) -> Shape:
+        """The shape of theirs."""
+        *d, h, _, e = shape
+        return (3 * h * e, *d)
+
+    def read(self, parts: list[np.ndarray], shape: Shape) -> np.ndarray:
+        """Ours."""
+        *d, h, _, e = shape
+        return np.moveaxis(parts[0].T.reshape(*d, 3, h, e), -3, -2)
+
+    def write(self, ours: np.ndarray) -> list[np.ndarray]:
+        """Theirs."""
+        *d, h, _, e = ours.shape
+        return [np.moveaxis(ours, -2, -3).reshape(*d, 3 * h * e).T]
+
+
+class OneRow(Form):
+    """Ours is [..., d], theirs the same with leading axes of 1, to three axes."""
+
+    def theirs(self, shape: Shape) -> Shape:
+        """The shape of theirs."""
+        return (*(1,) * (3 - len(shape)), *shape)
+
+
 def patch_lines(ours: str, theirs: str, channels: int, bias: bool = True) -> Table:
     """The lines of a patch embedding."""
     kernel = Line(f"{ours}/kernel", (f"{theirs}.weight",), Patches(channels=channels))

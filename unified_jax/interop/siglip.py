@@ -13,36 +13,14 @@ theirs                                          ours
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from unified_jax.interop.clip import TextFields, VisionFields, text_wanted, vision_wanted
-from unified_jax.interop.encoder_lines import clip_block_lines, patch_lines
+from unified_jax.interop.encoder_lines import Fused, OneRow, clip_block_lines, patch_lines
 from unified_jax.interop.folder import Settings
-from unified_jax.interop.names import Shape
 from unified_jax.interop.table import BIAS, Form, Line, Table, linear, norm
 
 TEXT_KINDS = ("siglip", "siglip_text_model")
 VISION_KINDS = ("siglip", "siglip_vision_model")
 TEXT_WANTED, VISION_WANTED = text_wanted, vision_wanted
-
-
-class InProjection(Form):
-    """Ours is [d, h, 3, e] (of a bias [h, 3, e]), theirs [3 h e, d]: queries first, then keys, then values."""
-
-    def theirs(self, shape: Shape) -> Shape:
-        """The shape of theirs."""
-        *d, h, _, e = shape
-        return (3 * h * e, *d)
-
-    def read(self, parts: list[np.ndarray], shape: Shape) -> np.ndarray:
-        """Ours."""
-        *d, h, _, e = shape
-        return np.moveaxis(parts[0].T.reshape(*d, 3, h, e), -3, -2)
-
-    def write(self, ours: np.ndarray) -> list[np.ndarray]:
-        """Theirs."""
-        *d, h, _, e = ours.shape
-        return [np.moveaxis(ours, -2, -3).reshape(*d, 3 * h * e).T]
 
 
 def text_fields(config: Mapping[str, Any], what: str) -> TextFields:
@@ -106,8 +84,8 @@ def vision_table(prefix: str, pooled: bool, channels: int = 3) -> Table:
     head = f"{prefix}head"
     pool = (
         Line("head/probe", (f"{head}.probe",), OneRow()),
-        Line("head/qkv_kernel", (f"{head}.attention.in_proj_weight",), InProjection()),
-        Line("head/qkv_bias", (f"{head}.attention.in_proj_bias",), InProjection()),
+        Line("head/qkv_kernel", (f"{head}.attention.in_proj_weight",), Fused()),
+        Line("head/qkv_bias", (f"{head}.attention.in_proj_bias",), Fused()),
         Line("head/out_kernel", (f"{head}.attention.out_proj.weight",), Form(inputs=2)),
         Line("head/out_bias", (f"{head}.attention.out_proj.bias",), BIAS),
         *norm("head/norm", f"{head}.layernorm"),
@@ -121,11 +99,3 @@ def vision_table(prefix: str, pooled: bool, channels: int = 3) -> Table:
         *norm("norm", f"{prefix}post_layernorm"),
         *(pool if pooled else ()),
     )
-
-
-class OneRow(Form):
-    """Ours is [..., d], theirs the same with leading axes of 1, to three axes."""
-
-    def theirs(self, shape: Shape) -> Shape:
-        """The shape of theirs."""
-        return (*(1,) * (3 - len(shape)), *shape)

@@ -75,7 +75,8 @@ class ImageEncoder:
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of patches."""
-        return (self.preprocessing.side // self.network.patch,) * 2
+        side = self.preprocessing.side // self.network.patch
+        return side, side
 
     def _boxed(self, key: Array) -> Params:
         side = self.network.size

@@ -223,7 +223,7 @@ def encoder_blocks(
     )
     first = x
     x, kept = stack(spec, keep, name="blocks")(x, visible, bias, offsets)
-    return x, jnp.concatenate([first[None], kept]) if keep else None
+    return x, None if kept is None else jnp.concatenate([first[None], kept])
 
 
 def prefix_range(
