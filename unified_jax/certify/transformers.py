@@ -3,9 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
-from unified_jax.certify import uvit
+from unified_jax.certify import pixart, uvit
 
-CLASSES: dict[str, Callable[..., dict[str, Any]]] = {"UniDiffuserModel": uvit.run_diffusers}
+CLASSES: dict[str, Callable[..., dict[str, Any]]] = {
+    "PixArtTransformer2DModel": pixart.run,
+    "UniDiffuserModel": uvit.run_diffusers,
+}
 """Class of diffusers -> run(tensors, its constructor's arguments), for the family `diffusers_model`."""
 
 RUNNERS: dict[str, Callable[..., dict[str, Any]]] = {"uvit": uvit.run}

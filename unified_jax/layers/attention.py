@@ -118,7 +118,7 @@ class AttentionHalf(nn.Module):
 
 
 class CrossAttentionHalf(nn.Module):
-    """x + out(attend(q(norm(x)), k(memory), v(memory))): cross-attention to the memory. The norm is affine.
+    """x + out(attend(q(norm(x)), k(memory), v(memory))): cross-attention to the memory. The norm is affine, or none.
 
     `zero` initialises the output projection with zeros, so that the branch starts as the identity; `bias` adds biases
     to queries, keys and values.
@@ -130,6 +130,7 @@ class CrossAttentionHalf(nn.Module):
     attention: choice.Attention = "auto"
     zero: bool = False
     bias: bool = True
+    norm: bool = True
 
     @nn.compact
     def __call__(
@@ -137,7 +138,7 @@ class CrossAttentionHalf(nn.Module):
     ) -> Float[Array, "b n d"]:
         """The residual stream after the branch; the memory has a width of its own."""
         d, e, f = x.shape[-1], x.shape[-1] // self.heads, memory.shape[-1]
-        h = AffineNorm(self.eps, name="norm")(x).astype(self.dtype)
+        h = (AffineNorm(self.eps, name="norm")(x) if self.norm else x).astype(self.dtype)
         q_kernel = declare(self, "q_kernel", xavier(d, d), (d, self.heads, e), ("embed", "heads", "head_dim"))
         q_bias = self._bias("q_bias", (self.heads, e), ("heads", "head_dim"))
         shape = (f, self.heads, 2, e)
