@@ -9,8 +9,10 @@ from typing import Any, ClassVar, Protocol
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from unified_jax.cli.convert import main
 from unified_jax.cli.probing.noise import losses_at
 from unified_jax.config import Open, check_kinds, config_hash, from_plain, lacking, to_plain
 from unified_jax.errors import UserError
@@ -22,6 +24,8 @@ from unified_jax.moved import MOVED, old_path, present_path
 from unified_jax.processes.grids import Needs
 from unified_jax.processes.interpolant import Interpolant
 from unified_jax.runs.code import import_file
+from unified_jax.runs.directory import load_experiment
+from unified_jax.runs.exports import write_unified
 from unified_jax.runs.flags import parse
 from unified_jax.samplers.plan import Plan
 from unified_jax.sharding import MeshShape, Rules, make_mesh, parameter_shardings
@@ -277,3 +281,43 @@ def test_the_probe_of_noise_hands_on_aux_and_step():
 
     at = losses_at(Model(), {"buffers": {"book": 3}, "stages": "s"}, 7)
     assert at({"a": 1}, {}, {"step": 0}, None) == (1, "s", {"book": 3}, 7)
+
+
+NETWORK = """
+from typing import ClassVar
+
+import flax.linen as nn
+
+
+class Scale(nn.Module):
+    takes: ClassVar = ()
+    streams: ClassVar = "one"
+
+    @nn.compact
+    def __call__(self, noisy, conditions=(), *, layout=None, capture=()):
+        (one,) = noisy
+        return {one.form.name: one.x * self.param("scale", nn.initializers.ones, ())}, {}
+"""
+
+
+def test_a_weights_file_finds_own_classes_beside_it_and_its_run_keeps_them(tmp_path, monkeypatch, one_device):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    made, held = tmp_path / "made", tmp_path / "held"
+    for folder in (made, held):
+        folder.mkdir()
+    (made / "own_scale.py").write_text(NETWORK)
+    network = import_file(made / "own_scale.py").Scale()
+    experiment = Experiment(Diffusion(network, modality=Image(4, 4, 3, patch=2)), preview=Previews(every=0))
+    weights = held / "scale.safetensors"
+    write_unified(weights, experiment, jax.tree.map(np.asarray, experiment.model.init(jax.random.key(0))), 0)
+    del sys.modules["own_scale"]
+    sys.path.remove(str(made))
+    convert = ["--from", str(weights), "--to", str(tmp_path / "run")]
+    for flags, words in (([], "pass --trust"), (["--trust"], "No module named 'own_scale'; a module of your own lies")):
+        with pytest.raises(UserError, match=words):
+            main([*convert, *flags])
+    (held / "own_scale.py").write_text(NETWORK)
+    main([*convert, "--trust"])
+    assert (tmp_path / "run" / "code" / "own_scale.py").read_text() == NETWORK
+    del sys.modules["own_scale"]
+    assert load_experiment(tmp_path / "run", trust=True).model.network.takes == ()

@@ -138,7 +138,10 @@ def _resolve(path: Any, trust: Trust) -> Any:
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise UserError(f"The configuration names the class {path!r}, which cannot be found: {error}") from error
+        raise UserError(
+            f"The configuration names the class {path!r}, which cannot be found: {error}; a module of "
+            "your own lies beside what names it, or on PYTHONPATH."
+        ) from error
     if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
         raise UserError(f"The configuration names {path!r}, which is not a dataclass.")
     return found

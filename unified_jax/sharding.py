@@ -253,10 +253,6 @@ def parameter_shardings(mesh: Mesh, rules: Rules, axes: Any, shapes: Any) -> Any
     return jax.tree_util.tree_map_with_path(leaf, axes, shapes, is_leaf=_is_names)
 
 
-def _is_names(value: Any) -> bool:
-    return isinstance(value, tuple)
-
-
 def _path(path: Any) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 

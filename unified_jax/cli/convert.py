@@ -32,6 +32,7 @@ from unified_jax.networks.dit import DiT
 from unified_jax.processes.gaussian import DiscreteGaussian
 from unified_jax.processes.interpolant import Interpolant
 from unified_jax.runs.adapters import export_adapter, import_adapter, write_run
+from unified_jax.runs.code import beside_file
 from unified_jax.runs.exports import Whole, described_process, export_run, write_unified
 from unified_jax.samplers.choice import Ddpm, Dopri5
 from unified_jax.samplers.guidance import Guidance
@@ -166,7 +167,7 @@ def read_unified(path: Path, trust: bool) -> tuple[Experiment, Params]:
             f"{str(path)!r} carries no configuration, so it is not in our layout; say with --layout which one it has."
         )
     try:
-        experiment = from_plain(json.loads(text), trust)
+        experiment = from_plain(json.loads(text), beside_file(path, trust))
     except (json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"The configuration in {str(path)!r} is not valid JSON ({error}).") from error
     if not isinstance(experiment, Experiment) or not isinstance(experiment.model, Model):

@@ -109,7 +109,7 @@ def write(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, 
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, temporary, dict(metadata))
+        save_file({name: np.asarray(value, order="C") for name, value in tensors.items()}, temporary, dict(metadata))
         temporary.chmod(0o644)  # the library writes with owner permissions only
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:

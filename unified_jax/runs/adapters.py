@@ -19,6 +19,7 @@ from unified_jax.interop import files, names
 from unified_jax.models.tuned import Tuned
 from unified_jax.runs import directory as runs
 from unified_jax.runs.checkpoints import Checkpoints
+from unified_jax.runs.code import beside_file, keep_code
 from unified_jax.runs.opened import open_run
 from unified_jax.runs.saved import Which, keep_base, load_base, load_trained, loading
 from unified_jax.runs.stages import NOWHERE, Places, begin_stages, check_sources, kept_places
@@ -47,8 +48,9 @@ def export_adapter(source: Path, target: Path, ema: str, trust: bool) -> str:
 def import_adapter(path: Path, base: Path, target: Path, trust: bool) -> str:
     """Makes a run from an adapter file and its base, and returns a message. Raises UserError if they do not fit."""
     tensors, metadata = files.read(path), files.read_metadata(path)
+    old, params, _ = open_run(base, trust=trust)  # custom code comes from the base, or lies beside the file
     try:
-        experiment: Any = from_plain(json.loads(metadata.get("experiment", "")), trust)
+        experiment: Any = from_plain(json.loads(metadata.get("experiment", "")), beside_file(path, trust))
     except (json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"{str(path)!r} carries no configuration, so it is no adapter ({error}).") from error
     if not isinstance(experiment, Experiment) or not isinstance(experiment.trained, Tuned):
@@ -56,7 +58,6 @@ def import_adapter(path: Path, base: Path, target: Path, trust: bool) -> str:
     model = experiment.trained
     expected = names.flatten(jax.eval_shape(model.init, jax.random.key(0)))
     names.account(f"{str(path)!r}", names.shapes(tensors), names.shapes(expected))
-    old, params, _ = open_run(base, trust=trust)
     graft = plan_graft(old.model, experiment.model, experiment.tuning)
     frozen = model.frozen(graft.apply(params, experiment.model.init(jax.random.key(experiment.seed))))
     if checksum(frozen) != metadata.get("base"):
@@ -94,4 +95,5 @@ def write_run(
     with Checkpoints(run_dir) as checkpoints:
         checkpoints.save(state, 0)
     runs.write_json(run_dir / "conversion.json", source | runs.provenance(made))
+    keep_code(run_dir, made, 0)
     runs.save_experiment(run_dir, made)

@@ -232,6 +232,14 @@ def admitted(run_dir: Path, trust: bool) -> Trust:
     return admits
 
 
+def beside_file(path: Path, trust: bool) -> Trust:
+    """The modules that the configuration in a weights file may name: with `trust` any, also those beside the file."""
+    folder = str(path.resolve().parent)
+    if trust and folder not in sys.path:
+        sys.path.append(folder)
+    return trust
+
+
 def _import_kept(folder: Path, kept: dict[str, str]) -> None:
     for name, digest in kept.items():
         path = folder / _place(name, folder)
