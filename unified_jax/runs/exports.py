@@ -10,12 +10,12 @@ The file's metadata (safetensors, JSON):
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import jax
 import numpy as np
 
-from unified_jax.config import from_plain, to_plain
+from unified_jax.config import from_plain, lacking, to_plain
 from unified_jax.errors import UserError
 from unified_jax.interop import diffusers_dit, dit, files, names
 from unified_jax.interop.dit_sizes import Sizes
@@ -39,7 +39,17 @@ SCHEDULES = {"linear": "linear", "squared_cosine": "squaredcos_cap_v2"}
 """Ours, theirs in both: linear from 1e-4 to 0.02 over 1,000 steps."""
 TARGETS = {"eps": "epsilon", "x0": "sample"}
 PATHS = {Linear(): "Linear", Gvp(): "GVP", Vp(): "VP"}
+NETWORKS: dict[Foreign, tuple[type, ...]] = {"dit": (DiT,), "sit": (DiT,), "diffusers_dit": (DiT,)}
+"""Classes that compute what a layout's own code computes; of a class derived from them nothing is known."""
 PREDICTIONS = {"velocity": "velocity", "eps": "noise", "score": "score"}
+
+
+class OfStreams(Protocol):
+    """A model as a layout describes it; see `Diffusion`."""
+
+    network: Any
+    streams: tuple[Any, ...]
+    reads: tuple[Any, ...]
 
 
 def export_run(source: Path, target: Path, layout: Whole, ema: str, trust: bool) -> str:
@@ -76,9 +86,9 @@ def write_unified(path: Path, experiment: Experiment, params: Params, step: int)
 
 def sizes_of(model: Any, layout: Foreign) -> Sizes:
     """The sizes of a model that the layout's own code computes alike. Raises UserError listing why it would not."""
-    network, streams = getattr(model, "network", None), getattr(model, "streams", ())
-    if not isinstance(network, DiT) or len(streams) != 1:
+    if lacking(type(model), OfStreams) or type(model.network) not in NETWORKS[layout] or len(model.streams) != 1:
         raise UserError(f"The layout {layout} is of a class-conditional DiT; --layout unified takes any model.")
+    network, streams = model.network, model.streams
     reasons = _network_reasons(network, layout)
     label = model.reads[0].source if len(model.reads) == 1 else None
     if not isinstance(label, Label):
