@@ -5,12 +5,15 @@ from typing import Any
 import numpy as np
 
 from unified_jax.certify import Unserved, diffusers_unets, mmdit, transformers
-from unified_jax.certify.options import Check, anything, mapping, named, require
+from unified_jax.certify.options import Check, anything, flag, mapping, named, require
+
+GUIDED = "do_classifier_free_guidance"
+"""Argument of unCLIP's projection, which its shapes say too: twice as many texts as images."""
 
 
 def nothing(value: Any) -> bool:
-    """An object of arguments that are None."""
-    return mapping(value) and all(one is None for one in value.values())
+    """An object of arguments that are None, or the one that is served."""
+    return mapping(value) and all(one is None or (name == GUIDED and flag(one)) for name, one in value.items())
 
 
 TOP: dict[str, Check] = dict.fromkeys(("cls", "inputs", "seed", "hooks"), anything) | {"ctor": mapping, "args": nothing}
@@ -21,10 +24,14 @@ CLASSES = diffusers_unets.CLASSES | mmdit.CLASSES | transformers.CLASSES
 
 def run(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str, Any]:
     """The outputs of the file's class."""
-    kind = require(config, TOP).get("cls")
-    if kind not in CLASSES:
+    top = require(config, TOP)
+    kind = top.get("cls")
+    short = kind.rpartition(".")[2] if isinstance(kind, str) else ""
+    if short not in CLASSES:
         raise Unserved(named("cls", kind))
-    return CLASSES[kind](tensors, config.get("ctor", {}))
+    if GUIDED in top.get("args", {}) and short != "UnCLIPTextProjModel":
+        raise Unserved(named(GUIDED, top["args"][GUIDED]))
+    return CLASSES[short](tensors, config.get("ctor", {}))
 
 
 RUNNERS = {"diffusers_model": run}

@@ -1,12 +1,14 @@
-"""Families of diffusion transformers: UniDiffuser's U-ViT in its own layout (`uvit`) and in diffusers', PixArt."""
+"""Families of diffusion transformers: UniDiffuser's U-ViT in its own layout (`uvit`) and in diffusers', PixArt, and
+unCLIP's conditions."""
 
 from collections.abc import Callable
 from typing import Any
 
-from unified_jax.certify import pixart, uvit
+from unified_jax.certify import pixart, unclip, uvit
 
 CLASSES: dict[str, Callable[..., dict[str, Any]]] = {
     "PixArtTransformer2DModel": pixart.run,
+    "UnCLIPTextProjModel": unclip.run,
     "UniDiffuserModel": uvit.run_diffusers,
 }
 """Class of diffusers -> run(tensors, its constructor's arguments), for the family `diffusers_model`."""
