@@ -132,6 +132,14 @@ class MMDiT(nn.Module):
         return streams, after
 
 
+RELEASED: dict[str, MMDiT] = {
+    "sd3-medium": MMDiT(),
+    "sd3.5-medium": MMDiT(qk_norm=True, dual=tuple(range(13)), grid=384),
+    "sd3.5-large": MMDiT(depth=38, width=2432, heads=38, qk_norm=True),
+}
+"""Released networks; their texts have 4096 features, their pooled text 2048."""
+
+
 def position_table(width: int, grid: int, base: int, sizes: tuple[int, ...]) -> Float[np.ndarray, "n d"]:
     """The sin-cos table `[rows * columns, width]` of the middle of the grid: columns first, float64.
 

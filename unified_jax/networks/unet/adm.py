@@ -44,7 +44,7 @@ class Adm:
     """Residual blocks of each level on the way down."""
     attention_resolutions: tuple[int, ...]
     """Factors by which a map with attention is smaller than the image."""
-    channel_mult: tuple[float, ...] = (1, 2, 4, 8)
+    channel_mult: tuple[int | float, ...] = (1, 2, 4, 8)
     """Features of each level, as a multiple of `model_channels`."""
     num_heads: int = 1
     """Attention heads."""
@@ -84,6 +84,15 @@ def adm_unet(adm: Adm, scale_shift: bool = False, groups: int = 32) -> UNet:
         down=adm.levels(), middle=adm.middle(), up=adm.levels(up=True), groups=groups, scale_shift=scale_shift,
         time_features=adm.model_channels,
     )  # fmt: skip
+
+
+RELEASED: dict[int, Adm] = {
+    64: Adm(192, 3, (2, 4, 8), (1, 2, 3, 4), num_head_channels=64, resblock_updown=True),
+    128: Adm(256, 2, (4, 8, 16), (1, 1, 2, 3, 4), num_heads=4, resblock_updown=True),
+    256: Adm(256, 2, (8, 16, 32), (1, 1, 2, 2, 4, 4), num_head_channels=64, resblock_updown=True),
+    512: Adm(256, 2, (16, 32, 64), (0.5, 1, 1, 2, 2, 4, 4), num_head_channels=64, resblock_updown=True),
+}
+"""Sizes of the released models, by the side of their images; weights of 64 px have the order "kinds"."""
 
 
 class AttentionPool(nn.Module):

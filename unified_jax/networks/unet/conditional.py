@@ -101,6 +101,25 @@ def conditional(config: Config, guided: str = "") -> tuple[UNet, Layout]:
     return network, Layout(projection=projection, added="add_embedding" if c["addition_embed_type"] else module)
 
 
+Version = Literal["1", "2", "xl"]
+RELEASED: dict[Version, dict[str, Any]] = {
+    "1": {},
+    "2": {"attention_head_dim": [5, 10, 20, 20], "use_linear_projection": True},
+    "xl": {
+        "block_out_channels": [320, 640, 1280], "attention_head_dim": [5, 10, 20], "use_linear_projection": True,
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+        "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+        "transformer_layers_per_block": [1, 2, 10], "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
+    },
+}  # fmt: skip
+"""Options of Stable Diffusion's versions; the tokens have 768, 1024 and 2048 features, XL's vector 1280."""
+
+
+def stable_diffusion(version: Version) -> UNet:
+    """The U-Net of a version of Stable Diffusion."""
+    return conditional(RELEASED[version])[0]
+
+
 def _middle(c: Config, channels: int, heads: int, depth: Any) -> Level | None:
     match c["mid_block_type"]:
         case "UNetMidBlock2DCrossAttn":

@@ -87,7 +87,7 @@ class Blocks(nn.Module):
     @nn.compact
     def __call__(
         self, x: Float[Array, "b h w c"], emb: Float[Array, "b e"], tokens: ConditionInput | None = None,
-        skips: tuple[Float[Array, "b h w k"], ...] = (),
+        skips: tuple[Array, ...] = (),
     ) -> tuple[Float[Array, "b h w m"], ...]:  # fmt: skip
         """The map after each residual block and its attention; `skips` join their channels, the last one first."""
         level, found = self.level, []
