@@ -77,16 +77,16 @@ def run_vq_ema(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[s
     state = EmaState(*(jnp.asarray(tensors[f"param/_codebook.{name}"][0]) for name in names))
     into, back = projection(tensors, "project_in"), projection(tensors, "project_out")
     weight, out = c.get("commitment_weight", 1.0), {}
+
+    def compute(x: Any, state: EmaState) -> Any:
+        found = book.quantise(state, into(x))
+        codes, loss = back(found.codes), weight * found.commitment
+        settled = book.settle_aux(state, book.sums(into(x), found.ids))
+        return jnp.sum(codes * tensors["in/cotangent"]) + loss, (codes, found.ids, loss, settled)
+
+    slopes = jax.jit(jax.grad(compute, has_aux=True))
     for step in range(config["steps"]):
-        x = jnp.asarray(tensors[f"in/x.{step}"])
-
-        def compute(x: Any, state: EmaState = state) -> Any:
-            found = book.quantise(state, into(x))
-            codes, loss = back(found.codes), weight * found.commitment
-            return jnp.sum(codes * tensors["in/cotangent"]) + loss, (codes, found.ids, loss)
-
-        slope, (codes, ids, loss) = jax.grad(compute, has_aux=True)(x)
-        state = book.settle_aux(state, book.sums(into(x), ids))
+        slope, (codes, ids, loss, state) = slopes(jnp.asarray(tensors[f"in/x.{step}"]), state)
         out |= {f"{step}.quantized": codes, f"{step}.indices": ids, f"{step}.commit_loss": loss}
         out |= {f"{step}.grad_x": slope}
         out |= {f"{step}._codebook.{name}": value[None] for name, value in zip(names, state, strict=True)}
@@ -106,7 +106,7 @@ def run_fsq(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str,
         codes = back(joined(codes, keep))
         return jnp.sum(codes * tensors["in/cotangent"]), (codes, ids)
 
-    slope, (codes, ids) = jax.grad(compute, has_aux=True)(jnp.asarray(tensors["in/x"]))
+    slope, (codes, ids) = jax.jit(jax.grad(compute, has_aux=True))(jnp.asarray(tensors["in/x"]))
     head = jnp.arange(min(HEAD, scalar.size))[None]
     rows = scalar.codes(head[..., None] * jnp.ones(books, jnp.int32) if keep else head)
     return {
@@ -138,7 +138,7 @@ def run_lfq(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str,
         out |= {"per_sample_entropy": each, "batch_entropy": mean}
         return jnp.sum(out["quantized"] * tensors["in/cotangent"]) + loss, out
 
-    slope, out = jax.grad(compute, has_aux=True)(jnp.asarray(tensors["in/x"]))
+    slope, out = jax.jit(jax.grad(compute, has_aux=True))(jnp.asarray(tensors["in/x"]))
     count = tensors["out/codebook_head"].shape[1] if "out/codebook_head" in tensors else min(HEAD, bits.size)
     head = jnp.arange(count)[None]
     rows = bits.codes(head[..., None] * jnp.ones(books, jnp.int32) if keep else head)

@@ -9,6 +9,7 @@ diffusers (AutoencoderKL, VQModel, AutoencoderDC, AutoencoderOobleck), and files
 or VA-VAE.
 """
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -105,9 +106,7 @@ class Autoencoding:
 
     def latent_shape(self) -> tuple[int, ...]:
         """The shape of one latent."""
-        params = jax.eval_shape(self.init, seed_key(0))
-        x = jax.ShapeDtypeStruct((1, *self.shape), jnp.float32)
-        return jax.eval_shape(self.moments, params, x).mean.shape[1:]
+        return _latent_shape(self.network, self.shape)
 
     def moments(self, params: Params, x: Float[Array, "b ..."]) -> Moments:
         """What the network says of the latents, before scale and shift."""
@@ -157,6 +156,13 @@ class Autoencoding:
         if type(self.network) not in TABLES:
             raise UserError(f"{type(self.network).__name__} has no layout other than our own.")
         return TABLES[type(self.network)].write(params)
+
+
+@functools.cache
+def _latent_shape(network: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
+    x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    init = functools.partial(network.init_with_output, method="encode")
+    return jax.eval_shape(init, seed_key(0), x)[0].mean.shape[1:]
 
 
 def autoencoder(

@@ -129,7 +129,7 @@ def kept(names: Iterable[str]) -> list[str]:
     return [name for name in inner or every if not name.removeprefix(STAGE).startswith(BESIDE)]
 
 
-def own(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def own(tensors: Mapping[str, Any]) -> dict[str, Any]:
     """The autoencoder's arrays by their names in a file of its own."""
 
     def name_of(name: str) -> str:

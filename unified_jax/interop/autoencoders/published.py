@@ -52,7 +52,7 @@ def finds(source: str) -> bool:
             return folder.read_json(path / folder.CONFIG).get("_class_name") in OPTIONS
         if not path.is_file() or path.suffix != parts.SAFETENSORS:
             return path.is_file() and path.suffix in parts.TORCH
-        held = dict.fromkeys(levels.kept(names(path)))
+        held = levels.own(dict.fromkeys(names(path)))
         return bool(levels.layout_of("", held))
     except UserError:
         return False

@@ -189,6 +189,6 @@ class Oobleck(nn.Module):
         """The sound of a latent."""
         return self.decoder(z)
 
-    def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n c"]:
-        """The reconstruction from the mean."""
+    def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b m c"]:
+        """The reconstruction from the mean; as long as x if the strides are even and their product divides it."""
         return self.decode(self.encode(x).mean)

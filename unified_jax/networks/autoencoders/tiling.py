@@ -52,7 +52,7 @@ def decode(network: KlAutoencoder, params: Params, z: Float[Array, "b h w z"], t
         return _apply(network, params, z, lambda n, z: n.decode(z))
     if tiling.kind == "blended":
         run = jax.jit(lambda part: _apply(network, params, part, lambda n, z: n.decode(z)))
-        return blended(run, z, tiling.tile, tiling.overlap, network.levels.factor)
+        return blended(run, z, tiling.tile, tiling.overlap, float(network.levels.factor))
     return _exact_decode(network, params, z, tiling.tile)
 
 
