@@ -191,6 +191,13 @@ CASES = [
     ("transformers_model", {"cls": "T5EncoderModel", "ctor": {"is_decoder": True}}),
     ("transformers_model", {"cls": "Dinov2Backbone"}),
     ("transformers_model", {"cls": "SiglipModel", "ctor": {"vision_config": {"use_rope": True}}}),
+    ("diffusers_model", {"cls": "UNetMotionModel"}),
+    ("diffusers_model", {"cls": "UNet2DConditionModel", "ctor": {"attention_type": "gated"}}),
+    ("diffusers_model", {"cls": "UNet2DConditionModel", "ctor": {"down_block_types": ["KDownBlock2D"]}}),
+    ("diffusers_model", {"cls": "UNet2DModel", "ctor": {"time_embedding_type": "fourier"}}),
+    ("diffusers_model", {"cls": "SD3Transformer2DModel", "ctor": {"qk_norm": "layer_norm"}}),
+    ("diffusers_model", {"cls": "FluxTransformer2DModel", "ctor": {"patch_size": 2}}),
+    ("adm_unet", {"cls": "UNetModel", "ctor": {"dims": 3}}),
 ]
 
 

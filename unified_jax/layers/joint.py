@@ -57,8 +57,11 @@ class Part(NamedTuple):
 
 def joint_attention(
     parts: Sequence[Part], visible: Visible | None, eps: float = 1e-6, attention: choice.Attention = "auto"
-) -> list[Float[Array, "b n h e"]]:
-    """What each stream's tokens read from the tokens of all; `visible` counts keys through the streams in order."""
+) -> list[Array]:
+    """What each stream's tokens read from the tokens of all, `[b, n, h, e]`.
+
+    `visible` counts keys through the streams in order.
+    """
     runs, each = visible is not None, []
     for part in parts:
         each.append(
