@@ -92,8 +92,8 @@ class ConditionSource(Protocol):
         """Its static form for the network, under the modality's name."""
         ...
 
-    def to_condition(self, raw: Array) -> Array:
-        """A stack of prepared arrays as the network's input."""
+    def to_condition(self, raw: Array) -> Array | tuple[Array, Array]:
+        """A stack of prepared arrays as the network's input; tokens may come with their length: (tokens, int `[b]`)."""
         ...
 
 
@@ -170,8 +170,9 @@ class Condition:
             value = source.to_condition(jnp.asarray(given[source.name]))
         else:
             value = source.to_condition(jnp.broadcast_to(source.blank(), (count, *source.blank().shape)))
-        present = there or form.null == "none"
-        found = ConditionInput(form, value, None if form.null == "row" else jnp.full((count,), present))
+        value, length = self._padded(*(value if isinstance(value, tuple) else (value, None)))
+        present = None if form.null == "row" else jnp.full((count,), there or form.null == "none")
+        found = ConditionInput(form, value, present, length)
         return found if there else without(found, jnp.ones((count,), bool))
 
     def _encoded(self, form: ConditionForm, count: int, encoded: Encoded | None) -> ConditionInput:
@@ -180,11 +181,15 @@ class Condition:
                 raise UserError(f"The condition {self.label!r} is a map of an encoder, which must be given.")
             shape = (count, form.features) if form.kind == "vector" else (count, form.length, form.features)
             return ConditionInput(form, jnp.zeros(shape), jnp.zeros((count,), bool))
-        value = getattr(encoded, self.part)
-        length = encoded.length if self.part == "tokens" else None
+        value: Any = getattr(encoded, self.part)
+        value, length = self._padded(value, encoded.length if self.part == "tokens" else None)
+        return ConditionInput(form, value, jnp.ones((count,), bool), length)
+
+    def _padded(self, value: Array, length: Array | None) -> tuple[Array, Array | None]:
+        """The tokens as `padding` says, and their length where the network is to mask the others."""
         if length is not None and self.padding == "zero":
             value = jnp.where((jnp.arange(value.shape[1]) < length[:, None])[..., None], value, 0.0)
-        return ConditionInput(form, value, jnp.ones((count,), bool), length if self.padding == "mask" else None)
+        return value, length if self.padding == "mask" else None
 
 
 def condition(source: Any) -> Condition:
@@ -217,6 +222,11 @@ def drop(conditions: tuple[ConditionInput, ...], dropped: Bool[Array, "b l"]) ->
     for column, i in enumerate(rows):
         found[i] = conditions[i]._replace(value=labels[:, column])
     return tuple(found)
+
+
+def conditions_of(model: Any) -> tuple[Condition, ...]:
+    """The conditions of a model that declares them as `reads`; () of any other."""
+    return getattr(model, "reads", ())
 
 
 def check_names(kind: str, names: list[str]) -> None:

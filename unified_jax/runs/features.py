@@ -11,13 +11,13 @@ from typing import Any
 from unified_jax.data.cached import AGAIN, CachedFeatures, check_same, described, read_record
 from unified_jax.errors import UserError
 from unified_jax.models.stages import Stage
-from unified_jax.models.streams import Condition
+from unified_jax.models.streams import Condition, conditions_of
 from unified_jax.training.experiment import Experiment
 
 
 def cached_conditions(model: Any) -> tuple[Condition, ...]:
     """The conditions of a model whose encodings are computed once."""
-    return tuple(one for one in getattr(model, "reads", ()) if one.cached)
+    return tuple(one for one in conditions_of(model) if one.cached)
 
 
 def stages_of(conditions: tuple[Condition, ...]) -> tuple[Stage, ...]:

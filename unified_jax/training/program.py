@@ -16,6 +16,7 @@ from unified_jax.interop.names import flatten
 from unified_jax.models.base import blank_batch
 from unified_jax.models.features import encodings, to_encode
 from unified_jax.models.stages import STAGES
+from unified_jax.models.streams import conditions_of
 from unified_jax.models.tuned import Tuned, whole_model
 from unified_jax.precision import seed_key
 from unified_jax.sharding import Rules, parameter_shardings
@@ -149,7 +150,7 @@ def encoder_program(conditions: tuple[Any, ...], mesh: Mesh, rules: Rules) -> Ca
 
 def _after_encoders(experiment: Experiment, mesh: Mesh, step: Any) -> Any:
     """The step, given the encodings of its batch by a program of their own."""
-    conditions = to_encode(getattr(experiment.model, "reads", ()))
+    conditions = to_encode(conditions_of(experiment.model))
     if not conditions:
         return step
     program = encoder_program(conditions, mesh, experiment.rules)
