@@ -25,7 +25,7 @@ from unified_jax.errors import UserError
 from unified_jax.interop.names import flatten, unflatten
 from unified_jax.models.base import Model, Terms
 from unified_jax.models.stages import beside
-from unified_jax.precision import EXACT
+from unified_jax.precision import EXACT, seed_key
 from unified_jax.samplers.plan import Plan
 from unified_jax.typing import Batch, Keys, Params
 
@@ -132,8 +132,9 @@ class Tuned:
         return self.model.request(given, wanted)
 
     def init_aux(self, params: Params) -> Any:
-        """The model's, of the parameters trained in full: the base is unknown before a run starts."""
-        return self.model.init_aux(params["own"])
+        """The model's. The base is unknown here: a run replaces this by what it starts from (`runs.start`)."""
+        whole = flatten(self.model.init(seed_key(0))) | flatten(params["own"])
+        return self.model.init_aux(unflatten(whole))
 
     def settle_aux(self, aux: Any, statistics: Any) -> Any:
         """See `Model`."""

@@ -14,7 +14,8 @@ from unified_jax.config import config_hash
 from unified_jax.errors import UserError
 from unified_jax.hosts import shared, together, writes
 from unified_jax.interop.names import flatten
-from unified_jax.models.stages import STAGES, START, merged
+from unified_jax.models.base import Model
+from unified_jax.models.stages import BUFFERS, STAGES, START, merged
 from unified_jax.models.tuned import Tuned
 from unified_jax.precision import seed_key
 from unified_jax.runs import directory as runs
@@ -104,7 +105,7 @@ def first_state(
 
     Raises UserError if the run `source` does not fit the experiment.
     """
-    whole, origin = _whole(experiment, program, key, source, trust) if source else (None, {})
+    whole, taken, origin = _whole(experiment, program, key, source, trust) if source else (None, {}, {})
     make = functools.partial(init_state, experiment.trained, program.optimizer, experiment.balance)
     state = jax.jit(make, out_shardings=program.shardings)(key)
     if whole is None:
@@ -113,7 +114,20 @@ def first_state(
     if isinstance(model, Tuned):
         params, frozen = {**state.params, "own": model.own(whole)}, model.frozen(whole)
     copies = tuple(jax.tree.map(jnp.copy, params) for _ in state.ema)
-    return dataclasses.replace(state, params=jax.tree.map(jnp.copy, params), ema=copies), frozen, origin
+    aux, origin = _first_aux(experiment.model, program, state, whole, taken, origin)
+    return dataclasses.replace(state, params=jax.tree.map(jnp.copy, params), ema=copies, aux=aux), frozen, origin
+
+
+def _first_aux(
+    model: Model, program: Program, state: State, whole: Params, taken: Any, origin: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """(the other run's aux where it has the same arrays, else that of the first parameters; origin.json's content)."""
+    if not jax.tree.leaves(state.aux):
+        return state.aux, origin
+    shapes = lambda tree: jax.tree.map(lambda a: (a.shape, a.dtype), tree)  # noqa: E731
+    same = shapes(taken) == shapes(state.aux)
+    make = jax.jit((lambda aux: aux) if same else model.init_aux, out_shardings=program.shardings.aux)
+    return jax.tree.map(jnp.copy, make(taken if same else whole)), origin | {"aux": "taken" if same else "fresh"}
 
 
 def _first_stages(experiment: Experiment, program: Program, state: State, frozen: Params, start: Start) -> Params:
@@ -162,8 +176,8 @@ def _check_start(experiment: Experiment, start: Start, saved: list[int]) -> None
 
 def _whole(
     experiment: Experiment, program: Program, key: jax.Array, source: Path, trust: bool
-) -> tuple[Params, dict[str, Any]]:
-    """(all parameters, those of the other run where it has them; content of origin.json)."""
+) -> tuple[Params, Any, dict[str, Any]]:
+    """(all parameters, those of the other run where it has them; the other run's aux; content of origin.json)."""
     old = together(lambda: runs.load_experiment(source, trust))
     assert old
     graft = together(lambda: check_graft(experiment, old))
@@ -176,7 +190,7 @@ def _whole(
         out_shardings=jax.tree.map(lambda leaf: leaf.sharding, layout),
     )
     origin = {"run": source.name, "step": step, "config_hash": config_hash(old), "said": graft.tell()}
-    return make(theirs, key), origin
+    return make(theirs, key), theirs.get(BUFFERS, {}), origin
 
 
 def check_graft(experiment: Experiment, old: Experiment) -> Graft:
