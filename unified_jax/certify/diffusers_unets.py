@@ -123,6 +123,8 @@ def run_conditional(tensors: dict[str, np.ndarray], ctor: dict[str, Any]) -> dic
     ctor = require(ctor, CONDITIONAL)
     if ctor.get("addition_embed_type") and ctor.get("class_embed_type"):
         raise Unserved("a class_embed_type beside an addition_embed_type is not served")
+    if ctor.get("only_cross_attention") and "in/encoder_attention_mask" in tensors:
+        raise Unserved("an encoder_attention_mask, of which half the attention takes no notice, is not served")
     network, layout = conditional(ctor, "guided")
     return _run(network, layout, tensors, ctor, ctor.get("out_channels", 4))
 
