@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from unified_jax.certify import Unserved, dc_autoencoder, levels_autoencoder, oobleck, quantisers
+from unified_jax.certify import Unserved, autoencoder_losses, dc_autoencoder, levels_autoencoder, oobleck, quantisers
 from unified_jax.certify.options import anything, mapping, named, require
 
 Run = Callable[[dict[str, np.ndarray], dict[str, Any]], dict[str, Any]]
@@ -33,5 +33,8 @@ RUNNERS: dict[str, Run] = {
     "vq_ema": quantisers.run_vq_ema,
     "fsq": quantisers.run_fsq,
     "lfq": quantisers.run_lfq,
+    "lpips": autoencoder_losses.run_lpips,
+    "patchgan": autoencoder_losses.run_patchgan,
+    "vf_loss": autoencoder_losses.run_vf,
 }
 """Family -> how it is computed here, float32."""
