@@ -40,12 +40,18 @@ from unified_jax.data.tfds import Tfds as Tfds
 from unified_jax.data.world import World as World
 from unified_jax.data.world.scene import ATTRIBUTES as ATTRIBUTES
 from unified_jax.errors import RunError as RunError, UserError as UserError
+from unified_jax.evaluation.extractors import (
+    Extractor as Extractor,
+    Inception as Inception,
+    PooledPixels as PooledPixels,
+)
 from unified_jax.evaluation.scores import (
     PixelFrechet as PixelFrechet,
     Score as Score,
     WorldAttributes as WorldAttributes,
     WorldCaptions as WorldCaptions,
 )
+from unified_jax.interop.preprocessing import Preprocessing as Preprocessing
 from unified_jax.kernels.choice import attend as attend
 from unified_jax.layers.form import (
     Backbone as Backbone,
@@ -69,7 +75,10 @@ from unified_jax.modalities.video import Video as Video
 from unified_jax.models.base import Declared as Declared, Model as Model, Player as Player
 from unified_jax.models.chain import Chain as Chain, Link as Link
 from unified_jax.models.diffusion import Diffusion as Diffusion
+from unified_jax.models.image_classifier import ImageClassifier as ImageClassifier
+from unified_jax.models.image_encoder import ImageEncoder as ImageEncoder, image_encoder as image_encoder
 from unified_jax.models.joint import JointDiffusion as JointDiffusion
+from unified_jax.models.masked_images import MaskedImages as MaskedImages
 from unified_jax.models.sampling import sample_keys as sample_keys
 from unified_jax.models.stages import Encoded as Encoded, Encoder as Encoder, Stage as Stage
 from unified_jax.models.streams import Condition as Condition, Stream as Stream
@@ -80,6 +89,7 @@ from unified_jax.models.tuned import Tuning as Tuning
 from unified_jax.networks.bert import Bert as Bert
 from unified_jax.networks.dit import DiT as DiT, dit_preset as dit_preset
 from unified_jax.networks.transfusion import Trunk as Trunk, trunk_preset as trunk_preset
+from unified_jax.networks.vit import Vit as Vit
 from unified_jax.processes import paths as paths, schedules as schedules, times as times
 from unified_jax.processes.edm import Edm as Edm
 from unified_jax.processes.gaussian import DiscreteGaussian as DiscreteGaussian
@@ -117,6 +127,7 @@ from unified_jax.training.balancing import (
 )
 from unified_jax.training.ema import Ema as Ema
 from unified_jax.training.experiment import (
+    Best as Best,
     Checkpointing as Checkpointing,
     Experiment as Experiment,
     Previews as Previews,

@@ -16,7 +16,7 @@ from unified_jax.cli.entry import run_command
 from unified_jax.evaluation.extractors import Encoded, Extractor, PooledPixels
 from unified_jax.evaluation.preprocessing import as_rgb
 from unified_jax.runs import extraction
-from unified_jax.runs.distance import open_reference
+from unified_jax.runs.distance import open_reference, reference_of
 from unified_jax.runs.evaluate import EvaluateCommand, evaluate_run
 from unified_jax.runs.extraction import extract, features_folder
 from unified_jax.runs.loop import train
@@ -173,12 +173,15 @@ def run(tmp_path_factory, one_device):
 
 def test_a_run_is_measured_against_its_data_and_goes_on_where_it_was_killed(run, tmp_path, monkeypatch):
     monkeypatch.setattr(extraction, "SHARD", 8)
-    command = EvaluateCommand(str(run), str(tmp_path), count=20, batch=8, against="test", trust=True)
+    np.savez(tmp_path / "real.npz", arr_0=np.random.default_rng(0).integers(0, 256, (24, 8, 8, 3), np.uint8))
+    command = EvaluateCommand(
+        str(run), str(tmp_path / "out"), count=20, batch=8, against=str(tmp_path / "real.npz"), trust=True
+    )
     drawn, real = [], extraction._write
 
     def write(path, found):
         real(path, found)
-        if "features" in path.parts:
+        if "out" in path.parts:
             drawn.append(path.name)
             if len(drawn) == 2:
                 raise KeyboardInterrupt
@@ -187,18 +190,29 @@ def test_a_run_is_measured_against_its_data_and_goes_on_where_it_was_killed(run,
     with pytest.raises(KeyboardInterrupt):
         evaluate_run(command, bars=False)
     rows = evaluate_run(command, bars=False)
-    assert [name for name in drawn if name == "000000.npz"].count("000000.npz") <= 2  # the reference's and the samples'
+    assert drawn == ["000000.npz", "000001.npz", "000002.npz"]  # of the samples, each once
     row = next(row for row in rows if row["metric"] == "frechet")
     assert (row["n"], row["extractor"], row["conditions"]) == (20, "pixels (4 x 4)", "data")
-    written = json.loads((tmp_path / "distances.json").read_text())
+    written = json.loads((tmp_path / "out" / "distances.json").read_text())
     assert written["rows"] == rows
-    assert not (tmp_path / "features").exists()
+    assert not (tmp_path / "out" / "features").exists()
     monkeypatch.setattr(extraction, "_write", real)
     again = dataclasses.replace(command, batch=5, out=str(tmp_path / "again"))
     other = next(r for r in evaluate_run(again, bars=False) if r["metric"] == "frechet")
     assert other["value"] == pytest.approx(row["value"], rel=1e-3)  # another batch: at most 1 of 255 apart
     balanced = dataclasses.replace(command, conditions="balanced", out=str(tmp_path / "balanced"))
     assert evaluate_run(balanced, bars=False)[0]["conditions"] == "balanced"
+
+
+def test_a_split_of_the_run_s_data_is_a_set_as_the_model_sees_it(run):
+    e = uj.load(run, trust=True).experiment
+    real = reference_of("test", e.data, e.model.modality)
+    assert real.pictures is not None
+    made = e.data.parts("test", ("image",))[0][2]
+    assert len(real.pictures) == len(made)
+    np.testing.assert_array_equal(real.pictures.rows(3, 1)[0], e.model.modality.prepare(made[3]["image"]))
+    with pytest.raises(uj.UserError, match="neither a path nor a split"):
+        reference_of("nosplit", e.data, e.model.modality)
 
 
 def test_samples_are_written_as_adm_reads_them(run, tmp_path, capsys):

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, UInt8
 from unified_jax.evaluation.feature_sets import LOGITS, POOL, SPATIAL
 from unified_jax.evaluation.inception import load_inception
 from unified_jax.evaluation.preprocessing import MODES, Mode, as_rgb, prepare
+from unified_jax.modalities.fitting import fit_array
 from unified_jax.networks import inception
 from unified_jax.typing import Params
 
@@ -163,12 +164,11 @@ class Encoded:
         return self.params
 
     def prepare(self, image: UInt8[np.ndarray, "h w c"]) -> np.ndarray:
-        """The picture at the encoder's size."""
-        from unified_jax.modalities.fitting import fit_array
-
+        """The picture at the encoder's size: by its modality's fit, or resized where that is "exact"."""
         one = image.mean(-1, keepdims=True).round().astype(np.uint8) if self.modality.channels == 1 else image
         one = as_rgb(one[None])[0] if self.modality.channels == 3 else one
-        return self.modality.prepare(fit_array(one, self.modality.shape[:2], "resize", None))
+        fit = self.modality.fit if self.modality.fit in ("center_crop", "resize") else "resize"
+        return self.modality.prepare(fit_array(one, self.modality.shape[:2], fit, None))
 
     def features(self, params: Params, x: Array) -> dict[str, Float[Array, "b d"]]:
         """See `Extractor`."""

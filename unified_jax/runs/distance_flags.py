@@ -26,7 +26,8 @@ class DistanceFlags:
     preprocessing: Mode = "adm"
     """How Inception's input is resized; numbers of different modes are not comparable."""
     encoder: tuple[str, ...] = ()
-    """Runs whose models encode images: their features are compared too."""
+    """Runs whose models encode images, or folders of transformers with a CLIP, a SigLIP or a DINOv2: their features
+    are compared too."""
     pixels: bool = True
     """Also compare pooled pixels."""
     metrics: tuple[str, ...] = METRICS

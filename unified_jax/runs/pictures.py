@@ -48,7 +48,7 @@ class Pictures(Protocol):
 
     def __len__(self) -> int: ...
 
-    def rows(self, first: int, count: int) -> Sequence[Picture]:
+    def rows(self, first: int, count: int) -> Sequence[Any]:
         """Some of its pictures, read when they are asked for. Raises ValueError that names the file."""
         ...
 
@@ -79,7 +79,7 @@ class FilePictures:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def rows(self, first: int, count: int) -> Sequence[Picture]:
+    def rows(self, first: int, count: int) -> Sequence[Any]:
         """See `Pictures`."""
         return Lazy(lambda i: read_rgb(self.paths[i]), first, count)
 
@@ -98,7 +98,7 @@ class ArrayPictures:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def rows(self, first: int, count: int) -> Sequence[Picture]:
+    def rows(self, first: int, count: int) -> Sequence[Any]:
         """See `Pictures`."""
         if not self.member:
             return list(np.load(self.path, mmap_mode="r")[first : first + count])
@@ -124,7 +124,7 @@ class DataPictures:
     def __len__(self) -> int:
         return sum(map(len, self.sources))
 
-    def rows(self, first: int, count: int) -> Sequence[Picture]:
+    def rows(self, first: int, count: int) -> Sequence[Any]:
         """See `Pictures`."""
         return Lazy(self._one, first, count)
 
