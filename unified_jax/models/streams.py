@@ -170,7 +170,8 @@ class Condition:
             value = source.to_condition(jnp.asarray(given[source.name]))
         else:
             value = source.to_condition(jnp.broadcast_to(source.blank(), (count, *source.blank().shape)))
-        value, length = self._padded(*(value if isinstance(value, tuple) else (value, None)))
+        tokens: Any = value if isinstance(value, tuple) else (value, None)
+        value, length = self._padded(*tokens)
         present = None if form.null == "row" else jnp.full((count,), there or form.null == "none")
         found = ConditionInput(form, value, present, length)
         return found if there else without(found, jnp.ones((count,), bool))
