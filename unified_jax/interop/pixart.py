@@ -2,7 +2,7 @@ r"""PixArt as diffusers stores it (PixArtTransformer2DModel: alpha and Sigma) <-
 
 theirs                                          ours
 pos_embed.proj                                  patch                           a convolution as a matrix
-caption_projection.linear_{1,2}                 text_NAME/fc{1,2}
+caption_projection.linear_{1,2}                 text_NAME_fc{1,2}
 adaln_single.emb.timestep_embedder.linear_..    time/fc{1,2}
 adaln_single.emb.resolution_embedder.linear_..  size_fc{1,2}
 adaln_single.emb.aspect_ratio_embedder.line..   aspect_fc{1,2}
@@ -43,8 +43,8 @@ def table(name: str, channels: int, *, sizes: bool, bias: bool = True) -> Table:
     )
     return (
         *patch_lines("patch", "pos_embed.proj", channels),
-        *linear(f"text_{name}/fc1", "caption_projection.linear_1"),
-        *linear(f"text_{name}/fc2", "caption_projection.linear_2"),
+        *linear(f"text_{name}_fc1", "caption_projection.linear_1"),
+        *linear(f"text_{name}_fc2", "caption_projection.linear_2"),
         *extra,
         *linear("modulation", "adaln_single.linear"),
         Line("blocks/table", (f"{layer}.scale_shift_table",)),

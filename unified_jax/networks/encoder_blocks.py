@@ -96,13 +96,11 @@ class EncoderMlp(nn.Module):
     gated: bool = False
     bias: bool = True
     dtype: Any = jnp.float32
-    width: int = 0
-    """Features of the output; 0: those of the input."""
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n w"]:
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
         """The hidden features are sharded over the tensor axis."""
-        act, d = ACTIVATIONS[self.activation], self.width or x.shape[-1]
+        act, d = ACTIVATIONS[self.activation], x.shape[-1]
         if self.gated:
             h = GatedDense(self.hidden, self.bias, self.dtype, name="fc1")(x)
             h = act(h[..., 0, :]) * h[..., 1, :]

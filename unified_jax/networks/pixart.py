@@ -68,7 +68,9 @@ class PixArtBlock(nn.Module):
         """(x, captured); captured["attention"] with `capture`, captured["hidden"], the new x, with `hidden`."""
         d = x.shape[-1]
         table = declare(self, "table", normal(d**-0.5), (6, d), (None, "embed"))
-        shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(table + m, 6, axis=1)
+        # Cut along the batch alone before the split, as in `ModulationRows`.
+        rows = constrain(table + m, "batch", None, "embed")
+        shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(rows, 6, axis=1)
         half = AttentionHalf(
             self.heads, bias=self.bias, out_bias=True, eps=self.eps, dtype=self.dtype, attention=self.attention,
             name="attention",
@@ -159,7 +161,7 @@ class PixArt(nn.Module):
         names = tuple(shown.form.name for shown in texts)
         x, found = self._blocks(x, m, names, memories, "attention" in capture, bool(kept))
         table = declare(self, "final_table", normal(self.width**-0.5), (2, self.width), (None, "embed"))
-        shift, scale = jnp.split(table + e[:, None], 2, axis=1)
+        shift, scale = jnp.split(constrain(table + e[:, None], "batch", None, "embed"), 2, axis=1)
         h = modulated_norm(x, shift, scale)
         out = Dense(form.out_features, ("embed", "patch"), zeros, name="final")(h)
         captured = {name: found["hidden"][i] for name, i in kept.items()}
@@ -189,10 +191,10 @@ class PixArt(nn.Module):
         return total + jnp.concatenate(parts, axis=-1)
 
     def _text(self, shown: ConditionInput) -> Float[Array, "b m d"]:
-        name = f"text_{shown.form.name}"
-        return EncoderMlp(self.width, "gelu_tanh", width=self.width, dtype=jnp.dtype(self.dtype), name=name)(
-            shown.value
-        )
+        name, dtype = f"text_{shown.form.name}", jnp.dtype(self.dtype)
+        h = Dense(self.width, (None, "mlp"), dtype=dtype, name=f"{name}_fc1")(shown.value)
+        h = jax.nn.gelu(h, approximate=True)
+        return Dense(self.width, ("mlp", "embed"), dtype=dtype, name=f"{name}_fc2")(h)
 
     def _blocks(
         self, x: Array, m: Array, names: tuple[str, ...], memories: tuple[Memory, ...], attention: bool, hidden: bool
