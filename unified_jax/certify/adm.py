@@ -51,7 +51,7 @@ def run(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str, Any
     top = require(config, TOP)
     c = require(top.get("ctor", {}), CTOR)
     named = {f.name for f in fields(Adm)}
-    sizes = {name: tuple(v) if isinstance(v, list) else v for name, v in c.items() if name in named}
+    sizes: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in c.items() if name in named}
     adm, groups, shift = Adm(**sizes), top.get("norm_groups", 32), c.get("use_scale_shift_norm", False)
     layout = Layout("compvis", order="kinds" if c.get("use_new_attention_order", False) else "heads")
     x = jnp.moveaxis(jnp.asarray(tensors["in/x"]), 1, -1)

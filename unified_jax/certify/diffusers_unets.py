@@ -21,7 +21,7 @@ from unified_jax.certify.options import (
 )
 from unified_jax.interop.unets import read
 from unified_jax.layers.form import ConditionInput, Form, NoisyInput
-from unified_jax.modalities.conditions import ConditionForm
+from unified_jax.modalities.conditions import ConditionForm, Kind
 from unified_jax.networks.unet.conditional import FIXED, KINDS, conditional
 from unified_jax.networks.unet.network import UNet
 from unified_jax.networks.unet.plain import plain
@@ -75,9 +75,11 @@ PLAIN: dict[str, Check] = SHARED | {
 ADDED_IN = "in/added_cond_kwargs."
 
 
-def form(name: str, kind: Any, value: Any) -> ConditionForm:
-    """The form of an input."""
-    return ConditionForm(name, kind, value.shape[-1], value.shape[1] if kind == "tokens" else 1, null="none")
+def told(name: str, kind: Kind, value: Any, length: Any = None) -> ConditionInput:
+    """An input as a condition that is always there."""
+    value = jnp.asarray(value, jnp.float32)
+    form = ConditionForm(name, kind, value.shape[-1], value.shape[1] if kind == "tokens" else 1, null="none")
+    return ConditionInput(form, value, length=length)
 
 
 def conditions(tensors: dict[str, np.ndarray], ctor: dict[str, Any]) -> tuple[ConditionInput, ...]:
@@ -92,15 +94,16 @@ def conditions(tensors: dict[str, np.ndarray], ctor: dict[str, Any]) -> tuple[Co
                 rows = ConditionForm("class", "label", ctor["num_class_embeds"])
                 found.append(ConditionInput(rows, jnp.asarray(y, jnp.int32)))
             case "timestep":
-                found.append(ConditionInput(ConditionForm("class", "scalars", 1, null="none"), y.reshape(-1, 1)))
+                found.append(told("class", "scalars", y.reshape(-1, 1)))
             case _:
-                found.append(ConditionInput(form("class", "vector", y), y))
+                found.append(told("class", "vector", y))
     if (features := ctor.get("time_cond_proj_dim")) is not None:
         w = given.pop("in/timestep_cond", np.zeros((len(tensors["in/sample"]), features), np.float32))
-        found.append(ConditionInput(form("guided", "vector", w), w))
-    for name, kind in (("text_embeds", "vector"), ("time_ids", "scalars")):
+        found.append(told("guided", "vector", w))
+    added: tuple[tuple[str, Kind], ...] = (("text_embeds", "vector"), ("time_ids", "scalars"))
+    for name, kind in added:
         if (value := given.pop(ADDED_IN + name, None)) is not None:
-            found.append(ConditionInput(form(name, kind, value), value))
+            found.append(told(name, kind, value))
     if (tokens := given.pop("in/encoder_hidden_states", None)) is not None:
         found.append(_tokens(tokens, given.pop("in/encoder_attention_mask", None)))
     if given:
@@ -111,11 +114,11 @@ def conditions(tensors: dict[str, np.ndarray], ctor: dict[str, Any]) -> tuple[Co
 def _tokens(tokens: np.ndarray, mask: np.ndarray | None) -> ConditionInput:
     """Attention does not ask for the order of tokens: those that a mask keeps come first."""
     if mask is None:
-        return ConditionInput(form("text", "tokens", tokens), tokens)
+        return told("text", "tokens", tokens)
     kept = np.asarray(mask) > 0
     order = np.argsort(~kept, axis=1, kind="stable")
-    sorted_tokens = np.take_along_axis(tokens, order[..., None], axis=1)
-    return ConditionInput(form("text", "tokens", tokens), sorted_tokens, length=jnp.asarray(kept.sum(1), jnp.int32))
+    tokens = np.take_along_axis(tokens, order[..., None], axis=1)
+    return told("text", "tokens", tokens, jnp.asarray(kept.sum(1), jnp.int32))
 
 
 def run_conditional(tensors: dict[str, np.ndarray], ctor: dict[str, Any]) -> dict[str, Any]:

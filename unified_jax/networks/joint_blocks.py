@@ -58,7 +58,7 @@ class JointBlock(nn.Module):
         x, text = streams
         d, c = x.shape[-1], told.c
         rows = ModulationRows(9 if self.dual else 6, d, name="modulation_image")(c)
-        first, second = Modulation(*rows[:3]), Modulation(*rows[3:6])
+        first = Modulation(*rows[:3])
         weights, back = self._weights("attention_image")(d)
         rotary = told.rotary or (None, None)
         parts, written = [Part(x, first, weights, rotary[0])], None
@@ -76,16 +76,16 @@ class JointBlock(nn.Module):
         y = choice.gated_out(x, a[0], back, first.gate, attention=self.attention)
         if self.dual:
             y = self._image_alone(y, x, Modulation(*rows[6:]))
-        y = self._mlp("mlp_image", y, second)
+        y = self._mlp("mlp_image", y, rows[3:6])
         if text is not None and written is not None:
             assert text_back is not None
             new = choice.gated_out(text, a[1], text_back, written[2], attention=self.attention)
-            new = self._mlp("mlp_text", new, Modulation(*written[3:]))
+            new = self._mlp("mlp_text", new, written[3:])
         else:
             new = text
         if keep is not None:
             y = jnp.where(keep, y, x)
-            new = None if new is None else jnp.where(keep, new, text)
+            new = None if new is None or text is None else jnp.where(keep, new, text)
         return (y, new), y
 
     def _weights(self, name: str, out: bool = True) -> JointWeights:
@@ -97,9 +97,10 @@ class JointBlock(nn.Module):
         a = joint_attention([Part(x, rows, weights)], None, attention=self.attention)[0]
         return choice.gated_out(y, a, back, rows.gate, attention=self.attention)
 
-    def _mlp(self, name: str, x: Array, rows: Modulation) -> Array:
-        h = Mlp(int(x.shape[-1] * self.mlp_ratio), self.dtype, name=name)(modulated_norm(x, rows.shift, rows.scale))
-        return constrain(x + (rows.gate * h).astype(x.dtype), "batch", "length", "embed")
+    def _mlp(self, name: str, x: Array, rows: tuple[Array, ...]) -> Array:
+        shift, scale, gate = rows
+        h = Mlp(int(x.shape[-1] * self.mlp_ratio), self.dtype, name=name)(modulated_norm(x, shift, scale))
+        return constrain(x + (gate * h).astype(x.dtype), "batch", "length", "embed")
 
 
 class SingleBlock(nn.Module):
@@ -117,16 +118,16 @@ class SingleBlock(nn.Module):
     ) -> tuple[Float[Array, "b n d"], Float[Array, "b n d"]]:
         """(x after the block, the same)."""
         d = x.shape[-1]
-        rows = Modulation(*ModulationRows(3, d, name="modulation")(c))
+        shift, scale, gate = ModulationRows(3, d, name="modulation")(c)
         weights, _ = JointWeights(self.heads, self.qk_norm, False, self.dtype, name="attention")(d)
-        (a,) = joint_attention([Part(x, rows, weights, rotary)], visible, attention=self.attention)
-        h = modulated_norm(x, rows.shift, rows.scale)
+        (a,) = joint_attention([Part(x, Modulation(shift, scale), weights, rotary)], visible, attention=self.attention)
+        h = modulated_norm(x, shift, scale)
         h = Dense(int(d * self.mlp_ratio), ("embed", "mlp"), dtype=self.dtype, name="fc1")(h)
         h = constrain(jax.nn.gelu(h, approximate=True), "batch", "length", "mlp")
         # Replicated before they are joined: the parts do not align with the shards of the tensor axis.
         both = [constrain(part, "batch", "length", "embed") for part in (a.reshape(x.shape).astype(self.dtype), h)]
         h = Dense(d, (None, "embed"), dtype=self.dtype, name="out")(jnp.concatenate(both, axis=-1))
-        x = constrain(x + (rows.gate * h).astype(x.dtype), "batch", "length", "embed")
+        x = constrain(x + (gate * h).astype(x.dtype), "batch", "length", "embed")
         return x, x
 
 

@@ -88,9 +88,10 @@ class Blocks(nn.Module):
     def __call__(
         self, x: Float[Array, "b h w c"], emb: Float[Array, "b e"], tokens: ConditionInput | None = None,
         skips: tuple[Array, ...] = (),
-    ) -> tuple[Float[Array, "b h w m"], ...]:  # fmt: skip
+    ) -> tuple[Array, ...]:  # fmt: skip
         """The map after each residual block and its attention; `skips` join their channels, the last one first."""
-        level, found = self.level, []
+        level = self.level
+        found: list[Array] = []
         for i in range(level.layers):
             if skips:
                 x = jnp.concatenate([x, skips[-1 - i].astype(x.dtype)], axis=-1)
@@ -105,7 +106,7 @@ class Blocks(nn.Module):
         level, style, name = self.level, self.style, f"attention_{i}"
         if level.reads == "itself":
             return MapAttention(level.heads, style, self.scale, self.groups, name=name)(x)
-        depth = level.depth[i] if len(level.depth) > 1 else level.depth[0]
+        depth = level.depth[i % len(level.depth)]
         transformer = SpatialTransformer(level.heads, depth, style, level.context_only, self.remat, name=name)
         if tokens is None:
             return transformer(x)
