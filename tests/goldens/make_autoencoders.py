@@ -116,7 +116,7 @@ def network(case):
 def tiled():
     model, shapes = filled(diffusers.AutoencoderKL(**TILED))
     model.enable_tiling()
-    x = numbers("tiled.x", (1, 3, 40, 60))
+    x = numbers("tiled.x", (1, 3, 42, 42))
     with torch.no_grad():
         found = model.encode(x).latent_dist.parameters
         out = {"moments": found, "decoded": model.decode(found[:, :4]).sample}
