@@ -58,15 +58,17 @@ DIFFUSERS_DEFAULTS: dict[str, Any] = {
 """Of diffusers' UniDiffuserModel."""
 
 
-def noisy(x: Any, clip: Any, text: Any, t_image: Any, t_text: Any, cut: int, channels: int) -> tuple[NoisyInput, ...]:
-    """The three streams; the latent, channels last, and the CLIP token share a time."""
+def noisy(arrays: tuple[Any, ...], times: tuple[Any, ...], cut: int, channels: int) -> tuple[NoisyInput, ...]:
+    """The latent, channels last, the CLIP token and the text; the first two share the first of two times."""
+    x, clip, text = arrays
+    t_image, t_text = times
     forms = (
         Form("image", x.shape[1:], (cut, cut), channels),
         Form("clip", clip.shape[1:], (1,), clip.shape[-1]),
         Form("text", text.shape[1:], (1,), text.shape[-1]),
     )
-    times = (t_image, t_image, t_text)
-    return tuple(NoisyInput(form, one, t) for form, one, t in zip(forms, (x, clip, text), times, strict=True))
+    each = zip(forms, arrays, (t_image, t_image, t_text), strict=True)
+    return tuple(NoisyInput(form, one, t) for form, one, t in each)
 
 
 def forward(
@@ -102,9 +104,9 @@ def run(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str, Any
     for name in ("img", "img_big"):
         if f"in/{name}" in tensors:
             x = jnp.moveaxis(jnp.asarray(tensors[f"in/{name}"]), 1, -1)
-            rest = (jnp.asarray(tensors[f"in/{part}"]) for part in ("clip_img", "text"))
-            times = (jnp.asarray(tensors[f"in/{part}"], jnp.float32) for part in ("t_img", "t_text"))
-            given.append(noisy(x, *rest, *times, c["patch_size"], c["in_chans"]))
+            rest = tuple(jnp.asarray(tensors[f"in/{part}"]) for part in ("clip_img", "text"))
+            times = tuple(jnp.asarray(tensors[f"in/{part}"], jnp.float32) for part in ("t_img", "t_text"))
+            given.append(noisy((x, *rest), times, c["patch_size"], c["in_chans"]))
     out: dict[str, Any] = {}
     every = forward(network, layout, weights, given, tensors.get("in/data_type"))
     for found, prefix in zip(every, ("", "big.")[: len(every)], strict=True):
@@ -133,11 +135,11 @@ def run_diffusers(tensors: dict[str, np.ndarray], ctor: dict[str, Any]) -> dict[
     weights = {name[6:]: value for name, value in tensors.items() if name.startswith("param/")}
     x = jnp.moveaxis(jnp.asarray(tensors["in/latent_image_embeds"]), 1, -1)
     clip, text = (jnp.asarray(tensors[f"in/{name}_embeds"]) for name in ("image", "prompt"))
-    times = (
+    times = tuple(
         jnp.broadcast_to(jnp.asarray(tensors[f"in/timestep_{part}"], jnp.float32), (len(x),))
         for part in ("img", "text")
     )
-    given = noisy(x, clip, text, *times, c["patch_size"], c["out_channels"] or c["in_channels"])
+    given = noisy((x, clip, text), times, c["patch_size"], c["out_channels"] or c["in_channels"])
     kinds = None
     if c["use_data_type_embedding"]:
         kinds = np.broadcast_to(tensors.get("in/data_type", np.ones(1, np.int32)), (len(x),))

@@ -42,7 +42,7 @@ class UVitBlock(nn.Module):
     ) -> tuple[Float[Array, "b n d"], tuple[Float[Array, "b n d"] | None, dict[str, Array]]]:
         """(x, (x to keep, captured)); captured["attention"] with `attention`, captured["hidden"] with `hidden`."""
         post, dtype, d = self.norms == "post", self.dtype, x.shape[-1]
-        if self.joins:
+        if kept is not None:
             x = Dense(d, (None, "embed"), dtype=dtype, name="join")(jnp.concatenate([x, kept], axis=-1))
             x = AffineNorm(EPS, name="join_norm")(x) if post else x.astype(jnp.float32)
         half = AttentionHalf(
