@@ -48,7 +48,11 @@ def same(one, other):
 def trees():
     """(name, parameters, write, read) of each layout."""
     text, class_ = params_of(WITH_TEXT, (TEXT, POOLED)), params_of(WITHOUT, (LABEL,))
-    layouts = [("text", text, Layout(projection="convolution"))]
+    image = UNet(
+        down=(Level(8, 1, "both", 2),), middle=None, groups=4, added="normed", vector_tokens=3, vector_features=6
+    )
+    layouts = [("image", params_of(image, (POOLED,)), Layout(added="add_embedding.image_proj"))]
+    layouts += [("text", text, Layout(projection="convolution"))]
     layouts += [("text_compvis", text, Layout("compvis")), ("class", class_, Layout())]
     layouts += [("adm", class_, Layout("compvis")), ("adm_new", class_, Layout("compvis", order="kinds"))]
     for pool in ("attention", "adaptive", "spatial", "spatial_v2"):

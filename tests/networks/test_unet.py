@@ -18,7 +18,7 @@ from unified_jax.networks.unet.network import UNet
 from unified_jax.sharding import MeshShape, Rules, logical_axes, make_mesh, parameter_shardings, unbox
 
 SIDES, CHANNELS = (6, 5), 3
-DOWN = (Level(8, 1, "tokens", 2, change="residual"), Level(8, 1, "itself", 2))
+DOWN = (Level(8, 1, "tokens", 2, change="residual"), Level(8, 1, "both", 2))
 NETWORK = UNet(down=DOWN, middle=Level(8, 1), groups=4, scale_shift=True, scalar_features=8, remat="none")
 
 

@@ -22,7 +22,7 @@ from unified_jax.certify.options import (
 from unified_jax.interop.unets import read
 from unified_jax.layers.form import ConditionInput, Form, NoisyInput
 from unified_jax.modalities.conditions import ConditionForm, Kind
-from unified_jax.networks.unet.conditional import FIXED, KINDS, conditional
+from unified_jax.networks.unet.conditional import DEFAULTS, FIXED, KINDS, conditional
 from unified_jax.networks.unet.network import UNet
 from unified_jax.networks.unet.plain import plain
 from unified_jax.precision import seed_key
@@ -54,15 +54,17 @@ SHARED: dict[str, Check] = {
 }  # fmt: skip
 CONDITIONAL: dict[str, Check] = SHARED | {name: either(value) for name, value in FIXED.items()}
 CONDITIONAL |= {
-    "mid_block_type": either("UNetMidBlock2DCrossAttn", "UNetMidBlock2D", None), "only_cross_attention": flags,
+    "only_cross_attention": flags,
+    "mid_block_type": either("UNetMidBlock2DCrossAttn", "UNetMidBlock2DSimpleCrossAttn", "UNetMidBlock2D", None),
     "act_fn": either("silu", "swish", "gelu", "relu", "mish"), "cross_attention_dim": counts,
     "transformer_layers_per_block": counts, "reverse_transformer_layers_per_block": optional(counts),
     "attention_head_dim": counts, "use_linear_projection": flag, "upcast_attention": flag,
     "class_embed_type": either(None, "timestep", "identity", "projection", "simple_projection"),
-    "addition_embed_type": either(None, "text_time"), "addition_time_embed_dim": optional(count),
+    "addition_embed_type": either(None, "text_time", "image"), "addition_time_embed_dim": optional(count),
     "time_cond_proj_dim": optional(count), "conv_in_kernel": count, "conv_out_kernel": count,
     "projection_class_embeddings_input_dim": optional(count), "class_embeddings_concat": flag,
-    "addition_embed_type_num_heads": anything,
+    "addition_embed_type_num_heads": anything, "encoder_hid_dim": optional(count),
+    "encoder_hid_dim_type": either(None, "image_proj"),
 }  # fmt: skip
 PLAIN: dict[str, Check] = SHARED | {
     "time_embedding_type": either("positional"), "mid_block_type": either("UNetMidBlock2D", None),
@@ -100,15 +102,28 @@ def conditions(tensors: dict[str, np.ndarray], ctor: dict[str, Any]) -> tuple[Co
     if (features := ctor.get("time_cond_proj_dim")) is not None:
         w = given.pop("in/timestep_cond", np.zeros((len(tensors["in/sample"]), features), np.float32))
         found.append(told("guided", "vector", w))
-    added: tuple[tuple[str, Kind], ...] = (("text_embeds", "vector"), ("time_ids", "scalars"))
+    added: tuple[tuple[str, Kind], ...] = (
+        ("text_embeds", "vector"),
+        ("image_embeds", "vector"),
+        ("time_ids", "scalars"),
+    )
     for name, kind in added:
         if (value := given.pop(ADDED_IN + name, None)) is not None:
             found.append(told(name, kind, value))
     if (tokens := given.pop("in/encoder_hidden_states", None)) is not None:
-        found.append(_tokens(tokens, given.pop("in/encoder_attention_mask", None)))
+        found.append(_tokens(tokens, _mask(given, ctor)))
     if given:
         raise Unserved(f"input {min(given)} is not served")
     return tuple(found)
+
+
+def _mask(given: dict[str, np.ndarray], ctor: dict[str, Any]) -> np.ndarray | None:
+    """The mask of the text; blocks of attention to positions and tokens at once take the other one first."""
+    c = DEFAULTS | ctor
+    kinds = [*c["down_block_types"], *c["up_block_types"], c["mid_block_type"] or ""]
+    simple = all("Simple" in kind for kind in kinds if "Attn" in kind)
+    mask = given.pop("in/encoder_attention_mask", None)
+    return given.pop("in/attention_mask", mask) if simple else mask
 
 
 def _tokens(tokens: np.ndarray, mask: np.ndarray | None) -> ConditionInput:
@@ -126,6 +141,10 @@ def run_conditional(tensors: dict[str, np.ndarray], ctor: dict[str, Any]) -> dic
     ctor = require(ctor, CONDITIONAL)
     if ctor.get("addition_embed_type") and ctor.get("class_embed_type"):
         raise Unserved("a class_embed_type beside an addition_embed_type is not served")
+    if ctor.get("encoder_hid_dim_type") is None and ctor.get("encoder_hid_dim") is not None:
+        raise Unserved("an encoder_hid_dim of a text is not served")
+    if any("Simple" in kind for kind in ctor.get("down_block_types", [])) and ctor.get("only_cross_attention"):
+        raise Unserved("only_cross_attention in blocks of attention to positions and tokens is not served")
     if ctor.get("only_cross_attention") and "in/encoder_attention_mask" in tensors:
         raise Unserved("an encoder_attention_mask, of which half the attention takes no notice, is not served")
     network, layout = conditional(ctor, "guided")

@@ -75,7 +75,8 @@ class Layout:
 
 
 MODULE = re.compile(
-    r"(?:(?:down|up)_\d+|middle)/(?:residual|attention)_\d+|(?:down|up)_\d+_change|embedding|conv_in|norm_out|conv_out"
+    r"(?:(?:down|up)_\d+|middle)/(?:residual|attention)_\d+|(?:down|up)_\d+_change|embedding|tokens|conv_in|norm_out"
+    r"|conv_out"
 )
 RESIDUAL: dict[Names, dict[str, str]] = {
     "diffusers": {"time": "time_emb_proj", "shortcut": "conv_shortcut"},
@@ -127,6 +128,9 @@ def _present(name: str) -> str:
 def _line(name: str, module: str, leaf: str, place: str, layout: Layout) -> Line:
     part, _, kind = leaf.rpartition("/")
     last = "bias" if kind == "bias" else "weight"
+    if module == "tokens":
+        theirs = "image_embeds" if part == "fc" else "norm"
+        return Line(name, (f"encoder_hid_proj.{theirs}.{last}",), MATRIX if kind == "kernel" else SAME)
     if module == "embedding":
         return _embedding(name, part, last, layout)
     if "attention_" in module:
@@ -147,7 +151,7 @@ def _embedding(name: str, part: str, last: str, layout: Layout) -> Line:
     theirs = {
         "fc1": "time_embedding.linear_1", "fc2": "time_embedding.linear_2", "guided": "time_embedding.cond_proj",
         "label_0": "class_embedding", "added_fc1": f"{added}.linear_1", "added_fc2": f"{added}.linear_2",
-        "added_fc": added,
+        "added_fc": added, "added_norm": "add_embedding.image_norm",
     }  # fmt: skip
     if layout.names == "compvis":
         theirs = {
@@ -177,6 +181,8 @@ def _attention(name: str, leaf: str, place: str, layout: Layout) -> Line:
         form = Point(inputs=2, axes=axes) if weight == "weight" else SAME
         return Line(name, (f"{place}.{'to_out.0' if diffusers else 'proj_out'}.{weight}",), form)
     inputs = 1 if weight == "weight" else 0
+    if kind.startswith("tokens"):
+        return Line(name, tuple(f"{place}.add_{p}_proj.{weight}" for p in "kv"), Form(inputs, joined=inputs + 1))
     if diffusers:
         return Line(name, tuple(f"{place}.to_{p}.{weight}" for p in "qkv"), Form(inputs, joined=inputs + 1))
     return Line(name, (f"{place}.qkv.{weight}",), Point(inputs, axes=axes, order=layout.order))

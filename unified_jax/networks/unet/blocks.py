@@ -25,6 +25,7 @@ from unified_jax.kernels.inputs import OutWeights, QkvWeights
 from unified_jax.layers.conv import Conv, GroupNorm
 from unified_jax.layers.init import declare, xavier, zeros
 from unified_jax.layers.mlp import Dense
+from unified_jax.precision import precision
 from unified_jax.sharding import constrain
 
 Activation = Literal["silu", "gelu", "relu", "mish"]
@@ -159,7 +160,10 @@ class Upsample(nn.Module):
 
 
 class MapAttention(nn.Module):
-    """Self-attention over the positions of a map."""
+    """Attention of the positions of a map to each other, and to tokens besides where there are some.
+
+    A position's softmax is over both; the tokens' keys and values are a projection of their own (Nichol et al. 2021).
+    """
 
     heads: int
     style: Style
@@ -167,22 +171,44 @@ class MapAttention(nn.Module):
     """Divides the sum."""
     groups: int | None = None
     """Groups of its norm; None: the style's; 0: there is no norm."""
+    eps: float | None = None
+    """Added to its norm's variance; None: the style's."""
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        """The map after the branch."""
+    def __call__(
+        self, x: Float[Array, "b h w c"], memory: Float[Array, "b m f"] | None = None, length: Array | None = None
+    ) -> Float[Array, "b h w c"]:
+        """The map after the branch; of the tokens of each example only the first `length` are read."""
         style, d, e = self.style, x.shape[-1], x.shape[-1] // self.heads
         groups = style.groups if self.groups is None else self.groups
-        h = GroupNorm(groups, style.eps, "embed", name="group_norm")(x) if groups else x
+        eps = style.eps if self.eps is None else self.eps
+        h = GroupNorm(groups, eps, "embed", name="group_norm")(x) if groups else x
         h = h.reshape(x.shape[0], -1, d)
         shape = (d, self.heads, 3, e)
         kernel = declare(self, "qkv_kernel", xavier(d, 3 * d), shape, ("embed", "heads", None, "head_dim"))
         bias = declare(self, "qkv_bias", zeros, shape[1:], ("heads", None, "head_dim"))
-        weights = QkvWeights(kernel.astype(style.dtype), bias)
-        q, k, v = choice.modulated_qkv(h, None, weights, norm="none", attention=style.attention)
-        a, _ = choice.attend(q, k, v, attention=style.attention)
+        weights, visible = QkvWeights(kernel.astype(style.dtype), bias), None
+        runs = memory is not None and length is not None
+        q, k, v = choice.modulated_qkv(h, None, weights, norm="none", attention=style.attention, runs=runs)
+        if memory is not None:
+            k, v = (jnp.concatenate(both, axis=1) for both in zip((k, v), self._tokens(memory, e), strict=True))
+            if length is not None:
+                stop = jnp.broadcast_to(h.shape[1] + length[:, None], h.shape[:2])
+                visible = jnp.stack([jnp.zeros_like(stop), stop], axis=-1)
+        a, _ = choice.attend(q, k, v, visible, attention=style.attention)
         out_shape = (self.heads, e, d)
         out_kernel = declare(self, "out_kernel", zeros, out_shape, ("heads", "head_dim", "embed"))
         out = OutWeights(out_kernel.astype(style.dtype), declare(self, "out_bias", zeros, (d,), ("embed",)))
         residual = x.reshape(h.shape).astype(style.dtype)
         return settle(choice.gated_out(residual, a, out, attention=style.attention).reshape(x.shape) / self.scale)
+
+    def _tokens(self, memory: Array, e: int) -> tuple[Array, Array]:
+        """Keys and values of the tokens."""
+        dtype = jnp.dtype(self.style.dtype)
+        shape = (memory.shape[-1], self.heads, 2, e)
+        init = xavier(shape[0], 2 * self.heads * e)
+        kernel = declare(self, "tokens_kernel", init, shape, ("embed", "heads", None, "head_dim"))
+        bias = declare(self, "tokens_bias", zeros, shape[1:], ("heads", None, "head_dim"))
+        both = jnp.einsum("bmd,dhte->bmhte", memory.astype(dtype), kernel.astype(dtype), precision=precision(dtype))
+        both = both + bias.astype(dtype)
+        return both[..., 0, :], both[..., 1, :]

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from unified_jax.errors import UserError
 from unified_jax.interop.unets import Layout
+from unified_jax.networks.unet.embedding import Added
 from unified_jax.networks.unet.levels import Change, Level, Reads
 from unified_jax.networks.unet.network import UNet
 
@@ -18,8 +19,8 @@ Config = Mapping[str, Any]
 FIXED: dict[str, Any] = {
     "resnet_skip_time_act": False, "resnet_out_scale_factor": 1.0, "dual_cross_attention": False,
     "num_attention_heads": None, "time_embedding_type": "positional", "time_embedding_act_fn": None,
-    "timestep_post_act": None, "attention_type": "default", "cross_attention_norm": None, "encoder_hid_dim": None,
-    "encoder_hid_dim_type": None, "mid_block_only_cross_attention": None,
+    "timestep_post_act": None, "attention_type": "default", "cross_attention_norm": None,
+    "mid_block_only_cross_attention": None,
 }  # fmt: skip
 """Options that have one value here."""
 
@@ -33,7 +34,8 @@ DEFAULTS: dict[str, Any] = FIXED | {
     "attention_head_dim": 8, "use_linear_projection": False, "class_embed_type": None, "addition_embed_type": None,
     "addition_time_embed_dim": None, "num_class_embeds": None, "resnet_time_scale_shift": "default",
     "time_embedding_dim": None, "time_cond_proj_dim": None, "conv_in_kernel": 3, "conv_out_kernel": 3,
-    "projection_class_embeddings_input_dim": None, "class_embeddings_concat": False,
+    "projection_class_embeddings_input_dim": None, "class_embeddings_concat": False, "encoder_hid_dim": None,
+    "encoder_hid_dim_type": None,
 }  # fmt: skip
 """Of the reference's class; what changes no output is left out."""
 
@@ -46,10 +48,12 @@ KINDS: dict[str, tuple[Reads, Change]] = {
     "AttnUpBlock2D": ("itself", "conv"),
     "ResnetDownsampleBlock2D": ("nothing", "residual"),
     "ResnetUpsampleBlock2D": ("nothing", "residual"),
+    "SimpleCrossAttnDownBlock2D": ("both", "residual"),
+    "SimpleCrossAttnUpBlock2D": ("both", "residual"),
 }
 """What a block type reads, and how its level is left."""
 
-ADDED: dict[str | None, tuple[Literal["mlp", "linear", "plain"], str]] = {
+ADDED: dict[str | None, tuple[Added, str]] = {
     None: ("mlp", "add_embedding"),
     "timestep": ("mlp", "class_embedding"),
     "projection": ("mlp", "class_embedding"),
@@ -57,6 +61,13 @@ ADDED: dict[str | None, tuple[Literal["mlp", "linear", "plain"], str]] = {
     "identity": ("plain", "class_embedding"),
 }
 """How `class_embed_type` brings a vector into the embedding, and the module that does."""
+ADDITIONS: dict[str, tuple[Added, str]] = {
+    "text_time": ("mlp", "add_embedding"),
+    "image": ("normed", "add_embedding.image_proj"),
+}
+"""How `addition_embed_type` does."""
+IMAGE_TOKENS = 32
+"""Tokens that `image_proj` makes of an image's vector."""
 
 
 def conditional(config: Config, guided: str = "") -> tuple[UNet, Layout]:
@@ -78,19 +89,25 @@ def conditional(config: Config, guided: str = "") -> tuple[UNet, Layout]:
     up = tuple(
         level(
             kind, channels, layers[::-1][i] + 1,
-            heads[i] if KINDS.get(kind, ("",))[0] == "itself" else heads[::-1][i],  # as the reference's class does
+            # The reference's class does not turn the sizes of heads round, only their numbers.
+            heads[i] if KINDS.get(kind, ("",))[0] in ("itself", "both") else heads[::-1][i],
             depths[::-1][i] if back is None else back[i], only[::-1][i],
         )
         for i, (kind, channels) in enumerate(zip(c["up_block_types"], c["block_out_channels"][::-1], strict=True))
     )  # fmt: skip
-    added, module = ADDED[c["class_embed_type"]]
+    kind = c["addition_embed_type"]
+    if kind not in (None, *ADDITIONS) or c["encoder_hid_dim_type"] not in (None, "image_proj"):
+        raise UserError(f"A U-Net's addition_embed_type {kind!r} or encoder_hid_dim_type is not served.")
+    added, module = ADDED[c["class_embed_type"]] if kind is None else ADDITIONS[kind]
     network = UNet(
         down=down,
         middle=_middle(c, c["block_out_channels"][-1], heads[-1], depths[-1]),
         up=up,
         time_width=c["time_embedding_dim"] or 0,
         scalar_features=c["addition_time_embed_dim"] or c["block_out_channels"][0],
-        added="mlp" if c["addition_embed_type"] else added,
+        added=added,
+        vector_tokens=IMAGE_TOKENS if c["encoder_hid_dim_type"] else 0,
+        vector_features=c["cross_attention_dim"] if c["encoder_hid_dim_type"] else 0,
         joined=bool(c["class_embeddings_concat"]),
         guided=guided if c["time_cond_proj_dim"] else "",
         input_size=c["conv_in_kernel"],
@@ -98,7 +115,7 @@ def conditional(config: Config, guided: str = "") -> tuple[UNet, Layout]:
         **common(c),
     )
     projection = "matrix" if c["use_linear_projection"] else "convolution"
-    return network, Layout(projection=projection, added="add_embedding" if c["addition_embed_type"] else module)
+    return network, Layout(projection=projection, added=module)
 
 
 Version = Literal["1", "2", "xl"]
@@ -125,6 +142,8 @@ def _middle(c: Config, channels: int, heads: int, depth: Any) -> Level | None:
         case "UNetMidBlock2DCrossAttn":
             first = depth[0] if isinstance(depth, list | tuple) else depth
             return Level(channels, 2, "tokens", heads, (first,))
+        case "UNetMidBlock2DSimpleCrossAttn":
+            return Level(channels, 2, "both", channels // heads)
         case "UNetMidBlock2D":
             return Level(channels, 1)
         case None:
@@ -140,7 +159,7 @@ def level(kind: str, channels: int, layers: int, heads: int, depth: Any = 1, onl
     reads, change = KINDS[kind]
     if reads == "nothing":
         return Level(channels, layers, change=change)
-    if reads == "itself":
+    if reads in ("itself", "both"):
         return Level(channels, layers, reads, channels // heads, change=change)
     depths = tuple(depth) if isinstance(depth, list | tuple) else (depth,)
     return Level(channels, layers, reads, heads, depths, change, only)

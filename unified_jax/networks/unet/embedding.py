@@ -3,8 +3,8 @@ r"""What a U-Net tells its residual blocks: one vector e of the time and of the 
     e = MLP(sinusoid(t))  +  sum_i label_i(y_i)  +  added([vectors, sinusoid(s_1), sinusoid(s_2), ...])
 
 SDXL's sizes and crops are scalars, its pooled text a vector (Podell et al. 2023); Stable Diffusion's image variations
-have a vector alone. `added` is an MLP, a matrix, or nothing. A distilled model's guidance scale comes as a vector that
-joins the sinusoid of the time (Luo et al. 2023).
+have a vector alone. `added` is an MLP, a matrix (then a norm), or nothing. A distilled model's guidance scale comes as
+a vector that joins the sinusoid of the time (Luo et al. 2023).
 """
 
 from typing import Literal
@@ -17,9 +17,10 @@ from jaxtyping import Array, Float
 from unified_jax.layers.embeddings import LabelEmbedding, sinusoid
 from unified_jax.layers.form import ConditionInput
 from unified_jax.layers.mlp import Dense
+from unified_jax.layers.modulation import AffineNorm
 from unified_jax.networks.unet.blocks import ACTIVATIONS, Activation
 
-Added = Literal["mlp", "linear", "plain"]
+Added = Literal["mlp", "linear", "normed", "plain"]
 
 
 def waves(t: Float[Array, "*s"], features: int, sine_first: bool, shift: float) -> Float[Array, "*s d"]:
@@ -28,6 +29,19 @@ def waves(t: Float[Array, "*s"], features: int, sine_first: bool, shift: float) 
     if sine_first:
         found = jnp.concatenate(jnp.split(found, 2, axis=-1)[::-1], axis=-1)
     return jnp.pad(found, [(0, 0)] * (found.ndim - 1) + [(0, features % 2)])
+
+
+class VectorTokens(nn.Module):
+    """A vector as tokens: a matrix, then a norm of each token (Kandinsky 2.2)."""
+
+    count: int
+    features: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b v"]) -> Float[Array, "b m f"]:
+        """`count` tokens of `features`."""
+        h = Dense(self.count * self.features, (None, "embed"), name="fc")(x)
+        return AffineNorm(1e-5, name="norm")(h.reshape(len(x), self.count, self.features))
 
 
 class Embedding(nn.Module):
@@ -81,6 +95,9 @@ class Embedding(nn.Module):
                 return Dense(self.width, ("embed", "mlp"), name="added_fc2")(h)
             case "linear":
                 return Dense(self.width, (None, "embed"), name="added_fc")(x)
+            case "normed":
+                h = Dense(self.width, (None, "embed"), name="added_fc")(x)
+                return AffineNorm(1e-5, name="added_norm")(h[:, None])[:, 0]
             case _:
                 if x.shape[-1] != self.width:
                     raise ValueError(f"A vector that is added as it is has {self.width} features, found {x.shape[-1]}.")

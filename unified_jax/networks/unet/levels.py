@@ -18,8 +18,8 @@ from unified_jax.layers.remat import Remat, rematerialised
 from unified_jax.networks.unet.blocks import Downsample, MapAttention, Residual, Size, Style, Upsample
 from unified_jax.networks.unet.transformer import SpatialTransformer
 
-Reads = Literal["nothing", "itself", "tokens"]
-"""Attention after each residual block: none, over positions, or a transformer that also reads tokens."""
+Reads = Literal["nothing", "itself", "both", "tokens"]
+"""Attention after each residual block: none, over positions, over positions and tokens, or a transformer for both."""
 Change = Literal["conv", "residual", "mean"]
 """Change of size between levels: a convolution, a residual block, or means and neighbours without parameters."""
 
@@ -104,7 +104,9 @@ class Blocks(nn.Module):
 
     def _attention(self, i: int, x: Array, tokens: ConditionInput | None) -> Array:
         level, style, name = self.level, self.style, f"attention_{i}"
-        if level.reads == "itself":
+        if level.reads == "both" and tokens is not None:
+            return MapAttention(level.heads, style, eps=1e-5, name=name)(x, tokens.value, tokens.length)
+        if level.reads != "tokens":
             return MapAttention(level.heads, style, self.scale, self.groups, name=name)(x)
         depth = level.depth[i % len(level.depth)]
         transformer = SpatialTransformer(level.heads, depth, style, level.context_only, self.remat, name=name)

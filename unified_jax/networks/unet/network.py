@@ -25,7 +25,7 @@ from unified_jax.layers.conv import GroupNorm
 from unified_jax.layers.form import ConditionInput, Kind, NoisyInput
 from unified_jax.layers.remat import Remat
 from unified_jax.networks.unet.blocks import Activation, Style, conv, settle
-from unified_jax.networks.unet.embedding import Added, Embedding
+from unified_jax.networks.unet.embedding import Added, Embedding, VectorTokens
 from unified_jax.networks.unet.levels import Level, Shared, ascend, descend, middle
 
 SMALL = (Level(64), Level(128, reads="tokens", heads=4), Level(256, reads="tokens", heads=8))
@@ -60,9 +60,13 @@ class UNet(nn.Module):
     scalar_features: int = 256
     """Features of the sinusoid of each scalar of a condition."""
     added: Added = "mlp"
-    """How vectors and scalars enter the embedding: by an 'mlp', 'linear', or 'plain', as they are."""
+    """How vectors and scalars enter the embedding: 'mlp', 'linear', 'normed' (linear, then a norm), or 'plain'."""
     joined: bool = False
     """Whether they stand beside the embedding of the time instead of being added to it."""
+    vector_tokens: int = 0
+    """Tokens that are read instead of a text: they are made of the first vector; 0: none."""
+    vector_features: int = 0
+    """Features of each of them."""
     guided: str = ""
     """Name of a vector condition that joins the sinusoid of the time."""
     input_size: int = 3
@@ -132,6 +136,10 @@ class UNet(nn.Module):
         texts = [shown for shown in given if shown.form.kind == "tokens"]
         if len(texts) > 1 or any(shown.value.shape[1] == 0 for shown in texts):
             raise ValueError(f"UNet reads one condition of tokens, at least one token long; found {len(texts)}.")
+        vectors = [shown for shown in given if shown.form.kind == "vector"]
+        if self.vector_tokens and vectors and not texts:
+            made = VectorTokens(self.vector_tokens, self.vector_features, name="tokens")(vectors[0].value)
+            texts = [ConditionInput(vectors[0].form, made)]
         style = Style(self.groups, self.eps, self.activation, self.scale_shift, self.dtype, self.attention)
         emb = self._embedding()(one.t, given)
         shared = Shared(style, self.remat, emb, texts[0] if texts else None, self.padded)
