@@ -8,7 +8,7 @@ import numpy as np
 from unified_jax.certify.levels_autoencoder import first, last, shapes_of, stored
 from unified_jax.certify.options import Check, count, each, either, flag, number, require, whole
 from unified_jax.interop.autoencoders import dc as interop
-from unified_jax.networks.autoencoders.dc import DcAutoencoder, Side
+from unified_jax.models.autoencoding import network_of
 
 
 def _one_or_each(kinds: Any) -> Check:
@@ -28,9 +28,7 @@ CTOR |= {"decoder_conv_act_fn": either(*interop.ACTIVATIONS)}
 
 def run(tensors: dict[str, np.ndarray], ctor: dict[str, Any]) -> dict[str, Any]:
     """AutoencoderDC."""
-    s = interop.settings("The file", interop.OPTIONS | require(ctor, CTOR))
-    sides = {name: Side(*getattr(s, name)) for name in ("encoder_sizes", "decoder_sizes")}
-    network = DcAutoencoder(**(s._asdict() | sides))
+    network = network_of("The file", "AutoencoderDC", interop.OPTIONS | require(ctor, CTOR))
     x, z = last(tensors["in/x"]), last(tensors["in/z"])
     params = {"params": interop.read("The file", stored(tensors), shapes_of(network, x))}
 

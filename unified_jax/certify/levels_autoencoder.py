@@ -8,9 +8,7 @@ import numpy as np
 
 from unified_jax.certify.options import Check, anything, count, each, either, flag, number, optional, require
 from unified_jax.interop.autoencoders import levels as interop, settings
-from unified_jax.networks.autoencoders.coder import Levels
-from unified_jax.networks.autoencoders.kl import KlAutoencoder
-from unified_jax.networks.autoencoders.vq import VqAutoencoder
+from unified_jax.models.autoencoding import network_of
 from unified_jax.sharding import unbox
 
 SHARED: dict[str, Check] = dict.fromkeys(
@@ -48,8 +46,7 @@ def shapes_of(network: Any, x: Any) -> Any:
 def run_kl(tensors: dict[str, np.ndarray], ctor: dict[str, Any]) -> dict[str, Any]:
     """AutoencoderKL."""
     c = settings.KL | require(ctor, KL)
-    sizes = Levels(**settings.levels("The file", c)._asdict())
-    network = KlAutoencoder(sizes, c["use_quant_conv"], c["use_post_quant_conv"])
+    network = network_of("The file", "AutoencoderKL", c)
     x, z = last(tensors["in/x"]), last(tensors["in/z"])
     params = {"params": interop.read("The file", stored(tensors), shapes_of(network, x))}
 
@@ -70,8 +67,7 @@ def run_kl(tensors: dict[str, np.ndarray], ctor: dict[str, Any]) -> dict[str, An
 def run_vq(tensors: dict[str, np.ndarray], ctor: dict[str, Any]) -> dict[str, Any]:
     """VQModel. Its loss has beta on the table's term, as released."""
     c = settings.VQ | require(ctor, VQ)
-    sizes = Levels(**settings.levels("The file", c)._asdict())
-    network = VqAutoencoder(sizes, c["num_vq_embeddings"], c["vq_embed_dim"] or c["latent_channels"])
+    network = network_of("The file", "VQModel", c)
     x, z = last(tensors["in/x"]), last(tensors["in/z"])
     params = {"params": interop.read("The file", stored(tensors), shapes_of(network, x))}
 

@@ -9,7 +9,7 @@ import numpy as np
 from unified_jax.certify.levels_autoencoder import first, last, shapes_of, stored
 from unified_jax.certify.options import Check, anything, count, each, require
 from unified_jax.interop.autoencoders import oobleck as interop
-from unified_jax.networks.autoencoders.oobleck import Oobleck
+from unified_jax.models.autoencoding import network_of
 
 COUNTS = ("encoder_hidden_size", "decoder_channels", "decoder_input_channels", "audio_channels")
 CTOR: dict[str, Check] = dict.fromkeys(COUNTS, count)
@@ -18,7 +18,7 @@ CTOR |= {"downsampling_ratios": each(count), "channel_multiples": each(count), "
 
 def run(tensors: dict[str, np.ndarray], ctor: dict[str, Any]) -> dict[str, Any]:
     """AutoencoderOobleck. Its divergence has no factor 1/2; it is summed over channels, averaged over the rest."""
-    network = Oobleck(*interop.settings("The file", interop.OPTIONS | require(ctor, CTOR)))
+    network = network_of("The file", "AutoencoderOobleck", interop.OPTIONS | require(ctor, CTOR))
     x, z = last(tensors["in/x"]), last(tensors["in/z"])
     params = {"params": interop.read("The file", stored(tensors), shapes_of(network, x))}
 

@@ -10,6 +10,7 @@ or VA-VAE.
 """
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -121,8 +122,9 @@ class Autoencoding:
 
     def latents(self, moments: Moments, keys: Keys | None = None) -> Float[Array, "b ..."]:
         """Normalised latents, sampled with one key per row if `draw` says so."""
-        sampled = self.draw == "sample" and keys is not None
-        return self.normalised(moments.draw(keys) if sampled else moments.mean)
+        if self.draw == "mean" or keys is None:
+            return self.normalised(moments.mean)
+        return self.normalised(moments.draw(keys))
 
     def encode(self, params: Params, x: Float[Array, "b ..."], keys: Keys | None = None) -> Encoded:
         """See `Encoder`: normalised latents, as a map."""
@@ -190,7 +192,7 @@ def _opened(path: Path, statistics: Statistics | None, size: int | None, dtype: 
     what = f"{str(path)!r}"
     if path.is_dir():
         cls, c, said = published.described(path)
-        network, channels, axes = _network(what, cls, c, dtype)
+        network, sound = network_of(what, cls, c, dtype), cls == "AutoencoderOobleck"
         said = said if statistics is None else statistics
     else:
         if statistics is None:
@@ -198,33 +200,29 @@ def _opened(path: Path, statistics: Statistics | None, size: int | None, dtype: 
                 f"{what} does not say the scale of its latents: give statistics, such as SD ({SD.scale[0]}), SDXL "
                 f"({SDXL.scale[0]}), SD3 or FLUX of unified_jax.models.autoencoding, or Statistics() for none."
             )
-        c, said = levels.measured(what, published.tensors(path)), statistics
+        c, said, sound = levels.measured(what, published.tensors(path)), statistics, False
         sizes = Levels(**settings.measured(c)._asdict(), dtype=dtype)
-        network, channels, axes = _file(sizes, c), c["in_channels"], 2
-    side = size or (256 if axes == 2 else 65536)
-    return Autoencoding(network, (*(side,) * axes, channels), said.scale, said.shift, name=("sound", "image")[axes - 1])
+        kl = KlAutoencoder(sizes, c["use_quant_conv"], c["use_post_quant_conv"])
+        network = kl if c["table"] is None else VqAutoencoder(sizes, *c["table"])
+    if sound:
+        return Autoencoding(network, (size or 65536, c["audio_channels"]), said.scale, said.shift, name="sound")
+    return Autoencoding(network, (size or 256, size or 256, c["in_channels"]), said.scale, said.shift)
 
 
-def _network(what: str, cls: str, c: dict[str, Any], dtype: Any) -> tuple[Any, int, int]:
-    """(the network of a class of diffusers, channels of its data, axes of a latent)."""
+def network_of(what: str, cls: str, c: Mapping[str, Any], dtype: Literal["float32", "bfloat16"] = "float32") -> Any:
+    """The network of a class of diffusers from all of its options. Raises UserError for a value it does not have."""
     match cls:
         case "AutoencoderKL":
             sizes = Levels(**settings.levels(what, c)._asdict(), dtype=dtype)
-            return KlAutoencoder(sizes, c["use_quant_conv"], c["use_post_quant_conv"]), c["in_channels"], 2
+            return KlAutoencoder(sizes, c["use_quant_conv"], c["use_post_quant_conv"])
         case "VQModel":
             sizes = Levels(**settings.levels(what, c)._asdict(), dtype=dtype)
-            width = c["vq_embed_dim"] or c["latent_channels"]
-            return VqAutoencoder(sizes, c["num_vq_embeddings"], width), c["in_channels"], 2
+            return VqAutoencoder(sizes, c["num_vq_embeddings"], c["vq_embed_dim"] or c["latent_channels"])
         case "AutoencoderDC":
             s = dc.settings(what, c)
-            sides = {name: Side(*getattr(s, name)) for name in ("encoder_sizes", "decoder_sizes")}
-            return DcAutoencoder(**(s._asdict() | sides), dtype=dtype), c["in_channels"], 2
+            return DcAutoencoder(
+                s.channels, s.latents, Side(*s.encoder_sizes), Side(*s.decoder_sizes), s.head_dim, s.unshuffle,
+                s.shuffle, s.out_shortcut, s.in_shortcut, s.out_activation, dtype,
+            )  # fmt: skip
         case _:
-            return Oobleck(*oobleck.settings(what, c), dtype=dtype), c["audio_channels"], 1
-
-
-def _file(sizes: Levels, c: dict[str, Any]) -> Any:
-    """The network of a file without settings."""
-    if c["table"] is not None:
-        return VqAutoencoder(sizes, *c["table"])
-    return KlAutoencoder(sizes, c["use_quant_conv"], c["use_post_quant_conv"])
+            return Oobleck(*oobleck.settings(what, c), dtype=dtype)
