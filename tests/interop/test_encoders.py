@@ -172,6 +172,7 @@ def test_image_encoders_read_their_tower_and_map_their_patches(goldens, folders,
     assert [encoder.condition_form(part).kind for part in ("tokens", "map", "pooled")] == ["tokens", "map", "vector"]
     pair = goldens["siglip"][0]
     encoder = image_encoder(folders["siglip"])
+    assert (encoder.preprocessing.resize, encoder.preprocessing.stretch, encoder.grid) == (15, True, (5, 5))
     pixels = jnp.moveaxis(jnp.asarray(pair["in/pixel_values"]), 1, -1)
     vector = apply(encoder.network, encoder.read(str(folders["siglip"])), pixels).pooled
     vector = vector / jnp.linalg.norm(vector, axis=1, keepdims=True)

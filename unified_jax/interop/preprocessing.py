@@ -7,7 +7,7 @@ image_mean, image_std
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,11 +46,16 @@ DEFAULTS: Mapping[str, Preprocessing] = {
 """Of a family without the file."""
 
 
-def preprocessing(folder: Path, family: str) -> Preprocessing:
-    """What a folder says; where it says nothing, its family's. Raises UserError for what is not served."""
+def preprocessing(folder: Path, family: str, size: int) -> Preprocessing:
+    """What a folder says; where it says nothing, its family's. Raises UserError for what is not served.
+
+    size   side of the network's table of positions, at which CLIP and SigLIP take their images
+    """
     path = folder / FILE
     config = read_json(path, optional=True)
     start, what = DEFAULTS[family], f"{str(path)!r}"
+    if family != "dinov2":
+        start = replace(start, resize=size, side=size)
     if not config:
         return start
     resize, stretch = _resize(config.get("size", start.resize), what, start)

@@ -7,7 +7,7 @@
 
                     resized to               square   mean and std
     CLIP            shorter side 224         224      its own (.481 .458 .408, .269 .261 .276)
-    SigLIP          224 x 224                224      .5, .5
+    SigLIP          224 x 224                224      .5, .5                  (larger networks: their own size)
     DINOv2          shorter side 256         224      ImageNet's (.485 .456 .406, .229 .224 .225)
 
 The resizing is Pillow's filter on floats, which averages where it shrinks; it does not round to bytes, so that values
@@ -189,6 +189,6 @@ def image_encoder(
     try:
         network = vision_transformer(fields, dtype)
         shown = image or Image(network.size, network.size, network.channels, network.patch)
-        return ImageEncoder(network, shown, preprocessing(folder, family))
+        return ImageEncoder(network, shown, preprocessing(folder, family, network.size))
     except ValueError as error:
         raise UserError(f"The folder {str(folder)!r} does not describe an image encoder: {error}") from error
