@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from tests.models.small import batch_of, joint, weights
+from unified_jax.kernels.inputs import Modulation
 from unified_jax.layers.form import Backbone, ConditionInput, Form, NoisyInput
 from unified_jax.modalities.conditions import ConditionForm
 from unified_jax.networks.pixart import PixArt, positions
+from unified_jax.networks.pixart_block import CompressedAttention
 from unified_jax.networks.uvit import SIZES, UVit
 from unified_jax.sharding import MeshShape, Rules, logical_axes, make_mesh, parameter_shardings, unbox
 
@@ -168,6 +170,37 @@ def test_pixart_reads_sizes():
         assert np.abs(call(PIXART, params, picture(), tuple(moved))[0]["image"] - out["image"]).max() > 1e-4
     with pytest.raises(ValueError, match="reads 3 sizes, each to a third of its width; found 1"):
         jax.eval_shape(PIXART.init, jax.random.key(0), picture(), sizes[1:])
+
+
+def test_compressed_attention_keeps_one_normed_mean_of_each_square():
+    rng = np.random.default_rng(4)
+    layer = CompressedAttention(2, 2, (4, 2), True, 1e-6, jnp.dtype("float32"), "xla")
+    x, rows = rng.normal(size=(1, 8, 8)).astype(np.float32), rng.normal(size=(3, 1, 1, 8)).astype(np.float32)
+    modulation = Modulation(*map(jax.device_put, rows))
+    shapes = unbox(jax.eval_shape(layer.init, jax.random.key(0), jnp.asarray(x), modulation))["params"]
+    params = jax.tree.map(lambda s: (0.5 * rng.normal(size=s.shape)).astype(np.float32), shapes)
+    start = unbox(jax.jit(layer.init)(jax.random.key(0), jnp.asarray(x), modulation))["params"]
+    np.testing.assert_allclose(start["compress_kernel"], np.full((2, 2, 8), 0.25))
+    params |= {name: start[name] for name in ("compress_kernel", "compress_bias", "compress_norm")}
+
+    def norm(h, eps):
+        return (h - h.mean(-1, keepdims=True)) / np.sqrt(h.var(-1, keepdims=True) + eps)
+
+    h = norm(x, 1e-6) * (1 + rows[1]) + rows[0]
+    q, k, v = np.moveaxis(np.einsum("bnd,dhte->bnhte", h, params["qkv_kernel"]) + params["qkv_bias"], 3, 0)
+    squares = np.asarray([[0, 1, 2, 3], [4, 5, 6, 7]])  # rows of two columns: two squares below each other
+    k, v = (norm(part.reshape(8, 8)[squares].mean(1), 1e-5).reshape(2, 2, 4) for part in (k, v))
+    score = np.einsum("bnhe,mhe->bhnm", q, k) / 2.0
+    share = np.exp(score) / np.exp(score).sum(-1, keepdims=True)
+    want = np.einsum("bhnm,mhe,hed->bnd", share, v, params["out_kernel"]) + params["out_bias"]
+    got = layer.apply({"params": jax.device_put(params)}, jnp.asarray(x), modulation)
+    np.testing.assert_allclose(got, x + rows[2] * want, atol=2e-5)
+    network = PixArt(depth=3, width=24, heads=4, compress=2, compressed=2, remat="none")
+    shapes = unbox(jax.eval_shape(network.init, jax.random.key(0), (latent(8),)))["params"]
+    assert shapes["blocks"]["table"].shape[0] == 1
+    assert shapes["compressed_blocks"]["attention"]["compress_kernel"].shape == (2, 2, 2, 24)
+    with pytest.raises(ValueError, match=r"squares of 2 of a grid that they divide.* 3 x 3"):
+        shapes_of(network, (latent(6),))
 
 
 def latent(side, channels=4, patch=2):

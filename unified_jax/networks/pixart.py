@@ -12,7 +12,7 @@ r"""PixArt (Chen et al. 2023, arXiv 2310.00426): a DiT with one modulation for a
 
 Sizes (the picture's height and width, its aspect ratio) are numbers, each the sinusoid of 256 features and an MLP to a
 third of the width. Positions are sin-cos of places that are scaled to a base grid: i base / n / `stretch`, so that
-pictures of other sizes cover the same range.
+pictures of other sizes cover the same range. The last blocks may compress keys and values (`networks.pixart_block`).
 """
 
 from typing import Any, ClassVar, Literal
@@ -24,69 +24,21 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from unified_jax.kernels.choice import Attention, check_attention
-from unified_jax.kernels.inputs import Modulation, Visible
-from unified_jax.layers.attention import AttentionHalf, CrossAttentionHalf
 from unified_jax.layers.conditions import VectorEmbedding, filled, key_range
 from unified_jax.layers.embeddings import LabelEmbedding, TimeEmbedding, sinusoid
 from unified_jax.layers.form import ConditionInput, Kind, NoisyInput
 from unified_jax.layers.init import declare, normal, zeros
 from unified_jax.layers.mlp import Dense
 from unified_jax.layers.modulation import modulated_norm
-from unified_jax.layers.remat import Remat, computed_once, rematerialised
+from unified_jax.layers.remat import Remat, rematerialised
 from unified_jax.modalities.grid import grid_of
 from unified_jax.networks.dit import captured_blocks
-from unified_jax.networks.encoder_blocks import Activation, EncoderMlp
+from unified_jax.networks.encoder_blocks import Activation
+from unified_jax.networks.pixart_block import Memory, PixArtBlock
 from unified_jax.sharding import constrain
 
 SIZES = 3
 """Numbers of all scalar conditions together: height, width, aspect ratio."""
-Memory = tuple[Float[Array, "b m d"], Visible | None]
-
-
-class PixArtBlock(nn.Module):
-    """One block."""
-
-    heads: int
-    mlp_ratio: float
-    bias: bool
-    eps: float
-    activation: Activation
-    dtype: jnp.dtype
-    attention: Attention
-    reads: tuple[str, ...] = ()
-    """Names of the token conditions."""
-
-    @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "b n d"],
-        m: Float[Array, "b 6 d"],
-        memories: tuple[Memory, ...] = (),
-        capture: bool = False,
-        hidden: bool = False,
-    ) -> tuple[Float[Array, "b n d"], dict[str, Array]]:
-        """(x, captured); captured["attention"] with `capture`, captured["hidden"], the new x, with `hidden`."""
-        d = x.shape[-1]
-        table = declare(self, "table", normal(d**-0.5), (6, d), (None, "embed"))
-        # Cut along the batch alone before the split, as in `ModulationRows`.
-        rows = constrain(table + m, "batch", None, "embed")
-        shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(rows, 6, axis=1)
-        half = AttentionHalf(
-            self.heads, bias=self.bias, out_bias=True, eps=self.eps, dtype=self.dtype, attention=self.attention,
-            name="attention",
-        )  # fmt: skip
-        x, captured = half(x, Modulation(shift1, scale1, gate1), None, None, capture)
-        x = computed_once(x)
-        for name, (memory, shown) in zip(self.reads, memories, strict=True):
-            cross = CrossAttentionHalf(
-                self.heads, dtype=self.dtype, attention=self.attention, zero=True, bias=self.bias, norm=False,
-                name=f"cross_{name}",
-            )  # fmt: skip
-            x = cross(x, memory, shown)
-        h = modulated_norm(x, shift2, scale2, eps=self.eps)
-        h = gate2 * EncoderMlp(int(d * self.mlp_ratio), self.activation, dtype=self.dtype, name="mlp")(h)
-        x = computed_once(constrain(x + h.astype(x.dtype), "batch", "length", "embed"))
-        return x, captured | ({"hidden": x} if hidden else {})
 
 
 class PixArt(nn.Module):
@@ -110,6 +62,10 @@ class PixArt(nn.Module):
     """Added to the variance in the norms of blocks."""
     activation: Activation = "gelu_tanh"
     """Activation of the MLP."""
+    compress: int = 1
+    """Side of the squares of which attention keeps one key and value (Sigma: 2 above 1024 pixels); 1: all."""
+    compressed: int = 0
+    """Last blocks that compress their keys and values (Sigma: 14 of 28)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute dtype; parameters, norms, softmax and modulation stay float32."""
     attention: Attention = "auto"
@@ -126,6 +82,8 @@ class PixArt(nn.Module):
             )
         if not (self.stretch > 0 and self.eps > 0):
             raise ValueError(f"PixArt.stretch and eps must be positive, found {self.stretch}, {self.eps}.")
+        if self.compress < 1 or not 0 <= self.compressed <= self.depth:
+            raise ValueError(f"PixArt compresses the last 0 .. {self.depth} blocks, found {self.compressed}.")
         check_attention(self.attention)
         super().__post_init__()
 
@@ -154,12 +112,13 @@ class PixArt(nn.Module):
         m = constrain(m, "batch", "embed").reshape(len(e), 6, self.width)
         tokens = constrain(form.patches(one.x), "batch", "length", "patch")
         x = Dense(self.width, ("patch", "embed"), dtype=dtype, name="patch")(tokens)
-        places = positions(self.width, grid_of(form.shape[:-1], form.cut), self.base, self.stretch)
+        grid = grid_of(form.shape[:-1], form.cut)
+        places = positions(self.width, grid, self.base, self.stretch)
         x = constrain(x + jnp.asarray(places).astype(dtype), "batch", "length", "embed")
         texts = [shown for shown in given if shown.form.kind == "tokens"]
         memories = tuple((self._text(shown), key_range(shown, x.shape[1])) for shown in texts)
         names = tuple(shown.form.name for shown in texts)
-        x, found = self._blocks(x, m, names, memories, "attention" in capture, bool(kept))
+        x, found = self._blocks(x, m, names, memories, grid, "attention" in capture, bool(kept))
         table = declare(self, "final_table", normal(self.width**-0.5), (2, self.width), (None, "embed"))
         shift, scale = jnp.split(constrain(table + e[:, None], "batch", None, "embed"), 2, axis=1)
         h = modulated_norm(x, shift, scale)
@@ -197,23 +156,38 @@ class PixArt(nn.Module):
         return Dense(self.width, ("mlp", "embed"), dtype=dtype, name=f"{name}_fc2")(h)
 
     def _blocks(
-        self, x: Array, m: Array, names: tuple[str, ...], memories: tuple[Memory, ...], attention: bool, hidden: bool
-    ) -> tuple[Array, dict[str, Array]]:
-        block = rematerialised(PixArtBlock, self.remat, static=(4, 5))
+        self, x: Array, m: Array, names: tuple[str, ...], memories: tuple[Memory, ...], grid: tuple[int, ...],
+        attention: bool, hidden: bool,
+    ) -> tuple[Array, dict[str, Array]]:  # fmt: skip
+        """(x after all blocks, captured). Raises ValueError for a grid or a capture that compression cannot serve."""
+        last = self.compressed if self.compress > 1 else 0
+        if last and (attention or any(size % self.compress for size in grid)):
+            raise ValueError(
+                f"PixArt compresses squares of {self.compress} of a grid that they divide, and captures no attention "
+                f"then; found a grid of {' x '.join(map(str, grid))}."
+            )
+        found = []
+        for name, depth, compress in (("blocks", self.depth - last, 1), ("compressed_blocks", last, self.compress)):
+            if depth:
+                stack = self._stack(name, depth, names, compress, (grid[0], grid[1]))
+                x, captured = stack(x, m, memories, attention, hidden)
+                found.append(captured)
+        return x, {name: jnp.concatenate([captured[name] for captured in found]) for name in found[0]}
+
+    def _stack(self, name: str, depth: int, names: tuple[str, ...], compress: int, grid: tuple[int, int]) -> Any:
         broadcast: Any = (nn.broadcast,) * 4
         stack = nn.scan(
-            block,
+            rematerialised(PixArtBlock, self.remat, static=(4, 5)),
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=broadcast,
-            length=self.depth,
+            length=depth,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
-        blocks = stack(
+        return stack(
             self.heads, self.mlp_ratio, self.bias, self.eps, self.activation, jnp.dtype(self.dtype), self.attention,
-            names, name="blocks",
+            names, compress, grid, name=name,
         )  # fmt: skip
-        return blocks(x, m, memories, attention, hidden)
 
 
 def positions(width: int, sizes: tuple[int, ...], base: int, stretch: float) -> Float[np.ndarray, "n d"]:
