@@ -116,11 +116,10 @@ def network(case):
 def tiled():
     model, shapes = filled(diffusers.AutoencoderKL(**TILED))
     model.enable_tiling()
-    x = numbers("tiled.x", (1, 3, 42, 42))
+    x, z = numbers("tiled.x", (1, 3, 18, 60)), numbers("tiled.z", (1, 4, 14, 6))
     with torch.no_grad():
-        found = model.encode(x).latent_dist.parameters
-        out = {"moments": found, "decoded": model.decode(found[:, :4]).sample}
-    return {"family": "tiles", "cfg": {"cls": "AutoencoderKL", "ctor": TILED}, "params": shapes}, {"x": x}, out
+        out = {"moments": model.encode(x).latent_dist.parameters, "decoded": model.decode(z).sample}
+    return {"family": "tiles", "cfg": {"cls": "AutoencoderKL", "ctor": TILED}, "params": shapes}, {"x": x, "z": z}, out
 
 
 def vector(case, ctor):

@@ -218,6 +218,6 @@ class DcAutoencoder(nn.Module):
         """The image of a latent."""
         return self.decoder(z)
 
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b m n d"]:
         """The reconstruction."""
         return self.decode(self.encode(x).mean)

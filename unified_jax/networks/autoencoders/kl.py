@@ -50,6 +50,6 @@ class KlAutoencoder(nn.Module):
         """The image of a latent."""
         return self.decoder(self.before(z))
 
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b m n d"]:
         """The reconstruction from the mean."""
         return self.decode(self.encode(x).mean)

@@ -63,6 +63,6 @@ class VqAutoencoder(nn.Module):
         z = self.post_quant_conv(code).astype(jnp.float32)
         return self.decoder(z, code if self.levels.coded else None)
 
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b m n d"]:
         """The reconstruction."""
         return self.decode(self.encode(x).mean)
