@@ -13,16 +13,30 @@ import jax
 import pytest
 
 from tests.helpers import EXPERIMENT, ROOT
-from unified_jax.cli import ablate, certify, convert, data, evaluate, heap, link, plan, probe, runs, sample, train
+from unified_jax.cli import (
+    ablate,
+    certify,
+    convert,
+    data,
+    distance,
+    evaluate,
+    heap,
+    link,
+    plan,
+    probe,
+    runs,
+    sample,
+    train,
+)
 from unified_jax.cli.datasets import build, check, show, world
 from unified_jax.cli.entry import run_command, use_compilation_cache
 from unified_jax.cli.probing import attention, loss, noise, similarity
 from unified_jax.errors import meant
 from unified_jax.runs.flags import parse, real, whole
 
-COMMANDS = (ablate, certify, convert, data, evaluate, link, plan, probe, runs, sample, train)
+COMMANDS = (ablate, certify, convert, data, distance, evaluate, link, plan, probe, runs, sample, train)
 FLAGS = {
-    sample.SampleCommand: ("--run", "x"), evaluate.EvaluateCommand: ("--run", "x"),
+    distance.DistanceCommand: (), sample.SampleCommand: ("--run", "x"), evaluate.EvaluateCommand: ("--run", "x"),
     attention.AttentionCommand: ("--run", "x"), loss.LossCommand: ("--run", "x"), noise.NoiseCommand: ("--run", "x"),
     similarity.SimilarityCommand: ("--run", "x"), world.WorldCommand: ("unified_world",),
     build.BuildCommand: (), show.ShowCommand: (), build.BuildRecipe: (), show.ShowRecipe: (), check.CheckCommand: (),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from unified_jax.cli.outputs import check_formats
+from unified_jax.runs.outputs import check_formats
 from unified_jax.errors import UserError
 from unified_jax.modalities.action import Action
 from unified_jax.modalities.audio import Audio

@@ -1,12 +1,13 @@
 """`unified-jax distance REFERENCE SAMPLES`: FID and its relatives between two sets of pictures."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from unified_jax.cli.entry import start_process, use_compilation_cache
+from unified_jax.cli.entry import run_command, start_process, use_compilation_cache
 from unified_jax.errors import UserError
 from unified_jax.hosts import Hosts, writes
 from unified_jax.runs.directory import write_json
@@ -61,3 +62,7 @@ def main(arguments: list[str]) -> None:
         print("\n".join(distance.lines(rows)))
         if command.out:
             write_json(Path(command.out), {"rows": rows, "samples": made.name})
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, sys.argv[1:]))

@@ -19,7 +19,7 @@ from unified_jax.config import check_kinds
 from unified_jax.data.pipeline import HostBatch, Pipeline
 from unified_jax.data.prefetch import Prefetcher
 from unified_jax.errors import RunError, UserError
-from unified_jax.hosts import lay_rows, local_rows, make_key, name, shared, stop_wanted, together, writes
+from unified_jax.hosts import lay_rows, local_rows, make_key, name, stop_wanted, together, writes
 from unified_jax.precision import same_numbers
 from unified_jax.runs import directory as runs
 from unified_jax.runs.checkpoints import Checkpoints
@@ -28,7 +28,7 @@ from unified_jax.runs.lock import RunLock
 from unified_jax.runs.memory import check_state_fits
 from unified_jax.runs.metrics import MetricsWriter, Pending, Progress, count_lines, last_loss
 from unified_jax.runs.monitor import Watch
-from unified_jax.runs.patience import out_of_patience
+from unified_jax.runs.patience import over
 from unified_jax.runs.resume import DATA, check_same_data, data_moved
 from unified_jax.runs.start import Start, begin, create
 from unified_jax.runs.watchdog import Pulse
@@ -123,11 +123,6 @@ def close_run(run: Run, start: Start, summary: dict[str, Any]) -> dict[str, Any]
     if writes():
         runs.write_json(start.run_dir / "summary.json", summary | runs.provenance(run.experiment))
     return summary
-
-
-def over(experiment: Experiment, folder: Path, step: int) -> bool:
-    """Whether a run that has reached this step is finished: all its steps are done, or its patience is at an end."""
-    return step >= experiment.steps or bool(shared([int(out_of_patience(experiment, folder, step))])[0])
 
 
 def ended(run: Run, start: Start, steps: int) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from unified_jax.hosts import shared
 from unified_jax.runs.metrics import read_whole_lines
 from unified_jax.training.experiment import Best, Experiment
 
@@ -44,3 +45,11 @@ def out_of_patience(experiment: Experiment, folder: Path, step: int) -> bool:
     """Whether a run that has reached this step ended early."""
     best = experiment.checkpoint.best
     return bool(best.patience) and Patience(best, measured(folder / "metrics.jsonl", experiment, step)).over
+
+
+def over(experiment: Experiment, folder: Path, step: int) -> bool:
+    """Whether a run that has reached this step is finished: all its steps are done, or its patience is at an end.
+
+    The same answer in all processes, which all ask.
+    """
+    return step >= experiment.steps or bool(shared([int(out_of_patience(experiment, folder, step))])[0])
