@@ -1,11 +1,14 @@
 """Published layouts of U-Nets and of transformers of two streams: round trips, orders, and strict names."""
 
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from unified_jax.errors import UserError
 from unified_jax.interop import mmdit, unets
@@ -17,6 +20,7 @@ from unified_jax.networks.mmdit import MMDiT, position_table
 from unified_jax.networks.unet.adm import Adm, Classifier
 from unified_jax.networks.unet.levels import Level
 from unified_jax.networks.unet.network import UNet
+from unified_jax.networks.unet.released import load_unet
 from unified_jax.sharding import unbox
 
 TEXT = ConditionInput(ConditionForm("text", "tokens", 6, 3, null="none"), jnp.zeros((1, 3, 6)))
@@ -137,3 +141,21 @@ def test_another_table_of_positions_is_refused():
             mmdit.without_positions("The file", stored | {"pos_embed.pos_embed": other}, table)
     with pytest.raises(UserError, match="holds no pos_embed"):
         mmdit.without_positions("The file", {}, table)
+
+
+@pytest.mark.parametrize("name", ["text", "class"])
+def test_a_folder_of_diffusers_is_opened_and_written_again(root, tmp_path, name):
+    path = root / "tests" / "goldens" / f"unets_{name}.safetensors"
+    with safe_open(path, "np") as opened:
+        cfg = json.loads(opened.metadata()["golden"])["cfg"]
+    weights = {n[6:]: value for n, value in load_file(path).items() if n.startswith("param/")}
+    save_file(weights, tmp_path / "diffusion_pytorch_model.safetensors")
+    (tmp_path / "config.json").write_text(
+        json.dumps(cfg["ctor"] | {"_class_name": cfg["cls"], "_diffusers_version": "0"})
+    )
+    found = load_unet(tmp_path)
+    same(unets.write(found.params, found.layout), weights)
+    assert found.network.groups == 2
+    (tmp_path / "config.json").write_text(json.dumps({"_class_name": "AutoencoderKL"}))
+    with pytest.raises(UserError, match="of the class 'AutoencoderKL'; expected UNet2DConditionModel"):
+        load_unet(tmp_path)
