@@ -199,12 +199,34 @@ def span(mean: dict[str, Any] | None, sign: str = "") -> str:
     return f"{mean['value']:{sign}.3g}{interval}"
 
 
+def distances() -> list[str]:
+    """Frechet distances of two halves, and of corruptions."""
+    rows = [row for row in read("distances") if row["metric"] in ("fid", "frechet")]
+    sets = list(dict.fromkeys(row["set"] for row in rows))
+    lines = []
+    for extractor in dict.fromkeys(row["extractor"] for row in rows):
+        cells = {
+            row["set"]: f"{row['value']:.3g} [{row['low']:.2g}, {row['high']:.2g}]"
+            for row in rows
+            if row["extractor"] == extractor
+        }
+        lines.append(" | ".join([extractor.split(" (")[0], *(cells[name] for name in sets)]))
+    return table(" | ".join(["extractor", *sets]), lines)
+
+
+def fid_peers() -> list[str]:
+    """The published programs on the same files."""
+    rows = [f"{r['peer']} | {r['metric']} | {r['theirs']:.7g} | {r['ours']:.7g}" for r in read("fid_peers")]
+    return table("program | metric | theirs | ours", rows)
+
+
 TABLES = {
     "benchmarks/README.md": (speed,),
     "docs/kernels.md": (hopper,),
     "docs/launch.md": (strict,),
     "docs/scaling.md": (scaling, beyond),
     "docs/studies.md": (studies, findings),
+    "docs/evaluation.md": (distances, fid_peers),
     "docs/finetuning.md": (edits, action, new_pairs, emoji),
 }
 

@@ -24,18 +24,19 @@ from unified_jax.layers.form import ConditionInput, NoisyInput, check_outputs, o
 from unified_jax.modalities.conditions import NEGATIVE
 from unified_jax.models import generation
 from unified_jax.models.base import Declared, Terms
+from unified_jax.models.checks import check_names
 from unified_jax.models.features import encoding_given, encodings
 from unified_jax.models.inside import inside_of, losses_inside
 from unified_jax.models.stages import Encoded, Stage, check_stages, own
-from unified_jax.models.streams import Condition, Stream, check_names, drop
+from unified_jax.models.streams import Condition, Stream, drop, mirrored
 from unified_jax.precision import EXACT
 from unified_jax.processes.targets import Process, diffuse, expand
 from unified_jax.samplers.plan import Plan
 from unified_jax.sharding import logical_axes, unbox
 from unified_jax.typing import Batch, Keys, Params
 
-NOISE, TIME, DROP_ALL, DROP_SOME, FLIP, DROP_OWN, ENDS = range(7)
-"""Purposes of random numbers in training; NOISE, TIME and ENDS of the first stream."""
+NOISE, TIME, DROP_ALL, DROP_SOME, FLIP, DROP_OWN, ENDS, LATENT = range(8)
+"""Purposes of random numbers in training; NOISE, TIME, ENDS and LATENT of the first stream."""
 OTHERS = 16
 """First purpose of the further streams, four each."""
 
@@ -74,8 +75,10 @@ class Denoising(Declared):
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """The conditions' encoders, each once."""
-        return check_stages(tuple(c.encoder for c in self.reads if c.encoder is not None), type(self).__name__)
+        """The conditions' encoders and the streams' autoencoders, each once."""
+        found = [c.encoder for c in self.reads if c.encoder is not None]
+        found += [s.latents.stage for s in self.streams if s.latents is not None]
+        return check_stages(tuple(found), type(self).__name__)
 
     @property
     def processes(self) -> tuple[Any, ...]:
@@ -96,7 +99,7 @@ class Denoising(Declared):
     # ---- parameters -----------------------------------------------------------------------------------------------
 
     def _boxed(self, key: Array) -> Params:
-        noisy = tuple(NoisyInput(s.form, jnp.zeros((1, *s.modality.shape)), jnp.zeros((1,))) for s in self.streams)
+        noisy = tuple(NoisyInput(s.form, jnp.zeros((1, *s.shape)), jnp.zeros((1,))) for s in self.streams)
         variables: Any = self.network.init(key, noisy, self.conditions_of({}, {}, 1))
         return own_parameters(self.network, variables)
 
@@ -133,13 +136,13 @@ class Denoising(Declared):
         rows = len(batch["slot"])
         turned = jax.vmap(lambda k: jax.random.bernoulli(k))(_folded(slots, FLIP)) if self.flip else None
         conditions = self._dropped(self.conditions_of(params, batch, rows), slots, turned)
-        drawn = self._noised(batch, slots, turned)
+        drawn = self._noised(params, batch, slots, turned)
         outputs, _ = self.call(params, tuple(d.shown for d in drawn), conditions)
         terms: Terms = {}
         metrics: Terms = {}
         for stream, one in zip(self.streams, drawn, strict=True):
             inside = inside_of(stream.modality, batch)
-            inside = inside if inside is None or turned is None else _turned(inside, turned)
+            inside = inside if inside is None or turned is None else mirrored(inside, turned)
             found = losses_inside(stream.process, outputs[stream.label], one.x0, one.eps, one.x_t, one.t, inside)
             weight = jnp.ones(rows) if one.clean is None else 1.0 - one.clean
             found = {n: v if one.clean is None else jnp.where(one.clean, 0.0, v) for n, v in found.items()}
@@ -161,7 +164,7 @@ class Denoising(Declared):
         one_hot = one_hot if clean is None else jnp.where(clean[:, None], 0.0, one_hot)
         return jnp.matmul(total, one_hot, precision=EXACT), one_hot.sum(0)
 
-    def _noised(self, batch: Batch, slots: Keys, turned: Bool[Array, "b"] | None) -> list[Noised]:
+    def _noised(self, params: Params, batch: Batch, slots: Keys, turned: Bool[Array, "b"] | None) -> list[Noised]:
         clocks: dict[str, tuple[Array, Any]] = {}
         for j, stream in enumerate(self.streams):
             if not stream.time:
@@ -170,8 +173,8 @@ class Denoising(Declared):
                 clocks[stream.label] = t, None if ends is None else jax.vmap(lambda k: jax.random.uniform(k))(ends)
         found = []
         for j, stream in enumerate(self.streams):
-            x0 = stream.modality.to_model(jnp.asarray(batch[stream.modality.name]))
-            x0 = x0 if turned is None else _turned(x0, turned)
+            keys = _folded(slots, _purpose(j, LATENT)) if stream.latents else None
+            x0 = stream.to_space(params, jnp.asarray(batch[stream.modality.name]), keys, turned)
             eps = jax.vmap(lambda k, x0=x0: jax.random.normal(k, x0.shape[1:]))(_folded(slots, _purpose(j, NOISE)))
             found.append(_noise(stream, x0, eps, *clocks[stream.clock]))
         return found
@@ -191,7 +194,7 @@ class Denoising(Declared):
                 lost = lost.at[:, i].set(lost[:, i] | own)
         if turned is not None:
             conditions = tuple(
-                c._replace(value=_turned(c.value, turned)) if c.form.kind == "map" else c for c in conditions
+                c._replace(value=mirrored(c.value, turned)) if c.form.kind == "map" else c for c in conditions
             )
         return drop(conditions, lost)
 
@@ -252,13 +255,8 @@ def _noise(stream: Stream, x0: Array, eps: Array, t: Array, u: Array | None) -> 
 
 def _purpose(j: int, purpose: int) -> int:
     """A purpose of stream j; that of the first stream is unchanged."""
-    return purpose if j == 0 else OTHERS + 4 * j + (NOISE, TIME, ENDS).index(purpose)
+    return purpose if j == 0 else OTHERS + 4 * j + (NOISE, TIME, ENDS, LATENT).index(purpose)
 
 
 def _folded(keys: Keys, purpose: int) -> Keys:
     return jax.vmap(lambda k: jax.random.fold_in(k, purpose))(keys)
-
-
-def _turned(x: Array, turned: Bool[Array, "b"]) -> Array:
-    """Examples mirrored along their last spatial axis."""
-    return jnp.where(expand(turned, x), jnp.flip(x, axis=-2), x)

@@ -15,10 +15,12 @@ from unified_jax.errors import UserError
 from unified_jax.layers.form import Backbone, ConditionInput, NoisyInput, check_backbone
 from unified_jax.modalities.base import Continuous
 from unified_jax.modalities.image import Image
+from unified_jax.models.checks import check_fields, check_names
 from unified_jax.models.denoising import Denoising
+from unified_jax.models.latents import Latents
 from unified_jax.models.likelihood import bits_per_dim
 from unified_jax.models.stages import check_stages
-from unified_jax.models.streams import Condition, ConditionSource, Stream, check_fields, check_names, condition
+from unified_jax.models.streams import Condition, ConditionSource, Stream, condition
 from unified_jax.networks.dit import DiT
 from unified_jax.processes.interpolant import RectifiedFlow
 from unified_jax.processes.targets import Prediction, Process
@@ -46,6 +48,8 @@ class Diffusion(Denoising):
     """Flip training examples horizontally with probability 1/2."""
     time_bins: int = 10
     """Number of time bins of the loss in the metrics."""
+    latents: Latents | None = None
+    """The latent space of a frozen autoencoder in which the modality is denoised; None: model space."""
 
     def __post_init__(self) -> None:
         check_declared(self)
@@ -53,7 +57,7 @@ class Diffusion(Denoising):
     @functools.cached_property
     def streams(self) -> tuple[Stream, ...]:
         """The single stream."""
-        return (Stream(self.modality, self.process),)
+        return (Stream(self.modality, self.process, latents=self.latents),)
 
     @functools.cached_property
     def reads(self) -> tuple[Condition, ...]:
@@ -82,6 +86,8 @@ class Diffusion(Denoising):
 
     def bits(self, params: Params, batch: Batch, keys: Keys, steps: int) -> Float[Array, "b"]:
         """Bits/dim of examples of 8-bit data: see `models.likelihood`."""
+        if self.latents is not None:
+            raise UserError("Bits per dimension are of data, and this model is one of latents.")
         if self.modality.blank().dtype != np.uint8:
             raise UserError(f"Bits per dimension need 8-bit data, and {self.modality.name!r} is not.")
         if self.modality.pads:

@@ -67,10 +67,10 @@ def generate(
     denoise, process, grid, noise = sampling(model, params, given, wanted, keys, plan)
     made = plan.run(denoise, process, noise, grid, keys)
     if len(model.streams) == 1:
-        return {wanted[0]: made}
+        return {wanted[0]: model.streams[0].from_space(params, made)}
     sampled = partners(Request(model, params, without_negatives(given), keys, plan), wanted)
-    by_field = {stream.modality.name: made[stream.label] for stream in sampled[::-1]}
-    return {name: by_field[name] for name in wanted}
+    by_field = {stream.modality.name: stream for stream in sampled[::-1]}
+    return {name: by_field[name].from_space(params, made[by_field[name].label]) for name in wanted}
 
 
 def sampling(
@@ -86,7 +86,7 @@ def sampling(
     views = {stream.label: plan.prepare(stream.process) for stream in made}
     process = {stream.label: views[stream.label][0] for stream in made}
     grid = {stream.label: views[stream.label][1] for stream in made}
-    zeros = {stream.label: jnp.zeros((len(keys), *stream.modality.shape)) for stream in made}
+    zeros = {stream.label: jnp.zeros((len(keys), *stream.shape)) for stream in made}
     removable = [c.label for c in model.reads if c.form.null != "none"]
     removable += [stream.label for stream in model.streams if request.clean(stream)]
     denoise = guided(lambda dropped: denoiser(request, process, dropped), tuple(removable), process, plan.guidance)
@@ -129,6 +129,8 @@ def check_request(request: Request) -> None:
     for c in request.model.reads:
         if c.form.null == "none" and c.source.name not in request.given:
             raise UserError(f"The condition {c.label!r} has no null: give {c.source.name!r}.")
+    if request.plan.clip and any(stream.latents for stream in request.model.streams):
+        raise UserError("plan.clip bounds data to [-1, 1], and latents have no bounds: leave it off.")
     needs = request.plan.sampler.needs
     if len(request.model.streams) > 1 and (needs.adaptive or needs.even_log_levels):
         name = type(request.plan.sampler).__name__
@@ -166,12 +168,12 @@ def _still(request: Request, stream: Stream, dropped: bool) -> NoisyInput:
     """A stream that is not sampled: clean if given, else pure noise."""
     count = len(request.keys)
     if request.clean(stream) and not dropped:
-        x0 = stream.modality.to_model(jnp.asarray(request.given[stream.modality.name]))
+        x0 = stream.to_space(request.params, jnp.asarray(request.given[stream.modality.name]))
         return NoisyInput(stream.form, x0, jnp.zeros(count))
     process: Any = stream.process
     end = process.noise_time if hasattr(process, "noise_time") else request.plan.prepare(process)[1][0]
     keys = jax.vmap(lambda key: jax.random.fold_in(key, ABSENT))(request.keys)
-    eps = normal_like(keys, START, {stream.label: jnp.zeros((count, *stream.modality.shape))})[stream.label]
+    eps = normal_like(keys, START, {stream.label: jnp.zeros((count, *stream.shape))})[stream.label]
     t = jnp.full(count, end)
     return NoisyInput(stream.form, process.network_input(process.start(eps, t), t), process.network_time(t))
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 from unified_jax.config import Open
 from unified_jax.layers.form import Backbone
+from unified_jax.models.checks import check_clocks
 from unified_jax.models.denoising import Denoising
 from unified_jax.models.diffusion import check_declared
-from unified_jax.models.streams import Condition, ConditionSource, Stream, check_clocks, condition
+from unified_jax.models.streams import Condition, ConditionSource, Stream, condition
 
 
 @dataclass(frozen=True)

@@ -183,10 +183,10 @@ def encode(stage: Stage, params: Params, x: Array) -> Encoded:
         floats = jax.tree.map(lambda a: a.astype(jnp.float32) if jnp.issubdtype(a.dtype, jnp.floating) else a, found)
         return jax.lax.stop_gradient(floats)
 
-    return _in_groups(run, x, stage.rows) if stage.rows else run(x)
+    return in_groups(run, x, stage.rows) if stage.rows else run(x)
 
 
-def _in_groups(run: Callable[[Array], Encoded], x: Array, rows: int) -> Encoded:
+def in_groups(run: Callable[[Array], Any], x: Array, rows: int) -> Any:
     """`run` on so many rows of every device at a time, one group after the other; the last is filled up."""
     parts = parts_of("batch")
     parts = parts if len(x) % parts == 0 else 1

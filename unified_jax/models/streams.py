@@ -16,9 +16,11 @@ from unified_jax.modalities.conditions import ConditionForm
 from unified_jax.modalities.features import Features
 from unified_jax.modalities.image import Image
 from unified_jax.models.features import features_of
+from unified_jax.models.latents import Latents
 from unified_jax.models.stages import Encoded, Encoder, Part, Stage
 from unified_jax.processes.interpolant import RectifiedFlow
-from unified_jax.processes.targets import Process
+from unified_jax.processes.targets import Process, expand
+from unified_jax.typing import Keys, Params
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Stream:
     """Another stream whose times it shares; empty: its own times."""
     ends: float = 0.0
     """Share of training examples at the ends of time: half of them clean, half pure noise."""
+    latents: Latents | None = None
+    """The latent space of a frozen autoencoder in which it is denoised; None: model space."""
 
     def __post_init__(self) -> None:
         check_finite(self)
@@ -51,7 +55,31 @@ class Stream:
             raise ValueError(f"Stream.ends must lie in [0, 1], found {self.ends}.")
         if self.ends and not hasattr(self.process, "noise_time"):
             raise ValueError(f"Stream.ends needs to know where {type(self.process).__name__} ends: give it noise_time.")
+        if self.latents is not None:
+            self.latents.check(f"The modality {self.modality.name!r}", self.modality.shape)
+            if self.modality.pads:
+                raise ValueError(f"Latents of {self.modality.name!r} would hold its padding; use another fit.")
         make_embedder(self.form)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of what is noised: `[*sizes, c]` of one example, or of its latent."""
+        return self.modality.shape if self.latents is None else self.latents.shape
+
+    @property
+    def cut(self) -> tuple[int, ...]:
+        """Sizes of its patches."""
+        return self.modality.cut if self.latents is None else self.latents.cut
+
+    def to_space(self, params: Params, raw: Array, keys: Keys | None = None, turned: Any = None) -> Array:
+        """Prepared arrays where it is denoised: model space, mirrored where `turned`, or latents, drawn by `keys`."""
+        x = self.modality.to_model(raw)
+        x = x if turned is None else mirrored(x, turned)
+        return x if self.latents is None else self.latents.encode(params, x, keys)
+
+    def from_space(self, params: Params, x: Array) -> Array:
+        """The same in model space."""
+        return x if self.latents is None else self.latents.decode(params, x)
 
     @property
     def label(self) -> str:
@@ -66,9 +94,8 @@ class Stream:
     @property
     def form(self) -> Form:
         """Its static form for the network."""
-        m = self.modality
-        channels = m.shape[-1] * self.process.channels_per_output
-        return Form(self.label, m.shape, m.cut, channels, self.embedder, self.features)
+        channels = self.shape[-1] * self.process.channels_per_output
+        return Form(self.label, self.shape, self.cut, channels, self.embedder, self.features)
 
 
 @runtime_checkable
@@ -230,31 +257,6 @@ def conditions_of(model: Any) -> tuple[Condition, ...]:
     return getattr(model, "reads", ())
 
 
-def check_names(kind: str, names: list[str]) -> None:
-    """Raises ValueError for a repeated name."""
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"{kind} need distinct names; {', '.join(twice)} is used twice in {', '.join(names)}.")
-
-
-def check_fields(fields: list[Any]) -> None:
-    """Raises ValueError if one field would be read as two modalities."""
-    by_name = {field.name: field for field in fields}
-    for field in fields:
-        if field != by_name[field.name]:
-            raise ValueError(
-                f"The field {field.name!r} is read as {field} and as {by_name[field.name]}; a field is one modality."
-            )
-
-
-def check_clocks(streams: tuple[Stream, ...]) -> None:
-    """Raises ValueError for shared times of an unknown stream, or of another process."""
-    by_name = {stream.label: stream for stream in streams}
-    for stream in (s for s in streams if s.time):
-        clock = by_name.get(stream.time)
-        if clock is None or clock.time or clock is stream:
-            having = ", ".join(name for name, s in by_name.items() if not s.time and s is not stream) or "none"
-            raise ValueError(
-                f"{stream.label}: time {stream.time!r} is not a stream with its own times; those are {having}."
-            )
-        if (clock.process, clock.ends) != (stream.process, stream.ends):
-            raise ValueError(f"{stream.label} shares the times of {stream.time}: their process and ends must be equal.")
+def mirrored(x: Array, turned: Bool[Array, "b"]) -> Array:
+    """Examples mirrored along their last spatial axis, where `turned`."""
+    return jnp.where(expand(turned, x), jnp.flip(x, axis=-2), x)

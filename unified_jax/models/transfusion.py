@@ -66,6 +66,8 @@ class Transfusion(Declared):
         names = [m.name for m in self.modalities]
         if len(set(names)) != len(names) or "text" in names:
             raise ValueError(f"Transfusion needs distinct modality names, none of them 'text'; found {names}.")
+        if own := [s.label for s in self.streams if s.latents]:
+            raise ValueError(f"Transfusion denoises model space; {', '.join(own)} would be latents. Leave latents off.")
         if own := [s.label for s in self.streams if s.name or s.time or s.ends]:
             raise ValueError(f"Transfusion's streams have their modality's name and times of their own; found {own}.")
         if padded := [m.name for m in self.modalities if getattr(m, "pads", False)]:

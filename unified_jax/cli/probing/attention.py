@@ -57,6 +57,8 @@ def _of_picture(command: AttentionCommand, given: dict[str, str], experiment: An
     need_denoiser(model)
     if command.wanted is not None or command.pair is not None:
         raise UserError("--wanted and --pair are for models of many modalities (Transfusion), not for Diffusion.")
+    if model.streams[0].latents is not None:
+        raise UserError("The maps are drawn over the pixels of a model of pixels; this one denoises latents.")
     rows = read_given(given, model, 1)
     plan = experiment.preview.plan.with_steps(command.steps, None)
     _check_captures(model, params, rows)
@@ -83,7 +85,7 @@ def _check_captures(model: Any, params: Any, rows: Any) -> None:
     import jax.numpy as jnp
 
     def call() -> Any:
-        x, t = jnp.zeros((1, *model.modality.shape)), model.process.draw_times(jax.random.key(0)[None])
+        x, t = jnp.zeros((1, *model.streams[0].shape)), model.process.draw_times(jax.random.key(0)[None])
         return model.apply(params, model.process, x, t, model.conditions_of(params, rows, 1), capture=("attention",))
 
     try:
@@ -101,6 +103,8 @@ def _of_document(command: AttentionCommand, given: dict[str, str], experiment: A
 
     model = experiment.model
     wanted = _check_request(command, given, model)
+    if model.streams[0].latents is not None:
+        raise UserError("The maps are drawn over the pixels of a model of pixels; this one denoises latents.")
     rows = read_given(given, model, 1)
     plan = experiment.preview.plan.with_steps(command.steps, None)
     trace = probe.trace_span(model, params, rows, wanted, plan, sample_keys(command.seed, 0, 1)[0])

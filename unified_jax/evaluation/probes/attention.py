@@ -40,7 +40,7 @@ def trace_attention(model: Diffusion, params: Params, given: dict[str, Any], pla
         alpha, sigma = (v[:, None, None, None] for v in process.alpha_sigma(s))
         return alpha * found.x0 + sigma * found.eps, found.x0, captured["attention"][:, 0]
 
-    x = process.start(jax.random.normal(key, (1, *model.modality.shape)), jnp.asarray(grid[:1]))
+    x = process.start(jax.random.normal(key, (1, *model.streams[0].shape)), jnp.asarray(grid[:1]))
     times, pictures, maps = [], [], []
     for t, s in itertools.pairwise(grid):
         rows = jnp.asarray([t]), jnp.asarray([s])

@@ -1,0 +1,35 @@
+"""Checks of what a model of streams declares."""
+
+from typing import Any
+
+from unified_jax.models.streams import Stream
+
+
+def check_names(kind: str, names: list[str]) -> None:
+    """Raises ValueError for a repeated name."""
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{kind} need distinct names; {', '.join(twice)} is used twice in {', '.join(names)}.")
+
+
+def check_fields(fields: list[Any]) -> None:
+    """Raises ValueError if one field would be read as two modalities."""
+    by_name = {field.name: field for field in fields}
+    for field in fields:
+        if field != by_name[field.name]:
+            raise ValueError(
+                f"The field {field.name!r} is read as {field} and as {by_name[field.name]}; a field is one modality."
+            )
+
+
+def check_clocks(streams: tuple[Stream, ...]) -> None:
+    """Raises ValueError for shared times of an unknown stream, or of another process."""
+    by_name = {stream.label: stream for stream in streams}
+    for stream in (s for s in streams if s.time):
+        clock = by_name.get(stream.time)
+        if clock is None or clock.time or clock is stream:
+            having = ", ".join(name for name, s in by_name.items() if not s.time and s is not stream) or "none"
+            raise ValueError(
+                f"{stream.label}: time {stream.time!r} is not a stream with its own times; those are {having}."
+            )
+        if (clock.process, clock.ends) != (stream.process, stream.ends):
+            raise ValueError(f"{stream.label} shares the times of {stream.time}: their process and ends must be equal.")
