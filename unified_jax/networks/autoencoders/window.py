@@ -32,13 +32,12 @@ class Window(NamedTuple):
         """The window after each position was repeated."""
         return Window(self.top * 2, self.left * 2, (self.size[0] * 2, self.size[1] * 2), self.margin * 2)
 
-    def inside(self, shape: tuple[int, int], margin: int = 0) -> Float[Array, "b h w 1"]:
-        """1 for positions of a tile of this shape that belong to the picture, without a margin; 0 for others."""
+    def inside(self, shape: tuple[int, int]) -> Float[Array, "b h w 1"]:
+        """1 for positions of a tile of this shape that belong to the picture, 0 for others."""
 
         def along(start: Array, length: int, size: int) -> Array:
-            own = jnp.arange(length)
-            at = start[:, None] + own
-            return (at >= 0) & (at < size) & (own >= margin) & (own < length - margin)
+            at = start[:, None] + jnp.arange(length)
+            return (at >= 0) & (at < size)
 
         rows, columns = along(self.top, shape[0], self.size[0]), along(self.left, shape[1], self.size[1])
         return (rows[:, :, None, None] & columns[:, None, :, None]).astype(jnp.float32)
@@ -51,7 +50,9 @@ def masked(x: Float[Array, "b h w c"], window: Window | None) -> Float[Array, "b
 
 def sums(grouped: Float[Array, "b h w g k"], window: Window) -> Float[Array, "b g 3"]:
     """(number, mean, sum of squared distances from it) of each group over the tile without its margin."""
-    there = window.inside((grouped.shape[1], grouped.shape[2]), window.margin)[..., None]
+    rows, columns = (slice(window.margin, size - window.margin) for size in grouped.shape[1:3])
+    there = window.inside((grouped.shape[1], grouped.shape[2]))[:, rows, columns, :, None]
+    grouped = grouped[:, rows, columns]
     number = jnp.sum(there, axis=(1, 2, 3, 4))[:, None] * grouped.shape[-1]
     number = jnp.broadcast_to(number, (len(grouped), grouped.shape[3]))
     mean = jnp.sum(grouped * there, axis=(1, 2, 4)) / jnp.maximum(number, 1)
