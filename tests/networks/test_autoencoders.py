@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 from unified_jax.config import from_plain, to_plain
 from unified_jax.errors import UserError
-from unified_jax.interop.autoencoders import levels
+from unified_jax.interop.autoencoders import dc, levels
 from unified_jax.interop.autoencoders.settings import Statistics
 from unified_jax.interop.names import flatten, unflatten
 from unified_jax.models.autoencoding import SD, Autoencoding, autoencoder
@@ -146,6 +146,29 @@ def test_a_file_is_read_in_each_layout_and_its_sizes_with_it(layout, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, parameters(), params)
     with pytest.raises(UserError, match="does not say the scale of its latents"):
         autoencoder(tmp_path / "vae.safetensors")
+
+
+def test_names_of_the_authors_of_dc_ae_become_those_of_diffusers():
+    qkv = np.arange(24.0).reshape(12, 2, 1, 1)
+    theirs = {
+        "encoder.project_in.conv.conv.weight": "encoder.conv_in.conv.weight",
+        "encoder.stages.1.op_list.0.main.conv2.norm.weight": "encoder.down_blocks.1.0.norm.weight",
+        "encoder.stages.1.op_list.1.main.conv.conv.bias": "encoder.down_blocks.1.1.conv.bias",
+        "encoder.stages.2.op_list.0.context_module.main.aggreg.0.1.weight":
+            "encoder.down_blocks.2.0.attn.to_qkv_multiscale.0.proj_out.weight",
+        "encoder.stages.2.op_list.0.context_module.main.proj.norm.bias": "encoder.down_blocks.2.0.attn.norm_out.bias",
+        "encoder.stages.2.op_list.0.local_module.main.point_conv.norm.weight":
+            "encoder.down_blocks.2.0.conv_out.norm.weight",
+        "encoder.project_out.main.op_list.0.conv.weight": "encoder.conv_out.weight",
+        "decoder.project_in.main.conv.weight": "decoder.conv_in.weight",
+        "decoder.project_out.op_list.0.weight": "decoder.norm_out.weight",
+        "decoder.project_out.op_list.2.conv.weight": "decoder.conv_out.weight",
+    }  # fmt: skip
+    held = dict.fromkeys(theirs, np.zeros(1)) | {"decoder.stages.0.op_list.1.context_module.main.qkv.conv.weight": qkv}
+    found = dc.own(held)
+    assert set(found) - set(theirs.values()) == {f"decoder.up_blocks.0.1.attn.to_{x}.weight" for x in "qkv"}
+    assert set(theirs.values()) <= set(found)
+    np.testing.assert_array_equal(found["decoder.up_blocks.0.1.attn.to_k.weight"], qkv[4:8, :, 0, 0])
 
 
 def test_keys_that_are_missing_renamed_or_reshaped_are_one_error(tmp_path):

@@ -48,6 +48,17 @@ UNUSED = ".num_batches_tracked"
 QKV = ("to_q", "to_k", "to_v")
 
 
+AUTHORS = {
+    "encoder.stages": "encoder.down_blocks", "decoder.stages": "decoder.up_blocks", "context_module": "attn",
+    "local_module": "conv_out", "depth_conv.conv": "conv_depth", "inverted_conv.conv": "conv_inverted",
+    "point_conv.conv": "conv_point", "point_conv.norm": "norm", "proj.norm": "norm_out", "proj.conv": "to_out",
+    "conv1.conv": "conv1", "conv2.conv": "conv2", "conv2.norm": "norm", "conv.conv": "conv",
+    "encoder.project_out.0.conv": "encoder.conv_out", "decoder.project_in.conv": "decoder.conv_in",
+    "decoder.project_out.0": "decoder.norm_out",
+}  # fmt: skip
+"""Names of the authors' modules and of diffusers', replaced in this order."""
+
+
 class SideSettings(NamedTuple):
     """Fields of `networks.autoencoders.dc.Side`."""
 
@@ -153,9 +164,41 @@ def _inner(parts: list[str]) -> list[str]:
     return ["attn", ATTENTION.get(inside, inside)]
 
 
+def own(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """The arrays by diffusers' names. Raises UserError for a joined projection that cannot be cut into three."""
+    if not any(name.startswith("encoder.stages.") for name in tensors):
+        return dict(tensors)
+    down = {
+        side: f"{side}.conv.conv.weight" in tensors for side in ("encoder.project_in", "decoder.project_out.op_list.2")
+    }
+    found: dict[str, Any] = {}
+    for old, value in tensors.items():
+        name = old.replace("main.", "").replace("op_list.", "")
+        for theirs, ours in AUTHORS.items():
+            name = re.sub(rf"(?<![^.]){re.escape(theirs)}(?=\.)", ours, name)
+        name = re.sub(
+            r"aggreg\.(\d+)\.([01])\.", lambda m: f"to_qkv_multiscale.{m[1]}.proj_{('in', 'out')[int(m[2])]}.", name
+        )
+        for theirs, ours, level in (
+            ("encoder.project_in.conv.", "encoder.conv_in.", down["encoder.project_in"]),
+            ("decoder.project_out.2.conv.", "decoder.conv_out.", down["decoder.project_out.op_list.2"]),
+        ):
+            name = name.replace(theirs, f"{ours}conv." if level else ours)
+        if name.endswith(".to_out.weight"):
+            value = value.reshape(value.shape[:2])
+        if not name.endswith(".qkv.conv.weight"):
+            found[name] = value
+            continue
+        if len(value) % 3:
+            raise UserError(f"{old} has {len(value)} outputs; expected queries, keys and values, as many of each.")
+        parts = np.split(value.reshape(value.shape[:2]), 3)
+        found |= {name.replace("qkv.conv", part): one for part, one in zip(QKV, parts, strict=True)}
+    return found
+
+
 def read(what: str, tensors: Mapping[str, np.ndarray], expected: Params) -> Params:
     """Our tree of these shapes. Raises UserError that lists what is unmapped, missing or of another shape."""
-    kept = {name: value for name, value in tensors.items() if not name.endswith(UNUSED)}
+    kept = own({name: value for name, value in tensors.items() if not name.endswith(UNUSED)})
     return table.read(what, kept, lines(expected), expected)
 
 

@@ -21,6 +21,9 @@ OPTIONS = {
 }  # fmt: skip
 """Class of diffusers -> its options with their defaults."""
 
+OTHERS = ("encoder.stages.", "encoder.block.")
+"""First parts of names in files of DC-AE's authors, and of Oobleck."""
+
 
 class Described(NamedTuple):
     """What a folder's config.json says."""
@@ -53,7 +56,7 @@ def finds(source: str) -> bool:
         if not path.is_file() or path.suffix != parts.SAFETENSORS:
             return path.is_file() and path.suffix in parts.TORCH
         held = levels.own(dict.fromkeys(names(path)))
-        return bool(levels.layout_of("", held))
+        return any(name.startswith(OTHERS) for name in held) or bool(levels.layout_of("", held))
     except UserError:
         return False
 
