@@ -78,6 +78,7 @@ from unified_jax.models.diffusion import Diffusion as Diffusion
 from unified_jax.models.image_classifier import ImageClassifier as ImageClassifier
 from unified_jax.models.image_encoder import ImageEncoder as ImageEncoder, image_encoder as image_encoder
 from unified_jax.models.joint import JointDiffusion as JointDiffusion
+from unified_jax.models.latents import Latents as Latents
 from unified_jax.models.masked_images import MaskedImages as MaskedImages
 from unified_jax.models.sampling import sample_keys as sample_keys
 from unified_jax.models.stages import Encoded as Encoded, Encoder as Encoder, Stage as Stage
