@@ -23,7 +23,7 @@ from unified_jax.networks.autoencoders import tiling
 from unified_jax.networks.autoencoders.coder import Levels
 from unified_jax.networks.autoencoders.kl import KlAutoencoder
 
-PATH = Path(__file__).parents[1] / "goldens" / "autoencoders_small.safetensors"
+PATH = Path(__file__).parents[1] / "goldens" / "arrays" / "autoencoders_small.safetensors"
 
 
 @functools.cache

@@ -202,6 +202,13 @@ CASES = [
     ("diffusers_model", {"cls": "SD3Transformer2DModel", "ctor": {"qk_norm": "layer_norm"}}),
     ("diffusers_model", {"cls": "FluxTransformer2DModel", "ctor": {"patch_size": 2}}),
     ("adm_unet", {"cls": "UNetModel", "ctor": {"dims": 3}}),
+    ("diffusers_vae", {"cls": "AutoencoderKLWan"}),
+    ("vq_ema", {"ctor": {"dim": 4, "codebook_size": 8, "ema_update": False}}),
+    ("fsq", {"ctor": {"levels": [5, 3], "noise_dropout": 0.5}}),
+    ("lfq", {"ctor": {"codebook_size": 8, "cosine_sim_project_in": True}}),
+    ("lpips", {"net": "squeeze", "seed": 0}),
+    ("patchgan", {"ndf": 4, "n_layers": 1, "in_channels": 3, "loss": "wasserstein"}),
+    ("vf_loss", {"variants": {"mean": {"reduction": "mean"}}}),
 ]
 
 

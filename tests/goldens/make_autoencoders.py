@@ -1,5 +1,5 @@
-"""Makes autoencoders_small.safetensors: outputs of diffusers' autoencoders and of vector-quantize-pytorch's quantisers
-with options that released configurations set, and of diffusers' tiles.
+"""Makes arrays/autoencoders_small.safetensors: outputs of diffusers' autoencoders and of vector-quantize-pytorch's
+quantisers with options that released configurations set, and of diffusers' tiles.
 
     python tests/goldens/make_autoencoders.py          (torch, diffusers 0.42.1, vector-quantize-pytorch 1.32.0)
 
@@ -190,5 +190,5 @@ if __name__ == "__main__":
             for name, value in values.items():
                 array = value.detach().numpy() if isinstance(value, torch.Tensor) else value
                 tensors[f"{case}/{kind}/{name}"] = np.array(array, order="C")
-    path = Path(__file__).parent / "autoencoders_small.safetensors"
+    path = Path(__file__).parent / "arrays" / "autoencoders_small.safetensors"
     save_file(tensors, path, metadata={"cases": json.dumps(metas)})

@@ -135,9 +135,9 @@ def run_patchgan(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict
 def run_vf(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str, Any]:
     """The generator's step of VA-VAE without LPIPS and discriminator, in each of the file's variants."""
     out: dict[str, Any] = {}
+    variants = {name: require(asked, VARIANT) for name, asked in require(config, VF)["variants"].items()}
     given = {name: jnp.asarray(tensors[f"in/{name}"]) for name in ("h", "x", "w_dec", "aux")}
-    for name, asked in require(config, VF)["variants"].items():
-        v = require(asked, VARIANT)
+    for name, v in variants.items():
         found = jax.jit(lambda w, v=v: _variant(w, given, v))(jnp.asarray(tensors["in/w_enc"]))
         out |= {f"{name}.{key}": value for key, value in found.items()}
     return out
