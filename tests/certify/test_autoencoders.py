@@ -66,9 +66,10 @@ def certified(folder, family, config, tensors):
 
 
 CASES = sorted(set(stored()[0]) - {"tiled"})
+WIDE = {"movq", "strided"}
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.nightly) if c in WIDE else c for c in CASES])
 def test_options_of_released_configurations_agree_with_the_reference(case, tmp_path):
     family, config, tensors = golden(case)
     rows = certified(tmp_path, family, config, tensors)
@@ -111,6 +112,7 @@ def test_another_class_is_named():
         RUNNERS["diffusers_vae"]({}, {"cls": "AutoencoderTiny", "ctor": {}})
 
 
+@pytest.mark.nightly
 def test_blended_tiles_are_those_of_diffusers():
     """A wide picture and a high latent."""
     _, config, tensors = golden("tiled")

@@ -126,6 +126,7 @@ def test_the_sigmoid_loss_is_the_sum_over_all_pairs():
     np.testing.assert_allclose(siglip_loss(logits[order][:, order]), np.asarray(want)[order], rtol=1e-4)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(("network", "given"), [(TEXT, IDS), (T5, IDS), (VIT, IMAGES)], ids=["clip", "t5", "vit"])
 def test_shards_give_one_devices_numbers_and_bfloat16_is_near(network, given):
     image = network is VIT

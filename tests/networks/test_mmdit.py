@@ -98,6 +98,7 @@ def dit_of(params, depth):
     return same | params["summary"] | {"blocks": blocks, "final_modulation": final}
 
 
+@pytest.mark.nightly
 def test_without_a_text_it_is_a_dit():
     side = Image(8, 8, 3, 2)
     x = jax.random.normal(jax.random.key(2), (2, *side.shape))
@@ -112,8 +113,11 @@ def test_without_a_text_it_is_a_dit():
     np.testing.assert_allclose(ours["image"], theirs["image"], atol=2e-5 * float(np.abs(theirs["image"]).max()))
 
 
-@pytest.mark.parametrize("network", [JOINT, FLUX], ids=["mmdit", "flux"])
-def test_it_reads_every_condition_but_no_padding_and_a_mesh_computes_the_same(network):
+BOTH = pytest.mark.parametrize("network", [JOINT, FLUX], ids=["mmdit", "flux"])
+
+
+@BOTH
+def test_it_reads_every_condition_but_no_padding(network):
     given, params = told(), parameters(network)
     out, captured = called(network, params, noisy(), tuple(given.values()))
     assert out.shape == (8, 6, 4, 4)
@@ -127,6 +131,13 @@ def test_it_reads_every_condition_but_no_padding_and_a_mesh_computes_the_same(ne
     padded = given["short"]._replace(value=given["short"].value.at[0, 2:].set(7.0))  # the first has two tokens
     same, _ = called(network, params, noisy(), tuple((given | {"short": padded}).values()))
     np.testing.assert_allclose(same, out, atol=1e-5 * float(np.abs(out).max()))
+
+
+@pytest.mark.nightly
+@BOTH
+def test_a_mesh_of_eight_computes_the_same(network):
+    given, params = told(), parameters(network)
+    out, _ = called(network, params, noisy(), tuple(given.values()))
     mesh, rules = make_mesh(MeshShape(data=2, fsdp=2, tensor=2)), Rules()
     axes = logical_axes(boxed(network, tuple(given.values())))
     named = jax.tree.leaves(axes, is_leaf=lambda a: isinstance(a, tuple))
@@ -139,6 +150,7 @@ def test_it_reads_every_condition_but_no_padding_and_a_mesh_computes_the_same(ne
     np.testing.assert_allclose(together, out, atol=1e-5 * float(np.abs(out).max()))
 
 
+@pytest.mark.nightly
 def test_a_skipped_block_changes_neither_stream():
     given, params = tuple(told().values()), parameters(JOINT)
     out, captured = called(dataclasses.replace(JOINT, skip=(1,)), params, noisy(), given)
@@ -152,7 +164,8 @@ def test_a_skipped_block_changes_neither_stream():
     assert captured
 
 
-@pytest.mark.parametrize("network", [JOINT, FLUX], ids=["mmdit", "flux"])
+@pytest.mark.nightly
+@BOTH
 def test_bfloat16_is_near(network):
     given, params = tuple(told().values()), parameters(network)
     exact, _ = called(network, params, noisy(), given)
@@ -161,6 +174,7 @@ def test_bfloat16_is_near(network):
     assert 0 < np.abs(rough - exact).mean() < 0.05 * np.abs(exact).mean()
 
 
+@pytest.mark.nightly
 def test_it_trains_inside_a_diffusion():
     network = MMDiT(depth=2, width=32, heads=2, grid=8, base=2)
     model = dataclasses.replace(MODEL, network=network, drop_some=0.0, flip=False)

@@ -91,7 +91,11 @@ def zeros(*s):
 
 @pytest.mark.parametrize(
     ("version", "features", "parameters"),
-    [("1", 768, 859_520_964), ("2", 1024, 865_910_724), ("xl", 2048, 2_567_463_684)],
+    [
+        pytest.param("1", 768, 859_520_964, marks=pytest.mark.nightly),
+        pytest.param("2", 1024, 865_910_724, marks=pytest.mark.nightly),
+        ("xl", 2048, 2_567_463_684),
+    ],
 )
 def test_stable_diffusion_has_its_released_sizes(version, features, parameters):
     given = [shown("text", "tokens", zeros(2, features))]
@@ -100,13 +104,20 @@ def test_stable_diffusion_has_its_released_sizes(version, features, parameters):
 
 
 @pytest.mark.parametrize(
-    ("side", "parameters"), [(64, 295_904_454), (128, 421_529_606), (256, 553_838_086), (512, 558_997_638)]
+    ("side", "parameters"),
+    [
+        (64, 295_904_454),
+        pytest.param(128, 421_529_606, marks=pytest.mark.nightly),
+        pytest.param(256, 553_838_086, marks=pytest.mark.nightly),
+        pytest.param(512, 558_997_638, marks=pytest.mark.nightly),
+    ],
 )
 def test_adm_has_its_released_sizes(side, parameters):
     given = (shown("class", "label", jnp.zeros(1, jnp.int32), 1000),)
     assert size(shapes_of(adm_unet(RELEASED[side], scale_shift=True), 64, 3, 6, given)) == parameters
 
 
+@pytest.mark.nightly
 def test_it_begins_at_zero():
     network = UNet(down=(Level(8, 1, "itself"),), middle=None, groups=4, remat="none")
     params = jax.jit(lambda: unbox(network.init(jax.random.key(0), noisy())["params"]))()
@@ -135,6 +146,7 @@ def test_it_reads_every_condition_and_only_the_tokens_that_are_there():
     assert np.abs(moved[1] - out[1]).max() > 1e-4
 
 
+@pytest.mark.nightly
 def test_a_mesh_of_eight_computes_the_same():
     mesh, rules = make_mesh(MeshShape(data=2, fsdp=2, tensor=2)), Rules()
     given = tuple(told().values())
@@ -150,6 +162,7 @@ def test_a_mesh_of_eight_computes_the_same():
     np.testing.assert_allclose(together, alone, atol=1e-5 * float(np.abs(alone).max()))
 
 
+@pytest.mark.nightly
 def test_bfloat16_is_near_and_its_parameters_stay_float32():
     given = tuple(told().values())
     exact, _ = called(NETWORK, parameters(), noisy(), given)
@@ -158,6 +171,7 @@ def test_bfloat16_is_near_and_its_parameters_stay_float32():
     assert 0 < np.abs(rough - exact).mean() < 0.05 * np.abs(exact).mean()
 
 
+@pytest.mark.nightly
 def test_it_trains_inside_a_diffusion():
     network = UNet(down=(Level(8, 1),), middle=None, groups=4, remat="none")
     model = dataclasses.replace(MODEL, network=network, drop_some=0.0, flip=False)
