@@ -66,7 +66,7 @@ def certified(folder, family, config, tensors):
 
 
 CASES = sorted(set(stored()[0]) - {"tiled"})
-WIDE = {"movq", "strided"}
+WIDE = {"movq", "strided", "bsq", "fsq_two", "fsq_projected"}
 
 
 @pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.nightly) if c in WIDE else c for c in CASES])
@@ -76,6 +76,7 @@ def test_options_of_released_configurations_agree_with_the_reference(case, tmp_p
     assert set(rows.values()) == {"pass"}, rows
 
 
+@pytest.mark.nightly
 def test_a_value_that_is_moved_by_a_thousandth_fails(tmp_path):
     family, config, tensors = golden("sound")
     moved = tensors["out/decode_z"]

@@ -78,7 +78,7 @@ def trees():
 
 
 CASES = {name: rest for name, *rest in trees()}
-WIDE = {"image", "adaptive", "spatial", "spatial_v2"}
+WIDE = {"image", "text_compvis", "adm_new", "adaptive", "spatial", "spatial_v2"}
 
 
 @functools.cache
@@ -153,7 +153,7 @@ def test_another_table_of_positions_is_refused():
         mmdit.without_positions("The file", {}, table)
 
 
-@pytest.mark.parametrize("name", ["text", "class"])
+@pytest.mark.parametrize("name", [pytest.param("text", marks=pytest.mark.nightly), "class"])
 def test_a_folder_of_diffusers_is_opened_and_written_again(root, tmp_path, name):
     path = root / "tests" / "goldens" / f"unets_{name}.safetensors"
     with safe_open(path, "np") as opened:

@@ -65,6 +65,7 @@ def pictures():
     return stage, drawn(stage), x, found, decode(stage, drawn(stage), found.mean)
 
 
+@pytest.mark.nightly
 def test_exact_tiles_are_the_whole_picture():
     """Also where margins are wider than a tile and beyond the picture, and with attention before the tiles."""
     stage, params, x, want, image = pictures()
@@ -92,7 +93,7 @@ def test_a_mesh_gives_what_one_device_gives_and_spreads_the_tiles():
 
 @pytest.mark.nightly
 def test_bfloat16_is_close():
-    stage, params, x, want, image = pictures()
+    stage, params, x, want, _ = pictures()
     short = Autoencoding(KlAutoencoder(Levels(**{**vars(TINY.levels), "dtype": "bfloat16"})), stage.shape)
     found = moments(short, params, x)
     assert found.mean.dtype == jnp.float32
@@ -135,7 +136,7 @@ def test_weights_go_out_and_come_back_and_a_configuration_too(name, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, params, back)
 
 
-@pytest.mark.parametrize("layout", ["diffusers", "original", "old"])
+@pytest.mark.parametrize("layout", ["diffusers", "original", pytest.param("old", marks=pytest.mark.nightly)])
 def test_a_file_is_read_in_each_layout_and_its_sizes_with_it(layout, tmp_path):
     theirs = levels.write(parameters(), "original" if layout == "original" else "diffusers")
     if layout == "original":  # a checkpoint of a whole latent diffusion model
@@ -200,6 +201,7 @@ def test_settings_that_do_not_fit_are_refused():
     assert Statistics() == ((1.0,), (0.0,))
 
 
+@pytest.mark.nightly
 def test_seams_of_a_smooth_picture_cannot_be_seen_and_those_of_steps_can():
     ramp = jnp.broadcast_to(jnp.arange(16.0)[:, None] + jnp.arange(16.0), (1, 16, 16))[..., None]
     assert float(seams(ramp, [8], [8])) == pytest.approx(1.0)
@@ -220,6 +222,7 @@ def test_a_deep_compression_autoencoder_without_convolutions_keeps_a_constant():
     np.testing.assert_array_equal(z, jnp.broadcast_to(jnp.repeat(jnp.asarray([1.0, 0.0]), 4), (1, 4, 4, 8)))
 
 
+@pytest.mark.nightly
 def test_linear_attention_is_the_quadratic_one():
     layer = LinearAttention(4, (), "layer")
     x = jax.random.normal(jax.random.key(0), (1, 3, 5, 8))

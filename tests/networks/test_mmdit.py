@@ -75,7 +75,11 @@ def size(network, channels, text, pooled, scalars=()):
 
 @pytest.mark.parametrize(
     ("name", "parameters"),
-    [("sd3-medium", 2_028_328_000), ("sd3.5-medium", 2_243_171_520), ("sd3.5-large", 8_056_627_520)],
+    [
+        pytest.param("sd3-medium", 2_028_328_000, marks=pytest.mark.nightly),
+        ("sd3.5-medium", 2_243_171_520),
+        pytest.param("sd3.5-large", 8_056_627_520, marks=pytest.mark.nightly),
+    ],
 )
 def test_stable_diffusion_3_has_its_released_sizes(name, parameters):
     assert size(RELEASED[name], 16, 4096, 2048) == parameters

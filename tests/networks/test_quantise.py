@@ -25,7 +25,7 @@ def test_the_gradient_at_a_vector_is_that_at_its_code_copied_or_turned():
     assert np.isfinite(jax.grad(lambda z: passed(z, code[0, 0], "rotation").sum())(jnp.zeros(2))).all()
 
 
-@pytest.mark.parametrize("cosine", [False, True])
+@pytest.mark.parametrize("cosine", [False, pytest.param(True, marks=pytest.mark.nightly)])
 def test_averages_of_microbatches_are_those_of_the_batch_and_settle_at_the_means(cosine):
     book = EmaCodebook(5, 2, decay=0.5, eps=1e-9, cosine=cosine)
     state = book.init_aux(jax.random.key(3))
@@ -58,7 +58,14 @@ def test_averages_of_microbatches_are_those_of_the_batch_and_settle_at_the_means
 
 
 @pytest.mark.parametrize(
-    "scalar", [Fsq((8, 5, 4)), Fsq((4, 2, 3), True), Fsq((4, 3), clamp=True), Lfq(4), Lfq(3, 2.0, True)]
+    "scalar",
+    [
+        Fsq((8, 5, 4)),
+        pytest.param(Fsq((4, 2, 3), True), marks=pytest.mark.nightly),
+        pytest.param(Fsq((4, 3), clamp=True), marks=pytest.mark.nightly),
+        Lfq(4),
+        pytest.param(Lfq(3, 2.0, True), marks=pytest.mark.nightly),
+    ],
 )
 def test_every_id_has_one_code_and_a_code_its_id(scalar):
     ids = jnp.arange(scalar.size)

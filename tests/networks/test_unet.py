@@ -107,11 +107,12 @@ def test_stable_diffusion_has_its_released_sizes(version, features, parameters):
     ("side", "parameters"),
     [
         (64, 295_904_454),
-        pytest.param(128, 421_529_606, marks=pytest.mark.nightly),
-        pytest.param(256, 553_838_086, marks=pytest.mark.nightly),
-        pytest.param(512, 558_997_638, marks=pytest.mark.nightly),
+        (128, 421_529_606),
+        (256, 553_838_086),
+        (512, 558_997_638),
     ],
 )
+@pytest.mark.nightly
 def test_adm_has_its_released_sizes(side, parameters):
     given = (shown("class", "label", jnp.zeros(1, jnp.int32), 1000),)
     assert size(shapes_of(adm_unet(RELEASED[side], scale_shift=True), 64, 3, 6, given)) == parameters

@@ -140,6 +140,7 @@ def test_streams_of_one_clock_have_one_time_and_each_output_reads_every_stream()
     assert large["image"].shape == (2, 6, 6, 6)
 
 
+@pytest.mark.nightly
 def test_out_blocks_join_what_was_kept_last_first():
     """With branches that change nothing, and joins that take what was kept alone, the output is the input."""
     params = jax.tree.map(lambda p: jax.device_put(np.zeros(p.shape, np.float32)), parameters("pre"))
@@ -181,6 +182,7 @@ def test_pixart_reads_sizes():
         jax.eval_shape(PIXART.init, jax.random.key(0), picture(), sizes[1:])
 
 
+@pytest.mark.nightly
 def test_compressed_attention_keeps_one_normed_mean_of_each_square():
     rng = np.random.default_rng(4)
     layer = CompressedAttention(2, 2, (4, 2), True, 1e-6, jnp.dtype("float32"), "xla")
