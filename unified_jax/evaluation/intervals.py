@@ -108,8 +108,8 @@ def _left_out(a: np.ndarray, b: np.ndarray, groups: list[Any], report: Callable[
     total = [sums(x, centre) for x in (a, b)]
     found = []
     for rows in zip(*groups, strict=True):
-        kept = [whole - sums(x[i], centre) for whole, x, i in zip(total, (a, b), rows, strict=True)]
-        found.append(_of_sums(*kept, centre))
+        one, other = (whole - sums(x[i], centre) for whole, x, i in zip(total, (a, b), rows, strict=True))
+        found.append(_of_sums(one, other, centre))
         report(1)
     return found
 

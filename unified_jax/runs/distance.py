@@ -14,9 +14,8 @@ import numpy as np
 from tqdm import tqdm
 
 from unified_jax.errors import UserError
-from unified_jax.evaluation.comparison import METRICS, Measures, Row, compare
-from unified_jax.evaluation.distances import Rule
-from unified_jax.evaluation.extractors import Extractor, Inception, PooledPixels
+from unified_jax.evaluation.comparison import Measures, Row, compare
+from unified_jax.evaluation.extractors import Extractor
 from unified_jax.evaluation.feature_sets import (
     FeatureSet,
     Published,
@@ -25,68 +24,10 @@ from unified_jax.evaluation.feature_sets import (
     read_statistics,
     statistics_of,
 )
-from unified_jax.evaluation.preprocessing import Mode
 from unified_jax.hosts import together, writes
 from unified_jax.modalities.image import Image
-from unified_jax.runs.encoders import encoder_of
-from unified_jax.runs.extraction import cache_folder, extract
+from unified_jax.runs.extraction import extract
 from unified_jax.runs.pictures import Pictures, of_split, open_pictures
-
-
-@dataclass(frozen=True)
-class DistanceFlags:
-    """What is compared, and how."""
-
-    inception: str = ""
-    """File of Inception's weights (pt_inception-2015-12-05, torch-fidelity's or torchvision's): FID, sFID, KID,
-    precision, recall and Inception score."""
-    preprocessing: Mode = "adm"
-    """How Inception's input is resized; numbers of different modes are not comparable."""
-    encoder: tuple[str, ...] = ()
-    """Runs whose models encode images: their features are compared too."""
-    pixels: bool = True
-    """Also compare pooled pixels."""
-    metrics: tuple[str, ...] = METRICS
-    """Some of frechet, spatial, kernel, precision_recall, score."""
-    intervals: bool = True
-    """Also intervals; without them a distance takes about a twentieth of the time."""
-    rule: Rule = "ours"
-    """Who draws KID's subsets: ours, torch_fidelity or clean."""
-    neighbours: int = 3
-    """Neighbours of precision and recall."""
-    splits: int = 10
-    """Splits of the Inception score."""
-    cache: str = ""
-    """Folder of features; default: in the user's cache folder. "none": they are not kept."""
-
-    def measures(self) -> Measures:
-        """As a plain value. Raises UserError for what cannot be."""
-        try:
-            return Measures(
-                self.metrics, self.intervals, neighbours=self.neighbours, rule=self.rule, splits=self.splits
-            )
-        except ValueError as error:
-            raise UserError(str(error)) from None
-
-    def extractors(self, trust: bool) -> tuple[Extractor, ...]:
-        """Those that are asked for. Raises UserError for none, or weights that do not fit."""
-        found: list[Extractor] = [Inception(self.inception, self.preprocessing)] if self.inception else []
-        for one in found:
-            _ = one.label  # reads the file: a wrong one is refused before pictures are read
-        found += [encoder_of(Path(run), trust) for run in self.encoder]
-        found += [PooledPixels()] if self.pixels else []
-        if not found:
-            raise UserError("Nothing would be compared: give --inception FILE or --encoder RUN, or leave pixels on.")
-        return tuple(found)
-
-    @contextlib.contextmanager
-    def root(self) -> Iterator[Path]:
-        """The folder of features; a temporary one for "none"."""
-        if self.cache == "none":
-            with tempfile.TemporaryDirectory() as folder:
-                yield Path(folder)
-        else:
-            yield Path(self.cache).expanduser() if self.cache else cache_folder()
 
 
 @dataclass(frozen=True)

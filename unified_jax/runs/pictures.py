@@ -57,13 +57,13 @@ class Lazy(Sequence[Any]):
     """A list whose elements are made when they are asked for."""
 
     def __init__(self, make: Callable[[int], Any], first: int, count: int) -> None:
-        self.make, self.first, self.count = make, first, count
+        self.make, self.first, self.length = make, first, count
 
     def __len__(self) -> int:
-        return self.count
+        return self.length
 
     def __getitem__(self, index: Any) -> Any:
-        if not 0 <= index < self.count:
+        if not 0 <= index < self.length:
             raise IndexError(index)
         return self.make(self.first + index)
 
