@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from unified_jax.runs.outputs import check_formats
 from unified_jax.errors import UserError
 from unified_jax.modalities.action import Action
 from unified_jax.modalities.audio import Audio
@@ -16,6 +15,7 @@ from unified_jax.modalities.mel import Mel
 from unified_jax.modalities.points import Points
 from unified_jax.modalities.text import Text
 from unified_jax.modalities.video import Video
+from unified_jax.runs.outputs import check_formats
 
 SOUND = Audio(600, Mel(rate=8000, n_fft=256, hop=64, mels=16), (2, 4))
 WRITTEN = [
