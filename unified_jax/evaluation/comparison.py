@@ -134,13 +134,15 @@ def _manifolds(a: np.ndarray, b: np.ndarray, neighbours: int, begin: Begin) -> l
 
 
 def _score(logits: np.ndarray, measures: Measures) -> Row:
-    x, splits = np.asarray(logits, np.float64), measures.splits
+    n, splits = len(logits), min(measures.splits, len(logits))
+    order = np.arange(n)
     if measures.rule == "torch_fidelity":  # it shuffles the samples before it splits them
-        x = x[np.random.RandomState(OF_TORCH_FIDELITY).permutation(len(x))]
-    shifted = np.exp(x - x.max(1, keepdims=True))
-    p = shifted / shifted.sum(1, keepdims=True)
-    splits = min(splits, len(p))
-    parts = [inception_score(p[i * len(p) // splits : (i + 1) * len(p) // splits], 1)[0] for i in range(splits)]
+        order = np.random.RandomState(OF_TORCH_FIDELITY).permutation(n)
+    parts = []
+    for rows in (order[i * n // splits : (i + 1) * n // splits] for i in range(splits)):
+        x = np.asarray(logits[rows], np.float64)
+        p = np.exp(x - x.max(1, keepdims=True))
+        parts.append(inception_score(p / p.sum(1, keepdims=True), 1)[0])
     found = student_mean(parts)
     low, high = (found.low, found.high) if splits > 1 else (math.nan, math.nan)
     return _row("inception_score", found.value, intervals.Interval(found.value, low, high))
