@@ -115,9 +115,14 @@ def list_files(root: Path) -> Listing:
 
 def kept_path(root: Path, suffix: str = ".arrow") -> Path:
     """Where the list of a folder is kept: `unified_jax/lists/` in the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     digest = hashlib.blake2b(os.fsencode(root.resolve()), digest_size=12).hexdigest()
-    return Path(home) / "unified_jax" / "lists" / f"{digest}{suffix}"
+    return user_cache() / "lists" / f"{digest}{suffix}"
+
+
+def user_cache() -> Path:
+    """`unified_jax/` in the user's cache folder."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(home) / "unified_jax"
 
 
 def _scan(root: Path) -> tuple[Listing, list[int]]:

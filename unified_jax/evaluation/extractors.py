@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
+from unified_jax.evaluation.distances import pooled_pixels
 from unified_jax.evaluation.feature_sets import LOGITS, POOL, SPATIAL
 from unified_jax.evaluation.inception import load_inception
 from unified_jax.evaluation.preprocessing import MODES, Mode, as_rgb, prepare
@@ -123,11 +124,7 @@ class PooledPixels:
         rgb = as_rgb(image[None])[0]
         if min(rgb.shape[:2]) < self.side:
             raise ValueError(f"it has {rgb.shape[0]} x {rgb.shape[1]} pixels; a grid of {self.side} needs more")
-        value = rgb.astype(np.float32) / 127.5 - 1.0
-        rows, columns = (np.arange(self.side) * size // self.side for size in rgb.shape[:2])
-        sums = np.add.reduceat(np.add.reduceat(value, rows, axis=0), columns, axis=1)
-        high, wide = (np.diff([*edges, size]) for edges, size in zip((rows, columns), rgb.shape, strict=False))
-        return (sums / (high[:, None] * wide)[..., None]).reshape(-1)
+        return pooled_pixels(rgb[None].astype(np.float64) / 127.5 - 1.0, self.side)[0].astype(np.float32)
 
     def features(self, params: Params, x: Float[Array, "b d"]) -> dict[str, Float[Array, "b d"]]:
         """The means as they are."""

@@ -117,13 +117,20 @@ def prefix_of(names: Iterable[str], tower: str) -> str:
     return tower if any(name.startswith(tower) for name in names) else ""
 
 
-def text_table(prefix: str, projected: bool) -> Table:
-    """The lines of a text tower."""
+def text_lines(prefix: str) -> Table:
+    """The lines of a text tower below its projection."""
     return (
         Line("tokens", (f"{prefix}embeddings.token_embedding.weight",)),
         Line("positions", (f"{prefix}embeddings.position_embedding.weight",)),
         *clip_block_lines(prefix),
         *norm("norm", f"{prefix}final_layer_norm"),
+    )
+
+
+def text_table(prefix: str, projected: bool) -> Table:
+    """The lines of a text tower."""
+    return (
+        *text_lines(prefix),
         *((Line("projection/kernel", ("text_projection.weight",), MATRIX),) if projected else ()),
     )
 

@@ -13,7 +13,7 @@ theirs                                          ours
 from collections.abc import Mapping
 from typing import Any
 
-from unified_jax.interop.clip import TextFields, VisionFields, text_wanted, vision_wanted
+from unified_jax.interop.clip import TextFields, VisionFields, text_lines, text_wanted, vision_wanted
 from unified_jax.interop.encoder_lines import Fused, OneRow, clip_block_lines, patch_lines
 from unified_jax.interop.folder import Settings
 from unified_jax.interop.table import BIAS, Form, Line, Table, linear, norm
@@ -70,13 +70,7 @@ def vision_fields(config: Mapping[str, Any], what: str) -> VisionFields:
 
 def text_table(prefix: str) -> Table:
     """The lines of a text tower."""
-    return (
-        Line("tokens", (f"{prefix}embeddings.token_embedding.weight",)),
-        Line("positions", (f"{prefix}embeddings.position_embedding.weight",)),
-        *clip_block_lines(prefix),
-        *norm("norm", f"{prefix}final_layer_norm"),
-        *linear("projection", f"{prefix}head"),
-    )
+    return (*text_lines(prefix), *linear("projection", f"{prefix}head"))
 
 
 def vision_table(prefix: str, pooled: bool, channels: int = 3) -> Table:

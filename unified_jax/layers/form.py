@@ -176,3 +176,11 @@ class Embedder(Protocol):
     ) -> Float[Array, "n ..."]:
         """The output array, float32; zero at the start."""
         ...
+
+
+def only_stream(owner: str, noisy: tuple[NoisyInput, ...], layout: Any) -> NoisyInput:
+    """The stream of a backbone of one. Raises ValueError for a layout, which it does not read."""
+    if layout is not None:
+        raise ValueError(f"{owner} reads arrays of one size: layout must be None.")
+    (one,) = noisy
+    return one

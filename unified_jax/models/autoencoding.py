@@ -25,6 +25,7 @@ from unified_jax.errors import UserError
 from unified_jax.interop.autoencoders import dc, levels, oobleck, published, settings
 from unified_jax.interop.autoencoders.settings import Statistics
 from unified_jax.modalities.conditions import ConditionForm
+from unified_jax.models.boxed import Boxed
 from unified_jax.models.stages import Encoded, Part
 from unified_jax.networks.autoencoders import tiling
 from unified_jax.networks.autoencoders.coder import Levels
@@ -35,7 +36,6 @@ from unified_jax.networks.autoencoders.oobleck import Oobleck
 from unified_jax.networks.autoencoders.tiling import Tiling
 from unified_jax.networks.autoencoders.vq import VqAutoencoder
 from unified_jax.precision import seed_key
-from unified_jax.sharding import logical_axes, unbox
 from unified_jax.typing import Keys, Params
 
 SD, SDXL = Statistics((0.18215,)), Statistics((0.13025,))
@@ -65,7 +65,7 @@ class Autoencoder(Protocol):
 
 
 @dataclass(frozen=True)
-class Autoencoding:
+class Autoencoding(Boxed):
     """An autoencoder of arrays of one shape, or of others with the same channels."""
 
     network: Open[Autoencoder]
@@ -96,14 +96,6 @@ class Autoencoding:
     def _boxed(self, key: Array) -> Params:
         network: Any = self.network
         return network.init(key, jnp.zeros((1, *self.shape)))["params"]
-
-    def init(self, key: Array) -> Params:
-        """Fresh float32 parameters."""
-        return unbox(self._boxed(key))
-
-    def axes(self) -> Any:
-        """Logical axis names of every parameter."""
-        return logical_axes(jax.eval_shape(self._boxed, seed_key(0)))
 
     def latent_shape(self) -> tuple[int, ...]:
         """The shape of one latent."""

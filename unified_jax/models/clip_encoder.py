@@ -26,19 +26,19 @@ from unified_jax.interop import clip, folder as folders, siglip, table, tokenize
 from unified_jax.modalities.bpe import load_bpe
 from unified_jax.modalities.conditions import ConditionForm
 from unified_jax.modalities.text import Text
-from unified_jax.models.encoder_networks import Dtype, text_tower
+from unified_jax.models.boxed import Boxed
+from unified_jax.models.encoder_networks import Dtype, empty_prompt, text_tower
 from unified_jax.models.stages import Encoded, Part
 from unified_jax.networks.clip import TextOutput, TextTower
 from unified_jax.networks.encoder_blocks import Norm
 from unified_jax.precision import seed_key
-from unified_jax.sharding import logical_axes, unbox
 from unified_jax.typing import Keys, Params
 
 KINDS = (*clip.TEXT_KINDS, *siglip.TEXT_KINDS)
 
 
 @dataclass(frozen=True)
-class ClipEncoder:
+class ClipEncoder(Boxed):
     """A text tower with its tokenizer."""
 
     network: TextTower
@@ -74,14 +74,6 @@ class ClipEncoder:
         variables: Any = self.network.init(key, jnp.zeros((1, 1), jnp.int32))
         return variables["params"]
 
-    def init(self, key: Array) -> Params:
-        """Fresh float32 parameters."""
-        return unbox(self._boxed(key))
-
-    def axes(self) -> Any:
-        """Logical axis names of every parameter."""
-        return logical_axes(jax.eval_shape(self._boxed, seed_key(0)))
-
     def encode(self, params: Params, x: Int[Array, "b m"], keys: Keys | None = None) -> Encoded:
         """The encoding of prompts, as `Text.prepare` gives them: ids, then -1."""
         del keys
@@ -106,9 +98,7 @@ class ClipEncoder:
 
     def empty_prompt(self) -> Int[np.ndarray, " m"]:
         """The ids of the empty prompt, filled up."""
-        tokenizer = load_bpe(self.text.bpe) if self.text.bpe else None
-        around = (*tokenizer.before, *tokenizer.after) if tokenizer else ()
-        return np.asarray([*around, *[self.pad] * (self.text.length - len(around))], np.int32)
+        return empty_prompt(self.text, self.pad)
 
     def condition_form(self, part: Part) -> ConditionForm:
         """See `Encoder`."""

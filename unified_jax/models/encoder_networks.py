@@ -2,8 +2,13 @@
 
 from typing import Literal
 
+import numpy as np
+from jaxtyping import Int
+
 from unified_jax.interop import t5
 from unified_jax.interop.clip import TextFields, VisionFields
+from unified_jax.modalities.bpe import load_bpe
+from unified_jax.modalities.text import Text
 from unified_jax.networks.clip import TextTower
 from unified_jax.networks.t5 import T5Encoder
 from unified_jax.networks.vit import Vit
@@ -37,3 +42,10 @@ def t5_encoder(f: t5.Fields, dtype: Dtype = "float32") -> T5Encoder:
         activation=f.activation, gated=f.gated, buckets=f.buckets, reach=f.reach, shared=f.shared, eps=f.eps,
         dtype=dtype,
     )  # fmt: skip
+
+
+def empty_prompt(text: Text, fill: int) -> Int[np.ndarray, " m"]:
+    """The ids of the empty prompt: what a tokenizer puts around every text, filled up."""
+    tokenizer = load_bpe(text.bpe) if text.bpe else None
+    around = (*tokenizer.before, *tokenizer.after) if tokenizer else ()
+    return np.asarray([*around, *[fill] * (text.length - len(around))], np.int32)

@@ -29,19 +29,19 @@ from unified_jax.interop.preprocessing import DEFAULTS, Preprocessing, preproces
 from unified_jax.layers.resampling import resample
 from unified_jax.modalities.conditions import ConditionForm
 from unified_jax.modalities.image import Image
+from unified_jax.models.boxed import Boxed
 from unified_jax.models.encoder_networks import Dtype, vision_transformer
 from unified_jax.models.stages import Encoded, Part
 from unified_jax.networks.encoder_blocks import Norm
 from unified_jax.networks.vit import VisionOutput, Vit
 from unified_jax.precision import seed_key
-from unified_jax.sharding import logical_axes, unbox
 from unified_jax.typing import Keys, Params
 
 KINDS = (*clip.VISION_KINDS, *siglip.VISION_KINDS, *dinov2.KINDS)
 
 
 @dataclass(frozen=True)
-class ImageEncoder:
+class ImageEncoder(Boxed):
     """A vision transformer with its preprocessing."""
 
     network: Vit
@@ -82,14 +82,6 @@ class ImageEncoder:
         side = self.network.size
         variables: Any = self.network.init(key, jnp.zeros((1, side, side, self.network.channels)))
         return variables["params"]
-
-    def init(self, key: Array) -> Params:
-        """Fresh float32 parameters."""
-        return unbox(self._boxed(key))
-
-    def axes(self) -> Any:
-        """Logical axis names of every parameter."""
-        return logical_axes(jax.eval_shape(self._boxed, seed_key(0)))
 
     def prepare(self, x: Num[Array, "b h w c"]) -> Float[Array, "b s s c"]:
         """The network's input, from uint8 images or from model space, [-1, 1]."""

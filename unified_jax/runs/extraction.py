@@ -19,10 +19,12 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from unified_jax.data.listing import user_cache
 from unified_jax.errors import RunError, UserError
 from unified_jax.evaluation.extractors import Extractor
 from unified_jax.evaluation.feature_sets import Vectors
 from unified_jax.hosts import lay, lay_rows, local_rows, shared, together, writes
+from unified_jax.modalities.reading import first_line
 from unified_jax.precision import same_numbers
 from unified_jax.runs.directory import write_json
 from unified_jax.runs.pictures import Pictures
@@ -70,8 +72,7 @@ def shard_path(folder: Path, shard: int) -> Path:
 
 def cache_folder() -> Path:
     """`unified_jax/features/` in the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(home) / "unified_jax" / "features"
+    return user_cache() / "features"
 
 
 def features_folder(root: Path, pictures: Pictures, extractor: Extractor) -> Path:
@@ -111,12 +112,7 @@ def _begin(folder: Path, pictures: Pictures, extractor: Extractor) -> None:
         if not (folder / "set.json").is_file():
             write_json(folder / "set.json", {"set": pictures.name, "extractor": extractor.label, "n": len(pictures)})
     except OSError as error:
-        raise UserError(f"The folder of features {str(folder)!r} cannot be written: {first_words(error)}.") from error
-
-
-def first_words(error: OSError) -> str:
-    """Why a file could not be written."""
-    return error.strerror or str(error)
+        raise UserError(f"The folder of features {str(folder)!r} cannot be written: {first_line(error)}.") from error
 
 
 def _done(folder: Path, shards: int) -> int:
@@ -135,7 +131,7 @@ def _write(path: Path, found: dict[str, np.ndarray]) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise RunError(
-            f"The features {str(path)!r} cannot be written: {first_words(error)}; those before are kept, and the same "
+            f"The features {str(path)!r} cannot be written: {first_line(error)}; those before are kept, and the same "
             "command goes on from there."
         ) from error
 

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 from unified_jax.kernels.choice import Attention, check_attention
 from unified_jax.layers.conditions import filled
 from unified_jax.layers.conv import GroupNorm
-from unified_jax.layers.form import ConditionInput, Kind, NoisyInput
+from unified_jax.layers.form import ConditionInput, Kind, NoisyInput, only_stream
 from unified_jax.layers.remat import Remat
 from unified_jax.networks.unet.blocks import Activation, Style, conv, settle
 from unified_jax.networks.unet.embedding import Added, Embedding, VectorTokens
@@ -127,9 +127,7 @@ class UNet(nn.Module):
         capture: tuple[str, ...] = (),
     ) -> tuple[dict[str, Float[Array, "b ..."]], dict[str, Array]]:
         """See `Backbone`. captured["down/0"], ["middle"] and ["up/0"] are maps `[b, h, w, c]`."""
-        if layout is not None:
-            raise ValueError("UNet reads arrays of one size: layout must be None.")
-        (one,) = noisy
+        one = only_stream("UNet", noisy, layout)
         if one.x.ndim != 4:
             raise ValueError(f"UNet denoises maps [b, h, w, c]; {one.form.name!r} has the shape {one.x.shape}.")
         given = tuple(filled(self, shown) for shown in conditions)
