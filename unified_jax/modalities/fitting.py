@@ -28,6 +28,8 @@ Fit = Literal["exact", "resize", "center_crop", "random_crop", "pad"]
 FITS = get_args(Fit)
 Start = Literal["first", "random"]
 """Where a longer record is cut in time: at its beginning, or in training anywhere."""
+TALL = 1.75
+"""Height by width above which Pillow may scale rows before columns."""
 LEAST = 0.8
 """Smallest side of a random crop, as a share of the largest."""
 
@@ -130,7 +132,6 @@ def part_of(source: tuple[int, int], target: tuple[int, int], fit: Fit, drawn: D
         left, top = drawn.left * (columns - width / scale), drawn.top * (rows - height / scale)
         ends = min(columns, left + width / scale), min(rows, top + height / scale)
         return Part(tuple(halved), (max(0.0, left), max(0.0, top), *ends), (width, height), (0, 0, width, height))
-    # All of it is scaled, although only a part is kept: Pillow chooses the order of its two passes by these sizes.
     across, down = max(width, round(columns * scale)), max(height, round(rows * scale))
     left, top = (across - width) // 2, (down - height) // 2
     if across * down > LARGEST:  # a narrow picture, enlarged
@@ -149,9 +150,35 @@ def fit_pillow(picture: Any, target: tuple[int, int], fit: Fit, drawn: Draw | No
     part = part_of((picture.height, picture.width), target, fit, drawn)
     for size in part.halved:
         picture = picture.resize(size, Pillow.Resampling.BOX)
-    if picture.size != part.size or part.box != (0, 0, *part.size):
-        picture = picture.resize(part.size, Pillow.Resampling.BICUBIC, box=part.box)
-    return picture if part.cut == (0, 0, *part.size) else picture.crop(part.cut)
+    if part.cut != (0, 0, *part.size):
+        return _scaled_part(picture, part)
+    if picture.size == part.size and part.box == (0, 0, *part.size):
+        return picture
+    return picture.resize(part.size, Pillow.Resampling.BICUBIC, box=part.box)
+
+
+def _scaled_part(picture: Any, part: Part) -> Any:
+    """What is kept of the whole picture once scaled, to one level in the 10,000th part of its numbers.
+
+    Pillow scales columns, then rows, and rounds in between. Here the passes are called one by one, each for what the
+    next needs. Where rows are cut off, a box says which are wanted; Pillow holds its ends in single precision. Of some
+    pictures, much higher than wide, Pillow scales the rows first: they are scaled whole.
+    """
+    from PIL import Image as Pillow
+
+    (across, down), (left, upper, right, lower) = part.size, part.cut
+    if picture.height > TALL * picture.width:
+        return picture.resize(part.size, Pillow.Resampling.BICUBIC).crop(part.cut)
+    scale, first, last = picture.height / down, 0, picture.height
+    if cut := (upper, lower) != (0, down):  # two pixels of the filter, and one for rounding
+        margin = 2 * max(1.0, scale) + 1
+        first, last = max(0, int(upper * scale - margin)), min(last, int(lower * scale + margin) + 1)
+        picture = picture.crop((0, first, picture.width, last))
+    picture = picture.resize((across, picture.height), Pillow.Resampling.BICUBIC)
+    if (left, right) != (0, across):
+        picture = picture.crop((left, 0, right, picture.height))
+    box = (0, upper * scale - first, right - left, lower * scale - first) if cut else None
+    return picture.resize((right - left, lower - upper), Pillow.Resampling.BICUBIC, box=box)
 
 
 def fit_array(value: np.ndarray, target: tuple[int, int], fit: Fit, drawn: Draw | None = None) -> np.ndarray:

@@ -53,6 +53,7 @@ def decode_picture(content: bytes) -> Any:
     try:
         with Pillow.open(io.BytesIO(content), formats=known_formats()) as file:
             check_pixels(file)
+            file.decodermaxblock = max(file.decodermaxblock, len(content))  # one call of the decoder
             file.load()
             return upright(file)
     except UnidentifiedImageError:
