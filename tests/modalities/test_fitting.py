@@ -10,7 +10,7 @@ from unified_jax.modalities.action import Action
 from unified_jax.modalities.audio import Audio
 from unified_jax.modalities.base import blanks
 from unified_jax.modalities.depth import Depth
-from unified_jax.modalities.fitting import LEAST, Draw, fit_array
+from unified_jax.modalities.fitting import LEAST, Draw, fit_array, fit_pillow
 from unified_jax.modalities.image import Image
 from unified_jax.modalities.points import Points
 from unified_jax.modalities.reading import File
@@ -175,3 +175,24 @@ def test_a_draw_is_five_numbers_and_cuts_within_the_picture():
     array = RNG.integers(0, 256, (33, 57, 1), np.uint8)
     for numbers in ((0.0,) * 5, (0.999999,) * 5, (0.5, 0.0, 0.999999, 0.999999, 0.0)):
         assert fit_array(array, (16, 16), "random_crop", Draw(*numbers)).shape == (16, 16, 1)
+
+
+def test_grey_arrays_become_colours_as_grey_files_do_but_not_where_exactly_one_shape_is_asked_for() -> None:
+    grey = np.arange(28 * 28, dtype=np.uint8).reshape(28, 28, 1)
+    image = Image(32, 32, 3, fit="center_crop")
+    made = image.prepare(grey)
+    assert made.shape == (32, 32, 3)
+    np.testing.assert_array_equal(made[..., 0], Image(32, 32, 1, fit="center_crop").prepare(grey)[..., 0])
+    np.testing.assert_array_equal(made[..., 1:], made[..., :2])
+    with pytest.raises(ValueError, match=r"expected uint8 \[28, 28, 3\]"):
+        Image(28, 28, 3).prepare(grey)
+
+
+def test_a_centre_crop_that_scales_only_what_it_keeps_equals_the_whole_scaled_and_cut_to_one_level() -> None:
+    rng = np.random.default_rng(0)
+    for size in ((300, 421), (421, 300), (500, 1030), (90, 330), (700, 260), (71, 70)):
+        picture = Pillow.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8))
+        found = np.asarray(fit_pillow(picture, (64, 64), "center_crop")).astype(int)
+        apart = np.abs(found - centre_crop(picture, 64).astype(int))
+        assert apart.max() <= 1
+        assert (apart > 0).mean() < 2e-3

@@ -80,7 +80,8 @@ class Image(Fitted):
     def prepare(self, raw: Any) -> Prepared:
         """A uint8 array of this shape (uint16: value / 257), by `fit`; with "pad" also NAME.inside.
 
-        A file is read first. Grey `[h, w]` gains a channel axis, a video `[f, h, w, c]` gives its first frame.
+        A file is read first. Grey `[h, w]` gains a channel axis, and grey becomes RGB where `fit` is not "exact"; a video
+        `[f, h, w, c]` gives its first frame.
         """
         value = self.fitted(raw, None)
         if self.pads and self._is_picture(value):
@@ -102,6 +103,8 @@ class Image(Fitted):
             value = value[0]
         if value.ndim == 2 and self.channels == 1:
             value = value[..., None]
+        if self.fit != "exact" and value.ndim == 3 and value.shape[-1] == 1 and self.channels == 3:
+            value = np.repeat(value, 3, axis=-1)  # as of a grey file
         if not self._is_picture(value):
             return value
         return mirrored(fit_array(value, target, self.fit, drawn), self.flip, drawn)
