@@ -5,7 +5,8 @@
     unified-jax sample --run runs/speech --given.audio @seven.wav --generate caption
 
 `recordings` holds sound files with a text beside each, or a metadata.csv (file_name, caption); a table of names and
-words: `--data.path list.csv --data.rename audio path caption text`. Sounds of any rate and number of channels are
+words: `--data.path list.csv --data.rename audio path caption text`; where the column holds indices, say what they mean:
+`--names zero one two`. Sounds of any rate and number of channels are
 resampled and mixed down; what is longer is cut off, what is shorter filled up with silence. Hardware: two CPU cores for
 a first look in ten minutes with words of a second; a GPU for sentences. Measured figures are in docs/measurements.md.
 """
@@ -13,7 +14,7 @@ a first look in ten minutes with words of a second; a GPU for sentences. Measure
 import unified_jax as uj
 
 
-def experiment(seconds: float = 1.0, rate: int = 8000, letters: int = 48) -> uj.Experiment:
+def experiment(seconds: float = 1.0, rate: int = 8000, letters: int = 48, names: tuple[str, ...] = ()) -> uj.Experiment:
     """Transfusion of letters and mel spectra: a frame every 16 ms, 64 bands, 8 x 8 to a token."""
     hop = round(rate * 127 / 8000)
     samples, window = round(seconds * rate), 512 * max(1, rate // 8000)
@@ -23,7 +24,7 @@ def experiment(seconds: float = 1.0, rate: int = 8000, letters: int = 48) -> uj.
     return uj.Experiment(
         model=uj.Transfusion(
             network=uj.Trunk(depth=6, width=256, heads=4),
-            text=uj.Text(letters, too_long="crop"),
+            text=uj.Text(letters, too_long="crop", names=names),
             streams=(uj.Stream(sound, uj.RectifiedFlow(target="x0")),),
             length=2 * (letters + sound.tokens + 6),
             documents=uj.Documents(order="random", clean=0.3, per_row=2),

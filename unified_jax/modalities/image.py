@@ -80,7 +80,7 @@ class Image(Fitted):
     def prepare(self, raw: Any) -> Prepared:
         """A uint8 array of this shape (uint16: value / 257), by `fit`; with "pad" also NAME.inside.
 
-        A file is read first. Grey `[h, w]` gains a channel axis, and grey becomes RGB where `fit` is not "exact"; a video
+        A file is read first. Grey `[h, w]` gains a channel axis; grey becomes RGB, but not with fit "exact". A video
         `[f, h, w, c]` gives its first frame.
         """
         value = self.fitted(raw, None)
