@@ -6,9 +6,9 @@
 
 `recordings` holds sound files with a text beside each, or a metadata.csv (file_name, caption); a table of names and
 words: `--data.path list.csv --data.rename audio path caption text`; where the column holds indices, say what they mean:
-`--names zero one two`. Sounds of any rate and number of channels are
-resampled and mixed down; what is longer is cut off, what is shorter filled up with silence. Hardware: two CPU cores for
-a first look in ten minutes with words of a second; a GPU for sentences. Measured figures are in docs/measurements.md.
+`--names zero one two`. Sounds of any rate and number of channels are resampled and mixed down; what is longer is cut
+off, what is shorter filled up with silence. Hardware: two CPU cores for a first look in ten minutes with words of a
+second; a GPU for sentences. Measured figures are in docs/measurements.md.
 """
 
 import unified_jax as uj
