@@ -10,6 +10,7 @@ from unified_jax.cli.entry import run_command
 
 SMALL = sorted(path.stem for path in (Path(__file__).parents[1] / "goldens").glob("*.safetensors"))
 WIDE = {"encoders_dinov2", "encoders_siglip", "encoders_umt5", "transformers_unidiffuser", "unets_sd3", "unets_text"}
+WIDE |= {"lightningdit_gated", "lightningdit_plain"}
 WITHOUT_OUTPUTS = {"bert_small", "interop_small"}
 
 
@@ -25,7 +26,7 @@ def test_the_small_set(root, name):
     "family",
     [
         *("beta_schedules", "gd_", "sched_", "sit_", "lightning_transport", "unidiffuser_dpm_solver_fast"),
-        *("sd3_training_density", "dit_", "ema", "frechet", "kid_pr_is"),
+        *("sd3_training_density", "dit_", "lightningdit", "ema", "frechet", "kid_pr_is"),
     ],
 )
 def test_the_shared_set(shared_goldens, family):

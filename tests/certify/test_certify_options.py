@@ -174,6 +174,7 @@ CASES = [
     ("sit_path", {"path": "Cosine"}),
     ("sit_sampler", {"path": "VP", "steps": 4, "predictions": ["x0"]}),
     ("lightning_transport", {"steps": 4, "shifts": [0.0], "method": "heun"}),
+    ("lightningdit", {"ctor": {"use_qknorm": True}}),
     ("dpm_solver_pp", {"steps": [9], "order": 2}),
     ("beta_schedules", {"max_beta": 0.5}),
     ("frechet", {"eps": 1e-3}),

@@ -1,10 +1,10 @@
-"""Families of diffusion transformers: UniDiffuser's U-ViT in its own layout (`uvit`) and in diffusers', PixArt, and
-unCLIP's conditions."""
+"""Families of diffusion transformers: LightningDiT, UniDiffuser's U-ViT in its own layout (`uvit`) and in diffusers',
+PixArt, and unCLIP's conditions."""
 
 from collections.abc import Callable
 from typing import Any
 
-from unified_jax.certify import pixart, unclip, uvit
+from unified_jax.certify import lightningdit, pixart, unclip, uvit
 
 CLASSES: dict[str, Callable[..., dict[str, Any]]] = {
     "PixArtTransformer2DModel": pixart.run,
@@ -13,5 +13,5 @@ CLASSES: dict[str, Callable[..., dict[str, Any]]] = {
 }
 """Class of diffusers -> run(tensors, its constructor's arguments), for the family `diffusers_model`."""
 
-RUNNERS: dict[str, Callable[..., dict[str, Any]]] = {"uvit": uvit.run}
+RUNNERS: dict[str, Callable[..., dict[str, Any]]] = {"uvit": uvit.run} | lightningdit.RUNNERS
 """Family -> how it is computed here, float32."""

@@ -114,7 +114,7 @@ def read(what: str, tensors: Mapping[str, np.ndarray], table: Table, expected: P
     Raises UserError that begins with `what` and lists every unmapped, missing and wrongly shaped array.
     """
     lines = _lines(table, expected)
-    account(what, shapes(tensors), {n: s for line, shape in lines for n, s in _theirs(line, shape).items()})
+    account(what, shapes(tensors), theirs(table, expected))
     flat = {}
     for line, shape in lines:
         if _blocks(line, shape) is None:
@@ -123,6 +123,11 @@ def read(what: str, tensors: Mapping[str, np.ndarray], table: Table, expected: P
         each = ([tensors[n.format(i=i + line.first)] for n in line.theirs] for i in range(shape[0]))
         flat[line.ours] = np.stack([line.form.read(parts, shape[1:]) for parts in each])
     return unflatten({name: np.ascontiguousarray(value) for name, value in flat.items()})
+
+
+def theirs(table: Table, expected: Params) -> dict[str, Shape]:
+    """The shape of each of their arrays, by name."""
+    return {name: one for line, shape in _lines(table, expected) for name, one in _theirs(line, shape).items()}
 
 
 def write(params: Params, table: Table) -> dict[str, np.ndarray]:

@@ -52,6 +52,14 @@ def rotary_positions(positions: Num[Array, "b n a"], head_dim: int, theta: float
     return Rotary(jnp.cos(angles), jnp.sin(angles))
 
 
+def axial_rotations(places: Int[np.ndarray, "n a"], axes: tuple[int, ...], theta: float, batch: int) -> Rotary:
+    """Angles of positions: each axis takes its own features of a head, with frequencies of its own."""
+    angles = [places[:, i, None] * theta ** (-np.arange(size // 2) * 2.0 / size) for i, size in enumerate(axes)]
+    whole = np.concatenate(angles, axis=-1)
+    whole = np.broadcast_to(whole, (batch, *whole.shape))
+    return Rotary(jnp.asarray(np.cos(whole), jnp.float32), jnp.asarray(np.sin(whole), jnp.float32))
+
+
 class TimeEmbedding(nn.Module):
     """A number `[b]` to a vector `[b, d]`, float32."""
 

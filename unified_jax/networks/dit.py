@@ -18,7 +18,8 @@ a zero-initialised projection after).
                                                                         two
 
 Several labels are supported (the paper has one, the class); each has its own table, whose last row is the null class.
-The blocks are one block scanned over a leading `layers` axis of its parameters, rematerialised by a named policy.
+`norm`, `mlp`, `rotary` and `shift` are LightningDiT's options (`networks.lightningdit`). The blocks are one block
+scanned over a leading `layers` axis of its parameters, rematerialised by a named policy.
 """
 
 from typing import Any, ClassVar, Literal
@@ -28,19 +29,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from unified_jax.kernels.choice import Attention, check_attention
-from unified_jax.kernels.inputs import Modulation, Visible
-from unified_jax.kernels.xla import pick_rows
-from unified_jax.layers.attention import AttentionHalf, CrossAttentionHalf
+from unified_jax.kernels.inputs import Modulation, Rotary
 from unified_jax.layers.conditions import VectorEmbedding, filled, key_range
-from unified_jax.layers.embeddings import LabelEmbedding, TimeEmbedding, sincos_positions
-from unified_jax.layers.form import ConditionInput, Kind, NoisyInput, only_stream
+from unified_jax.layers.embeddings import LabelEmbedding, TimeEmbedding, axial_rotations, sincos_positions
+from unified_jax.layers.form import ConditionInput, Form, Kind, NoisyInput, only_stream
 from unified_jax.layers.init import zeros
-from unified_jax.layers.mlp import Dense, Mlp
-from unified_jax.layers.modulation import AffineNorm, ModulationRows, modulated_norm
-from unified_jax.layers.remat import Remat, computed_once, rematerialised
+from unified_jax.layers.mlp import Dense
+from unified_jax.layers.modulation import ModulationRows
+from unified_jax.layers.remat import Remat, rematerialised
+from unified_jax.networks.dit_block import Block, Conditioning, modulated
 from unified_jax.sharding import constrain
-
-Conditioning = Literal["adaln_zero", "adaln", "cross", "in_context"]
 
 SIZES: dict[str, tuple[int, int, int]] = {
     "S": (12, 384, 6),
@@ -49,67 +47,6 @@ SIZES: dict[str, tuple[int, int, int]] = {
     "XL": (28, 1152, 16),
 }
 """(depth, width, heads) of the published models."""
-
-
-class Block(nn.Module):
-    """One DiT block."""
-
-    conditioning: Conditioning
-    heads: int
-    mlp_ratio: float
-    qk_norm: bool
-    dtype: jnp.dtype
-    attention: Attention
-    reads: tuple[str, ...] = ()
-    """Names of the token conditions."""
-
-    @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "b n d"],
-        c: Float[Array, "b k d"],
-        visible: Visible | None = None,
-        capture: bool = False,
-        hidden: bool = False,
-        memories: tuple[tuple[Array, Visible | None], ...] = (),
-    ) -> tuple[Float[Array, "b n d"], dict[str, Array]]:
-        """(x, captured); c is one row per example (adaLN) or the tokens of the condition (cross).
-
-        memories   (tokens `[b, m, f]`, visible range) of each token condition in `reads`
-
-        captured["attention"] with `capture`, captured["hidden"], the new x, with `hidden`.
-        """
-        d = x.shape[-1]
-        first, second = self._rows(c, d)
-        half = AttentionHalf(
-            self.heads, affine=first is None, qk_norm=self.qk_norm, dtype=self.dtype, attention=self.attention,
-            name="attention",
-        )  # fmt: skip
-        x, captured = half(x, first, visible, None, capture)
-        x = computed_once(x)
-        if self.conditioning == "cross":
-            x = CrossAttentionHalf(self.heads, dtype=self.dtype, attention=self.attention, name="cross")(x, c)
-        for name, (memory, shown) in zip(self.reads, memories, strict=True):
-            half = CrossAttentionHalf(
-                self.heads, dtype=self.dtype, attention=self.attention, zero=True, name=f"cross_{name}"
-            )
-            x = half(x, memory, shown)
-        h = AffineNorm(name="norm")(x) if second is None else modulated_norm(x, second.shift, second.scale)
-        h = Mlp(int(d * self.mlp_ratio), self.dtype, name="mlp")(h)
-        if second is not None and second.gate is not None:
-            h = pick_rows(second.gate, None) * h
-        x = computed_once(constrain(x + h.astype(x.dtype), "batch", "length", "embed"))
-        return x, captured | ({"hidden": x} if hidden else {})
-
-    def _rows(self, c: Array, d: int) -> tuple[Modulation | None, Modulation | None]:
-        """Modulation of the attention branch and of the MLP branch."""
-        if self.conditioning in ("cross", "in_context"):
-            return None, None
-        if self.conditioning == "adaln":
-            shift1, scale1, shift2, scale2 = ModulationRows(4, d, name="modulation")(c)
-            return Modulation(shift1, scale1), Modulation(shift2, scale2)
-        shift1, scale1, gate1, shift2, scale2, gate2 = ModulationRows(6, d, name="modulation")(c)
-        return Modulation(shift1, scale1, gate1), Modulation(shift2, scale2, gate2)
 
 
 class DiT(nn.Module):
@@ -127,6 +64,14 @@ class DiT(nn.Module):
     """How time and labels enter: 'adaln_zero', 'adaln', 'cross' or 'in_context'."""
     qk_norm: bool = False
     """RMS norm of queries and keys."""
+    norm: Literal["layer", "rms"] = "layer"
+    """Norm before the branches and the output: LayerNorm, or RMSNorm with a gain."""
+    mlp: Literal["gelu", "swiglu"] = "gelu"
+    """MLP: GELU, or SwiGLU with two thirds of the hidden features, twice."""
+    rotary: bool = False
+    """Turn queries and keys by their positions, besides the fixed embedding; each axis has its share of a head."""
+    shift: bool = True
+    """Whether the modulation of the blocks shifts; that of the output does."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute dtype; parameters, norms, softmax and modulation stay float32."""
     label_std: float = 0.02
@@ -149,6 +94,10 @@ class DiT(nn.Module):
             raise ValueError(f"DiT.depth must be at least 1, found {self.depth}.")
         if self.unroll < 1:
             raise ValueError(f"DiT.unroll must be at least 1, found {self.unroll}.")
+        if self.rotary and (self.conditioning == "in_context" or self.width // self.heads % 2):
+            raise ValueError("DiT.rotary takes heads of an even width, and no conditioning 'in_context'.")
+        if not self.shift and self.conditioning in ("cross", "in_context"):
+            raise ValueError(f"DiT.shift is of a modulation, and the conditioning {self.conditioning!r} has none.")
         check_attention(self.attention)
         super().__post_init__()
 
@@ -189,23 +138,29 @@ class DiT(nn.Module):
         if self.conditioning == "in_context":
             x = jnp.concatenate([x, c.astype(dtype)], axis=1)
         x = constrain(x, "batch", "length", "embed")
-        x, found = self._blocks(x, c, "attention" in capture, bool(blocks_kept), texts)
+        turned = self._rotations(form, len(x)) if self.rotary else None
+        x, found = self._blocks(x, c, "attention" in capture, bool(blocks_kept), texts, turned)
         x = x[:, : tokens.shape[1]]
-        if one_row:
-            shift, scale = ModulationRows(2, self.width, name="final_modulation")(c)
-            h = modulated_norm(x, shift, scale)
-        else:
-            h = AffineNorm(name="final_norm")(x)
+        rows = Modulation(*ModulationRows(2, self.width, name="final_modulation")(c)) if one_row else None
+        h = modulated(x, rows, self.norm, "final_norm")
         out = Dense(form.out_features, ("embed", "patch"), zeros, name="final")(h)
         captured = {name: found["hidden"][i, :, : tokens.shape[1]] for name, i in blocks_kept.items()}
         captured |= {"attention": found["attention"]} if "attention" in capture else {}
         return {form.name: form.unpatch(out.astype(jnp.float32))}, captured
 
+    def _rotations(self, form: Form, batch: int) -> Rotary:
+        """Angles of the patches. Raises ValueError if the axes do not share a head evenly."""
+        places, head = form.positions(), self.width // self.heads
+        axes = places.shape[-1]
+        if head % (2 * axes):
+            raise ValueError(f"DiT.rotary over {axes} axes needs heads divisible by {2 * axes}, found {head}.")
+        return axial_rotations(places, (head // axes,) * axes, 10000.0, batch)
+
     def _blocks(
-        self, x: Array, c: Array, attention: bool, hidden: bool, texts: list[ConditionInput]
+        self, x: Array, c: Array, attention: bool, hidden: bool, texts: list[ConditionInput], rotary: Rotary | None
     ) -> tuple[Array, dict[str, Array]]:
         block = rematerialised(Block, self.remat, static=(4, 5))
-        broadcast: Any = (nn.broadcast,) * 5
+        broadcast: Any = (nn.broadcast,) * 6
         stack = nn.scan(
             block,
             variable_axes={"params": 0},
@@ -218,9 +173,11 @@ class DiT(nn.Module):
         dtype = jnp.dtype(self.dtype)
         names = tuple(one.form.name for one in texts)
         blocks = stack(
-            self.conditioning, self.heads, self.mlp_ratio, self.qk_norm, dtype, self.attention, names, name="blocks"
-        )
-        return blocks(x, c, None, attention, hidden, tuple((o.value, key_range(o, x.shape[1])) for o in texts))
+            self.conditioning, self.heads, self.mlp_ratio, self.qk_norm, dtype, self.attention, names, self.norm,
+            self.mlp, self.shift, name="blocks",
+        )  # fmt: skip
+        memories = tuple((o.value, key_range(o, x.shape[1])) for o in texts)
+        return blocks(x, c, None, attention, hidden, memories, rotary)
 
 
 def captured_blocks(capture: tuple[str, ...], depth: int) -> dict[str, int]:

@@ -13,11 +13,12 @@ from typing import Any, ClassVar, Literal
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from unified_jax.kernels.choice import Attention, check_attention
 from unified_jax.kernels.inputs import Rotary
 from unified_jax.layers.conditions import filled
+from unified_jax.layers.embeddings import axial_rotations
 from unified_jax.layers.form import ConditionInput, Kind, NoisyInput, only_stream
 from unified_jax.layers.init import zeros
 from unified_jax.layers.mlp import Dense
@@ -91,7 +92,7 @@ class Flux(nn.Module):
         text, visible = joined_tokens(texts, self.width, n, dtype)
         places = np.concatenate([np.zeros((n, 1), int), form.positions()], axis=1)
         m = 0 if text is None else text.shape[1]
-        at = [rotations(p, self.axes, self.theta, len(x)) for p in (places, np.zeros((m, 3), int))]
+        at = [axial_rotations(p, self.axes, self.theta, len(x)) for p in (places, np.zeros((m, 3), int))]
         (x, text), doubled = self._stack(JointBlock, self.depth, "blocks", (nn.broadcast,) * 2)(
             (x, text), None, Told(c, visible, (at[0], at[1]))
         )
@@ -119,11 +120,3 @@ class Flux(nn.Module):
             heads=self.heads, mlp_ratio=self.mlp_ratio, qk_norm=True, dtype=jnp.dtype(self.dtype),
             attention=self.attention, name=name,
         )  # fmt: skip
-
-
-def rotations(places: Int[np.ndarray, "n 3"], axes: tuple[int, ...], theta: float, batch: int) -> Rotary:
-    """Angles of positions: each axis takes its own features of a head, with frequencies of its own."""
-    angles = [places[:, i, None] * theta ** (-np.arange(size // 2) * 2.0 / size) for i, size in enumerate(axes)]
-    whole = np.concatenate(angles, axis=-1)
-    whole = np.broadcast_to(whole, (batch, *whole.shape))
-    return Rotary(jnp.asarray(np.cos(whole), jnp.float32), jnp.asarray(np.sin(whole), jnp.float32))

@@ -130,6 +130,8 @@ def _network_reasons(network: DiT, layout: Foreign) -> list[str]:
     reasons = []
     if network.conditioning != "adaln_zero" or network.qk_norm:
         reasons.append("its blocks are adaln_zero without qk_norm")
+    if (network.norm, network.mlp, network.rotary, network.shift) != ("layer", "gelu", False, True):
+        reasons.append("it has none of LightningDiT's options (norm, mlp, rotary, shift)")
     shift = network.frequency_shift
     if layout == "diffusers_dit" and shift != 1:
         reasons.append(
