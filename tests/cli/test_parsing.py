@@ -108,6 +108,22 @@ def test_numbers_of_an_experiment_are_read_alike(capsys):
 
 
 @dataclasses.dataclass(frozen=True)
+class Worded:
+    """A text."""
+
+    text: str = "long " * 100
+
+
+def test_help_cuts_long_texts_and_the_command_keeps_them(capsys):
+    default = Worded("words " * 900)
+    with pytest.raises(SystemExit):
+        parse(Worded, "test", ["--help"], default)
+    out = capsys.readouterr().out
+    assert "(5400 characters)" in out and len(out) < 2000
+    assert read(Worded, default=default) == default and read(Worded, "--text", "a b", default=default).text == "a b"
+
+
+@dataclasses.dataclass(frozen=True)
 class Pair:
     """Two numbers or none."""
 

@@ -20,6 +20,20 @@ MOST_STEPS = 1_000_000
 MOST_DEVICES = 1024
 """Fake devices, each with sixteen threads."""
 
+SHOWN = 80
+"""Characters of a default that --help shows."""
+
+
+def _shown(text: str) -> list[str]:
+    return [text if len(text) <= SHOWN else f"{text[: SHOWN // 2]}... ({len(text)} characters)"]
+
+
+TEXTS = PrimitiveConstructorSpec[Any](
+    nargs=1, metavar="STR", instance_from_str=lambda words: words[0],
+    is_instance=lambda value: isinstance(value, str), str_from_instance=_shown,
+)  # fmt: skip
+"""How tyro reads a text; a default may be a whole tokenizer."""
+
 
 def parse(
     kind: type[Parsed], prog: str, arguments: list[str], default: Parsed | None = None, infinite: bool = False
@@ -30,10 +44,10 @@ def parse(
     """
     registry = ConstructorRegistry()
 
-    def numbers(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-        return _numbers(info.type, infinite)
+    def numbers_and_texts(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+        return TEXTS if info.type is str else _numbers(info.type, infinite)
 
-    registry.primitive_rule(numbers)
+    registry.primitive_rule(numbers_and_texts)
     named: dict[str, Any] = {} if default is None else {"default": default}
     try:
         return tyro.cli(
