@@ -118,8 +118,8 @@ def test_help_cuts_long_texts_and_the_command_keeps_them(capsys):
     default = Worded("words " * 900)
     with pytest.raises(SystemExit):
         parse(Worded, "test", ["--help"], default)
-    out = capsys.readouterr().out
-    assert "(5400 characters)" in out and len(out) < 2000
+    out = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "(5400 characters)" in out and len(out) < 1000
     assert read(Worded, default=default) == default and read(Worded, "--text", "a b", default=default).text == "a b"
 
 
