@@ -32,7 +32,8 @@ TOP: dict[str, Check] = {"seed": anything, "batch": anything, "t": anything, "cf
 TOP |= {"intervals": each(optional(number))}
 SIZES = ("input_size", "patch_size", "in_channels", "hidden_size", "depth", "num_heads", "num_classes")
 FLAGS = ("learn_sigma", "use_qknorm", "use_swiglu", "use_rope", "use_rmsnorm", "wo_shift")
-CTOR: dict[str, Check] = dict.fromkeys(SIZES, count) | dict.fromkeys(FLAGS, flag)
+CTOR: dict[str, Check] = dict.fromkeys(SIZES, count)
+CTOR |= dict.fromkeys(FLAGS, flag)
 CTOR |= {"mlp_ratio": positive, "class_dropout_prob": number, "use_checkpoint": anything}
 DEFAULTS: dict[str, Any] = dict.fromkeys(FLAGS, False) | {
     "input_size": 32, "patch_size": 2, "in_channels": 32, "hidden_size": 1152, "depth": 28, "num_heads": 16,

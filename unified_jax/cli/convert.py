@@ -31,6 +31,7 @@ from unified_jax.models.diffusion import Diffusion
 from unified_jax.networks.dit import DiT
 from unified_jax.processes.gaussian import DiscreteGaussian
 from unified_jax.processes.interpolant import Interpolant
+from unified_jax.runs import released
 from unified_jax.runs.adapters import export_adapter, import_adapter, write_run
 from unified_jax.runs.code import beside_file
 from unified_jax.runs.exports import Whole, described_process, export_run, write_unified
@@ -55,13 +56,15 @@ class ConvertCommand:
     to: str
     """A new run directory, or a new file that ends in .safetensors."""
     layout: Layout = "unified"
-    """Names in the file: facebookresearch/DiT's, willisma/SiT's, those of diffusers' DiTTransformer2DModel, or ours."""
+    """Names in the file: DiT's, SiT's or LightningDiT's own, those of diffusers' DiTTransformer2DModel, or ours."""
     base: str = ""
     """The run that an adapter file was trained on."""
     heads: int | None = None
     """Attention heads of an imported model; default: the published number for its width, or the file's."""
     classes: int | None = None
     """Classes of an imported model; default: the file's, else all rows of its table but the null row."""
+    autoencoder: str = ""
+    """An autoencoder's folder or file: the run then draws pictures, not latents."""
     size: int | None = None
     """Side of the image or latent of a diffusers model; default: the file's, else 32."""
     published_time: bool = False
@@ -97,6 +100,7 @@ def main(arguments: list[str]) -> None:
         print(import_adapter(source, Path(command.base), target, command.trust))
         return
     experiment, params, said = read_weights(source, command)
+    experiment = released.with_autoencoder(experiment, command.autoencoder) if command.autoencoder else experiment
     if to_file:
         write_unified(target, experiment, params, 0)
     else:
@@ -107,11 +111,12 @@ def main(arguments: list[str]) -> None:
 
 def refuse_unused(command: ConvertCommand, exported: bool) -> None:
     """Raises UserError for an option without effect."""
-    foreign = not exported and command.layout in ("dit", "sit", "diffusers_dit")
+    foreign = not exported and command.layout in ("dit", "sit", "diffusers_dit", "lightningdit")
     diffusers = foreign and command.layout == "diffusers_dit"
     for option, given, used in (
         ("--heads", command.heads is not None, foreign),
         ("--classes", command.classes is not None, foreign),
+        ("--autoencoder", bool(command.autoencoder), foreign),
         ("--size", command.size is not None, diffusers),
         ("--published-time", command.published_time, diffusers),
         ("--base", bool(command.base), not exported and command.layout == "adapter"),
@@ -131,6 +136,9 @@ def read_weights(path: Path, command: ConvertCommand) -> tuple[Experiment, Param
         raise UserError(f"--ema {command.ema}: a training checkpoint has one average; expected 0 or none.")
     tensors, said = files.read_weights(path, average=command.ema == "0")
     told = files.described(path)
+    if layout == "lightningdit":
+        asked = (command.heads, command.classes)
+        return *released.lightningdit_of(f"{str(path)!r}", tensors, told, asked, command.trust), said
     diffusers = layout == "diffusers_dit"
     heads = _told(told, "num_attention_heads" if diffusers else "num_heads") if command.heads is None else command.heads
     if diffusers:

@@ -59,6 +59,12 @@ class Layout:
         options = {"norm": self.norm, "mlp": self.mlp, "qk_norm": self.qk_norm, "rotary": self.rotary}
         return found | options | {"shift": self.shift}
 
+    def constructor(self) -> dict[str, Any]:
+        """Arguments of the published class."""
+        flags = {"use_qknorm": self.qk_norm, "use_swiglu": self.mlp == "swiglu", "use_rope": self.rotary}
+        flags |= {"use_rmsnorm": self.norm == "rms", "wo_shift": not self.shift}
+        return self.sizes.constructor() | {"mlp_ratio": self.fields()["mlp_ratio"]} | flags
+
     def _ratio(self, hidden: int) -> float:
         """A ratio of MLP to width that gives these hidden features. Raises UserError if there is none."""
         if self.mlp == "gelu":

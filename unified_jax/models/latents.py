@@ -85,7 +85,8 @@ class Latents:
     def encode(self, params: Params, x: Float[Array, "b ..."], keys: Keys | None) -> Float[Array, "b ..."]:
         """Normalised latents of data in model space, without a gradient; their means without keys."""
         own = stage_params(params, self.stage.name)
-        moments = self.model.moments(own, x)
+        look: Callable[[Array], Any] = lambda part: self.model.moments(own, part)  # noqa: E731
+        moments = in_groups(look, x, self.stage.rows) if self.stage.rows else look(x)
         z = moments.mean if keys is None or self.draw == "mean" else moments.draw(keys)
         return jax.lax.stop_gradient(self.model.normalised(z))
 

@@ -4,7 +4,7 @@ The file's metadata (safetensors, JSON):
 
     config      arguments of the class that it loads into
     diffusion   (dit) arguments of DiT's create_diffusion       scheduler   (diffusers_dit) those of DDPMScheduler
-    transport   (sit) arguments of SiT's create_transport       process     our process, for an exact re-import
+    transport   (sit, lightningdit) those of create_transport   process     our process, for an exact re-import
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ import numpy as np
 
 from unified_jax.config import from_plain, lacking, to_plain
 from unified_jax.errors import UserError
-from unified_jax.interop import diffusers_dit, dit, files, names
+from unified_jax.interop import diffusers_dit, dit, files, lightningdit, names
 from unified_jax.interop.dit_sizes import Sizes
 from unified_jax.modalities.image import Image
 from unified_jax.modalities.label import Label
@@ -32,14 +32,15 @@ from unified_jax.runs.saved import Which
 from unified_jax.training.experiment import Experiment
 from unified_jax.typing import Params
 
-Foreign = Literal["dit", "sit", "diffusers_dit"]
+Foreign = Literal["dit", "sit", "diffusers_dit", "lightningdit"]
 Whole = Literal[Foreign, "unified"]
 
 SCHEDULES = {"linear": "linear", "squared_cosine": "squaredcos_cap_v2"}
 """Ours, theirs in both: linear from 1e-4 to 0.02 over 1,000 steps."""
 TARGETS = {"eps": "epsilon", "x0": "sample"}
 PATHS = {Linear(): "Linear", Gvp(): "GVP", Vp(): "VP"}
-NETWORKS: dict[Foreign, tuple[type, ...]] = {"dit": (DiT,), "sit": (DiT,), "diffusers_dit": (DiT,)}
+FLOWS = ("sit", "lightningdit")
+NETWORKS: dict[Foreign, tuple[type, ...]] = dict.fromkeys(("dit", "sit", "diffusers_dit", "lightningdit"), (DiT,))
 """Classes that compute what a layout's own code computes; of a class derived from them nothing is known."""
 PREDICTIONS = {"velocity": "velocity", "eps": "noise", "score": "score"}
 
@@ -66,16 +67,26 @@ def export_run(source: Path, target: Path, layout: Whole, ema: str, trust: bool)
     model: Any = experiment.model
     sizes = sizes_of(model, layout)
     (process,) = model.processes
-    diffusers = layout == "diffusers_dit"
-    theirs = diffusers_dit.write(params, sizes) if diffusers else dit.write(params, sizes)
-    config = diffusers_dit.constructor(sizes) if diffusers else sizes.constructor()
-    if not diffusers and model.drop_all:
+    theirs, config = _written(model.network, params, sizes, layout)
+    if layout != "diffusers_dit" and model.drop_all:
         config["class_dropout_prob"] = model.drop_all
     words = {"config": config, **_words(process, layout), "process": to_plain(process)}
     metadata = {"format": "pt", "step": str(step)} | {name: json.dumps(value) for name, value in words.items()}
     files.write(target, theirs, metadata)
     narrow = model.network.dtype != "float32"
     return said + (f"; the run computes in {model.network.dtype}, the file holds its float32 weights" if narrow else "")
+
+
+def _written(network: DiT, params: Params, sizes: Sizes, layout: Foreign) -> tuple[dict[str, np.ndarray], Any]:
+    """(the arrays of a layout, arguments of its class)."""
+    if layout == "diffusers_dit":
+        return diffusers_dit.write(params, sizes), diffusers_dit.constructor(sizes)
+    if layout != "lightningdit":
+        return dit.write(params, sizes), sizes.constructor()
+    rows = int(np.shape(params["blocks"]["mlp"]["fc1"]["bias"])[1:][0] * (2 if network.mlp == "swiglu" else 1))
+    options = (network.norm, network.mlp, network.qk_norm, network.rotary, network.shift)
+    made = lightningdit.Layout(dataclasses.replace(sizes, hidden=rows), *options)
+    return lightningdit.write(params, made), made.constructor()
 
 
 def write_unified(path: Path, experiment: Experiment, params: Params, step: int) -> None:
@@ -96,20 +107,21 @@ def sizes_of(model: Any, layout: Foreign) -> Sizes:
         reasons.append(f"it has one label, found {found}")
     (stream,) = streams
     image = stream.modality
+    sides, patch = stream.shape[:-1], stream.cut[0]
     if not isinstance(image, Image):
         reasons.append(f"it makes images, found {type(image).__name__}")
-    elif image.height != image.width:
-        reasons.append(f"its images are square, found {image.height} x {image.width}")
-    elif image.height % image.patch:
-        reasons.append(f"its images are whole patches, found side {image.height} in patches of {image.patch}")
-    reasons += _flow_reasons(stream.process) if layout == "sit" else _chain_reasons(stream.process)
+    elif sides[0] != sides[1]:
+        reasons.append(f"its images are square, found {sides[0]} x {sides[1]}")
+    elif sides[0] % patch:
+        reasons.append(f"its images are whole patches, found side {sides[0]} in patches of {patch}")
+    reasons += _flow_reasons(stream.process) if layout in FLOWS else _chain_reasons(stream.process)
     if reasons or not isinstance(label, Label) or not isinstance(image, Image):
         raise UserError(
             f"This run cannot be written as {layout}: {'; '.join(reasons)}. --layout unified takes any model."
         )
     return Sizes(
-        network.depth, network.width, network.heads, int(network.width * network.mlp_ratio), image.patch,
-        image.channels, stream.process.channels_per_output, label.classes + 1, image.height // image.patch,
+        network.depth, network.width, network.heads, int(network.width * network.mlp_ratio), patch,
+        stream.shape[-1], stream.process.channels_per_output, label.classes + 1, sides[0] // patch,
     )  # fmt: skip
 
 
@@ -118,7 +130,7 @@ def described_process(said: dict[str, Any], layout: Foreign, sizes: Sizes, trust
     if "process" not in said:
         return None
     process = from_plain(said["process"], trust)
-    reasons = _flow_reasons(process) if layout == "sit" else _chain_reasons(process)
+    reasons = _flow_reasons(process) if layout in FLOWS else _chain_reasons(process)
     if not reasons and process.channels_per_output != sizes.outputs:
         reasons = [f"it has {sizes.outputs} outputs a channel, found {process.channels_per_output}"]
     if reasons:
@@ -128,9 +140,12 @@ def described_process(said: dict[str, Any], layout: Foreign, sizes: Sizes, trust
 
 def _network_reasons(network: DiT, layout: Foreign) -> list[str]:
     reasons = []
-    if network.conditioning != "adaln_zero" or network.qk_norm:
+    if layout == "lightningdit":
+        if network.conditioning != "adaln_zero" or (network.qk_norm and network.norm == "layer"):
+            reasons.append("its blocks are adaln_zero, and qk_norm goes with RMSNorm")
+    elif network.conditioning != "adaln_zero" or network.qk_norm:
         reasons.append("its blocks are adaln_zero without qk_norm")
-    if (network.norm, network.mlp, network.rotary, network.shift) != ("layer", "gelu", False, True):
+    elif (network.norm, network.mlp, network.rotary, network.shift) != ("layer", "gelu", False, True):
         reasons.append("it has none of LightningDiT's options (norm, mlp, rotary, shift)")
     shift = network.frequency_shift
     if layout == "diffusers_dit" and shift != 1:
@@ -177,7 +192,7 @@ def _flow_reasons(process: Any) -> list[str]:
 
 def _words(process: Any, layout: Foreign) -> dict[str, Any]:
     """The process as arguments of the layout's own code."""
-    if layout == "sit":
+    if layout in FLOWS:
         return {
             "transport": {"path_type": PATHS[process.path], "prediction": PREDICTIONS[process.target]},
         }

@@ -1,0 +1,142 @@
+"""Published models of latents with a published autoencoder draw what their own programs draw, after every step."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+from unified_jax.cli import convert
+from unified_jax.cli.entry import run_command
+from unified_jax.runs.opened import open_run
+from unified_jax.samplers.choice import Ddpm, Dopri5, Euler, Sde
+from unified_jax.samplers.ddpm import ddpm
+from unified_jax.samplers.ode import euler
+from unified_jax.samplers.sde import sde
+
+STEPS = 10
+
+
+def ends(*arguments):
+    return run_command(convert.main, [str(a) for a in arguments])
+
+
+def last(x):
+    """[..., c, h, w] as [..., h, w, c]."""
+    return np.moveaxis(x, -3, -1)
+
+
+@pytest.fixture(scope="module")
+def stored(request, tmp_path_factory):
+    """(arrays, the folder with model.safetensors and the folder vae of diffusers)."""
+    path = request.config.rootpath / "tests/goldens/arrays/latents_small.safetensors"
+    folder, tensors = tmp_path_factory.mktemp("released"), load_file(path)
+    (folder / "vae").mkdir()
+    with safe_open(path, "np") as opened:
+        (folder / "vae/config.json").write_text(opened.metadata()["vae"])
+    for part, file in (("model/", "model.safetensors"), ("vae/", "vae/diffusion_pytorch_model.safetensors")):
+        save_file({name.removeprefix(part): v for name, v in tensors.items() if name.startswith(part)}, folder / file)
+    return tensors, folder
+
+
+OPENED = {}
+
+
+def opened(stored, layout):
+    """(the experiment, its parameters) of the run that the command makes."""
+    if layout not in OPENED:
+        weights = ("--from", stored[1] / "model.safetensors", "--layout", layout, "--heads", 2)
+        assert ends(*weights, "--autoencoder", stored[1] / "vae", "--to", stored[1] / layout) == 0
+        OPENED[layout] = open_run(stored[1] / layout)[:2]
+    return OPENED[layout]
+
+
+def walked(stored, experiment, params, plan):
+    """The latents after every step of a plan, from the stored start, labels and noise."""
+    tensors = stored[0]
+    noise, given = last(tensors["in/noise"]), {"label": jnp.asarray(tensors["in/y"], jnp.int32)}
+    keys = jax.random.split(jax.random.key(0), noise.shape[1])
+    denoise, process, grid, _ = experiment.model.sampling(params, given, ("image",), keys, plan)
+    assert len(grid) == STEPS + 1
+    match plan.sampler:
+        case Ddpm():
+            step = lambda x, pair, w: ddpm(denoise, process, x, pair, keys, lambda *_: w)  # noqa: E731
+        case Euler():
+            step = lambda x, pair, w: euler(denoise, process, x, pair, keys)  # noqa: E731
+        case _:  # the step to the mean, and the others, which it follows with length 0
+            inner = jax.jit(
+                lambda x, pair, w: sde(denoise, process, x, pair[jnp.asarray([0, 1, 1])], keys, draw=lambda *_: w)
+            )
+            final = jax.jit(
+                lambda x, pair, w: sde(denoise, process, x, pair[jnp.asarray([0, 0, 1])], keys, draw=lambda *_: 0 * w)
+            )
+            step = lambda x, pair, w: (inner if pair[1] > 0 else final)(x, pair, w)  # noqa: E731
+    call = step if isinstance(plan.sampler, Sde) else jax.jit(step)
+    x, found = last(tensors["in/start"]), []
+    for i in range(STEPS):
+        x = call(x, jnp.asarray(grid[i : i + 2]), noise[min(i, len(noise) - 1)])
+        found.append(x)
+    return np.stack(found)
+
+
+def error(found, want):
+    """The largest difference over the largest value."""
+    return float(np.abs(found - want).max() / np.abs(want).max())
+
+
+def errors(stored, name, found):
+    return [error(a, b) for a, b in zip(found, last(stored[0][f"{name}/latents"]), strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("layout", "sampler", "name"),
+    [("dit", Ddpm(), "dit"), ("sit", Euler(), "ode"), pytest.param("sit", Sde(), "sde", marks=pytest.mark.nightly)],
+    ids=["dit", "sit-ode", "sit-sde"],
+)
+def test_every_step_and_the_picture_are_the_published_programs(stored, layout, sampler, name):
+    experiment, params = opened(stored, layout)
+    plan = dataclasses.replace(experiment.preview.plan, sampler=sampler, steps=STEPS)
+    assert (plan.guidance.scale, plan.guidance.channels) == (4.0, 3)
+    found = walked(stored, experiment, params, plan)
+    assert max(errors(stored, name, found)) < 1e-4
+    (stream,) = experiment.model.streams
+    picture = jax.jit(stream.from_space)(params, found[-1])
+    assert error(picture, last(stored[0][f"{name}/picture"])) < 1e-3
+
+
+def test_guidance_on_all_channels_draws_something_else(stored):
+    experiment, params = opened(stored, "sit")
+    guidance = dataclasses.replace(experiment.preview.plan.guidance, channels=0)
+    plan = dataclasses.replace(experiment.preview.plan, sampler=Euler(), steps=STEPS, guidance=guidance)
+    assert min(errors(stored, "ode", walked(stored, experiment, params, plan))) > 1e-3
+
+
+def test_the_run_has_the_published_settings_and_goes_back_to_their_layout(stored):
+    chain, flow = (opened(stored, layout)[0] for layout in ("dit", "sit"))
+    assert (chain.preview.plan.sampler, chain.preview.plan.steps) == (Ddpm(), 250)
+    assert (chain.model.process.variance, chain.model.process.schedule) == ("learned_range", "linear")
+    assert flow.preview.plan.sampler == Dopri5()
+    (stream,) = chain.model.streams
+    assert (stream.modality.shape, stream.shape, stream.cut) == ((24, 24, 3), (6, 6, 4), (2, 2))
+    assert chain.model.stages[0].model.scale == (0.18215,)
+    back = stored[1] / "back.safetensors"
+    assert ends("--from", stored[1] / "dit", "--layout", "dit", "--to", back) == 0
+    theirs = load_file(back)
+    assert all(v.tobytes() == stored[0][f"model/{n}"].tobytes() for n, v in theirs.items() if n != "pos_embed")
+
+
+def test_an_autoencoder_of_other_latents_is_refused(stored, capsys):
+    config = json.loads((stored[1] / "vae/config.json").read_text())
+    other = stored[1] / "other"
+    other.mkdir()
+    (other / "config.json").write_text(json.dumps(config | {"latent_channels": 3}))
+    weights = ("--from", stored[1] / "model.safetensors", "--layout", "dit", "--heads", 2, "--to", stored[1] / "x")
+    save_file(load_file(stored[1] / "vae/diffusion_pytorch_model.safetensors"), other / "model.safetensors")
+    assert ends(*weights, "--autoencoder", other) == 2
+    assert "error" in capsys.readouterr().err
+    assert ends("--from", stored[1] / "dit", "--to", stored[1] / "y.safetensors", "--autoencoder", other) == 2
+    assert "--autoencoder has no meaning" in capsys.readouterr().err
