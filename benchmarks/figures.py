@@ -2,7 +2,8 @@
 
     python benchmarks/figures.py [RUNS]         (default: runs)
 
-For every recipe with a run in RUNS/RECIPE (and RUNS/RECIPE_seedN): its summary, evaluation and sheet of samples. A
+For every recipe with a run in RUNS/RECIPE (and RUNS/RECIPE_seedN): its summary, evaluation, distances (`evaluate
+--against`; the table is on docs/evaluation.md) and sheet of samples. A
 recipe without one keeps what was measured before (each row carries its commit). Nothing is typed in.
 """
 
@@ -26,6 +27,9 @@ def measured(run: Path) -> dict[str, Any] | None:
     found |= {name: summary[name] for name in ("commit", "config_hash", "seed", "device", "versions")}
     if (run / "evaluation.json").is_file():
         found["evaluation"] = json.loads((run / "evaluation.json").read_text())["rows"]
+    if (run / "distances.json").is_file():  # `evaluate --against`
+        distances = json.loads((run / "distances.json").read_text())
+        found["distances"] = {name: distances[name] for name in ("rows", "step", "against", "plan", "sampling_seed")}
     return found
 
 

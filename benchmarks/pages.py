@@ -214,6 +214,35 @@ def distances() -> list[str]:
     return table(" | ".join(["extractor", *sets]), lines)
 
 
+def recipe_distances() -> list[str]:
+    """Distances of recipes' samples, from docs/measurements.json."""
+    measured = json.loads((ROOT / "docs" / "measurements.json").read_text())
+    metrics = ("frechet", "kernel", "precision", "recall")
+    lines = []
+    for recipe, found in measured.items():
+        told = found.get("distances", {"rows": []})
+        for extractor in dict.fromkeys(row["extractor"] for row in told["rows"]):
+            rows = {row["metric"]: row for row in told["rows"] if row["extractor"] == extractor}
+            cells = [with_interval(rows[name]) if name in rows else "" for name in metrics]
+            first = [f"{recipe}, {told['step']:,} steps", told["against"], f"{next(iter(rows.values()))['n']:,}"]
+            lines.append(" | ".join([*first, extractor.split(" (")[0], *cells]))
+    head = " | ".join(["recipe", "against", "n", "extractor", *metrics])
+    return table(head, lines or [" | ".join(["none", "not measured", *[""] * 6])])
+
+
+def with_interval(row: dict[str, Any]) -> str:
+    """A value with its interval."""
+    interval = "" if row["low"] is None else f" [{row['low']:.2g}, {row['high']:.2g}]"
+    return f"{row['value']:.3g}{interval}"
+
+
+def distance_memory() -> list[str]:
+    """Peaks of memory."""
+    rows = read("distance_memory")
+    lines = [f"{row['group']} | {row['count']:,} | {row['peak_gib']:.2f}" for row in rows]
+    return table("metric | images on each side | peak, GiB", lines or ["all | 50,000 | not measured"])
+
+
 def fid_peers() -> list[str]:
     """The published programs on the same files."""
     rows = [f"{r['peer']} | {r['metric']} | {r['theirs']:.7g} | {r['ours']:.7g}" for r in read("fid_peers")]
@@ -226,7 +255,7 @@ TABLES = {
     "docs/launch.md": (strict,),
     "docs/scaling.md": (scaling, beyond),
     "docs/studies.md": (studies, findings),
-    "docs/evaluation.md": (distances, fid_peers),
+    "docs/evaluation.md": (distances, recipe_distances, distance_memory, fid_peers),
     "docs/finetuning.md": (edits, action, new_pairs, emoji),
 }
 
