@@ -10,12 +10,15 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+import unified_jax as uj
 from unified_jax.cli import convert
 from unified_jax.cli.entry import run_command
 from unified_jax.runs.opened import open_run
 from unified_jax.samplers.choice import Ddpm, Dopri5, Euler, Sde
 from unified_jax.samplers.ddpm import ddpm
+from unified_jax.samplers.guidance import Guidance
 from unified_jax.samplers.ode import euler
+from unified_jax.samplers.plan import Plan
 from unified_jax.samplers.sde import sde
 
 STEPS = 10
@@ -55,6 +58,16 @@ def opened(stored, layout):
     return OPENED[layout]
 
 
+def as_flow(stored):
+    """SiT with the weights of `opened(stored, "dit")`: what its own layout gives (nightly), without its conversion."""
+    experiment, params = opened(stored, "dit")
+    final = jax.tree.map(lambda leaf: leaf.reshape(*leaf.shape[:-1], 4, 2, 4)[..., 0, :], params["final"])
+    final = jax.tree.map(lambda leaf: leaf.reshape(*leaf.shape[:-2], 16), final)
+    model = dataclasses.replace(experiment.model, process=convert.SIT)
+    preview = dataclasses.replace(experiment.preview, plan=Plan(Euler(), STEPS, Guidance(4.0, channels=3)))
+    return dataclasses.replace(experiment, model=model, preview=preview), params | {"final": final}
+
+
 def walked(stored, experiment, params, plan):
     """The latents after every step of a plan, from the stored start, labels and noise."""
     tensors = stored[0]
@@ -92,15 +105,8 @@ def errors(stored, name, found):
     return [error(a, b) for a, b in zip(found, last(stored[0][f"{name}/latents"]), strict=True)]
 
 
-@pytest.mark.parametrize(
-    ("layout", "sampler", "name"),
-    [("dit", Ddpm(), "dit"), ("sit", Euler(), "ode"), pytest.param("sit", Sde(), "sde", marks=pytest.mark.nightly)],
-    ids=["dit", "sit-ode", "sit-sde"],
-)
-def test_every_step_and_the_picture_are_the_published_programs(stored, layout, sampler, name):
-    experiment, params = opened(stored, layout)
-    plan = dataclasses.replace(experiment.preview.plan, sampler=sampler, steps=STEPS)
-    assert (plan.guidance.scale, plan.guidance.channels) == (4.0, 3)
+def compared(stored, experiment, params, plan, name):
+    """Asserts that the latents after every step are the stored ones, and the picture of the last."""
     found = walked(stored, experiment, params, plan)
     assert max(errors(stored, name, found)) < 1e-4
     (stream,) = experiment.model.streams
@@ -108,21 +114,38 @@ def test_every_step_and_the_picture_are_the_published_programs(stored, layout, s
     assert error(picture, last(stored[0][f"{name}/picture"])) < 1e-3
 
 
-def test_guidance_on_all_channels_draws_something_else(stored):
-    experiment, params = opened(stored, "sit")
-    guidance = dataclasses.replace(experiment.preview.plan.guidance, channels=0)
-    plan = dataclasses.replace(experiment.preview.plan, sampler=Euler(), steps=STEPS, guidance=guidance)
-    assert min(errors(stored, "ode", walked(stored, experiment, params, plan))) > 1e-3
-
-
-def test_the_run_has_the_published_settings_and_goes_back_to_their_layout(stored):
-    chain, flow = (opened(stored, layout)[0] for layout in ("dit", "sit"))
-    assert (chain.preview.plan.sampler, chain.preview.plan.steps) == (Ddpm(), 250)
-    assert (chain.model.process.variance, chain.model.process.schedule) == ("learned_range", "linear")
-    assert flow.preview.plan.sampler == Dopri5()
-    (stream,) = chain.model.streams
+def test_dit_and_its_autoencoder_draw_what_the_published_programs_drew(stored):
+    experiment, params = opened(stored, "dit")
+    plan = experiment.preview.plan
+    assert (plan.sampler, plan.steps, plan.guidance) == (Ddpm(), 250, Guidance(4.0, channels=3))
+    assert (experiment.model.process.variance, experiment.model.process.schedule) == ("learned_range", "linear")
+    (stream,) = experiment.model.streams
     assert (stream.modality.shape, stream.shape, stream.cut) == ((24, 24, 3), (6, 6, 4), (2, 2))
-    assert chain.model.stages[0].model.scale == (0.18215,)
+    assert experiment.model.stages[0].model.scale == (0.18215,)
+    compared(stored, experiment, params, dataclasses.replace(plan, steps=STEPS), "dit")
+
+
+def test_sit_draws_it_too_and_with_guidance_on_all_channels_something_else(stored):
+    experiment, params = as_flow(stored)
+    plan = experiment.preview.plan
+    compared(stored, experiment, params, plan, "ode")
+    every = dataclasses.replace(plan, guidance=Guidance(4.0))
+    assert min(errors(stored, "ode", walked(stored, experiment, params, every))) > 1e-3
+
+
+@pytest.mark.nightly
+def test_sit_is_drawn_by_its_sde_from_its_own_layout(stored):
+    experiment, params = opened(stored, "sit")
+    plan = experiment.preview.plan
+    assert (plan.sampler, plan.guidance) == (Dopri5(), Guidance(4.0, channels=3))
+    compared(stored, experiment, params, dataclasses.replace(plan, sampler=Sde(), steps=STEPS), "sde")
+    left, right = (jax.tree.leaves(uj.models.stages.own(p)) for p in (params, as_flow(stored)[1]))
+    assert all(np.array_equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+@pytest.mark.nightly
+def test_the_run_goes_back_to_its_layout(stored):
+    opened(stored, "dit")
     back = stored[1] / "back.safetensors"
     assert ends("--from", stored[1] / "dit", "--layout", "dit", "--to", back) == 0
     theirs = load_file(back)
@@ -138,5 +161,6 @@ def test_an_autoencoder_of_other_latents_is_refused(stored, capsys):
     save_file(load_file(stored[1] / "vae/diffusion_pytorch_model.safetensors"), other / "model.safetensors")
     assert ends(*weights, "--autoencoder", other) == 2
     assert "error" in capsys.readouterr().err
+    opened(stored, "dit")
     assert ends("--from", stored[1] / "dit", "--to", stored[1] / "y.safetensors", "--autoencoder", other) == 2
     assert "--autoencoder has no meaning" in capsys.readouterr().err
