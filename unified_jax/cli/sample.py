@@ -82,6 +82,8 @@ class SampleCommand:
     """Temperature of text sampling; 0 is greedy."""
     top_p: float | None = None
     """Nucleus sampling of text: the smallest set of tokens with this total probability."""
+    show_steps: bool = False
+    """Show progress within a batch. The program is compiled anew, and samples may differ in the last bit."""
     trust: bool = False
     """Import the custom code that the run keeps."""
     devices: int = 0
@@ -104,6 +106,7 @@ def main(arguments: list[str]) -> None:
     from unified_jax.api.run import load, wanted_of
     from unified_jax.runs.directory import load_experiment, provenance, read_names
     from unified_jax.runs.stages import parse_places
+    from unified_jax.samplers.watched import watched
 
     out = Path(command.out or Path(command.run) / "samples")
     model = load_experiment(Path(command.run), command.trust).model
@@ -125,6 +128,8 @@ def main(arguments: list[str]) -> None:
     request = {f.name: getattr(command, f.name) for f in fields(command) if f.name not in ("hosts", "seeds")}
     request |= provenance(run.experiment) | {"given": given_text, "plan": to_plain(plan), "step": run.step}
     with tqdm(total=total, unit="sample", dynamic_ncols=True, disable=not writes()) as bar:
+        if command.show_steps:
+            plan = watched(plan, lambda done: bar.set_postfix_str(f"batch {done:.0%}"))
         for seed, folder in outs.items():
             made = run.sample_rows(given, wanted, which, seed, plan, command.batch, bar.update)
             if writes():
