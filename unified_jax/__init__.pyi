@@ -21,6 +21,7 @@ from unified_jax import (
 from unified_jax.api.commands import (
     evaluate as evaluate,
     link as link,
+    pipeline as pipeline,
     plan as plan,
     recipe as recipe,
     train as train,
@@ -30,6 +31,7 @@ from unified_jax.api.samples import Samples as Samples, show as show
 from unified_jax.data.cached import CachedFeatures as CachedFeatures
 from unified_jax.data.files import Files as Files
 from unified_jax.data.folder import Folder as Folder
+from unified_jax.data.gaussians import Gaussians as Gaussians
 from unified_jax.data.hub import Hub as Hub
 from unified_jax.data.mixture import Mixture as Mixture
 from unified_jax.data.packing import Documents as Documents
@@ -45,6 +47,8 @@ from unified_jax.evaluation.extractors import (
     Inception as Inception,
     PooledPixels as PooledPixels,
 )
+from unified_jax.evaluation.modes import Modes as Modes
+from unified_jax.evaluation.reconstruction import Reconstruction as Reconstruction
 from unified_jax.evaluation.scores import (
     PixelFrechet as PixelFrechet,
     Score as Score,
@@ -72,9 +76,18 @@ from unified_jax.modalities.points import Points as Points
 from unified_jax.modalities.reading import File as File
 from unified_jax.modalities.text import Text as Text, learn_bpe as learn_bpe
 from unified_jax.modalities.video import Video as Video
+from unified_jax.models import autoencoders as autoencoders
+from unified_jax.models.autoencoder import Autoencoder as Autoencoder
+from unified_jax.models.autoencoding import Autoencoding as Autoencoding
 from unified_jax.models.base import Declared as Declared, Model as Model, Player as Player
 from unified_jax.models.chain import Chain as Chain, Link as Link
 from unified_jax.models.diffusion import Diffusion as Diffusion
+from unified_jax.models.gan import Cosine as Cosine, Gan as Gan
+from unified_jax.models.gan_losses import (
+    Hinge as Hinge,
+    Relativistic as Relativistic,
+    Separable as Separable,
+)
 from unified_jax.models.image_classifier import ImageClassifier as ImageClassifier
 from unified_jax.models.image_encoder import ImageEncoder as ImageEncoder, image_encoder as image_encoder
 from unified_jax.models.joint import JointDiffusion as JointDiffusion
@@ -89,6 +102,11 @@ from unified_jax.models.transfusion import Transfusion as Transfusion
 from unified_jax.models.tuned import Tuning as Tuning
 from unified_jax.networks.bert import Bert as Bert
 from unified_jax.networks.dit import DiT as DiT, dit_preset as dit_preset
+from unified_jax.networks.perceptrons import (
+    PerceptronDiscriminator as PerceptronDiscriminator,
+    PerceptronGenerator as PerceptronGenerator,
+)
+from unified_jax.networks.r3gan import R3ganDiscriminator as R3ganDiscriminator, R3ganGenerator as R3ganGenerator
 from unified_jax.networks.transfusion import Trunk as Trunk, trunk_preset as trunk_preset
 from unified_jax.networks.vit import Vit as Vit
 from unified_jax.processes import paths as paths, schedules as schedules, times as times
@@ -108,6 +126,7 @@ from unified_jax.samplers.choice import (
     EulerAncestral as EulerAncestral,
     Heun as Heun,
     Karras as Karras,
+    Pndm as Pndm,
     Sampler as Sampler,
     Sde as Sde,
     UniPc as UniPc,

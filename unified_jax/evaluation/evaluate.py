@@ -9,6 +9,7 @@ from unified_jax.data.base import DataSet
 from unified_jax.data.cached import examples_of
 from unified_jax.data.world import World
 from unified_jax.errors import UserError
+from unified_jax.evaluation.reconstruction import Reconstruction
 from unified_jax.evaluation.scores import HOUSE, Row, Samples, Score, accuracy_row
 from unified_jax.models.base import Model
 from unified_jax.typing import Params
@@ -33,7 +34,7 @@ def scores_for(asked: tuple[Score, ...], data: DataSet, model: Model) -> tuple[S
     for one in asked:
         if why := one.suits(data, model):
             raise UserError(f"The score {type(one).__name__} does not suit this run: {why}.")
-    return asked or tuple(one for one in HOUSE if not one.suits(data, model))
+    return asked or tuple(one for one in (*HOUSE, Reconstruction()) if not one.suits(data, model))
 
 
 def rows_of(samples: Samples, scores: tuple[Score, ...]) -> list[Row]:

@@ -26,7 +26,7 @@ from unified_jax.interop.autoencoders import dc, levels, oobleck, published, set
 from unified_jax.interop.autoencoders.settings import Statistics
 from unified_jax.modalities.conditions import ConditionForm
 from unified_jax.models.boxed import Boxed
-from unified_jax.models.stages import Encoded, Part
+from unified_jax.models.stages import BUFFERS, Encoded, Part
 from unified_jax.networks.autoencoders import tiling
 from unified_jax.networks.autoencoders.coder import Levels
 from unified_jax.networks.autoencoders.dc import DcAutoencoder, Side
@@ -42,6 +42,8 @@ SD, SDXL = Statistics((0.18215,)), Statistics((0.13025,))
 """Of Stable Diffusion 1 and 2 (also ft-ema and ft-mse), and of SDXL."""
 SD3, FLUX = Statistics((1.5305,), (0.0609,)), Statistics((0.3611,), (0.1159,))
 """Of Stable Diffusion 3, and of Flux."""
+CODEBOOK = "codebook"
+"""Name of the state of moving averages in a model's aux (`EmaState`, whose first part is the table)."""
 TABLES: dict[type, ModuleType] = {
     KlAutoencoder: levels,
     VqAutoencoder: levels,
@@ -99,7 +101,12 @@ class Autoencoding(Boxed):
 
     def latent_shape(self) -> tuple[int, ...]:
         """The shape of one latent."""
-        return _latent_shape(self.network, self.shape)
+        return _latent(self.network, self.shape)[0]
+
+    @property
+    def point(self) -> bool:
+        """Whether a latent is a point, without a Gaussian."""
+        return _latent(self.network, self.shape)[1]
 
     def moments(self, params: Params, x: Float[Array, "b ..."]) -> Moments:
         """What the network says of the latents, before scale and shift."""
@@ -130,6 +137,12 @@ class Autoencoding(Boxed):
             return tiling.decode(network, params, z, self.tiling)
         return network.apply({"params": params}, z, method="decode")
 
+    def of_run(self, params: Params) -> Params:
+        """Its own of the parameters of a run that trained it: without discriminators; a table of averages from aux."""
+        names = jax.eval_shape(self.init, seed_key(0))
+        held = params.get(BUFFERS, {}).get(CODEBOOK)
+        return {**{n: params[n] for n in names if n in params}, **({} if held is None else {"table": held[0]})}
+
     def condition_form(self, part: Part) -> ConditionForm:
         """See `Encoder`."""
         if part != "map":
@@ -153,10 +166,13 @@ class Autoencoding(Boxed):
 
 
 @functools.cache
-def _latent_shape(network: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
+def _latent(network: Any, shape: tuple[int, ...]) -> tuple[tuple[int, ...], bool]:
+    """(shape of a latent, whether it is a point)."""
     x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     init = functools.partial(network.init_with_output, method="encode")
-    return jax.eval_shape(init, seed_key(0), x)[0].mean.shape[1:]
+    key = jax.eval_shape(lambda: jax.random.key(0))  # shapes alone: a recipe that is read opens no device
+    found = jax.eval_shape(init, key, x)[0]
+    return found.mean.shape[1:], found.logvar is None
 
 
 def autoencoder(

@@ -158,6 +158,8 @@ class Declared:
     givable: tuple[str, ...] = ()
     wantable: tuple[str, ...] = ()
     bits: Bits | None = None
+    whole_batch: str = ""
+    """Why a step needs all its rows at once, as a part of a sentence; "": sums over microbatches are those of all."""
 
     @property
     def terms(self) -> tuple[str, ...]:

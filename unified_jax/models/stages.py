@@ -83,6 +83,24 @@ class Published(Protocol):
 
 
 @runtime_checkable
+class Serves(Protocol):
+    """A model that is trained with more than a stage of it needs: heads of losses, discriminators."""
+
+    def serves(self) -> Any:
+        """The model of a stage of a run of it."""
+        ...
+
+
+@runtime_checkable
+class Narrows(Protocol):
+    """A stage's model that takes its own of the parameters of a run that trained it."""
+
+    def of_run(self, params: Params) -> Params:
+        """Its parameters; names that are missing stay missing."""
+        ...
+
+
+@runtime_checkable
 class Decoder(Network, Protocol):
     """A stage that turns latents into data."""
 

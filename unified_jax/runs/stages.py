@@ -22,7 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from unified_jax.errors import UserError
 from unified_jax.hosts import lay, together
 from unified_jax.interop import files, names
-from unified_jax.models.stages import STAGES, START, Published, Stage, own
+from unified_jax.models.stages import STAGES, START, Narrows, Published, Serves, Stage, own
 from unified_jax.runs import directory as runs
 from unified_jax.runs.checksums import content
 from unified_jax.sharding import Rules, parameter_shardings
@@ -63,8 +63,9 @@ class Loading(NamedTuple):
 
 
 def stage(name: str, source: str | Path, *, ema: str = "0", dtype: Any = "float32", trust: bool = False) -> Stage:
-    """The stage `name` with the model of the run `source`. Raises UserError if there is no run."""
-    return Stage(name, runs.load_experiment(Path(source), trust).model, str(source), ema, dtype)
+    """The stage `name` with the model of the run `source`, or what that serves. UserError if there is no run."""
+    model = runs.load_experiment(Path(source), trust).model
+    return Stage(name, model.serves() if isinstance(model, Serves) else model, str(source), ema, dtype)
 
 
 def parse_places(flags: tuple[str, ...]) -> dict[str, Path]:
@@ -197,6 +198,7 @@ def _read(one: Stage, model: Any, path: Path, loading: Loading) -> Held:
     if not path.is_dir():
         return _held(one, model, files.read(path), {"source": path.name}, path)
     params, step = loading.read_run(path, one.ema)
+    params = network.of_run(params) if isinstance(network, Narrows) else params
     return _held(one, model, gathered(params, loading.mesh), {"source": path.name, "step": step}, None)
 
 

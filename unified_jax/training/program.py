@@ -93,6 +93,9 @@ def check_batch(experiment: Experiment, mesh: Mesh) -> None:
             f"A batch of {experiment.batch_size} in {experiment.accumulate} microbatch(es) is not divisible over the "
             f"{parts} devices of data x fsdp; choose --batch-size as a multiple of {whole}."
         )
+    why = getattr(experiment.model, "whole_batch", "")
+    if why and (experiment.accumulate > 1 or experiment.reduction == "strict"):
+        raise UserError(f"--accumulate 1 and --reduction fast: {why}, and a microbatch would give other numbers.")
     rows = experiment.batch_size // whole * parts
     if experiment.reduction == "strict":
         check_strict(mesh, rows * experiment.accumulate, experiment.virtual_shards)

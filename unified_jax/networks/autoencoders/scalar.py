@@ -43,6 +43,11 @@ class Fsq:
             raise ValueError(f"Fsq.levels must be {least} or more for each number, found {self.levels}.")
 
     @property
+    def width(self) -> int:
+        """Numbers of a vector."""
+        return len(self.levels)
+
+    @property
     def size(self) -> int:
         """Number of codes."""
         return math.prod(self.levels)
