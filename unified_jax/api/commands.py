@@ -10,6 +10,7 @@ from unified_jax.planning.hardware import open_target
 from unified_jax.planning.plan import forecast
 from unified_jax.runs import link as linking, loop
 from unified_jax.runs.evaluate import EvaluateCommand, evaluate_run
+from unified_jax.runs.pipelines import read_pipeline, whole_params
 from unified_jax.runs.recipe import load_recipe
 from unified_jax.runs.start import Start
 from unified_jax.samplers.plan import Plan
@@ -41,6 +42,18 @@ def train(
     origin = None if init_from is None else Path(init_from)
     loop.train(experiment, Start(Path(run_dir), resume, origin, quiet=quiet, trust=trust))
     return load(run_dir, trust=True)  # its classes are those of this process
+
+
+def pipeline(folder: str | Path, *, size: int | None = None, dtype: Literal["float32", "bfloat16"] = "float32") -> Run:
+    """Opens Stable Diffusion 1.x or 2.x in the folder of a diffusers pipeline, to sample from it.
+
+    size    side of an image in pixels; None: as the U-Net was trained
+    dtype   compute dtype; the weights stay float32
+
+    `unified-jax convert FOLDER RUN` makes a run of it. Raises UserError for parts that are missing or do not fit.
+    """
+    found = read_pipeline(folder, size, dtype)
+    return Run(Path(folder), found.experiment, whole_params(found), 0)
 
 
 def link(

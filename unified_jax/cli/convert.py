@@ -1,6 +1,7 @@
 """`python -m unified_jax.cli.convert --from FILE_OR_RUN --layout LAYOUT --to OUT`: weights in and out.
 
     --from FILE --to RUN_DIR             third-party weights as a run that sample.py draws from
+    --from FOLDER --to RUN_DIR           Stable Diffusion as a folder of a diffusers pipeline, with its stages
     --from FILE --to NAME.safetensors    the same as one file in our layout, the model's configuration in its metadata
     --from RUN_DIR --to NAME.safetensors a run's parameters in a layout; of a tuned run, merged with its base
     --layout adapter                     only the trained part of a tuned run: to a file, and from it with --base RUN
@@ -24,6 +25,7 @@ from unified_jax.data.tfds import Tfds
 from unified_jax.errors import UserError
 from unified_jax.interop import diffusers_dit, dit, files, names, parts
 from unified_jax.interop.dit_sizes import Sizes, classes_of
+from unified_jax.interop.pipelines import is_pipeline
 from unified_jax.modalities.image import Image
 from unified_jax.modalities.label import Label
 from unified_jax.models.base import Model
@@ -35,6 +37,7 @@ from unified_jax.runs import released
 from unified_jax.runs.adapters import export_adapter, import_adapter, write_run
 from unified_jax.runs.code import beside_file
 from unified_jax.runs.exports import Whole, described_process, export_run, write_unified
+from unified_jax.runs.pipelines import convert_pipeline
 from unified_jax.samplers.choice import Ddpm, Dopri5
 from unified_jax.samplers.guidance import Guidance
 from unified_jax.samplers.plan import Plan
@@ -52,7 +55,7 @@ class ConvertCommand:
     """Import and export weights: a file to a run directory, or a run directory to a file."""
 
     source: Annotated[str, tyro.conf.arg(name="from")]
-    """A weights file, the index or folder of a file in several parts, or a run directory."""
+    """A weights file, the index or folder of a file in several parts, a diffusers pipeline, or a run directory."""
     to: str
     """A new run directory, or a new file that ends in .safetensors."""
     layout: Layout = "unified"
@@ -84,6 +87,9 @@ def main(arguments: list[str]) -> None:
     to_file = target.suffix == ".safetensors"
     if target.exists() and (to_file or not target.is_dir() or any(target.iterdir())):
         raise UserError(f"--to {command.to!r} exists already; choose another name.")
+    if is_pipeline(source):
+        print(convert_pipeline(source, target))
+        return
     exported = source.is_dir() and (command.layout in ("unified", "adapter") or not parts.holds_weights(source))
     refuse_unused(command, exported)
     if exported:

@@ -17,7 +17,7 @@ from unified_jax.layers.mlp import Dense
 def filled(module: nn.Module, shown: ConditionInput) -> ConditionInput:
     """The condition with its null where it is absent; a learned one is the module's parameter null_NAME."""
     form, present = shown.form, shown.present
-    if form.null in ("row", "none") or present is None:
+    if form.null in ("row", "empty", "none") or present is None:
         return shown
     value, length = shown.value, shown.length
     if form.null == "learned":

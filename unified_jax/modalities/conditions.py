@@ -6,7 +6,7 @@ from typing import Literal
 import jax
 
 Kind = Literal["label", "vector", "scalars", "tokens", "map"]
-Null = Literal["row", "learned", "zero", "none"]
+Null = Literal["row", "learned", "zero", "empty", "none"]
 NEGATIVE = "negative."
 """Prefix of a field in a request: what guidance points away from, instead of the condition's null."""
 
@@ -25,7 +25,8 @@ class ConditionForm:
     length: int = 1
     """Number of tokens."""
     null: Null = "row"
-    """What replaces an absent condition: a row of the table, learned parameters, zeros, or nothing (always present)."""
+    """What replaces an absent condition: a row of the table, learned parameters, zeros, the encoding of an empty value
+    (the empty prompt, as in Stable Diffusion), or nothing (always present)."""
 
     def __post_init__(self) -> None:
         if self.null == "row" and self.kind != "label":

@@ -53,8 +53,8 @@ class ClipEncoder(Boxed):
     """Whether tokens pass the final norm."""
     empty: Literal["encode", "zero"] = "encode"
     """A row without tokens: the encoding of the empty prompt, or zeros."""
-    null: Literal["learned", "zero", "none"] = "learned"
-    """What replaces an absent condition in a network that reads it."""
+    null: Literal["learned", "zero", "empty", "none"] = "learned"
+    """What replaces an absent condition in a network that reads it; "empty" is the encoding of a row without tokens."""
 
     def __post_init__(self) -> None:
         if self.text.vocabulary > self.network.vocabulary:
@@ -133,6 +133,7 @@ def clip_encoder(
     skip: int = 0,
     norm: bool = True,
     empty: Literal["encode", "zero"] = "encode",
+    null: Literal["learned", "zero", "empty", "none"] = "learned",
     name: str = "caption",
     dtype: Dtype = "float32",
 ) -> ClipEncoder:
@@ -158,6 +159,6 @@ def clip_encoder(
         text = Text(network.length, words, name=name, too_long="crop", empty="keep")
         last = load_bpe(words).after
         pad = tokenizers.pad_id(place, words, otherwise if otherwise is not None else last[-1] if last else 0)
-        return ClipEncoder(network, text, pad, skip, norm, empty)
+        return ClipEncoder(network, text, pad, skip, norm, empty, null)
     except ValueError as error:
         raise UserError(f"The folder {str(folder)!r} does not describe a text encoder: {error}") from error

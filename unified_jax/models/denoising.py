@@ -25,7 +25,7 @@ from unified_jax.modalities.conditions import NEGATIVE
 from unified_jax.models import generation
 from unified_jax.models.base import Declared, Terms
 from unified_jax.models.checks import check_names
-from unified_jax.models.features import encoding_given, encodings
+from unified_jax.models.features import emptied, empties, encoding_given, encodings
 from unified_jax.models.inside import inside_of, losses_inside
 from unified_jax.models.stages import Encoded, Stage, check_stages, own
 from unified_jax.models.streams import Condition, Stream, drop, mirrored
@@ -117,6 +117,7 @@ class Denoising(Declared):
         Features that are given are read as they are; other encodings are made by the stages in `params`.
         """
         fresh = tuple(one for one in self.reads if _encoding(one, given) is None)
+        given = given | empties(fresh, params, given, count)
         made = encodings(fresh, params, given)
         return tuple(c.shown(given, count, _encoding(c, given | made)) for c in self.reads)
 
@@ -135,7 +136,7 @@ class Denoising(Declared):
         slots = jax.vmap(lambda slot: jax.random.fold_in(key, slot))(batch["slot"])
         rows = len(batch["slot"])
         turned = jax.vmap(lambda k: jax.random.bernoulli(k))(_folded(slots, FLIP)) if self.flip else None
-        conditions = self._dropped(self.conditions_of(params, batch, rows), slots, turned)
+        conditions = self._dropped(self.conditions_of(params, batch, rows), slots, turned, params)
         drawn = self._noised(params, batch, slots, turned)
         outputs, _ = self.call(params, tuple(d.shown for d in drawn), conditions)
         terms: Terms = {}
@@ -180,7 +181,11 @@ class Denoising(Declared):
         return found
 
     def _dropped(
-        self, conditions: tuple[ConditionInput, ...], slots: Keys, turned: Bool[Array, "b"] | None
+        self,
+        conditions: tuple[ConditionInput, ...],
+        slots: Keys,
+        turned: Bool[Array, "b"] | None,
+        params: Params | None = None,
     ) -> tuple[ConditionInput, ...]:
         if not conditions:
             return ()
@@ -196,7 +201,10 @@ class Denoising(Declared):
             conditions = tuple(
                 c._replace(value=mirrored(c.value, turned)) if c.form.kind == "map" else c for c in conditions
             )
-        return drop(conditions, lost)
+        conditions = drop(conditions, lost)
+        if params is None or all(shown.form.null != "empty" for shown in conditions):
+            return conditions
+        return emptied(conditions, self.conditions_of(params, {}, len(slots)), lost)
 
     def _random_subset(self, key: Array) -> Bool[Array, "l"]:
         """The dropped conditions of an example: each with probability u, u uniform, so every size is as likely."""

@@ -10,10 +10,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Bool
 
+from unified_jax.layers.form import ConditionInput
 from unified_jax.modalities.features import Features
 from unified_jax.models.stages import STAGES, Encoded, Part, Stage, encode
+from unified_jax.processes.targets import expand
 from unified_jax.typing import Params
 
 
@@ -59,6 +61,32 @@ def encodings(conditions: tuple[Any, ...], params: Params, given: dict[str, Any]
             found[key] = encode(one.encoder, params, jnp.asarray(given[one.source.name]))
         fields |= {field(one.encoder, one.source, n): a for n, a in _parts(found[key], one.part).items()}
     return fields
+
+
+def empties(conditions: tuple[Any, ...], params: Params, given: dict[str, Any], count: int) -> dict[str, Array]:
+    """Empty values of the absent sources whose null is the encoding of one, `count` rows by field.
+
+    Where the parameters hold no stages, as while a network is initialised, there are none.
+    """
+    absent = [one for one in conditions if one.form.null == "empty" and one.source.name not in given]
+    blanks = {one.source.name: one.source.blank() for one in absent if STAGES in params}
+    return {name: jnp.broadcast_to(blank, (count, *blank.shape)) for name, blank in blanks.items()}
+
+
+def emptied(
+    conditions: tuple[ConditionInput, ...], nulls: tuple[ConditionInput, ...], dropped: Bool[Array, "b l"]
+) -> tuple[ConditionInput, ...]:
+    """The conditions with encodings of empty values, which `nulls` have in every row, where their column is set."""
+
+    def one(shown: ConditionInput, null: ConditionInput, lost: Bool[Array, "b"]) -> ConditionInput:
+        if shown.form.null != "empty":
+            return shown
+        value = jnp.where(expand(lost, shown.value), null.value, shown.value)
+        if shown.length is None or null.length is None:
+            return shown._replace(value=value)
+        return shown._replace(value=value, length=jnp.where(lost, null.length, shown.length))
+
+    return tuple(one(*pair, dropped[:, i]) for i, pair in enumerate(zip(conditions, nulls, strict=True)))
 
 
 def to_encode(conditions: tuple[Any, ...]) -> tuple[Any, ...]:

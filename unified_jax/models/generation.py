@@ -79,7 +79,8 @@ def sampling(
     """The guided denoiser of the wanted streams and their partners, and its initial noise."""
     given, against = without_negatives(given), negatives(given)
     conditions = model.conditions_of(params, given, len(keys))
-    instead = model.conditions_of(params, against, len(keys)) if against else ()
+    replaced = against or any(c.form.null == "empty" for c in model.reads)
+    instead = model.conditions_of(params, against, len(keys)) if replaced else ()
     request = Request(model, params, given, keys, plan, conditions, instead)
     made = partners(request, wanted)
     check_request(request)

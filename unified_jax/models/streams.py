@@ -199,7 +199,7 @@ class Condition:
             value = source.to_condition(jnp.broadcast_to(source.blank(), (count, *source.blank().shape)))
         tokens: Any = value if isinstance(value, tuple) else (value, None)
         value, length = self._padded(*tokens)
-        present = None if form.null == "row" else jnp.full((count,), there or form.null == "none")
+        present = None if form.null in ("row", "empty") else jnp.full((count,), there or form.null == "none")
         found = ConditionInput(form, value, present, length)
         return found if there else without(found, jnp.ones((count,), bool))
 
@@ -228,7 +228,7 @@ def condition(source: Any) -> Condition:
 def without(shown: ConditionInput, dropped: Bool[Array, "b"]) -> ConditionInput:
     """The condition with its null for some examples."""
     match shown.form.null:
-        case "none":
+        case "none" | "empty":  # an empty value's encoding is put there by who has its encoder
             return shown
         case "row":
             return shown._replace(value=jnp.where(dropped, shown.form.features - 1, shown.value))

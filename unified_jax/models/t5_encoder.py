@@ -40,7 +40,7 @@ class T5TextEncoder(Boxed):
     """Id that fills a prompt up."""
     mask: bool = True
     """Whether what fills a prompt up is left out of attention."""
-    null: Literal["learned", "zero", "none"] = "learned"
+    null: Literal["learned", "zero", "empty", "none"] = "learned"
     """What replaces an absent condition in a network that reads it."""
 
     def __post_init__(self) -> None:

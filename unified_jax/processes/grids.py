@@ -68,6 +68,10 @@ class GridRequest:
     """The sampler's needs."""
     sampler: str = "of this plan"
     """The sampler's name in error messages."""
+    offset: int = 0
+    """Added to the steps of the spacing "leading"."""
+    last: Literal["data", "first"] = "data"
+    """Where the last step of a discrete process ends: at the data, or at its first step."""
 
     @property
     def by_level(self) -> bool:
@@ -96,6 +100,7 @@ class GridRequest:
 
 def level_grid(request: GridRequest, low: float, high: float, default: LevelSpacing) -> Float[np.ndarray, "k"]:
     """Noise levels from high to low, then 0; a sampler that must not reach 0 ends at low / 2 instead."""
+    request.refuse(last="it says where the steps of a discrete process end, and these are noise levels")
     if request.needs.adaptive:
         return adaptive_grid(request, high, low, 0.0)
     request.refuse(shift="it applies to uniform grids in continuous time, and these are noise levels")
@@ -114,6 +119,7 @@ def time_grid(process: Any, request: GridRequest, start: float = 1.0, end: float
     """Times from start to end, 1 >= start > end >= 0, of a process with `alpha_sigma` (and, for spacings by level,
     `time_of_level`). Raises UserError for options that do not suit continuous time."""
     needs, middle = request.needs, 0.5 * (start + end)
+    request.refuse(last="it says where a discrete process ends, and this one has continuous time")
     if needs.over == "chain":
         raise UserError(f"The sampler {request.sampler} needs a discrete process; choose another for this model.")
     if needs.over == "levels":

@@ -133,11 +133,17 @@ def chain_grid(chain: Chain, request: GridRequest) -> tuple[Any, np.ndarray]:
         )
     request.refuse(shift="it applies to uniform grids in continuous time, and this process has discrete steps")
     if needs.over in ("chain", "either") and not request.by_level:
-        return chain.respaced(_visited(chain, request)), discrete_grid(request.steps)
+        steps = _visited(chain, request)
+        if request.last == "data":
+            return chain.respaced(steps), discrete_grid(request.steps)
+        steps = steps if steps[0] == 0 else (0, *steps)
+        return chain.respaced(steps), discrete_grid(len(steps))[:-1]
     if request.by_level or (needs.even_log_levels and request.spacing == "default"):
         return levels, level_grid(request, levels.sigma_min, levels.sigma_max, "exponential")
     spacing = "linspace" if request.spacing == "default" else request.spacing
-    table = levels.at_steps(spaced_steps(chain.steps, request.steps, spacing))  # type: ignore[arg-type]
+    table = levels.at_steps(_within(chain, spaced_steps(chain.steps, request.steps, spacing, request.offset)))  # type: ignore[arg-type]
+    if request.last == "first":
+        return levels, np.append(table, levels.sigma_min)
     return levels, np.append(table, 0.5 * levels.sigma_min if needs.above_data else 0.0)
 
 
@@ -146,4 +152,12 @@ def _visited(chain: Chain, request: GridRequest) -> tuple[int, ...]:
     if request.spacing == "default" and request.steps > 1:
         return space_timesteps(chain.steps, str(request.steps))
     spacing = "linspace" if request.spacing == "default" else request.spacing
-    return tuple(int(t) for t in spaced_steps(chain.steps, request.steps, spacing)[::-1])  # type: ignore[arg-type]
+    steps = _within(chain, spaced_steps(chain.steps, request.steps, spacing, request.offset))  # type: ignore[arg-type]
+    return tuple(int(t) for t in steps[::-1])
+
+
+def _within(chain: Chain, steps: np.ndarray) -> np.ndarray:
+    """The steps. Raises UserError for one that the process does not have."""
+    if steps[0] >= chain.steps:
+        raise UserError(f"The process has {chain.steps} steps, and an offset leads beyond its last; leave it at 0.")
+    return steps

@@ -16,6 +16,7 @@ from unified_jax.samplers.dpm_solver import Kind, dpm_solver
 from unified_jax.samplers.karras import Churn, karras
 from unified_jax.samplers.loop import Denoiser
 from unified_jax.samplers.ode import euler, heun
+from unified_jax.samplers.pndm import pndm
 from unified_jax.samplers.sde import Form, Last, sde
 from unified_jax.samplers.unipc import B, unipc
 from unified_jax.typing import Keys
@@ -231,5 +232,16 @@ class Karras:
         return karras(denoise, process, x, grid, keys, self.churn, self.order)
 
 
-AnySampler = Euler | Heun | Dopri5 | Ddim | EulerAncestral | Ddpm | DpmSolver | DpmFast | UniPc | Sde | Karras
+@dataclass(frozen=True)
+class Pndm:
+    """PNDM's linear multistep method (PLMS): fourth order, deterministic; the first step takes two evaluations."""
+
+    needs = Needs(over="either")
+
+    def __call__(self, denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys) -> Any:
+        """See `pndm.pndm`."""
+        return pndm(denoise, process, x, grid, keys)
+
+
+AnySampler = Euler | Heun | Dopri5 | Ddim | EulerAncestral | Ddpm | DpmSolver | DpmFast | UniPc | Sde | Karras | Pndm
 """All samplers."""

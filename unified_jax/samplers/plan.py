@@ -1,7 +1,7 @@
 """The plan of a sampling run: sampler, number and spacing of steps, guidance, and the resulting grid."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -27,6 +27,10 @@ class Plan:
     """Step spacing. Default: uniform in time or step index; Karras' noise levels for EDM, log-uniform for DpmFast."""
     shift: float = 1.0
     """Resolution shift of a uniform grid in continuous time."""
+    offset: int = 0
+    """Added to the steps of the spacing "leading" (Stable Diffusion was sampled with 1)."""
+    last: Literal["data", "first"] = "data"
+    """Where the last step of a discrete process ends: at the data, or at its first step, as Stable Diffusion's do."""
     clip: bool = False
     """Clip the predicted x0 to [-1, 1] at every step."""
     temperature: float = 0.0
@@ -43,6 +47,8 @@ class Plan:
             raise UserError(
                 f"Text needs temperature >= 0 and top_p in (0, 1], found {self.temperature} and {self.top_p}."
             )
+        if self.offset < 0 or (self.offset and self.spacing != "leading"):
+            raise UserError(f"offset is added to the steps of the spacing 'leading' alone, found {self.offset}.")
         if self.shift <= 0:
             raise UserError(f"shift must be positive, found {self.shift}.")
 
@@ -56,7 +62,10 @@ class Plan:
         >>> grid.tolist()
         [1.0, 0.75, 0.5, 0.25, 0.0]
         """
-        request = GridRequest(self.steps, self.spacing, self.shift, self.sampler.needs, type(self.sampler).__name__)
+        name = type(self.sampler).__name__
+        request = GridRequest(
+            self.steps, self.spacing, self.shift, self.sampler.needs, name, self.offset, self.last
+        )  # fmt: skip
         process, grid = process.grid(request)
         check_falls(grid, request)
         return process, grid

@@ -1,0 +1,156 @@
+"""A pipeline in a folder as diffusers saves it: the parts that model_index.json names, and what its scheduler says.
+
+    text_encoder/  tokenizer/  unet/  vae/  scheduler/      Stable Diffusion 1.x and 2.x
+
+A scheduler is a process, and a plan to sample it. Those of diffusers that begin their steps at 1 ("leading", with an
+offset) and end at the level of the first step instead of the data are read as they are: `Plan.offset`, `Plan.last`.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from unified_jax.errors import UserError
+from unified_jax.interop.folder import Settings, read_json
+from unified_jax.processes.gaussian import DiscreteGaussian, Variance
+from unified_jax.processes.grids import Spacing
+from unified_jax.processes.schedules import Schedule
+from unified_jax.processes.targets import Target
+from unified_jax.samplers.choice import Ddim, Ddpm, DpmSolver, Euler, EulerAncestral, Pndm, UniPc
+from unified_jax.samplers.guidance import Guidance
+from unified_jax.samplers.plan import Plan
+
+INDEX = "model_index.json"
+SCHEDULER = "scheduler_config.json"
+UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
+"""Parts that draw nothing; their folders are not read."""
+
+SCHEDULES: dict[str, Schedule] = {
+    "linear": "linear",
+    "scaled_linear": "scaled_linear",
+    "squaredcos_cap_v2": "squared_cosine",
+}
+TARGETS: dict[str, Target] = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
+VARIANCES: dict[str, Variance] = {
+    "fixed_small": "fixed_small",
+    "fixed_small_log": "fixed_small",
+    "fixed_large": "fixed_large",
+}
+SPACINGS: dict[str, Spacing] = {"leading": "leading", "trailing": "trailing", "linspace": "default"}
+LEVELS = ("karras", "exponential", "beta")
+"""Spacings by level, `use_KIND_sigmas`."""
+
+
+def is_pipeline(source: str | Path) -> bool:
+    """Whether a path is the folder of a pipeline."""
+    return (Path(source) / INDEX).is_file()
+
+
+def parts_of(folder: Path, known: Mapping[str, tuple[str, ...]]) -> dict[str, Path]:
+    """{part: its folder} of a pipeline. `known` has the classes of each part that is read.
+
+    Raises UserError for parts of other classes, parts that are missing, and parts that nobody reads.
+    """
+    index = read_json(folder / INDEX)
+    named = {
+        name: value[1]
+        for name, value in index.items()
+        if not name.startswith("_") and isinstance(value, list) and len(value) == 2 and value[1] is not None
+    }
+    what = f"{str(folder / INDEX)!r} ({index.get('_class_name')})"
+    if strange := sorted(set(named) - set(known) - set(UNUSED)):
+        raise UserError(f"{what} has the part {strange[0]!r}, which is not read here; expected {', '.join(known)}.")
+    for name, classes in known.items():
+        if name not in named:
+            raise UserError(f"{what} names no {name}; a pipeline that is read here has {', '.join(known)}.")
+        if named[name] not in classes:
+            raise UserError(f"{what}: its {name} is a {named[name]}; expected {' or '.join(classes)}.")
+        if not (folder / name).is_dir():
+            raise UserError(f"The folder {str(folder)!r} lacks {name}/, which its {INDEX} names.")
+    return {name: folder / name for name in known}
+
+
+def scheduler(folder: Path, guidance: float) -> tuple[DiscreteGaussian, Plan]:
+    """(the process, the plan of 50 steps) of a scheduler's folder. Raises UserError for options that are not served."""
+    path = folder / SCHEDULER
+    config = read_json(path)
+    said = Settings(config, repr(str(path)))
+    name = config.get("_class_name")
+    process = _process(said, config)
+    match name:
+        case "PNDMScheduler":
+            if not config.get("skip_prk_steps", False):
+                raise UserError(f"{path}: a PNDMScheduler with Runge-Kutta steps is not served; set skip_prk_steps.")
+            return process, _chain_plan(Pndm(), said, "leading", guidance, said.get("set_alpha_to_one", False))
+        case "DDIMScheduler":
+            return process, _chain_plan(Ddim(), said, "leading", guidance, said.get("set_alpha_to_one", True))
+        case "DDPMScheduler":
+            return process, _chain_plan(Ddpm(), said, "leading", guidance, True)
+        case "EulerDiscreteScheduler":
+            return process, _plan(Euler(), said, "linspace", guidance)
+        case "EulerAncestralDiscreteScheduler":
+            return process, _plan(EulerAncestral(), said, "linspace", guidance)
+        case "DPMSolverMultistepScheduler":
+            return process, _plan(_dpm_solver(said), said, "linspace", guidance)
+        case "UniPCMultistepScheduler":
+            said.require("predict_x0", True)
+            form: Any = said.get("solver_type", "bh2")
+            return process, _plan(UniPc(said.get("solver_order", 2), form), said, "linspace", guidance)
+        case _:
+            raise UserError(
+                f"{path}: a {name} is not read here; expected PNDM, DDIM, DDPM, Euler, EulerAncestral, "
+                "DPMSolverMultistep or UniPCMultistep."
+            )
+
+
+def _process(said: Settings, config: Mapping[str, Any]) -> DiscreteGaussian:
+    schedule, target = said.get("beta_schedule", "linear"), said.get("prediction_type", "epsilon")
+    variance = config.get("variance_type") or "fixed_small"
+    for option, value, known in (
+        ("beta_schedule", schedule, SCHEDULES),
+        ("prediction_type", target, TARGETS),
+        ("variance_type", variance, VARIANCES),
+    ):
+        if value not in known:
+            raise UserError(f"{said.what}: {option} is {value!r}; expected one of {', '.join(known)}.")
+    if said.get("thresholding", False) or said.get("use_flow_sigmas", False):
+        raise UserError(f"{said.what}: thresholding and use_flow_sigmas are not served; expected false.")
+    betas = config.get("trained_betas") or ()
+    try:
+        return DiscreteGaussian(
+            schedule=SCHEDULES[schedule], steps=said.get("num_train_timesteps", 1000), table=tuple(betas),
+            beta_start=said.get("beta_start", 1e-4), beta_end=said.get("beta_end", 0.02), rescale_betas=False,
+            zero_snr=said.get("rescale_betas_zero_snr", False), target=TARGETS[target], variance=VARIANCES[variance],
+        )  # fmt: skip
+    except ValueError as error:
+        raise UserError(f"{said.what} describes no process: {error}") from error
+
+
+def _chain_plan(sampler: Any, said: Settings, spacing: str, guidance: float, to_data: bool) -> Plan:
+    """Of a solver over a process's own steps: theirs ends at the level of the first step unless `to_data`."""
+    last: Literal["data", "first"] = "data" if to_data else "first"
+    clip = sampler != Pndm() and said.get("clip_sample", True)
+    return _plan(sampler, said, spacing, guidance, last, clip)
+
+
+def _plan(
+    sampler: Any, said: Settings, spacing: str, guidance: float, last: Literal["data", "first"] = "data",
+    clip: bool = False,
+) -> Plan:  # fmt: skip
+    found = said.get("timestep_spacing", spacing)
+    if found not in SPACINGS:
+        raise UserError(f"{said.what}: timestep_spacing is {found!r}; expected one of {', '.join(SPACINGS)}.")
+    chosen: list[Any] = [kind for kind in LEVELS if said.get(f"use_{kind}_sigmas", False)]
+    offset = said.get("steps_offset", 0) if found == "leading" and not chosen else 0
+    return Plan(
+        sampler, 50, Guidance(guidance), chosen[0] if chosen else SPACINGS[found], offset=offset, last=last, clip=clip
+    )
+
+
+def _dpm_solver(said: Settings) -> DpmSolver:
+    said.require("euler_at_final", False)
+    kind = said.get("algorithm_type", "dpmsolver++")
+    if kind not in ("dpmsolver++", "sde-dpmsolver++"):
+        raise UserError(f"{said.what}: algorithm_type is {kind!r}; expected dpmsolver++ or sde-dpmsolver++.")
+    form: Any = said.get("solver_type", "midpoint")
+    return DpmSolver(said.get("solver_order", 2), form, sde=kind.startswith("sde"))
