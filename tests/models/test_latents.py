@@ -16,11 +16,13 @@ from unified_jax.models.latents import Latents
 from unified_jax.networks.autoencoders.coder import Levels
 from unified_jax.networks.autoencoders.kl import KlAutoencoder
 from unified_jax.runs import loop
+from unified_jax.runs.dry_run import dry_run
 from unified_jax.runs.start import Start
 
 LEVELS = Levels(widths=(8, 8), blocks=1, latents=2, groups=4, middle_attention=False)
 CODER = Autoencoding(KlAutoencoder(LEVELS), (8, 8, 3), scale=(0.5,), shift=(0.1,))
 STAGE = uj.Stage("coder", CODER, "coder.safetensors")
+LARGER = dataclasses.replace(STAGE, model=dataclasses.replace(CODER, shape=(16, 16, 3)))
 IMAGE = uj.Image(8, 8)
 MODEL = uj.Diffusion(Plain(), modality=IMAGE, drop_all=0.0, latents=Latents(STAGE))
 
@@ -118,3 +120,23 @@ def test_what_does_not_fit_is_refused(params):
         MODEL.generate(params, {}, ("image",), uj.sample_keys(0, 0, 1), uj.Plan(uj.Euler(), steps=1, clip=True))
     with pytest.raises(uj.UserError, match="is one of latents"):
         MODEL.bits(params, {}, uj.sample_keys(0, 0, 1), 2)
+
+
+def test_a_dry_run_counts_an_autoencoder_that_is_not_there_yet(tmp_path):
+    e = dataclasses.replace(
+        TINY, model=uj.Diffusion(Plain(), modality=uj.Image(16, 16), latents=Latents(LARGER, rows=2))
+    )
+    said = dry_run(e, tmp_path / "run")
+    numbers = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(LARGER.model.init, jax.random.key(0))))
+    assert f"frozen {4 * numbers / 2**30:.3f} GiB" in said
+    assert "not there yet   The stage 'coder' comes from 'coder.safetensors'" in said
+
+
+def test_pictures_pass_the_encoder_in_groups_of_the_stages_rows(params, batch):
+    few = Latents(dataclasses.replace(STAGE, rows=2))
+    x, keys = IMAGE.to_model(batch["image"]), jax.random.split(jax.random.key(2), 3)
+    whole = Latents(STAGE).encode(params, x, keys)
+    np.testing.assert_allclose(few.encode(params, x, keys), whole, atol=1e-6)
+    text = str(jax.make_jaxpr(lambda x: few.encode(params, x, keys))(x))
+    assert "f32[2,8,8,3]" in text
+    assert "f32[3,8,8,8]" not in text

@@ -5,6 +5,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from unified_jax.errors import UserError
 from unified_jax.hosts import together, writes
 from unified_jax.modalities.sheets import show_samples
 from unified_jax.runs.loop import Run, prepare
@@ -15,10 +16,13 @@ from unified_jax.training.flops import count_flops
 
 
 def dry_run(experiment: Experiment, run_dir: Path, places: Places = NOWHERE) -> str:
-    """The report; the examples of step 1 are in RUN_DIR-first_batch.png. Raises UserError as `train` would."""
+    """The report; the examples of step 1 are in RUN_DIR-first_batch.png. Raises UserError as `train` would.
+
+    A stage whose source is not there yet is counted all the same, and the report says that it is not.
+    """
     run = together(lambda: prepare(experiment))
     assert run
-    together(lambda: check_sources(experiment.model, places))
+    waits = together(lambda: _waits(experiment, places))
     program = run.program
     frozen = program.abstract_frozen()
     key = jax.eval_shape(lambda: run.key)
@@ -37,9 +41,19 @@ def dry_run(experiment: Experiment, run_dir: Path, places: Places = NOWHERE) -> 
     if room is not None:
         lines.append(f"free a device   {room / GIB:.1f} GiB (activations come on top of the state)")
     lines += [f"data            {line}" for line in _data(run)]
+    lines += [f"not there yet   {waits}"] if waits else []
     if writes():
         lines.append(f"first batch     {_draw(run, run_dir)}")
     return "\n".join(lines)
+
+
+def _waits(experiment: Experiment, places: Places) -> str:
+    """Why training would not begin for want of a stage's source; "" where all are there."""
+    try:
+        check_sources(experiment.model, places)
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def _data(run: Run) -> list[str]:
