@@ -23,6 +23,7 @@ from unified_jax.errors import UserError
 from unified_jax.layers.form import ConditionInput, NoisyInput, check_outputs, own_parameters
 from unified_jax.modalities.conditions import NEGATIVE
 from unified_jax.models import generation
+from unified_jax.models.alignment import aligned, captures
 from unified_jax.models.base import Declared, Terms
 from unified_jax.models.checks import check_names
 from unified_jax.models.features import emptied, empties, encoding_given, encodings
@@ -63,6 +64,7 @@ class Denoising(Declared):
     reads: tuple[Condition, ...]
     """The conditions; bare modalities are wrapped."""
     flip: bool = False
+    align: Any = None  # see `models.alignment`
     term_names: bool = True
     """Whether loss terms carry their stream's name; a model of one stream uses the process's names."""
 
@@ -138,7 +140,7 @@ class Denoising(Declared):
         turned = jax.vmap(lambda k: jax.random.bernoulli(k))(_folded(slots, FLIP)) if self.flip else None
         conditions = self._dropped(self.conditions_of(params, batch, rows), slots, turned, params)
         drawn = self._noised(params, batch, slots, turned)
-        outputs, _ = self.call(params, tuple(d.shown for d in drawn), conditions)
+        outputs, seen = self.call(params, tuple(d.shown for d in drawn), conditions, captures(self.align))
         terms: Terms = {}
         metrics: Terms = {}
         for stream, one in zip(self.streams, drawn, strict=True):
@@ -152,7 +154,7 @@ class Denoising(Declared):
             terms |= named
             where = "loss_by_time" + (f"/{stream.label}" if self.term_names else "")
             metrics[where] = self._by_time(stream.process, one.t, sum(found.values()), one.clean)
-        return terms, {}, metrics
+        return terms | aligned(self, params, batch, turned, seen), {}, metrics
 
     def _term(self, stream: Stream, name: str) -> str:
         if not self.term_names:
@@ -181,12 +183,9 @@ class Denoising(Declared):
         return found
 
     def _dropped(
-        self,
-        conditions: tuple[ConditionInput, ...],
-        slots: Keys,
-        turned: Bool[Array, "b"] | None,
+        self, conditions: tuple[ConditionInput, ...], slots: Keys, turned: Bool[Array, "b"] | None,
         params: Params | None = None,
-    ) -> tuple[ConditionInput, ...]:
+    ) -> tuple[ConditionInput, ...]:  # fmt: skip
         if not conditions:
             return ()
         every = jax.vmap(lambda k: jax.random.bernoulli(k, self.drop_all))(_folded(slots, DROP_ALL))

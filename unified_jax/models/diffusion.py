@@ -15,11 +15,12 @@ from unified_jax.errors import UserError
 from unified_jax.layers.form import Backbone, ConditionInput, NoisyInput, check_backbone
 from unified_jax.modalities.base import Continuous
 from unified_jax.modalities.image import Image
+from unified_jax.models.alignment import Alignment, active, check_alignment, projector_of
 from unified_jax.models.checks import check_fields, check_names
 from unified_jax.models.denoising import Denoising
 from unified_jax.models.latents import Latents
 from unified_jax.models.likelihood import bits_per_dim
-from unified_jax.models.stages import check_stages
+from unified_jax.models.stages import Stage, check_stages
 from unified_jax.models.streams import Condition, ConditionSource, Stream, condition
 from unified_jax.networks.dit import DiT
 from unified_jax.processes.interpolant import RectifiedFlow
@@ -50,8 +51,11 @@ class Diffusion(Denoising):
     """Number of time bins of the loss in the metrics."""
     latents: Latents | None = None
     """The latent space of a frozen autoencoder in which the modality is denoised; None: model space."""
+    align: Alignment | None = None
+    """Alignment of the network's tokens with the features of a frozen encoder; None: none."""
 
     def __post_init__(self) -> None:
+        check_alignment(self.align, self.network, "Diffusion")
         check_declared(self)
 
     @functools.cached_property
@@ -65,6 +69,15 @@ class Diffusion(Denoising):
         return tuple(condition(one) for one in self.conditions)
 
     term_names = False
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The conditions' encoders, the autoencoder and the teacher."""
+        align = active(self.align)
+        return super().stages if align is None else check_stages((*super().stages, align.teacher), "Diffusion")
+
+    def _boxed(self, key: Array) -> Params:
+        return {**super()._boxed(key), **projector_of(self.align, self.network, key)}
 
     def apply(
         self, params: Params, process: Process, x_t: Array, t: Array, conditions: tuple[ConditionInput, ...],

@@ -21,6 +21,7 @@ from unified_jax.interop import diffusers_dit, dit, files, lightningdit, names
 from unified_jax.interop.dit_sizes import Sizes
 from unified_jax.modalities.image import Image
 from unified_jax.modalities.label import Label
+from unified_jax.models.alignment import ALIGNMENT
 from unified_jax.models.stages import own
 from unified_jax.models.tuned import Tuning
 from unified_jax.networks.dit import DiT
@@ -67,6 +68,7 @@ def export_run(source: Path, target: Path, layout: Whole, ema: str, trust: bool)
     model: Any = experiment.model
     sizes = sizes_of(model, layout)
     (process,) = model.processes
+    params = {name: value for name, value in params.items() if name != ALIGNMENT}  # of the training alone
     theirs, config = _written(model.network, params, sizes, layout)
     if layout != "diffusers_dit" and model.drop_all:
         config["class_dropout_prob"] = model.drop_all
