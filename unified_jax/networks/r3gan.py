@@ -9,6 +9,7 @@ W_2 start with standard deviation sqrt(2 / 1.04) n^(-1/4) / sqrt(fan in), n bloc
 Zhang et al. 2019): each block is the identity at the start.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Literal
@@ -19,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from unified_jax.kernels.choice import device
 from unified_jax.layers.conv import convolve
 from unified_jax.layers.init import declare, normal, zeros
 from unified_jax.precision import precision
@@ -72,6 +74,25 @@ def _weighted(parts: list[Array], kernel: np.ndarray) -> Array:
     return total
 
 
+def grouped(x: Float[Array, "b h w c"], kernel: Float[Array, "r s i k"], groups: int) -> Float[Array, "b h w k"]:
+    """The convolution in groups of channels that keeps the sizes.
+
+    On a CPU it is a sum of matrix products over the taps: the compiler's own gradient of a convolution in groups takes
+    ten to thirty times as long.
+    """
+    (rows, columns, i, k), (b, h, w, _) = kernel.shape, x.shape
+    pads = ((rows // 2, rows // 2), (columns // 2, columns // 2))
+    if device()[0] != "cpu":
+        return convolve(x, kernel, (1, 1), pads, groups)
+    parts = jnp.pad(jnp.moveaxis(x.reshape(b, h, w, groups, i), 3, 0), ((0, 0), (0, 0), *pads, (0, 0)))
+    each = jnp.moveaxis(kernel.reshape(rows, columns, i, groups, k // groups), 3, 0)
+    total = jnp.zeros((), x.dtype)
+    for r, s in itertools.product(range(rows), range(columns)):
+        seen = parts[:, :, r : r + h, s : s + w].reshape(groups, b * h * w, i)
+        total = total + jnp.matmul(seen, each[:, r, s], precision=precision(x.dtype))
+    return jnp.moveaxis(total.reshape(groups, b, h, w, k // groups), 0, 3).reshape(b, h, w, k)
+
+
 class Point(nn.Module):
     """A linear map of the last axis without bias, N(0, gain^2 / inputs)."""
 
@@ -79,13 +100,15 @@ class Point(nn.Module):
     gain: float = 1.0
     map: bool = True
     """Whether it is a 1 x 1 convolution, by the shape of its kernel."""
+    axes: tuple[str | None, str | None] = (None, "embed")
+    """Logical axes of the input's channels and of the features."""
 
     @nn.compact
     def __call__(self, x: Float[Array, "... c"]) -> Float[Array, "... k"]:
         """`[..., c]` to `[..., features]`."""
         c = x.shape[-1]
         sizes = (1, 1) if self.map else ()
-        init, axes = normal(self.gain / math.sqrt(c)), (*(None,) * len(sizes), None, "patch")
+        init, axes = normal(self.gain / math.sqrt(c)), ((None,) * len(sizes) + self.axes)
         kernel = declare(self, "kernel", init, (*sizes, c, self.features), axes).reshape(c, self.features)
         return jnp.matmul(x, kernel.astype(x.dtype), precision=precision(x.dtype))
 
@@ -103,16 +126,16 @@ class Block(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         """x plus what the block adds."""
         c, gain = x.shape[-1], GAIN * self.blocks**-0.25
-        wide, pad = c * self.expansion, (self.size - 1) // 2
-        y = self._active(Point(wide, gain, name="in")(x), "in_bias")
+        wide = c * self.expansion
+        y = self._active(Point(wide, gain, axes=("embed", "mlp"), name="in")(x), "in_bias")
         shape = (self.size, self.size, wide // self.groups, wide)
         init = normal(gain / math.sqrt(math.prod(shape[:-1])))
-        kernel = declare(self, "mix_kernel", init, shape, (None, None, None, "patch")).astype(x.dtype)
-        y = self._active(convolve(y, kernel, (1, 1), ((pad, pad), (pad, pad)), self.groups), "mix_bias")
-        return constrain(x + Point(c, 0.0, name="out")(y), "batch", None, None, "channels")
+        kernel = declare(self, "mix_kernel", init, shape, (None, None, None, "mlp")).astype(x.dtype)
+        y = self._active(grouped(y, kernel, self.groups), "mix_bias")
+        return constrain(x + Point(c, 0.0, axes=("mlp", "embed"), name="out")(y), "batch", None, None, "channels")
 
     def _active(self, y: Array, name: str) -> Array:
-        bias = declare(self, name, zeros, (y.shape[-1],), ("patch",))
+        bias = declare(self, name, zeros, (y.shape[-1],), ("mlp",))
         return nn.leaky_relu(y + bias.astype(y.dtype), SLOPE)
 
 
@@ -179,9 +202,9 @@ class R3ganGenerator(Side):
         """`[b, latent]`, and `[b, classes]` if there are any, to `[b, side, side, channels]`, float32."""
         if self.classes:
             assert c is not None, "this generator is conditional"
-            z = jnp.concatenate([z, Point(self.embedding, map=False, name="embed")(c)], axis=-1)
+            z = jnp.concatenate([z, Point(self.embedding, map=False, axes=(None, "patch"), name="embed")(c)], axis=-1)
         width = self.widths[0]
-        basis = declare(self, "basis", normal(1.0), (width, self.base, self.base), ("patch", None, None))
+        basis = declare(self, "basis", normal(1.0), (width, self.base, self.base), ("embed", None, None))
         scales = Point(width, map=False, name="start")(z)
         x = (jnp.moveaxis(basis, 0, -1) * scales[:, None, None]).astype(self.dtype)
         for i, width in enumerate(self.widths):
@@ -189,7 +212,7 @@ class R3ganGenerator(Side):
                 x = x if width == x.shape[-1] else Point(width, name=f"up_{i}")(x)
                 x = double(x, self.taps)
             x = self.stage(x, i)
-        return Point(self.channels, name="picture")(x).astype(jnp.float32)
+        return Point(self.channels, axes=("embed", "patch"), name="picture")(x).astype(jnp.float32)
 
 
 class R3ganDiscriminator(Side):
@@ -206,10 +229,11 @@ class R3ganDiscriminator(Side):
                 x = x if width == x.shape[-1] else Point(width, name=f"down_{i}")(x)
         x, width = x.astype(jnp.float32), x.shape[-1]
         shape = (self.base, self.base, 1, width)
-        basis = declare(self, "basis", normal(1 / self.base), shape, (None, None, None, "patch"))
+        basis = declare(self, "basis", normal(1 / self.base), shape, (None, None, None, "embed"))
         x = jnp.sum(x * basis[:, :, 0], axis=(1, 2))
-        x = Point(self.embedding or 1, map=False, name="end")(x)
+        x = Point(self.embedding or 1, map=False, axes=("embed", "patch"), name="end")(x)
         if not self.classes:
             return x[:, 0]
         assert c is not None, "this discriminator is conditional"
-        return jnp.sum(x * Point(self.embedding, self.embedding**-0.5, map=False, name="embed")(c), axis=-1)
+        embed = Point(self.embedding, self.embedding**-0.5, map=False, axes=(None, "patch"), name="embed")
+        return jnp.sum(x * embed(c), axis=-1)

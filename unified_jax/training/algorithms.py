@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from unified_jax.typing import Params
@@ -59,15 +60,43 @@ class AdamW:
     """Epsilon, added to the root of the second moment."""
     weight_decay: float = 0.0
     """Decoupled weight decay of the kernels."""
+    b2_end: float = 0.0
+    """Decay of the second moment after `b2_steps`."""
+    b2_steps: int = 0
+    """Steps over which b2 goes to b2_end along half a cosine (R3GAN: 0.9 to 0.99); 0: it is constant."""
 
     def __post_init__(self) -> None:
-        _check_decays("AdamW", self.b1, self.b2)
+        _check_decays("AdamW", self.b1, self.b2, self.b2_end)
         _check_weight_decay("AdamW", self.weight_decay)
+        if self.b2_steps < 0:
+            raise ValueError(f"AdamW.b2_steps must not be negative, found {self.b2_steps}.")
 
     def transform(self, rate: Rate, decay: float, stacked: Stacked) -> optax.GradientTransformation:
         """See `Rule`."""
         del stacked
+        if self.b2_steps:
+            return optax.chain(
+                self._moments(),
+                optax.add_decayed_weights(decay * self.weight_decay, decay_mask),
+                optax.scale_by_learning_rate(rate),
+            )
         return optax.adamw(rate, self.b1, self.b2, self.eps, weight_decay=decay * self.weight_decay, mask=decay_mask)
+
+    def _moments(self) -> optax.GradientTransformation:
+        """Adam's moments, b2 by the step; their bias corrections use the b2 of the step, as torch's do."""
+        share = optax.cosine_decay_schedule(1.0, self.b2_steps)
+        plain = optax.scale_by_adam(self.b1, self.b2, self.eps)
+
+        def init(params: Any) -> Any:
+            return optax.ScaleByScheduleState(jnp.zeros((), jnp.int32)), plain.init(params)
+
+        def update(updates: Any, state: Any, params: Any = None) -> Any:
+            clock, moments = state
+            b2: Any = self.b2_end + (self.b2 - self.b2_end) * share(clock.count)
+            updates, moments = optax.scale_by_adam(self.b1, b2, self.eps).update(updates, moments, params)
+            return updates, (optax.ScaleByScheduleState(clock.count + 1), moments)
+
+        return optax.GradientTransformation(init, update)
 
 
 @dataclass(frozen=True)

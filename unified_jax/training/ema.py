@@ -8,6 +8,7 @@ r"""EMA: moving averages of the parameters, average_k = d_k average_{k-1} + (1 -
                 et al. 2024, eq. 2). gamma follows from that share: std = sqrt((gamma + 1) / ((gamma + 2)^2
                 (gamma + 3))), about 0.05 to 0.15 (eq. 123). Snapshots of two such EMAs can be combined to any other
                 one after training (`post_hoc_weights`).
+    half-life   d = 2^(-1 / h), h = half_life (1 - cos(pi min(step / over, 1))) / 2: from 0 to half_life steps (R3GAN)
 
 with s = max(0, k - 1 - after); d is 0 while s is 0, so that the EMA starts as the parameters; afterwards d is at least
 `least`.
@@ -27,8 +28,8 @@ class Ema:
     """An EMA of the parameters."""
 
     decay: float = 0.9999
-    """Decay per step (not of 'power')."""
-    warmup: Literal["constant", "ratio", "inverse", "power"] = "ratio"
+    """Decay per step (not of 'power' and 'half-life')."""
+    warmup: Literal["constant", "ratio", "inverse", "power", "half-life"] = "ratio"
     """How the decay grows at the start."""
     inv_gamma: float = 1.0
     """Length of the warm-up 'inverse'."""
@@ -40,12 +41,18 @@ class Ema:
     """Steps (of 'ratio' and 'inverse') before averaging begins; until then the EMA equals the parameters."""
     least: float = 0.0
     """Smallest decay of 'ratio' and 'inverse'."""
+    half_life: float = 1000.0
+    """Steps of 'half-life' in which a weight halves, in the end."""
+    over: int = 0
+    """Steps of 'half-life' in which it grows from 0; 0: constant."""
 
     def __post_init__(self) -> None:
         if not (0 <= self.decay < 1 and 0 <= self.least < 1):
             raise ValueError(f"The decay of an EMA must lie in [0, 1), found {self.decay} (least {self.least}).")
         if self.inv_gamma <= 0 or self.power <= 0 or not 0 < self.std < 0.28:
             raise ValueError("An EMA needs inv_gamma > 0, power > 0 and a std in (0, 0.28).")
+        if self.half_life <= 0 or self.over < 0:
+            raise ValueError(f"An EMA needs half_life > 0 and over >= 0, found {self.half_life} and {self.over}.")
 
     def share(self, step: Array) -> Array:
         """d_k of the step with index `step` = k - 1, counted from 0."""
@@ -55,6 +62,9 @@ class Ema:
                 return jnp.full_like(s, self.decay)
             case "power":
                 return (1.0 - 1.0 / (step + 1.0)) ** (power_of(self.std) + 1.0)
+            case "half-life":
+                grown = 0.5 * (1.0 - jnp.cos(jnp.pi * jnp.minimum(step / self.over, 1.0))) if self.over else 1.0
+                return jnp.exp2(-1.0 / jnp.maximum(self.half_life * grown + 0.0 * step, 1e-8))
             case "ratio":
                 grown = (1.0 + s) / (10.0 + s)
             case "inverse":
