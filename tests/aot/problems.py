@@ -35,8 +35,8 @@ PROBLEMS = {
 }
 
 
-def compile_half(problem: Problem, devices, mesh: MeshShape, gradient: bool):
-    """The compiled program; raises what the compiler raises."""
+def compile_half(problem: Problem, devices, mesh: MeshShape, gradient: bool, tangent: bool = False):
+    """The compiled program, of the output or of its tangent; raises what the compiler raises."""
     b, n, d, h = problem[:4]
     e, groups, half = d // h, h // problem.repeats, jnp.bfloat16
     mesh_of = make_mesh(mesh, list(devices))
@@ -70,8 +70,13 @@ def compile_half(problem: Problem, devices, mesh: MeshShape, gradient: bool):
             attention="pallas",
         )  # fmt: skip
 
+    def along(given, fixed):
+        return jax.jvp(lambda given: run(given, fixed), (given,), (given,))[1]
+
+    asked = along if tangent else run
+
     def total(given, fixed):
-        return jnp.sum(run(given, fixed).astype(jnp.float32))
+        return jnp.sum(asked(given, fixed).astype(jnp.float32))
 
     with rules.active(mesh_of):
-        return jax.jit(jax.grad(total) if gradient else run).lower(given, fixed).compile()
+        return jax.jit(jax.grad(total) if gradient else asked).lower(given, fixed).compile()

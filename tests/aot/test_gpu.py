@@ -36,6 +36,13 @@ def test_the_hopper_compilers_compile_the_kernels(name, gradient):
     assert text.count("mosaic_gpu") >= (3 if gradient else 1)
 
 
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_they_compile_forward_mode_and_reverse_over_it(name):
+    devices = open_target("h200:8").devices[:1]
+    text = [compile_half(PROBLEMS[name], devices, MeshShape(), gradient, True).as_text() for gradient in (False, True)]
+    assert [one.count("mosaic_gpu") for one in text] >= [1, 4]
+
+
 def test_they_compile_each_device_s_part():
     problem = PROBLEMS["transfusion_7b"]._replace(batch=8)
     text = compile_half(problem, open_target("h200:8").devices, MeshShape(data=4, tensor=2), gradient=True).as_text()

@@ -5,6 +5,7 @@
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 
@@ -35,6 +36,22 @@ def devices_of(name):
 def test_mosaic_compiles_the_gradient(target, name):
     """Each generation once; all sizes on all of them take minutes."""
     assert_compiled(target, name, gradient=True)
+
+
+@pytest.mark.parametrize(
+    ("target", "name"),
+    [
+        ("v5e:2x2", "grouped_96_ragged"),
+        pytest.param("v4:2x2x1", "dit_xl_256", marks=pytest.mark.slow),
+        pytest.param("v5p:2x2x1", "transfusion_7b", marks=pytest.mark.slow),
+        pytest.param("v6e:2x2", "dit_xl_1024", marks=pytest.mark.slow),
+    ],
+)
+def test_mosaic_compiles_forward_mode_and_reverse_over_it(target, name):
+    devices = devices_of(target)[:1]
+    one, both = (compile_half(PROBLEMS[name], devices, MeshShape(), gradient, True).as_text() for gradient in (0, 1))
+    assert "attend_dual" in one and "attend_dual_grad" not in one
+    assert {"attend_dual_grad_queries", "attend_dual_grad_keys"} <= set(re.findall(r"attend_dual_grad_[a-z]+", both))
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.kernels.oracle import dense
+from tests.kernels.test_derivatives import assert_equal_to_float64
 from tests.kernels.test_hopper import assert_projections
 from tests.kernels.test_pallas import assert_close, assert_unread, forward_and_gradient, halved, problem
 from unified_jax.kernels import choice, pallas
@@ -74,6 +75,11 @@ def test_attention_by_xla_equals_float64(case):
 @pytest.mark.parametrize("case", [CASES[1], ("packed", 2, 1000, 1000, 4, 4, 128)], ids=named)
 def test_attention_by_cudnn_equals_float64(case):
     assert_attention(case, "cudnn")
+
+
+@pytest.mark.parametrize("case", [("packed", 2, 300, 300, 4, 2, 64), ("causal", 1, 257, 257, 2, 2, 128)], ids=named)
+def test_forward_mode_and_reverse_over_forward_equal_float64(case):
+    assert_equal_to_float64(case, 2e-2, jnp.bfloat16, pallas.Target("hopper"))
 
 
 def test_no_block_outside_every_run_is_read():

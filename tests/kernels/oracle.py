@@ -56,3 +56,14 @@ def runs(kind, b, n, m, rng):
     else:
         raise ValueError(kind)
     return np.broadcast_to(np.stack([start, stop], axis=-1), (b, n, 2)).astype(np.int32)
+
+
+def dense_tangent(given, along, step=1e-5):
+    """The tangents of `dense` for (q, k, v, do, dlse) `given`, by central differences in float64: within 1e-8."""
+    q, k, v, visible, do, dlse = given
+    sides = []
+    for sign in (1, -1):
+        moved = [np.asarray(x, np.float64) + sign * step * t for x, t in zip((q, k, v, do, dlse), along, strict=True)]
+        sides.append(dense(*moved[:3], visible, *moved[3:]))
+    finite = [[np.where(np.isfinite(x), x, 0) for x in side] for side in sides]
+    return [(a - b) / (2 * step) for a, b in zip(*finite, strict=True)]

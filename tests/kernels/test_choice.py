@@ -87,19 +87,6 @@ def test_a_version_that_cannot_run_the_kernels_falls_back_and_says_so_once(monke
     assert choice.resolve("pallas", jnp.bfloat16, 64, 256, runs=False) == "xla"  # a second warning would be an error
 
 
-def test_forward_mode_through_a_kernel_names_the_way_out():
-    q = jax.random.normal(jax.random.key(0), (1, 4, 1, 8))
-    with pytest.raises(UserError, match=r"forward mode.*choose attention='xla'"):
-        jax.jvp(lambda q: choice.attend(q, q, q, attention="pallas")[0], (q,), (q,))
-
-
-def test_second_derivatives_of_a_kernel_name_the_way_out():
-    q = jax.random.normal(jax.random.key(0), (1, 4, 1, 8))
-    first = jax.grad(lambda q: choice.attend(q, q, q, attention="pallas")[0].sum())
-    with pytest.raises(UserError, match="no second derivatives: choose attention='xla'"):
-        jax.grad(lambda q: first(q).sum())(q)
-
-
 @pytest.mark.parametrize("attention", ["reference", "xla", "pallas"])
 def test_every_path_keeps_the_residual_stream_s_dtype(attention):
     network = DiT(depth=2, width=32, heads=2, dtype="bfloat16", attention=attention)

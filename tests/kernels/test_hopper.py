@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.kernels.oracle import dense
+from tests.kernels.test_derivatives import assert_equal_to_float64
 from tests.kernels.test_pallas import assert_close, problem, projections
 from unified_jax.kernels import pallas, reference
 from unified_jax.kernels.hopper import compat
@@ -42,6 +43,13 @@ def test_attention_equals_float64_without_races(case, capfd):
     found = (out, lse, *back((jnp.asarray(do, jnp.bfloat16), jnp.asarray(dlse))))
     exact = [np.asarray(x, np.float32) for x in (q, k, v)]
     assert_close([np.asarray(x, np.float32) for x in found], dense(*exact, visible, do, dlse), 1e-2)
+    printed = capfd.readouterr()
+    assert "RACE DETECTED" not in printed.out + printed.err
+
+
+@pytest.mark.parametrize("case", [("random", 1, 17, 40, 2, 1, 64), ("packed", 1, 140, 140, 1, 1, 72)], ids=str)
+def test_forward_mode_and_reverse_over_forward_equal_float64_without_races(case, capfd):
+    assert_equal_to_float64(case, 2e-2, jnp.bfloat16, HOPPER, eager=True)
     printed = capfd.readouterr()
     assert "RACE DETECTED" not in printed.out + printed.err
 

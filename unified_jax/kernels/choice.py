@@ -2,19 +2,17 @@
 
     auto        the fastest measured for this device, dtype, shape and kind of mask (`measured`), else xla
     reference   the specification
-    xla         everywhere; the only one with forward-mode and second derivatives
-    cudnn       attention itself by cuDNN, the rest as xla: NVIDIA GPU, bfloat16 or float16
-    pallas      our kernels: TPU and Hopper GPU; interpreted on a CPU (slow, for tests)
+    xla         everywhere; the only one with third derivatives
+    cudnn       attention itself by cuDNN, the rest as xla: NVIDIA GPU, bfloat16 or float16; reverse mode only
+    pallas      our kernels, with second derivatives: TPU and Hopper GPU; interpreted on a CPU (slow, for tests)
 
 The device is that of the mesh in use, else the default one. A forced choice that cannot work raises UserError during
 tracing, before compilation. On a mesh of several devices the kernels run on each device's part
 (batch, heads, and the queries' tokens; keys and values of a row are gathered).
 """
 
-import contextlib
 import functools
 import warnings
-from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
 import jax
@@ -147,8 +145,7 @@ def modulated_qkv(
         (tokens, Modulation(row, row, row, ("batch", "length")), by_head, Rotary(tokens, tokens)),  # type: ignore
         (heads, heads, heads),
     )
-    with _reverse_only():
-        return run(x, None if modulation is None else modulation._replace(gate=None), weights, rotary)
+    return run(x, None if modulation is None else modulation._replace(gate=None), weights, rotary)
 
 
 def attend(
@@ -180,22 +177,7 @@ def _attend_by_kernel(q: Array, k: Array, v: Array, visible: Visible | None) -> 
         (own, whole, whole, ("batch", "length", None)),
         (own, own[:3]),
     )
-    with _reverse_only():
-        return run(q, k, v, visible)
-
-
-@contextlib.contextmanager
-def _reverse_only() -> Iterator[None]:
-    """Explains what to do when a kernel meets forward mode."""
-    try:
-        yield
-    except TypeError as error:
-        if "forward-mode" not in str(error):
-            raise
-        raise UserError(
-            "attention='pallas' has reverse-mode derivatives only; this computation needs forward mode (jvp): "
-            "choose attention='xla'."
-        ) from error
+    return run(q, k, v, visible)
 
 
 def gated_out(
@@ -224,8 +206,7 @@ def gated_out(
         (tokens, (*tokens, None), OutWeights((None, None, None), (None,)), ("batch", None, None), tokens[:2]),  # type: ignore
         tokens,
     )
-    with _reverse_only():
-        return run(x, a, weights, gate, index)
+    return run(x, a, weights, gate, index)
 
 
 def attention_half(

@@ -1,10 +1,9 @@
 r"""The three parts by Pallas kernels, with their gradients, for a TPU or a Hopper GPU, or interpreted anywhere.
 
-`attend` has a backward pass of kernels. The projections around it recompute through XLA in theirs. Their gradients
-are plain matrix products, for which the compiler is as fast, and those of the modulation's rows are products with a
-one-hot matrix (`xla.pick_rows`), not scatters.
-
-Reverse mode only: a kernel has no forward-mode rule (jvp), and its gradient has no gradient.
+`attend` has kernels for its derivatives of first and second order (`derivatives`). The projections around it have
+theirs through XLA, which keeps their arguments alone and computes the rest again. They are plain matrix products, for
+which the compiler is as fast, and gradients of the modulation's rows are products with a one-hot matrix
+(`xla.pick_rows`), not scatters.
 """
 
 import functools
@@ -12,21 +11,28 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from unified_jax.errors import UserError
-from unified_jax.kernels import xla
+from unified_jax.kernels import derivatives, xla
 from unified_jax.kernels.hopper import (
     attend as hopper_attend,
+    attend_dual as hopper_dual,
+    attend_dual_grad as hopper_dual_grad,
     attend_grad as hopper_grad,
     out as hopper_out,
     qkv as hopper_qkv,
 )
 from unified_jax.kernels.inputs import Index, Modulation, NormKind, OutWeights, QkvWeights, Rotary, Rows, Visible
-from unified_jax.kernels.tpu import attend as tpu_attend, attend_grad as tpu_grad, out as tpu_out, qkv as tpu_qkv
+from unified_jax.kernels.tpu import (
+    attend as tpu_attend,
+    attend_dual as tpu_dual,
+    attend_dual_grad as tpu_dual_grad,
+    attend_grad as tpu_grad,
+    out as tpu_out,
+    qkv as tpu_qkv,
+)
 
-Kept = tuple[Array, Array, Array, Visible | None, Array, Array]
+Three = tuple[Array, Array, Array]
 
 
 @dataclass(frozen=True)
@@ -37,8 +43,31 @@ class Target:
     interpret: Any = False
     """True, or parameters of a Pallas interpreter: the kernel runs as plain JAX, slowly, for tests."""
 
+    def forward(self, q: Array, k: Array, v: Array, visible: Visible | None) -> tuple[Array, Array]:
+        """(out, log-sum-exp)."""
+        part = tpu_attend.forward if self.kind == "tpu" else hopper_attend.forward
+        return part(q, k, v, visible, interpret=self.interpret)
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+    def backward(
+        self, q: Array, k: Array, v: Array, visible: Visible | None, lse: Array, d: Array, do: Array
+    ) -> tuple[Array, Array, Array]:
+        """(dq, dk, dv)."""
+        part: Any = tpu_grad.backward if self.kind == "tpu" else hopper_grad.backward
+        return part(q, k, v, visible, lse, d, do, self.interpret)
+
+    def dual(self, at: Three, along: Three, visible: Visible | None) -> tuple[Array, Array, Array, Array]:
+        """(out, log-sum-exp, their tangents)."""
+        part = tpu_dual.forward if self.kind == "tpu" else hopper_dual.forward
+        return part(at, along, visible, self.interpret)
+
+    def crossed(
+        self, at: tuple[Array, ...], along: tuple[Array, ...], visible: Visible | None
+    ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+        """((dq, dk, dv), their tangents) of (q, k, v, lse, d, do)."""
+        part = tpu_dual_grad.backward if self.kind == "tpu" else hopper_dual_grad.backward
+        return part(at, along, visible, self.interpret)
+
+
 def attend(
     q: Float[Array, "b n h e"],
     k: Float[Array, "b m g e"],
@@ -46,42 +75,11 @@ def attend(
     visible: Visible | None,
     target: Target,
 ) -> tuple[Float[Array, "b n h e"], Float[Array, "b n h"]]:
-    """(output in v's dtype, log-sum-exp float32). See `reference.attend`."""
-    part = tpu_attend.forward if target.kind == "tpu" else hopper_attend.forward
-    return part(q, k, v, visible, interpret=target.interpret)
+    """(output in v's dtype, log-sum-exp float32), with derivatives up to the second. See `reference.attend`."""
+    return derivatives.attend(q, k, v, visible, target)
 
 
-def _attend_forward(
-    q: Array, k: Array, v: Array, visible: Visible | None, target: Target
-) -> tuple[tuple[Array, Array], Kept]:
-    found: Any = attend(q, k, v, visible, target)
-    out, lse = found
-    return (out, lse), (q, k, v, visible, out, lse)
-
-
-def _attend_backward(target: Target, kept: Kept, cotangents: tuple[Array, Array]) -> tuple[Any, ...]:
-    q, k, v, visible, out, lse = kept
-    do, dlse = cotangents
-    # The log-sum-exp of an empty key range is -inf: its cotangent has no effect.
-    d = jnp.where(jnp.isneginf(lse), 0.0, jnp.sum(do.astype(jnp.float32) * out, axis=-1) - dlse)
-    part: Any = tpu_grad.backward if target.kind == "tpu" else hopper_grad.backward
-
-    @jax.custom_jvp
-    def gradients(*given: Any) -> Any:
-        return part(*given[:3], visible, *given[3:], target.interpret)
-
-    @gradients.defjvp
-    def _(primals: Any, tangents: Any) -> Any:
-        raise UserError("attention='pallas' has no second derivatives: choose attention='xla'.")
-
-    dq, dk, dv = gradients(q, k, v, lse, d, do)
-    return dq, dk, dv, None
-
-
-attend.defvjp(_attend_forward, _attend_backward)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4, 5, 6))
 def modulated_qkv(
     x: Float[Array, "b n d"],
     modulation: Modulation | None,
@@ -96,24 +94,15 @@ def modulated_qkv(
     return part(x, modulation, weights, norm=norm, eps=eps, rotary=rotary, interpret=target.interpret)
 
 
-def _qkv_forward(
-    x: Array, modulation: Modulation | None, weights: QkvWeights, rotary: Rotary | None, norm: NormKind, eps: float,
-    target: Target,
-) -> tuple[Any, Any]:  # fmt: skip
-    return modulated_qkv(x, modulation, weights, rotary, norm, eps, target), (x, modulation, weights, rotary)
-
-
-def _qkv_backward(norm: NormKind, eps: float, target: Target, kept: Any, cotangents: Any) -> tuple[Any, ...]:
+@modulated_qkv.defjvp
+def _qkv_jvp(norm: NormKind, eps: float, target: Target, at: Any, along: Any) -> tuple[Any, Any]:
     def again(x: Array, modulation: Modulation | None, weights: QkvWeights, rotary: Rotary | None) -> Any:
         return xla.modulated_qkv(x, modulation, weights, norm=norm, eps=eps, rotary=rotary)
 
-    return jax.vjp(again, *kept)[1](cotangents)
+    return modulated_qkv(*at, norm, eps, target), jax.jvp(jax.checkpoint(again), at, along)[1]
 
 
-modulated_qkv.defvjp(_qkv_forward, _qkv_backward)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(5,))
 def gated_out(
     x: Float[Array, "b n d"],
     a: Float[Array, "b n h e"],
@@ -127,14 +116,6 @@ def gated_out(
     return part(x, a, weights, gate, index, target.interpret)
 
 
-def _out_forward(
-    x: Array, a: Array, weights: OutWeights, gate: Rows | None, index: Index | None, target: Target
-) -> tuple[Array, Any]:
-    return gated_out(x, a, weights, gate, index, target), (x, a, weights, gate, index)
-
-
-def _out_backward(target: Target, kept: Any, cotangent: Array) -> tuple[Any, ...]:
-    return jax.vjp(xla.gated_out, *kept)[1](cotangent)
-
-
-gated_out.defvjp(_out_forward, _out_backward)
+@gated_out.defjvp
+def _out_jvp(target: Target, at: Any, along: Any) -> tuple[Array, Array]:
+    return gated_out(*at, target), jax.jvp(jax.checkpoint(xla.gated_out), at, along)[1]

@@ -69,9 +69,12 @@ def as_varying(x: Array, like: Array) -> Array:
     return x if axes is None or not axes.varying else lax.pcast(x, tuple(axes.varying), to="varying")
 
 
-def tiled(shape: tuple[int, ...], dtype: jnp.dtype) -> Any:
-    """Shared memory in the swizzled tiles that wgmma reads: the widest swizzle that divides the last axis."""
-    width = next(w for w in (128, 64, 32) if shape[-1] * jnp.dtype(dtype).itemsize % w == 0)
+def tiled(shape: tuple[int, ...], dtype: jnp.dtype, widest: int = 128) -> Any:
+    """Shared memory in the swizzled tiles that wgmma reads: the widest swizzle that divides the last axis.
+
+    A product sums over at least as many rows of its right operand as a tile is wide: `widest`, in bytes, is for fewer.
+    """
+    width = next(w for w in (128, 64, 32) if w <= widest and shape[-1] * jnp.dtype(dtype).itemsize % w == 0)
     tile = plgpu.TilingTransform((8, width // jnp.dtype(dtype).itemsize))
     return plgpu.SMEM(shape, dtype, transforms=(tile, plgpu.SwizzleTransform(width)))
 
@@ -86,6 +89,17 @@ def product(a: Ref, b: Ref, issued: Callable[[], None] | None = None) -> Array:
         return acc[...]
 
     return pl.run_scoped(body, ACC((a.shape[0], b.shape[1]), jnp.float32))
+
+
+def sum_of_products(*pairs: tuple[Ref, Ref]) -> Array:
+    """The sum of a b over pairs in shared memory, in float32."""
+
+    def body(acc: Ref) -> Array:
+        for a, b in pairs:
+            plgpu.wgmma(acc, a, b)
+        return acc[...]
+
+    return pl.run_scoped(body, ACC((pairs[0][0].shape[0], pairs[0][1].shape[1]), jnp.float32))
 
 
 def products(first: tuple[Ref, Ref], second: tuple[Ref, Ref], then: Callable[[Array], Array]) -> tuple[Array, Array]:

@@ -72,10 +72,10 @@ class Laid(NamedTuple):
     blocks: Blocks
 
 
-def lay(q: Array, k: Array, v: Array, visible: Visible | None) -> Laid:
-    """`[b, n, h, e]` laid out for the kernels. None means all keys."""
+def lay(q: Array, k: Array, v: Array, visible: Visible | None, most: int = 512) -> Laid:
+    """`[b, n, h, e]` laid out for the kernels, in blocks of at most `most` tokens. None means all keys."""
     (b, n), m = q.shape[:2], k.shape[1]
-    rows, columns = block_size(n), block_size(m)
+    rows, columns = block_size(n, most), block_size(m, most)
     blocks = blocks_of(whole_runs(b, n, m) if visible is None else visible, m, rows, columns)
     return Laid(heads_first(q, rows), heads_first(k, columns), heads_first(v, columns), blocks)
 
