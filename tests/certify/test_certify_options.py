@@ -187,6 +187,7 @@ CASES = [
     ("gradnorm_toy", {"steps": 1, "lr": 0.1}),
     ("transfusion_mask", {"n": 4, "types": 1, "window": 2}),
     ("mel", {"sr": 8000, "sets": [], "dither": 1.0}),
+    ("r3gan", {"gamma": 1.0, "ctor": {"KernelSize": 2}}),
     ("min_snr", {"schedule": "linear", "steps": 4, "gamma": 5.0, "space": "v"}),
     ("transformers_model", {"cls": "CLIPTextModel", "ctor": {"hidden_act": "tanh"}}),
     ("uvit", {"ver": "v1", "ctor": {"qk_scale": 0.5}}),
