@@ -164,3 +164,30 @@ def test_an_autoencoder_of_other_latents_is_refused(stored, capsys):
     opened(stored, "dit")
     assert ends("--from", stored[1] / "dit", "--to", stored[1] / "y.safetensors", "--autoencoder", other) == 2
     assert "--autoencoder has no meaning" in capsys.readouterr().err
+
+
+@pytest.mark.nightly
+def test_lightningdit_becomes_a_run_and_goes_back_bitwise(request, tmp_path):
+    theirs = load_file(request.config.rootpath / "tests/goldens/lightningdit_mixed.safetensors")
+    weights = {name[6:]: value for name, value in theirs.items() if name.startswith("param/")}
+    save_file(weights, tmp_path / "lightning.safetensors")
+    flags = ("--from", tmp_path / "lightning.safetensors", "--layout", "lightningdit", "--to", tmp_path / "run")
+    assert ends(*flags) == 0
+    experiment, params = open_run(tmp_path / "run")[:2]
+    plan = experiment.preview.plan
+    times = 1.0 - plan.prepare(experiment.model.process)[1]
+    wanted = np.linspace(0.0, 1.0, 250)
+    np.testing.assert_allclose(times, 0.3 * wanted / (1.0 - 0.7 * wanted), atol=1e-6)
+    y, t = jnp.asarray(theirs["in/y"], jnp.int32), 1.0 - jnp.asarray(theirs["in/t"])
+    given = experiment.model.conditions_of(params, {"label": y}, len(y))
+    x = jnp.asarray(last(theirs["in/x"]))
+    out = experiment.model.apply(params, experiment.model.process, x, t, given)[0]
+    assert error(out, last(theirs["out/y"])) < 1e-5
+    assert ends("--from", tmp_path / "run", "--layout", "lightningdit", "--to", tmp_path / "back.safetensors") == 0
+    back = load_file(tmp_path / "back.safetensors")
+    assert set(back) == set(weights)
+    computed = ("pos_embed", "feat_rope.freqs_cos", "feat_rope.freqs_sin")
+    assert all(value.tobytes() == weights[name].tobytes() for name, value in back.items() if name not in computed)
+    assert ends("--from", tmp_path / "back.safetensors", "--layout", "lightningdit", "--to", tmp_path / "again") == 0
+    assert open_run(tmp_path / "again")[0].model == experiment.model
+    assert ends("--from", tmp_path / "run", "--layout", "sit", "--to", tmp_path / "no.safetensors") == 2

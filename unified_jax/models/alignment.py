@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from unified_jax.config import check_finite, lacking
+from unified_jax.errors import UserError
 from unified_jax.layers.mlp import Dense
 from unified_jax.modalities.grid import grid_of
 from unified_jax.models.base import Terms
@@ -125,6 +126,8 @@ def aligned(model: Any, params: Params, batch: Batch, turned: Any, captured: dic
     if align is None:
         return {}
     (stream,) = model.streams
+    if stream.modality.name not in batch:
+        raise UserError(f"Alignment reads {stream.modality.name!r}, and the batch holds its latents alone.")
     h, raw = captured[align.capture], jnp.asarray(batch[stream.modality.name])
     y = align.features(params, raw, turned, grid_of(stream.shape[:-1], stream.cut))
     if y.shape[1] != h.shape[1]:

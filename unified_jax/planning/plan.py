@@ -32,8 +32,7 @@ def forecast(experiment: Experiment, target: Target) -> dict[str, Any]:
     program = assemble(experiment, make_mesh(experiment.mesh, target.devices))
     chips, axes = len(target.devices), dict(program.mesh.shape)
     flops = step_flops(program)
-    with experiment.rules.active(program.mesh):
-        kept = kept_bytes(program) / chips
+    kept = kept_bytes(program) / chips
     compiled, refusal = _compile(program)
     held = state_bytes(program.shapes, program.shardings, program.abstract_frozen())
     memory = None if compiled is None else compiled.memory_analysis()
@@ -77,14 +76,16 @@ def arguments_of(program: Program) -> tuple[Any, ...]:
 
 def step_flops(program: Program) -> float:
     """FLOPs of a train step, from shapes only."""
+    arguments = arguments_of(program)  # the shapes of stages: nothing is computed on devices that are not there
     with program.experiment.rules.active(program.mesh):
-        return count_flops(program.fast, *arguments_of(program))
+        return count_flops(program.fast, *arguments)
 
 
 def _compile(program: Program) -> tuple[Any, str | None]:
     """(the compiled step, None), or (None, the compiler's message) if it does not fit."""
+    arguments = arguments_of(program)
     with program.experiment.rules.active(program.mesh):
-        lowered = program.fast.lower(*arguments_of(program))
+        lowered = program.fast.lower(*arguments)
         try:
             return lowered.compile(), None
         except Exception as error:  # the compilers raise any exception
@@ -105,7 +106,8 @@ def kept_bytes(program: Program) -> float:
     batch = {name: jax.ShapeDtypeStruct(s.shape, s.dtype) for name, s in program.abstract_batch().items()}
     params = program.shapes.params
     frozen = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype), program.abstract_frozen())
-    kept = jax.eval_shape(lambda p, f, b, k: jax.vjp(lambda p: loss(p, f, b, k), p)[1], params, frozen, batch, key)
+    with experiment.rules.active(program.mesh):
+        kept = jax.eval_shape(lambda p, f, b, k: jax.vjp(lambda p: loss(p, f, b, k), p)[1], params, frozen, batch, key)
     weights = {leaf.shape for leaf in jax.tree.leaves((params, frozen))}
     sizes = [leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept) if leaf.shape not in weights]
     return sum(sizes) / experiment.accumulate

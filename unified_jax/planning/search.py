@@ -84,8 +84,7 @@ def _trace(experiment: Experiment, target: Target) -> tuple[Program, float, floa
     """(program on one device, bytes that its backward pass keeps, FLOPs): the same for every mesh, per example."""
     alone = dataclasses.replace(experiment, mesh=MeshShape(1), reduction="fast")
     program = assemble(alone, make_mesh(alone.mesh, target.devices[:1]))
-    with alone.rules.active(program.mesh):
-        kept = kept_bytes(program)
+    kept = kept_bytes(program)
     model: Any = experiment.model
     network = model.network
     return program, 0.0 if network.remat == "offload" else kept, step_flops(program)
