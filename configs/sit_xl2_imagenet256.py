@@ -4,7 +4,7 @@
 
 As dit_xl2_imagenet256, with its data, autoencoder and hardware. The network counts time from noise (0) to data (1), as
 the published one does. The paper trains 7 M steps of 256 examples: FID-50K 8.3 without guidance (SDE), with guidance
-1.5 2.15 (ODE) and 2.06 (SDE) (their figures; nothing was measured here). `--preview.plan.sampler dopri5` is its ODE.
+1.5 2.15 (ODE) and 2.06 (SDE) (their figures; nothing was measured here).
 """
 
 import dataclasses

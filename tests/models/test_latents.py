@@ -13,6 +13,7 @@ from unified_jax.layers.form import NoisyInput
 from unified_jax.models.autoencoding import Autoencoding
 from unified_jax.models.denoising import LATENT, NOISE, TIME
 from unified_jax.models.latents import Latents
+from unified_jax.models.released_latents import channel_statistics, sd_latents, vavae_latents
 from unified_jax.networks.autoencoders.coder import Levels
 from unified_jax.networks.autoencoders.kl import KlAutoencoder
 from unified_jax.runs import loop
@@ -140,3 +141,21 @@ def test_pictures_pass_the_encoder_in_groups_of_the_stages_rows(params, batch):
     text = str(jax.make_jaxpr(lambda x: few.encode(params, x, keys))(x))
     assert "f32[2,8,8,3]" in text
     assert "f32[3,8,8,8]" not in text
+
+
+def test_channel_statistics_are_those_of_either_file(tmp_path):
+    from safetensors.numpy import save_file
+
+    save_file(
+        {"mean": np.full((1, 2, 1, 1), 0.5, np.float32), "std": np.asarray([[4.0, 0.5]], np.float32)},
+        tmp_path / "s.safetensors",
+    )
+    (tmp_path / "s.json").write_text('{"scale": [0.25, 2.0], "shift": [0.5, 0.5]}')
+    for name in ("s.safetensors", "s.json"):
+        assert channel_statistics(str(tmp_path / name)) == ((0.25, 2.0), (0.5, 0.5))
+    (tmp_path / "bad.json").write_text('{"scale": [0.25]}')
+    with pytest.raises(uj.UserError, match="1 scales and 0 shifts"):
+        channel_statistics(str(tmp_path / "bad.json"))
+    latents = vavae_latents(scale=(0.25,) * 32, shift=(0.5,) * 32)
+    assert (latents.shape, latents.cut, len(latents.model.scale)) == ((16, 16, 32), (1, 1), 32)
+    assert (sd_latents(size=512).shape, sd_latents().model.scale) == ((64, 64, 4), (0.18215,))
