@@ -7,7 +7,7 @@ CONSTRAINTS ?= constraints.txt
 comma := ,
 NEWEST = $(shell for p in python3.13 python3.12 python3; do $$p -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: install quickstart test test-fast nightly test-latest aot aot-gpu gpu lint types figures clean
+.PHONY: install quickstart test test-fast nightly test-latest aot aot-gpu gpu gpu-session gpu-wheels growth lint types figures clean
 
 install: $(VENV)/.installed
 
@@ -38,6 +38,8 @@ test-latest:  ## The suite on the newest jax, where a Python 3.12 or later is fo
 	  .venv-latest/bin/python -c "import jax; print('jax', jax.__version__)" && \
 	  .venv-latest/bin/python -m pytest -q; fi
 
+SESSION ?= $(if $(wildcard $(RUN)),$(RUN),python3)
+
 AOT = JAX_PLATFORMS=cpu $(1)/bin/python -m pytest -q $(if $(ONLY),-m "$(ONLY)")
 SITE = -c "import sysconfig; print(sysconfig.get_path('purelib'))"
 
@@ -59,6 +61,16 @@ gpu:  ## On a machine with a Hopper GPU: what our kernels, train step and sample
 	  $(NEWEST) -m venv .venv-gpu && .venv-gpu/bin/python -m pip install --quiet --upgrade pip && \
 	  .venv-gpu/bin/python -m pip install --quiet "jax[cuda13]>=0.11$(comma)<0.12" --editable ".[dev]" && \
 	  TEST_PLATFORMS=cuda,cpu XLA_FLAGS=--xla_gpu_enable_triton_gemm=false XLA_PYTHON_CLIENT_PREALLOCATE=false .venv-gpu/bin/python -m pytest -q tests/gpu; fi
+
+gpu-session:  ## On a borrowed Hopper GPU, within nine minutes, with the jax, flax, optax and torch that it has; tiny sizes elsewhere.
+	$(SESSION) benchmarks/gpu_session.py $(if $(MINUTES),--minutes $(MINUTES)) $(if $(OUT),--out $(OUT)) $(if $(LONGEST),--longest $(LONGEST)) $(if $(TINY),--tiny)
+
+growth: install  ## How cost grows with tokens, width, batch, modalities, steps, length and records: slopes and a plot.
+	$(RUN) benchmarks/growth.py
+
+gpu-wheels: install  ## What such a machine lacks, as pure-Python wheels in build/wheels: carry the folder along.
+	$(RUN) -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --dest build/wheels \
+	  jaxtyping wadler-lindig beartype pytest pluggy iniconfig packaging pygments
 
 lint: install
 	$(RUN) -m ruff check .

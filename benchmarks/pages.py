@@ -24,6 +24,41 @@ def table(head: str, rows: list[str]) -> list[str]:
     return [f"| {head} |", "|" + "---|" * (head.count("|") + 1), *(f"| {row} |" for row in rows)]
 
 
+def gpu_session() -> list[str]:
+    """The parts of a session on a GPU, and what became of each."""
+    import gpu_session as session
+
+    lines = []
+    for part in session.PARTS:
+        held = whole(f"gpu_session/{part.name}")
+        result = held.get("result") or {}
+        rows = result.get("step", [])
+        shown = ", ".join(f"{row['name']} {row['examples_per_second']:g}/s, {row['tflops']:g} TFLOP/s" for row in rows)
+        kept = {name: value for name, value in result.items() if isinstance(value, int | float | bool)}
+        shown = shown or ", ".join(f"{name} {value:g}" for name, value in kept.items())
+        status = held.get("status", "not measured")
+        lines.append(
+            f"`{part.name}` | {part.goal} | {held.get('why') or status} | {shown} | "
+            f"{held['device'] + ', ' + format(held['seconds'], '.0f') + ' s' if held else ''}"
+        )
+    return table("part | goal | state | found | on", lines)
+
+
+def growth() -> list[str]:
+    """Slopes of cost against size."""
+    lines = []
+    for one in whole("growth").get("axes", {}).values():
+        sizes, memory = [row["size"] for row in one["rows"]], one["slope_memory"]
+        lines.append(
+            f"{one['what']} | {sizes[0]:,} to {sizes[-1]:,} | {one['slope_seconds']:.2f} | {one['wanted']:.2f} | "
+            f"{'' if memory is None else f'{memory:.2f}'} | {'yes' if one['holds'] else 'no'}"
+        )
+    for name, one in whole("growth").get("start_up", {}).items():
+        lines.append(f"start-up, {name} | import {one['import']:.1f} s, first step {one['first_step']:.1f} s | | | |")
+    head = "cost | sizes | slope of seconds | of FLOPs | of memory | <= FLOPs + 0.1"
+    return table(head, lines or ["all | | not measured | | |"])
+
+
 def strict() -> list[str]:
     """What the strict reduction costs."""
     rows = read("strict")
@@ -251,9 +286,9 @@ def fid_peers() -> list[str]:
 
 TABLES = {
     "benchmarks/README.md": (speed,),
-    "docs/kernels.md": (hopper,),
+    "docs/kernels.md": (hopper, gpu_session),
     "docs/launch.md": (strict,),
-    "docs/scaling.md": (scaling, beyond),
+    "docs/scaling.md": (scaling, beyond, growth),
     "docs/studies.md": (studies, findings),
     "docs/evaluation.md": (distances, recipe_distances, distance_memory, fid_peers),
     "docs/finetuning.md": (edits, action, new_pairs, emoji),
@@ -313,6 +348,28 @@ def plot_scaling() -> None:
         axis.grid(alpha=0.3)
     left.legend(loc="lower left", fontsize=8)
     figure.savefig(ROOT / "docs" / "figures" / "scaling.png", dpi=110)
+
+
+def plot_growth() -> None:
+    """docs/figures/growth.png: seconds and the FLOPs' line through the largest size, one panel an axis."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    axes = whole("growth")["axes"]
+    figure, panels = plt.subplots(2, -(-len(axes) // 2), figsize=(12, 5), layout="constrained", squeeze=False)
+    for panel, one in zip(panels.flat, axes.values(), strict=False):
+        sizes, seconds = ([row[name] for row in one["rows"]] for name in ("size", "seconds"))
+        panel.plot(sizes, seconds, "o-", color="tab:blue", label=f"seconds, slope {one['slope_seconds']:.2f}")
+        line = [seconds[-1] * (n / sizes[-1]) ** one["wanted"] for n in sizes]
+        panel.plot(sizes, line, "--", color="tab:gray", label=f"wanted, {one['wanted']:.2f}")
+        panel.set(xscale="log", yscale="log", title=one["what"])
+        panel.legend(fontsize=7)
+        panel.grid(alpha=0.3)
+    for panel in panels.flat[len(axes) :]:
+        panel.axis("off")
+    figure.savefig(ROOT / "docs" / "figures" / "growth.png", dpi=110)
 
 
 if __name__ == "__main__":

@@ -36,10 +36,13 @@ class Case(NamedTuple):
     batch: int
     goal: str
     transfusion: bool = False
+    side: int = 32
+    """Of the latents; patches are 2 x 2."""
 
 
 CASES = {
     "dit_xl": Case("XL", 32, ">= 627 images/s on one H200, and >= 1.2 x the twin"),
+    "dit_xl_1024": Case("XL", 8, "46 % of the data sheet's rate, aim 50 %", side=64),
     "dit_b": Case("B", 64, ">= 1.2 x the twin"),
     "transfusion_0.76b": Case("0.76B", 8, "none stated", transfusion=True),
 }
@@ -72,14 +75,14 @@ def experiment(name: str, tiny: bool, variant: str = "ours") -> Any:
         network = network.clone(depth=4, width=64, heads=2) if tiny else network
         network = network.clone(**VARIANTS[variant])
         return Diffusion(
-            network, modality=Image(32, 32, 4, 2), conditions=(Label("label", 1000),)
+            network, modality=Image(case.side, case.side, 4, 2), conditions=(Label("label", 1000),)
         ), 2 if tiny else case.batch
     trunk = transfusion.trunk_preset(case.size)  # type: ignore[arg-type]
     trunk = trunk.clone(depth=2, width=64, heads=2) if tiny else trunk
-    documents, text = Documents(per_row=8), Text(128)
+    documents, text = Documents(per_row=1 if tiny else 8), Text(128)
     streams = (Stream(Image(32, 32, 8, patch=2)),)
     rows = 2 if tiny else case.batch
-    return Transfusion(trunk, text, streams, 4096, documents), rows * documents.per_row
+    return Transfusion(trunk, text, streams, 512 if tiny else 4096, documents), rows * documents.per_row
 
 
 def batch_of(model: Any, count: int) -> dict[str, np.ndarray]:
@@ -164,10 +167,11 @@ def build_twin(name: str, tiny: bool) -> dict[str, Any]:
     depth, width, heads = (4, 64, 2) if tiny else SIZES[CASES[name].size]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_default_device(device)
-    net = twin.Twin(twin.Shape(depth, width, heads, 32, 4, 2, 1000))
+    side = CASES[name].side
+    net = twin.Twin(twin.Shape(depth, width, heads, side, 4, 2, 1000))
     trainer = twin.Trainer(net, compiled=not tiny, bfloat16=True)
     count = 2 if tiny else CASES[name].batch
-    images = torch.randint(0, 255, (count, 32, 32, 4), dtype=torch.uint8)
+    images = torch.randint(0, 255, (count, side, side, 4), dtype=torch.uint8)
     labels = torch.randint(0, 1000, (count,))
 
     def run() -> None:
