@@ -1,0 +1,41 @@
+"""Gibbs chains over the fields of a model of several streams (`samplers.gibbs`): image to text to image, and on."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from unified_jax.errors import UserError
+from unified_jax.samplers.gibbs import Conditional, State, gibbs
+from unified_jax.samplers.plan import Plan
+from unified_jax.typing import Keys, Params
+
+
+def blocked_gibbs(
+    model: Any, params: Params, given: dict[str, Array], fields: tuple[str, ...], keys: Keys, plan: Plan, rounds: int
+) -> tuple[State, State]:
+    """(prepared fields after `rounds` rounds, after each); in a round every field is sampled, given the others.
+
+    `given` holds prepared arrays, one row per key: of all fields but the first, which is drawn before it is read, and
+    of any further conditions, which stay. Raises UserError for fields that the model cannot both read and make.
+    """
+    for name in fields:
+        if name not in model.givable or name not in model.wantable:
+            both = [one for one in model.wantable if one in model.givable]
+            raise UserError(f"A Gibbs chain reads and makes its fields: {', '.join(both) or 'none'}; found {name!r}.")
+    if len(fields) < 2 or len(set(fields)) < len(fields) or rounds < 1:
+        raise UserError(f"A Gibbs chain needs two fields or more, each once, and a round; found {fields}, {rounds}.")
+    if missing := [name for name in fields[1:] if name not in given]:
+        raise UserError(f"A Gibbs chain starts from {', '.join(fields[1:])}; give {', '.join(missing)}.")
+    by_name = {one.name: one for one in model.modalities}
+
+    def conditional(name: str) -> Conditional:
+        def draw(others: State, mine: Keys) -> Array:
+            made = model.generate(params, others, (name,), mine, plan)[name]
+            return by_name[name].to_prepared(made)
+
+        return draw
+
+    blank = jnp.broadcast_to(by_name[fields[0]].blank(), (len(keys), *by_name[fields[0]].blank().shape))
+    state = {fields[0]: blank} | {name: jnp.asarray(value) for name, value in given.items()}
+    return gibbs({name: conditional(name) for name in fields}, state, keys, rounds)
