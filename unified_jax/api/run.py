@@ -16,6 +16,7 @@ from unified_jax.errors import UserError, meant
 from unified_jax.evaluation.finite import check_samples
 from unified_jax.modalities.features import Features
 from unified_jax.modalities.label import named
+from unified_jax.models.edited import SOURCE, Edit, Edited, Mode
 from unified_jax.models.free_running import ORDER
 from unified_jax.models.generation import Sampling
 from unified_jax.models.sampling import generate_many, sample_keys
@@ -24,6 +25,7 @@ from unified_jax.models.transfusion import FREE
 from unified_jax.precision import same_numbers, seed_key
 from unified_jax.runs.directory import read_names
 from unified_jax.runs.given import field_rows, given_rows, several
+from unified_jax.runs.image_edits import check_edit, edit_of, edit_rows
 from unified_jax.runs.opened import open_run
 from unified_jax.runs.saved import Which
 from unified_jax.samplers.choice import Sampler
@@ -95,16 +97,48 @@ class Run:
     @same_numbers()
     def sample_rows(
         self, rows: dict[str, np.ndarray], wanted: tuple[str, ...], which: tuple[int, int], seed: int, plan: Plan,
-        batch: int, report: Callable[[int], Any],
+        batch: int, report: Callable[[int], Any], edit: Edit | None = None,
     ) -> Samples:  # fmt: skip
-        """`sample` of prepared rows, for a resolved request; `which` is (first, count)."""
+        """`sample` of prepared rows, for a resolved request; `which` is (first, count). With `edit`, edits."""
         first, count = which
         for process in self.model.processes:
             plan.prepare(process)
         rules = self.experiment.rules
-        made = generate_many(self.model, self.params, rows, wanted, count, seed, plan, batch, rules, report, first)
+        model = self.model if edit is None else Edited(self.model, edit)
+        made = generate_many(model, self.params, rows, wanted, count, seed, plan, batch, rules, report, first)
         check_samples(made)
         return opened(self.modalities, rows, made)
+
+    def edit(
+        self, image: Any, given: Given | None = None, *, mode: Mode = "image", strength: float | None = None,
+        mask: Any = None, other: Any = None, at: tuple[int, int] | None = None, source: Given | None = None,
+        repeats: int = 1, iterations: int = 3, count: int | None = None, seed: int = 0, plan: Plan | None = None,
+        batch: int = 64,
+    ) -> Samples:  # fmt: skip
+        """Edits of an image, or of a list of them, under the conditions `given` (docs/editing.md).
+
+        mode        "image", "vary": noised and denoised; "inpaint", "outpaint"; "invert"; "interpolate"
+        strength    share of the steps that are made; None: 0.6, for filling 1
+        mask        inpainting: `[h, w]` or a file, 1 (white) is filled
+        other       interpolation: the second image
+        at          outpainting: row and column of the smaller image; None: the middle
+        source      inversion: conditions of the image itself; None: nothing is said of it
+        repeats     filling: times that each step is made (RePaint)
+        iterations  inversion: calls of the network a step
+
+        Raises UserError for what does not suit the model.
+        """
+        given, source, model, plan = given or {}, source or {}, self.model, plan or self.plan()
+        edit = edit_of(mode, strength, repeats, iterations)
+        check_edit(edit, model, plan)
+        images = several(image, model.streams[0].modality)
+        count = max(len(images), self._count(given)) if count is None else count
+        rows = given_rows(given, model, count, modalities=self.modalities)
+        rows |= edit_rows(edit, model, range(count), images, mask, other, at)
+        if source and mode not in ("invert", "interpolate"):
+            raise UserError(f"source has no use in the edit {mode!r}; leave it out.")
+        rows |= {SOURCE + name: row for name, row in given_rows(source, model, count).items()}
+        return self.sample_rows(rows, model.wantable, (0, count), seed, plan, batch, lambda done: None, edit)
 
     def sampling(
         self, given: Given | None = None, *, generate: tuple[str, ...] = (), count: int | None = None, seed: int = 0,

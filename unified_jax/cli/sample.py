@@ -4,6 +4,8 @@ import sys
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+import tyro
+
 from unified_jax.cli.entry import run_command, start_process, use_compilation_cache, use_fake_devices
 from unified_jax.cli.sampling import parse_sampler
 from unified_jax.config import to_plain
@@ -14,6 +16,7 @@ from unified_jax.precision import same_numbers
 from unified_jax.runs.flags import check_devices, check_room, check_seed, check_steps, parse, real
 from unified_jax.runs.folders import check_folder
 from unified_jax.runs.given import read_given, split_arguments
+from unified_jax.runs.image_edits import EditFlags
 from unified_jax.runs.outputs import FORMATS, check_formats, write_samples
 from unified_jax.samplers.guidance import Axis
 from unified_jax.samplers.plan import Plan, Spacing
@@ -84,6 +87,8 @@ class SampleCommand:
     """Nucleus sampling of text: the smallest set of tokens with this total probability."""
     show_steps: bool = False
     """Show progress within a batch. The program is compiled anew, and samples may differ in the last bit."""
+    editing: tyro.conf.OmitArgPrefixes[EditFlags] = EditFlags()
+    """Edit images instead of drawing new ones."""
     trust: bool = False
     """Import the custom code that the run keeps."""
     devices: int = 0
@@ -125,13 +130,15 @@ def main(arguments: list[str]) -> None:
     )  # fmt: skip
     plan = _plan(run.plan(), command)
     which, total = (command.first, command.count), command.count * len(outs)
-    request = {f.name: getattr(command, f.name) for f in fields(command) if f.name not in ("hosts", "seeds")}
+    edit, rows = command.editing.read(model, plan, range(command.count))
+    request = {f.name: getattr(command, f.name) for f in fields(command) if f.name not in ("hosts", "seeds", "editing")}
     request |= provenance(run.experiment) | {"given": given_text, "plan": to_plain(plan), "step": run.step}
+    request |= {"editing": vars(command.editing)} if edit else {}
     with tqdm(total=total, unit="sample", dynamic_ncols=True, disable=not writes()) as bar:
         if command.show_steps:
             plan = watched(plan, lambda done: bar.set_postfix_str(f"batch {done:.0%}"))
         for seed, folder in outs.items():
-            made = run.sample_rows(given, wanted, which, seed, plan, command.batch, bar.update)
+            made = run.sample_rows(given | rows, wanted, which, seed, plan, command.batch, bar.update, edit)
             if writes():
                 chosen = {} if made.chosen is None else {"made": made.chosen}
                 write_samples(folder, modalities, given, made, formats, request | {"seed": seed} | chosen)
@@ -182,9 +189,7 @@ def _plan(plan: Plan, command: SampleCommand) -> Plan:
     except ValueError as error:
         raise UserError(str(error)) from error
     sampler = parse_sampler(command.sampler) if command.sampler else plan.sampler
-    changed = {
-        name: given[name] for name in ("steps", "spacing", "shift", "clip", "temperature", "top_p") if name in given
-    }
+    changed = {n: given[n] for n in ("steps", "spacing", "shift", "clip", "temperature", "top_p") if n in given}
     return replace(plan, sampler=sampler, guidance=guidance, **changed)
 
 
