@@ -16,12 +16,13 @@ ae = uj.autoencoders
 
 def experiment(size: int = 32) -> uj.Experiment:
     """KL, f4, without an adversary."""
-    levels = ae.Levels(latents=4, widths=(16, 32, 64), blocks=1, groups=8, middle_attention=False)
+    levels = ae.Levels(latents=4, widths=(16, 32, 64), blocks=1, groups=2, middle_attention=False)
     return uj.Experiment(
         model=uj.Autoencoder(
             uj.Autoencoding(ae.KlAutoencoder(levels), (size, size, 3)),
             uj.Image(size, size),
-            (ae.Pixels(), ae.Perceptual(weight=0.1), ae.Kl(1e-5)),
+            (ae.Pixels("l2"), ae.Perceptual(weight=0.1), ae.Kl(1e-6)),
+            logvar=-6.0,
         ),
         data=uj.World(resolution=size),
         optimizer=uj.Optimization(

@@ -115,6 +115,7 @@ from unified_jax.processes.gaussian import DiscreteGaussian as DiscreteGaussian
 from unified_jax.processes.interpolant import Interpolant as Interpolant, RectifiedFlow as RectifiedFlow
 from unified_jax.processes.masking import Masking as Masking
 from unified_jax.processes.targets import Prediction as Prediction, Process as Process
+from unified_jax.runs.borrowed import borrow_autoencoder as borrow_autoencoder
 from unified_jax.runs.stages import stage as stage
 from unified_jax.samplers.choice import (
     Ddim as Ddim,

@@ -1,6 +1,7 @@
 """Training an autoencoder: its losses by hand, the players' order, stops, and the run as a latent space."""
 
 import dataclasses
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -19,7 +20,7 @@ from unified_jax.networks.autoencoders.quantise import Quantised, apart, nearest
 from unified_jax.runs.checkpoints import Checkpoints
 from unified_jax.runs.loop import train
 from unified_jax.runs.saved import loading
-from unified_jax.runs.stages import read_stage
+from unified_jax.runs.stages import Loading, read_stage
 from unified_jax.runs.start import Start
 from unified_jax.sharding import MeshShape, make_mesh
 from unified_jax.training.balancing import FixedBalance
@@ -295,6 +296,7 @@ def test_latents_are_drawn_to_the_features_of_a_teacher(params, batch):
     np.testing.assert_allclose(found, 0.3 * (along + apart), rtol=1e-3)
 
 
+@pytest.mark.nightly
 def test_a_stopped_run_of_two_players_goes_on_and_serves_as_a_latent_space(tmp_path, monkeypatch):
     on_one_device(monkeypatch)
     coder = dataclasses.replace(CODER, shape=(16, 16, 3))
@@ -312,13 +314,26 @@ def test_a_stopped_run_of_two_players_goes_on_and_serves_as_a_latent_space(tmp_p
         np.testing.assert_array_equal(a, b)
     stage = uj.stage("ae", tmp_path / "whole")
     assert stage.model == coder
-    latents = uj.Latents(stage, patch=1)
-    how = loading(program.mesh, e.rules)
-    held, _ = read_stage(stage, None, how)
+    held, _ = read_stage(stage, None, loading(program.mesh, e.rules))
     assert set(held) == {"encoder", "decoder"}
     jax.tree.map(np.testing.assert_array_equal, held["encoder"], jax.device_get(states[0].ema[0]["encoder"]))
-    assert latents.decode({"stages": {"ae": held}}, jnp.zeros((2, 16, 16, 2))).shape == (2, 16, 16, 3)
-    whole, _ = read_stage(
-        uj.Stage("ae", m, str(tmp_path / "whole")), None, how
-    )  # the model of the run itself serves too
-    assert "adversary" in whole and uj.Latents(uj.Stage("ae", m, "x")).shape == (16, 16, 2)
+
+
+def test_a_run_serves_as_a_latent_space_without_its_discriminator():
+    m = model(L1, ae.Kl(), ADVERSARY)
+    how = Loading(make_mesh(MeshShape(), jax.devices()[:1]), uj.Rules(), lambda path, ema: (params, 3))
+    params = stirred(m.init)
+    assert m.serves() == CODER
+    folder = str(Path(__file__).parent)
+    held, checksum = read_stage(uj.Stage("ae", CODER, folder), None, how)
+    assert set(held) == {"encoder", "decoder"} and len(checksum) > 10
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(held), {n: jax.device_get(params[n]) for n in held})
+    latents = uj.Latents(uj.Stage("ae", CODER, folder), patch=1)
+    assert latents.decode({"stages": {"ae": held}}, jnp.zeros((2, 4, 4, 2))).shape == (2, 4, 4, 3)
+    whole, _ = read_stage(uj.Stage("ae", m, folder), None, how)  # the model of the run itself serves too
+    assert set(whole) == set(params) and uj.Latents(uj.Stage("ae", m, "x")).shape == (4, 4, 2)
+    given = {"image": jnp.full((2, 4, 4, 3), 9, jnp.uint8)}
+    made = m.generate(params, given, ("image",), jax.random.split(jax.random.key(0)), uj.Plan())["image"]
+    expected = CODER.network.apply({"params": held}, IMAGE.to_model(given["image"]))
+    np.testing.assert_allclose(made, expected, rtol=1e-5, atol=1e-6)
+    assert m.request((), ()) == (("image",), ("image",))

@@ -11,6 +11,7 @@ ACTIONS = {
     "build": "write any source as ArrayRecord files, or the world as a TFDS set",
     "get": "fetch a public set; without a name, list them",
     "encode": "compute the features of a recipe's frozen encoders",
+    "latents": "measure scale and shift of an autoencoder's latents",
 }
 
 
@@ -30,6 +31,8 @@ def main(arguments: list[str]) -> None:
             from unified_jax.cli.datasets.get import main as action
         case "encode":
             from unified_jax.cli.datasets.encode import main as action
+        case "latents":
+            from unified_jax.runs.latents import main as action
         case "-h" | "--help":
             print(overview())
             raise SystemExit(0)

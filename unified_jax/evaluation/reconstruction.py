@@ -104,8 +104,8 @@ def _model_space(x: Pictures) -> Float[Array, "n h w c"]:
     return jnp.asarray(x, jnp.float32) / 127.5 - 1.0
 
 
-def in_chunks(apart: Any, truth: Pictures, made: Pictures) -> Float[np.ndarray, "n"]:
-    """A distance of each pair; the last chunk is filled up, so that one program serves all."""
+def in_chunks(apart: Any, truth: Pictures, made: Pictures) -> Float[np.ndarray, "n *d"]:
+    """What `apart` gives for each pair; the last chunk is filled up, so that one program serves all."""
     found = []
     for at in range(0, len(truth), CHUNK):
         pair = [one[at : at + CHUNK] for one in (truth, made)]

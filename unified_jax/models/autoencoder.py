@@ -46,6 +46,14 @@ AUTOENCODER = "autoencoder"
 """Name of the first player."""
 
 
+def _quieter(params: Params, logvar: float) -> Params:
+    """The parameters with a bias on log variances: the second half of the channels of the encoder's last layer."""
+    flat = flatten(params)
+    path = "quant_conv/bias" if "quant_conv/bias" in flat else "encoder/conv_out/bias"
+    half = len(flat[path]) // 2
+    return unflatten(flat | {path: flat[path].at[half:].add(logvar)})
+
+
 @dataclass(frozen=True)
 class Autoencoder(Served, Declared):
     """A trained autoencoder of one modality."""
@@ -60,6 +68,9 @@ class Autoencoder(Served, Declared):
     """A table that follows the vectors by moving averages, for a network with a table."""
     views: EqVae | None = None
     """Views of a batch in its place; None: the batch."""
+
+    logvar: float = 0.0
+    """Log variance that fresh Gaussians start from; -6 lets a short training see details behind less noise."""
 
     def __post_init__(self) -> None:
         shape, name = tuple(self.modality.shape), self.modality.name
@@ -77,6 +88,8 @@ class Autoencoder(Served, Declared):
             getattr(one, "check", lambda model: None)(self.coder)
         if self.views is not None:
             self.views.check(shape, self.coder.latent_shape())
+        if self.logvar and self.coder.point:
+            raise ValueError(f"Autoencoder.logvar is of Gaussians, and {type(self.coder.network).__name__} has none.")
         held, network = self.codebook, self.coder.network
         if held and (held.codes, held.width) != (getattr(network, "codes", 0), getattr(network, "width", 0)):
             raise ValueError(f"Autoencoder.codebook has {held.codes} x {held.width} numbers, the network's table not.")
@@ -138,6 +151,7 @@ class Autoencoder(Served, Declared):
         """Fresh float32 parameters: the network's, and those of losses that have some."""
         own = self.coder.init(key)
         own = {name: value for name, value in own.items() if self.codebook is None or name != "table"}
+        own = _quieter(own, self.logvar) if self.logvar else own
         return own | {one.own: one.init(self.coder, jax.random.fold_in(key, i)) for i, one in self._owners()}
 
     def axes(self) -> Any:

@@ -208,13 +208,18 @@ class Declared:
         return aux
 
 
+def trained_on(model: Any) -> tuple[Any, ...]:
+    """The modalities that a training batch holds: all, unless the model says otherwise."""
+    return getattr(model, "trained_on", model.modalities)
+
+
 def blank_batch(model: Any, examples: int) -> dict[str, tuple[int, np.ndarray]]:
     """(rows, one blank row) of every array of a batch of `examples` examples."""
     if model.packer is not None:
         rows = examples // model.packer.policy.per_row
         return {name: (rows, array[0]) for name, array in model.packer.empty(1).items()}
     found = {"slot": np.zeros((), np.int32)}
-    for modality in model.modalities:
+    for modality in trained_on(model):
         found |= blanks(modality)
     return {name: (examples, one) for name, one in found.items()}
 

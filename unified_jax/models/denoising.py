@@ -8,9 +8,8 @@ The purposes of the first stream are those of a model of one stream (NOISE, TIME
 
 and a stream that is clean (`Stream.ends`) has no loss, like a given one, nor has what its modality padded (`inside`).
 
-Conditions are dropped in three ways: all at once with probability `drop_all`, which trains the unconditional model that
-classifier-free guidance needs; with probability `drop_some` a random subset, whose size is uniform; and each
-independently with its own `Condition.drop`.
+Conditions are dropped in three ways: all at once with probability `drop_all`, which trains the unconditional model of
+classifier-free guidance; with probability `drop_some` a random subset of uniform size; each by its `Condition.drop`.
 """
 
 from typing import Any, NamedTuple
@@ -28,6 +27,7 @@ from unified_jax.models.base import Declared, Terms
 from unified_jax.models.checks import check_names
 from unified_jax.models.features import emptied, empties, encoding_given, encodings
 from unified_jax.models.inside import inside_of, losses_inside
+from unified_jax.models.latent_features import HoldsLatents, held_latents, in_space
 from unified_jax.models.stages import Encoded, Stage, check_stages, own
 from unified_jax.models.streams import Condition, Stream, drop, mirrored
 from unified_jax.precision import EXACT
@@ -53,7 +53,7 @@ class Noised(NamedTuple):
     clean: Bool[Array, "b"] | None
 
 
-class Denoising(Declared):
+class Denoising(HoldsLatents, Declared):
     """A mixin without fields: the behaviour of models of streams, which declare these."""
 
     network: Any
@@ -72,7 +72,7 @@ class Denoising(Declared):
     def modalities(self) -> tuple[Any, ...]:
         """Every field of a batch once: the streams', then the conditions', then features that were computed before."""
         found = [*(s.modality for s in self.streams), *(c.source for c in self.reads)]
-        found += [one for c in self.reads for one in c.features]
+        found += [one for c in (*self.reads, *held_latents(self)) for one in c.features]
         return tuple({m.name: m for m in found[::-1]}.values())[::-1]
 
     @property
@@ -177,7 +177,7 @@ class Denoising(Declared):
         found = []
         for j, stream in enumerate(self.streams):
             keys = _folded(slots, _purpose(j, LATENT)) if stream.latents else None
-            x0 = stream.to_space(params, jnp.asarray(batch[stream.modality.name]), keys, turned)
+            x0 = in_space(stream, params, batch, keys, turned)
             eps = jax.vmap(lambda k, x0=x0: jax.random.normal(k, x0.shape[1:]))(_folded(slots, _purpose(j, NOISE)))
             found.append(_noise(stream, x0, eps, *clocks[stream.clock]))
         return found

@@ -52,6 +52,8 @@ class Latents:
     """The latent of a training example: drawn anew in every step, or the mean."""
     rows: int = 0
     """Samples that a device decodes at a time; 0: all. Fewer need less memory."""
+    cached: bool = False
+    """Whether the batch holds the moments, computed once (`data.cached`): no step needs the data or the autoencoder."""
 
     def __post_init__(self) -> None:
         if words := lacking(type(self.stage.model), LatentModel):
@@ -80,6 +82,14 @@ class Latents:
         if tuple(expected) != tuple(shape):
             raise ValueError(
                 f"{what} has the shape {list(shape)}, the autoencoder {self.stage.name!r} takes {list(expected)}."
+            )
+
+    def check_cached(self, modality: Any) -> None:
+        """Raises ValueError for cached latents of data that varies."""
+        if self.cached and getattr(modality, "varies", False):
+            raise ValueError(
+                f"Latents are cached of one view of {modality.name!r}, which varies from step to step; leave cached "
+                "off, or crop at the centre and do not mirror."
             )
 
     def encode(self, params: Params, x: Float[Array, "b ..."], keys: Keys | None) -> Float[Array, "b ..."]:

@@ -59,6 +59,7 @@ class Stream:
             self.latents.check(f"The modality {self.modality.name!r}", self.modality.shape)
             if self.modality.pads:
                 raise ValueError(f"Latents of {self.modality.name!r} would hold its padding; use another fit.")
+            self.latents.check_cached(self.modality)
         make_embedder(self.form)
 
     @property

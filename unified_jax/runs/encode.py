@@ -23,7 +23,6 @@ from unified_jax.data.texts import kept_records
 from unified_jax.errors import UserError
 from unified_jax.hosts import lay_rows
 from unified_jax.models.stages import STAGES
-from unified_jax.models.streams import Condition
 from unified_jax.precision import same_numbers
 from unified_jax.runs.directory import write_json
 from unified_jax.runs.features import cached_conditions, of_conditions, stages_of
@@ -92,7 +91,7 @@ class Job(NamedTuple):
 class Maker(NamedTuple):
     """How records become features."""
 
-    conditions: tuple[Condition, ...]
+    conditions: tuple[Any, ...]
     params: Params
     program: Any
     rows: int
@@ -127,7 +126,8 @@ def encode(experiment: Experiment, request: Request, mesh: Mesh | None = None) -
     conditions = cached_conditions(experiment.model)
     if not conditions:
         raise UserError(
-            "The recipe's model has no cached condition: name one with uj.Condition(..., encoder=..., cached=True)."
+            "The recipe's model has no cached condition or latents: name one with uj.Condition(..., encoder=..., "
+            "cached=True), or uj.Latents(..., cached=True)."
         )
     if not isinstance(experiment.data, CachedFeatures):
         raise UserError("The recipe's data set names no features: data=uj.CachedFeatures(the data set, folder).")

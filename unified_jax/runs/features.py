@@ -10,17 +10,18 @@ from typing import Any
 
 from unified_jax.data.cached import AGAIN, CachedFeatures, check_same, described, read_record
 from unified_jax.errors import UserError
+from unified_jax.models.latent_features import held_latents
 from unified_jax.models.stages import Stage
-from unified_jax.models.streams import Condition, conditions_of
+from unified_jax.models.streams import conditions_of
 from unified_jax.training.experiment import Experiment
 
 
-def cached_conditions(model: Any) -> tuple[Condition, ...]:
-    """The conditions of a model whose encodings are computed once."""
-    return tuple(one for one in conditions_of(model) if one.cached)
+def cached_conditions(model: Any) -> tuple[Any, ...]:
+    """The conditions of a model whose encodings are computed once, and the latents of its streams."""
+    return (*(one for one in conditions_of(model) if one.cached), *held_latents(model))
 
 
-def stages_of(conditions: tuple[Condition, ...]) -> tuple[Stage, ...]:
+def stages_of(conditions: tuple[Any, ...]) -> tuple[Stage, ...]:
     """Their encoders, each once."""
     return tuple(dict.fromkeys(one.encoder for one in conditions if one.encoder is not None))
 
@@ -37,7 +38,7 @@ def caches_in(data: Any) -> Iterator[CachedFeatures]:
             yield from caches_in(getattr(data, field.name))
 
 
-def of_conditions(conditions: tuple[Condition, ...], checksum_of: Callable[[Stage], str]) -> dict[str, Any]:
+def of_conditions(conditions: tuple[Any, ...], checksum_of: Callable[[Stage], str]) -> dict[str, Any]:
     """Sources, stages and fields as `cache.json` names them."""
     stages = {
         one.name: {"configuration": described(one.model), "dtype": one.dtype, "rows": one.rows, "checksum": checksum}

@@ -20,6 +20,8 @@ from unified_jax.data.pipeline import HostBatch, Pipeline
 from unified_jax.data.prefetch import Prefetcher
 from unified_jax.errors import RunError, UserError
 from unified_jax.hosts import lay_rows, local_rows, make_key, name, stop_wanted, together, writes
+from unified_jax.models.base import trained_on
+from unified_jax.models.latent_features import awake
 from unified_jax.precision import same_numbers
 from unified_jax.runs import directory as runs
 from unified_jax.runs.checkpoints import Checkpoints
@@ -69,7 +71,7 @@ def prepare(experiment: Experiment) -> Run:
     check_state_fits(program.shapes, program.shardings, program.abstract_frozen(), program.mesh.local_devices)
     held = local_rows(program.batch_sharding, program.rows)
     pipeline = Pipeline(
-        experiment.data, experiment.split, experiment.model.modalities, experiment.batch_size, experiment.seed, held,
+        experiment.data, experiment.split, trained_on(experiment.model), experiment.batch_size, experiment.seed, held,
         experiment.model.packer, vary=True,
     )  # fmt: skip
     gradients = functools.partial(term_gradients, experiment.trained, experiment.balance)
@@ -107,7 +109,8 @@ def opened(run: Run, start: Start) -> Iterator[tuple[Checkpoints, State]]:
         together(lambda: stack.enter_context(RunLock(folder)), by="first")
         checkpoints = stack.enter_context(Checkpoints(folder, keep.keep, keep_every=keep.keep_every))
         together(lambda: _check_data(run, folder, checkpoints), by="first")
-        state, run.frozen = begin(run.experiment, run.program, run.key, start, checkpoints)
+        state, frozen = begin(run.experiment, run.program, run.key, start, checkpoints)
+        run.frozen = awake(run.experiment.model, frozen)
         if not over(run.experiment, folder, int(state.step)):
             together(lambda: _describe(run, folder, int(state.step)), by="first")
         yield checkpoints, state

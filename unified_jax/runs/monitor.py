@@ -10,13 +10,17 @@ import jax
 
 from unified_jax.errors import RunError
 from unified_jax.hosts import shared
-from unified_jax.models.stages import merged
+from unified_jax.models.latent_features import resting
+from unified_jax.models.stages import STAGES, merged
+from unified_jax.models.tuned import whole_model
 from unified_jax.runs.checkpoints import Checkpoints
 from unified_jax.runs.measuring import measurer
 from unified_jax.runs.metrics import LAG, Clock, MetricsWriter, Pending, Progress, to_host
 from unified_jax.runs.patience import Patience, measured
 from unified_jax.runs.previews import Previewer, Validator
 from unified_jax.runs.reading import AGAIN
+from unified_jax.runs.saved import loading
+from unified_jax.runs.stages import load_stages
 from unified_jax.runs.stragglers import Pace
 from unified_jax.runs.watchdog import Pulse
 from unified_jax.training.experiment import Experiment
@@ -151,7 +155,7 @@ class Watch:
         """The metric that decides which checkpoint is the best, and whether the run goes on."""
         assert self.best
         wanted = self.experiment.checkpoint.best
-        value = self.best.value(merged(state.ema[0], self.frozen, state.aux), step)
+        value = self.best.value(merged(state.ema[0], self._whole(state), state.aux), step)
         self.writer.write(step, {f"best/{wanted.metric}": value if math.isfinite(value) else None})
         self.progress.say(f"step {step}: {wanted.metric} {value:.5g} of {wanted.count} samples")
         self.checkpoints.save_best(state, step, -value if wanted.higher else value)
@@ -162,12 +166,21 @@ class Watch:
                 f"step {step}: no better {wanted.metric} in {wanted.patience} measurements; the run ends here."
             )
 
+    def _whole(self, state: State) -> Params:
+        """The frozen parameters with the stages that rest while it trains, which samples need."""
+        names = resting(self.experiment.model)
+        if not names:
+            return self.frozen
+        how = loading(jax.tree.leaves(state.params)[0].sharding.mesh, self.experiment.rules)
+        stages = load_stages(self.folder, whole_model(self.experiment.trained), how, names)
+        return {**self.frozen, STAGES: {**self.frozen.get(STAGES, {}), **stages}}
+
     def _preview(self, state: State, step: int) -> None:
         """An image grid; a failed write is reported and does not stop the run."""
         path = self.folder / "previews" / f"step_{step:07d}.png"
         assert self.previewer
         try:
-            self.previewer.write(merged(state.ema[0], self.frozen, state.aux), path)
+            self.previewer.write(merged(state.ema[0], self._whole(state), state.aux), path)
             if path.is_file():
                 self.writer.image(step, "preview", path)
         except RunError as error:

@@ -14,6 +14,7 @@ from unified_jax.data.pipeline import Pipeline
 from unified_jax.errors import RunError
 from unified_jax.hosts import writes
 from unified_jax.modalities.sheets import show_samples
+from unified_jax.models.base import trained_on
 from unified_jax.models.sampling import sample_keys
 from unified_jax.precision import seed_key
 from unified_jax.training.balancing import FixedBalance
@@ -29,7 +30,8 @@ def held_out_pipeline(experiment: Experiment, batch_size: int, packed: bool) -> 
     model = experiment.model
     packer = model.packer if packed else None
     split = experiment.validation.split
-    return Pipeline(experiment.data, split, model.modalities, batch_size, PREVIEW_SEED, packer=packer)
+    modalities = trained_on(model) if packed else model.modalities
+    return Pipeline(experiment.data, split, modalities, batch_size, PREVIEW_SEED, packer=packer)
 
 
 class Previewer:

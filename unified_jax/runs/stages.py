@@ -25,6 +25,7 @@ from unified_jax.interop import files, names
 from unified_jax.models.stages import STAGES, START, Narrows, Published, Serves, Stage, own
 from unified_jax.runs import directory as runs
 from unified_jax.runs.checksums import content
+from unified_jax.runs.latent_record import check_measured, measured
 from unified_jax.sharding import Rules, parameter_shardings
 from unified_jax.typing import Params
 
@@ -62,10 +63,17 @@ class Loading(NamedTuple):
         return self.places.get(one.name, Path(one.source))
 
 
-def stage(name: str, source: str | Path, *, ema: str = "0", dtype: Any = "float32", trust: bool = False) -> Stage:
-    """The stage `name` with the model of the run `source`, or what that serves. UserError if there is no run."""
-    model = runs.load_experiment(Path(source), trust).model
-    return Stage(name, model.serves() if isinstance(model, Serves) else model, str(source), ema, dtype)
+def stage(
+    name: str, source: str | Path, *, ema: str = "0", dtype: Any = "float32", trust: bool = False,
+    statistics: bool = True,
+) -> Stage:  # fmt: skip
+    """The stage `name` with the model of the run `source`, or what that serves. UserError if there is no run.
+
+    An autoencoder has the scale and shift that were measured in its run (`runs.latents`), unless `statistics` is off.
+    """
+    model: Any = runs.load_experiment(Path(source), trust).model
+    model = model.serves() if isinstance(model, Serves) else model
+    return Stage(name, measured(model, Path(source)) if statistics else model, str(source), ema, dtype)
 
 
 def parse_places(flags: tuple[str, ...]) -> dict[str, Path]:
@@ -149,13 +157,16 @@ def recorded_checksum(run_dir: Path, one: Stage) -> str:
     return str((runs.read_json(run_dir / STAGES / RECORD) or {}).get(one.name, {}).get("checksum", ""))
 
 
-def load_stages(run_dir: Path, model: Any, loading: Loading) -> Params:
-    """{name: parameters} of a run, checked against their checksums. Raises UserError for a missing or changed one."""
+def load_stages(run_dir: Path, model: Any, loading: Loading, only: tuple[str, ...] = ()) -> Params:
+    """{name: parameters} of a run, checked against their checksums; of these names, if there are any.
+
+    Raises UserError for a missing or changed one.
+    """
     check_places(model, loading.places)
     folder, found = run_dir / STAGES, {}
     record = runs.read_json(folder / RECORD) or {}
     known: dict[tuple[Any, ...], Params] = {}
-    for one in model.stages:
+    for one in (one for one in model.stages if not only or one.name in only):
         if one.name not in record:
             raise UserError(f"{folder / RECORD} has no entry of the stage {one.name!r}: the run's folder is not whole.")
         entry = record[one.name]
@@ -199,7 +210,9 @@ def _read(one: Stage, model: Any, path: Path, loading: Loading) -> Held:
         return _held(one, model, files.read(path), {"source": path.name}, path)
     params, step = loading.read_run(path, one.ema)
     params = network.of_run(params) if isinstance(network, Narrows) else params
-    return _held(one, model, gathered(params, loading.mesh), {"source": path.name, "step": step}, None)
+    held = _held(one, model, gathered(params, loading.mesh), {"source": path.name, "step": step}, None)
+    check_measured(one, network, path, lambda: content(held.arrays))
+    return held
 
 
 def _held(one: Stage, model: Any, arrays: dict[str, np.ndarray], said: dict[str, Any], file: Path | None) -> Held:

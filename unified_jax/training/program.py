@@ -15,6 +15,7 @@ from unified_jax.errors import UserError
 from unified_jax.interop.names import flatten
 from unified_jax.models.base import blank_batch
 from unified_jax.models.features import encodings, to_encode
+from unified_jax.models.latent_features import awake
 from unified_jax.models.stages import STAGES
 from unified_jax.models.streams import conditions_of
 from unified_jax.models.tuned import Tuned, whole_model
@@ -183,7 +184,7 @@ def frozen_layout(model: Any, mesh: Mesh, rules: Rules) -> Params:
     """Shapes and shardings of the frozen parameters, those of stages too; {} if there are none."""
     whole = whole_model(model)
     stages = {one.name: laid_out(mesh, rules, one.axes(whole), one.shapes(whole)) for one in whole.stages}
-    return base_layout(model, mesh, rules) | ({STAGES: stages} if stages else {})
+    return awake(whole, base_layout(model, mesh, rules) | ({STAGES: stages} if stages else {}))
 
 
 def stacked_paths(axes: Any) -> tuple[str, ...]:
