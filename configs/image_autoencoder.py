@@ -24,9 +24,9 @@ def experiment(
     if factor != 2 ** (count - 1):
         raise ValueError(f"--factor is a power of two, found {factor}.")
     widths = tuple(width * min(2**i, 4) for i in range(count))
-    levels = ae.Levels(latents=channels, widths=widths, blocks=1, groups=8, middle_attention=False)
+    levels = ae.Levels(latents=channels, widths=widths, blocks=1, groups=max(2, width // 8), middle_attention=False)
     stage = uj.Stage("lpips", ae.LpipsDistance(), lpips) if lpips else None
-    objective = [ae.Pixels(), ae.Perceptual(stage, 1.0 if lpips else 0.1), ae.Kl(1e-6)]
+    objective = [ae.Pixels("l1" if lpips else "l2"), ae.Perceptual(stage, 1.0 if lpips else 0.1), ae.Kl(1e-6)]
     steps = 1200
     if adversary:
         objective.append(ae.Adversary(ae.PatchGan(32), start=steps // 2))
@@ -35,6 +35,7 @@ def experiment(
             uj.Autoencoding(ae.KlAutoencoder(levels), (size, size, 3)),
             uj.Image(size, size, fit="random_crop", flip=flip),
             tuple(objective),
+            logvar=-6.0,
         ),
         data=uj.Files(),
         optimizer=uj.Optimization(
