@@ -15,7 +15,7 @@ CLASSES = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
     *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
 )
-WIDTHS, GROUPS, BLOCKS = (96, 64, 32), (12, 8, 4), (1, 1, 1)
+WIDTHS, GROUPS, BLOCKS = (64, 32, 16), (16, 8, 4), (1, 1, 1)
 """Of the stages of 7, 14 and 28 pixels."""
 
 

@@ -88,10 +88,12 @@ from unified_jax.models.gan_losses import (
     Relativistic as Relativistic,
     Separable as Separable,
 )
+from unified_jax.models.gibbs import blocked_gibbs as blocked_gibbs
 from unified_jax.models.image_classifier import ImageClassifier as ImageClassifier
 from unified_jax.models.image_encoder import ImageEncoder as ImageEncoder, image_encoder as image_encoder
 from unified_jax.models.joint import JointDiffusion as JointDiffusion
 from unified_jax.models.latents import Latents as Latents
+from unified_jax.models.masked_diffusion import MaskedDiffusion as MaskedDiffusion
 from unified_jax.models.masked_images import MaskedImages as MaskedImages
 from unified_jax.models.sampling import sample_keys as sample_keys
 from unified_jax.models.stages import Encoded as Encoded, Encoder as Encoder, Stage as Stage
@@ -102,6 +104,8 @@ from unified_jax.models.transfusion import Transfusion as Transfusion
 from unified_jax.models.tuned import Tuning as Tuning
 from unified_jax.networks.bert import Bert as Bert
 from unified_jax.networks.dit import DiT as DiT, dit_preset as dit_preset
+from unified_jax.networks.gentron import GenTron as GenTron, gentron_preset as gentron_preset
+from unified_jax.networks.mdit import MaskedDiT as MaskedDiT, masked_preset as masked_preset
 from unified_jax.networks.perceptrons import (
     PerceptronDiscriminator as PerceptronDiscriminator,
     PerceptronGenerator as PerceptronGenerator,
