@@ -271,6 +271,53 @@ def with_interval(row: dict[str, Any]) -> str:
     return f"{row['value']:.3g}{interval}"
 
 
+def backbones() -> list[str]:
+    """Networks: what is special, where, sizes, weights, reference outputs."""
+    lines = []
+    for row in read("backbones"):
+        sizes = ", ".join(f"{name} {count / 1e6:,.1f}" for name, count in row["parameters"].items())
+        passed, failed = row["rows"].get("pass", 0), row["rows"].get("fail", 0)
+        compared = f"{passed} of {passed + failed} outputs" if row["rows"] else "not measured"
+        file = row["file"].removeprefix("unified_jax/networks/")
+        lines.append(" | ".join([
+            row["system"], row["special"], f"[{file}](../{row['file']})", sizes, row["weights"],
+            compared if row["reference"] else "no reference", row["trained"],
+        ]))  # fmt: skip
+    head = "system | what is special | file | parameters, millions | weights | equal to the reference | trained by"
+    return table(head, lines)
+
+
+def peers() -> list[str]:
+    """Our step and sampler beside other libraries', with the heap kept, and given back."""
+    lines = []
+    for length in whole("peers").get("lengths", []):
+        for task in ("step", "sample"):
+            for heap, rows in length[task].items():
+                what = f"{'training step' if task == 'step' else 'guided sampling, 50 steps'} | {length['tokens']}"
+                cells = {row["name"].split(",")[0]: f"{row['ratio_paired']:.2f}" for row in rows}
+                kept = "kept" if heap == "kept" else "given back"
+                lines.append(" | ".join([what, kept, *(cells.get(name, "") for name in PEERS)]))
+    head = " | ".join(["DiT-S, batch 8", "tokens", "heap", *PEERS])
+    return table(head, lines or [" | ".join(["all", "64, 256", "not measured", *[""] * len(PEERS)])])
+
+
+def peers_memory() -> list[str]:
+    """Peaks of memory and first calls, with the heap given back."""
+    lines = []
+    for length in whole("peers").get("lengths", []):
+        for name in ("ours", *PEERS):
+            if first := length["firsts"].get(f"{name}, heap given"):
+                numbers = (first["parameters"] / 1e6, first["peak_step_gib"], first["peak_gib"], first["first_step"])
+                cells = [f"{value:.1f}" for value in numbers]
+                lines.append(" | ".join([name, str(length["tokens"]), *cells]))
+        start = length["start"]
+        for name in ("cold", "warm"):
+            cells = ["", "", "", f"{start[name]['first_step']:.1f}"]
+            lines.append(" | ".join([f"ours, {name} cache of programs", str(length["tokens"]), *cells]))
+    head = "library | tokens | parameters, millions | GiB after steps | GiB after samples | first step, s"
+    return table(head, lines or ["all | 64, 256 | not measured |  |  | "])
+
+
 def distance_memory() -> list[str]:
     """Peaks of memory."""
     rows = read("distance_memory")
@@ -284,12 +331,14 @@ def fid_peers() -> list[str]:
     return table("program | metric | theirs | ours", rows)
 
 
+PEERS = ("hackable-diffusion", "FlaxDiff", "Dew", "torch", "diffusers")
 TABLES = {
-    "benchmarks/README.md": (speed,),
+    "benchmarks/README.md": (speed, peers, peers_memory),
     "docs/kernels.md": (hopper, gpu_session),
     "docs/launch.md": (strict,),
     "docs/scaling.md": (scaling, beyond, growth),
     "docs/studies.md": (studies, findings),
+    "docs/backbones.md": (backbones,),
     "docs/evaluation.md": (distances, recipe_distances, distance_memory, fid_peers),
     "docs/finetuning.md": (edits, action, new_pairs, emoji),
 }

@@ -155,7 +155,10 @@ def test_the_example_of_a_new_modality(series_room, tmp_path, capsys):
 
 PAGES = {
     "benchmarks/README.md",
-    *(f"docs/{name}.md" for name in ("kernels", "launch", "scaling", "studies", "finetuning", "evaluation")),
+    *(
+        f"docs/{name}.md"
+        for name in ("backbones", "kernels", "launch", "scaling", "studies", "finetuning", "evaluation")
+    ),
 }
 
 

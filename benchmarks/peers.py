@@ -1,0 +1,133 @@
+"""Our DiT step and sampler beside those of other JAX libraries and of PyTorch, on a CPU, in one run.
+
+    python3.12 -m venv peers && peers/bin/pip install dewml hackable-diffusion flaxdiff einops jaxtyping
+    python3.11 -m venv torches && torches/bin/pip install torch diffusers numpy
+    python benchmarks/peers.py --jax peers/bin/python --torch torches/bin/python [--rounds 7] [--tokens 64 256]
+
+All JAX sides, ours too, run in the peers' environment, with its jax; float32, batch 8, 64 and 256 tokens, and the same
+step around each network (`peers_sides.py`). Each side is a process, with the C library's heap kept and given back; all
+take turns, and ratios are medians of paired rounds, other / ours with the same setting: above 1 ours is faster. First
+calls compile; "first step warm" is that of a second process that finds the compiled program in JAX's cache. Peak is the
+process's resident memory after steps and after samples. Writes benchmarks/results/peers.json.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from peers_sides import PACKAGES
+from turns import alternate, table, write
+
+HERE = Path(__file__).resolve().parent
+TORCH = ("torch", "diffusers")
+HEAPS = ("kept", "given")
+NAMED = ("jax", "jaxlib", "flax", "optax", "dewml", "flaxdiff", "hackable-diffusion", "torch", "diffusers")
+"""Packages whose versions are written."""
+
+
+class Side:
+    """A worker; `turns.alternate` asks it for one timed call after the other."""
+
+    def __init__(self, side: str, python: str, tokens: int, heap: str, cache: str = "") -> None:
+        self.name = f"{side}, heap {heap}"
+        more = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"} if cache else {}
+        env = os.environ | more | {
+            "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}",
+        }  # fmt: skip
+        self.begun = time.perf_counter()
+        self.process = subprocess.Popen(
+            [python, str(HERE / "peers_sides.py"), side, str(tokens), heap], env=env, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        self.state = self._reply()
+        self.ready_seconds = time.perf_counter() - self.begun
+
+    def _reply(self) -> dict[str, Any]:
+        assert self.process.stdout
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"error: the side {self.name!r} ended; its message is above.")
+        return json.loads(line)
+
+    def time(self, task: str) -> dict[str, float]:
+        """One timed call."""
+        assert self.process.stdin
+        self.process.stdin.write(json.dumps({"task": task}) + "\n")
+        self.process.stdin.flush()
+        return self._reply()
+
+    def close(self) -> None:
+        """Ends the process."""
+        assert self.process.stdin
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def measure(pythons: dict[str, str], tokens: int, rounds: int) -> dict[str, Any]:
+    """First calls, then rounds in turns, of every side that can run."""
+    sides: list[Side] = []
+    firsts: dict[str, Any] = {}
+    missing: dict[str, Any] = {}
+    for heap in HEAPS:
+        for name in PACKAGES:
+            side = Side(name, pythons["torch" if name in TORCH else "jax"], tokens, heap)
+            if not side.state["ready"]:
+                missing[name] = side.state["missing"]
+                continue
+            step, sample = side.time("step"), None
+            firsts[side.name] = {"parameters": side.state["parameters"], "first_step": step["seconds"]}
+            steady = [side.time("step") for _ in range(2)]
+            firsts[side.name]["peak_step_gib"] = steady[-1]["peak_gib"]
+            sample = side.time("sample")
+            firsts[side.name] |= {"first_sample": sample["seconds"], "peak_gib": sample["peak_gib"]}
+            print(f"{tokens} tokens: {side.name} {firsts[side.name]}", flush=True)
+            sides.append(side)
+    found: dict[str, Any] = {"tokens": tokens, "firsts": firsts, "missing": missing}
+    for task, count in (("step", rounds), ("sample", max(3, rounds // 2))):
+        found[task] = {}
+        for heap in HEAPS:
+            found[task][heap] = alternate([s for s in sides if s.name.endswith(heap)], task, count, warm=1)  # pyright: ignore[reportArgumentType]
+            print(f"\n{task}, {tokens} tokens, heap {heap}\n{table(found[task][heap])}", flush=True)
+    for side in sides:
+        side.close()
+    return found
+
+
+def warm_start(python: str, tokens: int) -> dict[str, float]:
+    """Seconds of our process until its first step is done, without and with the compiled program at hand."""
+    found = {}
+    with tempfile.TemporaryDirectory() as cache:
+        for name in ("cold", "warm"):
+            side = Side("ours", python, tokens, "kept", cache)
+            found[name] = {"first_step": side.time("step")["seconds"], "ready": side.ready_seconds}
+            side.close()
+    return found
+
+
+def main() -> None:
+    """Measures and writes."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])  # pyright: ignore[reportOptionalMemberAccess]
+    parser.add_argument("--jax", required=True, help="python of the environment with the JAX peers")
+    parser.add_argument("--torch", required=True, help="python of the environment with torch and diffusers")
+    parser.add_argument("--tokens", type=int, nargs="+", default=[64, 256], choices=[64, 256])
+    parser.add_argument("--rounds", type=int, default=7)
+    asked = parser.parse_args()
+    pythons = {"jax": asked.jax, "torch": asked.torch}
+    script = "import importlib.metadata as m; print(*(f'{d.name}=={d.version}' for d in m.distributions()))"
+    installed = {}
+    for name, python in pythons.items():
+        words = subprocess.run([python, "-c", script], check=True, capture_output=True, text=True).stdout.split()
+        installed[name] = sorted(word for word in words if word.split("==")[0].replace("_", "-") in NAMED)
+    lengths = []
+    for tokens in asked.tokens:
+        lengths.append(measure(pythons, tokens, asked.rounds) | {"start": warm_start(asked.jax, tokens)})
+        write("peers", {"environments": installed, "rounds": asked.rounds, "lengths": lengths})
+
+
+if __name__ == "__main__":
+    main()
