@@ -77,11 +77,17 @@ from unified_jax.modalities.reading import File as File
 from unified_jax.modalities.text import Text as Text, learn_bpe as learn_bpe
 from unified_jax.modalities.video import Video as Video
 from unified_jax.models import autoencoders as autoencoders
+from unified_jax.models.alignment import Alignment as Alignment
 from unified_jax.models.autoencoder import Autoencoder as Autoencoder
 from unified_jax.models.autoencoding import Autoencoding as Autoencoding
 from unified_jax.models.base import Declared as Declared, Model as Model, Player as Player
 from unified_jax.models.chain import Chain as Chain, Link as Link
 from unified_jax.models.diffusion import Diffusion as Diffusion
+from unified_jax.models.feature_latents import (
+    FeatureAutoencoder as FeatureAutoencoder,
+    FeatureCoding as FeatureCoding,
+    FeatureDecoder as FeatureDecoder,
+)
 from unified_jax.models.gan import Cosine as Cosine, Gan as Gan
 from unified_jax.models.gan_losses import (
     Hinge as Hinge,
@@ -105,6 +111,7 @@ from unified_jax.models.tuned import Tuning as Tuning
 from unified_jax.networks.bert import Bert as Bert
 from unified_jax.networks.dit import DiT as DiT, dit_preset as dit_preset
 from unified_jax.networks.gentron import GenTron as GenTron, gentron_preset as gentron_preset
+from unified_jax.networks.lightningdit import lightningdit_preset as lightningdit_preset
 from unified_jax.networks.mdit import MaskedDiT as MaskedDiT, masked_preset as masked_preset
 from unified_jax.networks.perceptrons import (
     PerceptronDiscriminator as PerceptronDiscriminator,
