@@ -5,6 +5,7 @@
     --from FILE --to NAME.safetensors    the same as one file in our layout, the model's configuration in its metadata
     --from RUN_DIR --to NAME.safetensors a run's parameters in a layout; of a tuned run, merged with its base
     --layout adapter                     only the trained part of a tuned run: to a file, and from it with --base RUN
+    --layout peft, diffusers, kohya      the same as a LoRA file of these programs; of a file the layout is seen
 
 LAYOUT names the array names of the third-party file, read or written. Models that a layout cannot represent, and the
 reverse, are refused with a message; nothing is silently dropped or guessed.
@@ -34,9 +35,10 @@ from unified_jax.networks.dit import DiT
 from unified_jax.processes.gaussian import DiscreteGaussian
 from unified_jax.processes.interpolant import Interpolant
 from unified_jax.runs import released
-from unified_jax.runs.adapters import export_adapter, import_adapter, write_run
+from unified_jax.runs.adapters import write_run
 from unified_jax.runs.code import beside_file
 from unified_jax.runs.exports import Whole, described_process, export_run, write_unified
+from unified_jax.runs.lora import ADAPTERS, AdapterLayout, export_tuned, import_tuned
 from unified_jax.runs.pipelines import convert_pipeline
 from unified_jax.samplers.choice import Ddpm, Dopri5
 from unified_jax.samplers.guidance import Guidance
@@ -44,7 +46,7 @@ from unified_jax.samplers.plan import Plan
 from unified_jax.training.experiment import Experiment, Previews
 from unified_jax.typing import Params
 
-Layout = Literal[Whole, "adapter"]
+Layout = Literal[Whole, AdapterLayout]
 
 SIT = Interpolant(time_scale=1.0, reversed_time=True)
 """SiT's straight path: the network's time is t in [0, 1] with data at 1, and its velocity points to the data."""
@@ -90,20 +92,20 @@ def main(arguments: list[str]) -> None:
     if is_pipeline(source):
         print(convert_pipeline(source, target))
         return
-    exported = source.is_dir() and (command.layout in ("unified", "adapter") or not parts.holds_weights(source))
+    exported = source.is_dir() and (command.layout in ("unified", *ADAPTERS) or not parts.holds_weights(source))
     refuse_unused(command, exported)
     if exported:
         if not to_file:
             raise UserError(f"--to {command.to!r}: a run is exported to a file that ends in .safetensors.")
-        if command.layout == "adapter":
-            print(export_adapter(source, target, command.ema, command.trust))
+        if command.layout in ADAPTERS:
+            print(export_tuned(source, target, command.layout, command.ema, command.trust))
         else:
             print(export_run(source, target, command.layout, command.ema, command.trust))
         return
-    if command.layout == "adapter":
+    if command.layout in ADAPTERS:
         if to_file or not command.base:
             raise UserError("An adapter file becomes a run: --base RUN (what it was trained on) and --to RUN_DIR.")
-        print(import_adapter(source, Path(command.base), target, command.trust))
+        print(import_tuned(source, Path(command.base), target, command.trust))
         return
     experiment, params, said = read_weights(source, command)
     experiment = released.with_autoencoder(experiment, command.autoencoder) if command.autoencoder else experiment
@@ -125,7 +127,7 @@ def refuse_unused(command: ConvertCommand, exported: bool) -> None:
         ("--autoencoder", bool(command.autoencoder), foreign),
         ("--size", command.size is not None, diffusers),
         ("--published-time", command.published_time, diffusers),
-        ("--base", bool(command.base), not exported and command.layout == "adapter"),
+        ("--base", bool(command.base), not exported and command.layout in ADAPTERS),
         ("--ema", command.ema != "0", exported or foreign),
     ):
         if given and not used:
@@ -136,7 +138,7 @@ def refuse_unused(command: ConvertCommand, exported: bool) -> None:
 def read_weights(path: Path, command: ConvertCommand) -> tuple[Experiment, Params, tuple[str, ...]]:
     """The experiment and parameters of a weights file, and notes on them. Raises UserError."""
     layout = command.layout
-    if layout == "unified" or layout == "adapter":
+    if layout == "unified":
         return *read_unified(path, command.trust), ()
     if command.ema not in ("0", "none"):
         raise UserError(f"--ema {command.ema}: a training checkpoint has one average; expected 0 or none.")
