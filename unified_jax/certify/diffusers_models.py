@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from unified_jax.certify import Unserved, diffusers_unets, mmdit, transformers
+from unified_jax.certify import Unserved, controlnet, diffusers_unets, mmdit, transformers
 from unified_jax.certify.options import Check, anything, flag, mapping, named, require
 
 GUIDED = "do_classifier_free_guidance"
@@ -13,7 +13,9 @@ GUIDED = "do_classifier_free_guidance"
 
 def nothing(value: Any) -> bool:
     """An object of arguments that are None, or the one that is served."""
-    return mapping(value) and all(one is None or (name == GUIDED and flag(one)) for name, one in value.items())
+    return mapping(value) and all(
+        one is None or (name == GUIDED and flag(one)) or name in controlnet.ARGS for name, one in value.items()
+    )
 
 
 TOP: dict[str, Check] = dict.fromkeys(("cls", "inputs", "seed", "hooks"), anything) | {"ctor": mapping, "args": nothing}
@@ -27,6 +29,11 @@ def run(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str, Any
     top = require(config, TOP)
     kind = top.get("cls")
     short = kind.rpartition(".")[2] if isinstance(kind, str) else ""
+    args = top.get("args", {})
+    if short == "ControlNetModel":
+        return controlnet.run_model(tensors, config.get("ctor", {}), args)
+    if others := [name for name in controlnet.ARGS if args.get(name) is not None]:
+        raise Unserved(named(others[0], args[others[0]]))
     if short not in CLASSES:
         raise Unserved(named("cls", kind))
     if GUIDED in top.get("args", {}) and short != "UnCLIPTextProjModel":

@@ -94,10 +94,19 @@ def runners() -> dict[str, Runner]:
 
 def networks() -> dict[str, Runner]:
     """Family -> how its float32 network is computed here, from a module for each kind of network."""
-    from unified_jax.certify import autoencoders, diffusers_models, encoders, r3gan, transformers, unets
+    from unified_jax.certify import (
+        autoencoders,
+        controlnet,
+        diffusers_models,
+        encoders,
+        lora,
+        r3gan,
+        transformers,
+        unets,
+    )
 
     found = autoencoders.RUNNERS | encoders.RUNNERS | transformers.RUNNERS | unets.RUNNERS
-    return found | diffusers_models.RUNNERS | r3gan.RUNNERS
+    return found | diffusers_models.RUNNERS | lora.RUNNERS | controlnet.RUNNERS | r3gan.RUNNERS
 
 
 def read_golden(path: Path) -> tuple[dict[str, np.ndarray], str, dict[str, Any]]:

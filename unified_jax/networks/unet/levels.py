@@ -71,6 +71,15 @@ class Shared(NamedTuple):
     """Padding of convolutions that halve the map."""
 
 
+class Residuals(NamedTuple):
+    """What is added to a U-Net's maps before its way up."""
+
+    kept: tuple[Float[Array, "b ..."], ...]
+    """To each map that is kept on the way down, in their order."""
+    middle: Float[Array, "b h w c"]
+    """To the map after the middle."""
+
+
 class Blocks(nn.Module):
     """The residual blocks and attention of one level."""
 

@@ -26,7 +26,7 @@ from unified_jax.layers.form import ConditionInput, Kind, NoisyInput, only_strea
 from unified_jax.layers.remat import Remat
 from unified_jax.networks.unet.blocks import Activation, Style, conv, settle
 from unified_jax.networks.unet.embedding import Added, Embedding, VectorTokens
-from unified_jax.networks.unet.levels import Level, Shared, ascend, descend, middle
+from unified_jax.networks.unet.levels import Level, Residuals, Shared, ascend, descend, middle
 
 SMALL = (Level(64), Level(128, reads="tokens", heads=4), Level(256, reads="tokens", heads=8))
 """A small network for text, or for labels."""
@@ -125,12 +125,25 @@ class UNet(nn.Module):
         *,
         layout: Any = None,
         capture: tuple[str, ...] = (),
+        residuals: Residuals | None = None,
     ) -> tuple[dict[str, Float[Array, "b ..."]], dict[str, Array]]:
-        """See `Backbone`. captured["down/0"], ["middle"] and ["up/0"] are maps `[b, h, w, c]`."""
+        """See `Backbone`. captured["down/0"], ["middle"] and ["up/0"] are maps `[b, h, w, c]`.
+
+        `residuals`, of a ControlNet, are added to what the way up reads.
+        """
         one = only_stream("UNet", noisy, layout)
         if one.x.ndim != 4:
             raise ValueError(f"UNet denoises maps [b, h, w, c]; {one.form.name!r} has the shape {one.x.shape}.")
         given = tuple(filled(self, shown) for shown in conditions)
+        shared = self._shared(one, given)
+        out, found = self._maps(self._input(one, given), shared, one.form.out_channels, residuals)
+        unknown = [name for name in capture if name not in found]
+        if unknown:
+            raise ValueError(f"capture {unknown[0]!r} is unknown; expected one of {', '.join(found)}.")
+        return {one.form.name: out.astype(jnp.float32)}, {name: found[name] for name in capture}
+
+    def _shared(self, one: NoisyInput, given: tuple[ConditionInput, ...]) -> Shared:
+        """What all levels are told; for a compact method."""
         texts = [shown for shown in given if shown.form.kind == "tokens"]
         if len(texts) > 1 or any(shown.value.shape[1] == 0 for shown in texts):
             raise ValueError(f"UNet reads one condition of tokens, at least one token long; found {len(texts)}.")
@@ -140,12 +153,7 @@ class UNet(nn.Module):
             texts = [ConditionInput(vectors[0].form, made)]
         style = Style(self.groups, self.eps, self.activation, self.scale_shift, self.dtype, self.attention)
         emb = self._embedding()(one.t, given)
-        shared = Shared(style, self.remat, emb, texts[0] if texts else None, self.padded)
-        out, found = self._maps(self._input(one, given), shared, one.form.out_channels)
-        unknown = [name for name in capture if name not in found]
-        if unknown:
-            raise ValueError(f"capture {unknown[0]!r} is unknown; expected one of {', '.join(found)}.")
-        return {one.form.name: out.astype(jnp.float32)}, {name: found[name] for name in capture}
+        return Shared(style, self.remat, emb, texts[0] if texts else None, self.padded)
 
     def _embedding(self) -> Embedding:
         features = self.time_features or self.down[0].channels
@@ -163,7 +171,9 @@ class UNet(nn.Module):
         ]
         return jnp.concatenate([x, *maps], axis=-1)
 
-    def _maps(self, x: Array, shared: Shared, outputs: int) -> tuple[Array, dict[str, Array]]:
+    def _maps(
+        self, x: Array, shared: Shared, outputs: int, residuals: Residuals | None
+    ) -> tuple[Array, dict[str, Array]]:
         """(the output, the map after every level by the name for `capture`)."""
         style, (down, up) = shared.style, self.ways
         x = settle(conv(down[0].channels, "conv_in", style, size=self.input_size)(x))
@@ -172,6 +182,9 @@ class UNet(nn.Module):
         if self.middle is not None:
             level = replace(self.middle, channels=down[-1].channels)
             x = found["middle"] = middle(x, level, shared, self.middle_scale, self.middle_groups)
+        if residuals is not None:
+            kept = [one + more.astype(one.dtype) for one, more in zip(kept, residuals.kept, strict=True)]
+            x = x + residuals.middle.astype(x.dtype)
         x, ends = ascend(x, kept, up, shared)
         found |= {f"up/{i}": end for i, end in enumerate(ends)}
         h = style.act(GroupNorm(style.groups, style.eps, "embed", name="norm_out")(x))
