@@ -24,6 +24,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import ShapedArray
 from jax.extend.core import Primitive, Var
 from jax.interpreters import ad, batching, mlir, partial_eval
 from jaxtyping import Array
@@ -74,9 +75,9 @@ def _second(*given: Array, masked: bool, target: Any) -> Arrays:
     x, visible, _, along, a, b = _cut(given, masked, 4, 3, 3, 3)
 
     def tangent(x: Arrays, along: Arrays) -> Arrays:
-        return jax.jvp(lambda *x: xla.attend(*x, visible), x, along)[1]
+        return jax.jvp(lambda q, k, v: xla.attend(q, k, v, visible), x, along)[1]
 
-    plain = jax.jvp(lambda *x: xla.attend(*x, visible), x, a)[1]
+    plain = jax.jvp(lambda q, k, v: xla.attend(q, k, v, visible), x, a)[1]
     return (*plain, *jax.jvp(tangent, (x, along), (a, b))[1])
 
 
@@ -111,7 +112,7 @@ def _turned(*given: Array, masked: bool, target: Any) -> Arrays:
 def _like(x: Any, shape: tuple[int, ...], dtype: Any) -> Any:
     """A shape that varies over the same mesh axes as x, inside `shard_map`."""
     axes = getattr(x, "manual_axis_type", None)
-    return jax.core.ShapedArray(shape, jnp.dtype(dtype), **({} if axes is None else {"manual_axis_type": axes}))
+    return ShapedArray(shape, jnp.dtype(dtype), **({} if axes is None else {"manual_axis_type": axes}))
 
 
 def _ys(x: Any) -> list[Any]:

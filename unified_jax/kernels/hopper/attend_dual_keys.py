@@ -87,7 +87,7 @@ def key_kernel(*refs: Ref, launch: KeyLaunch, values: bool) -> None:
     (q, k, v, do, q2, k2, v2, do2, stats), refs = refs[:9], refs[9:]
     tables, refs = refs[: 3 * launch.masked], refs[3 * launch.masked :]
     outs, own, (mine_ready, ready, free), stages = refs[:2], Own(*refs[2:6]), refs[6:9], refs[9:]
-    ring = Ring(*stages[:5], tuple(stages[5:]), ready, free)
+    ring = Ring._make((*stages[:5], tuple(stages[5:]), ready, free))
     group, batch, wg = lax.axis_index("group"), lax.axis_index("batch"), lax.axis_index("wg")
     column = lax.axis_index("column")
     walk = walk_of(tables, (batch, column), q.shape[1], launch)

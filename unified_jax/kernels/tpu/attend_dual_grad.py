@@ -73,7 +73,7 @@ def backward(
         return heads_first(given[5].astype(q.dtype), block_size(n, MOST)), row(given[3]), row(given[4])
 
     tangents = [heads_first(x, block_size(x.shape[1], MOST)) for x in along[:3]]
-    given = Given(laid.q, laid.k, laid.v, *rest(at), *tangents, *rest(along), laid.blocks.runs)
+    given = Given._make((laid.q, laid.k, laid.v, *rest(at), *tangents, *rest(along), laid.blocks.runs))
     dq, dq2 = _queries(given, laid.blocks.keys, interpret)
     dk, dv, dk2, dv2 = _keys(given, laid.blocks.queries, interpret)
     return (
