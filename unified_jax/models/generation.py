@@ -5,6 +5,7 @@ Wanted streams are denoised, each along its own grid (UniDiffuser, Bao et al. 20
 treats given streams as absent: the same call with other times.
 """
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +20,7 @@ from unified_jax.processes.targets import Process
 from unified_jax.samplers.guidance import clip_x0, guided
 from unified_jax.samplers.loop import START, Denoiser, normal_like
 from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.skip_layers import SkipLayers, away
 from unified_jax.sharding import constrain
 from unified_jax.typing import Keys, Params
 
@@ -91,6 +93,9 @@ def sampling(
     removable = [c.label for c in model.reads if c.form.null != "none"]
     removable += [stream.label for stream in model.streams if request.clean(stream)]
     denoise = guided(lambda dropped: denoiser(request, process, dropped), tuple(removable), process, plan.guidance)
+    if plan.guidance.skip is not None:
+        skipping = denoiser(request._replace(model=without_layers(model, plan.guidance.skip)), process, frozenset())
+        denoise = away(denoise, denoiser(request, process, frozenset()), skipping, process, plan.guidance.skip)
     if plan.clip:
         denoise = clip_x0(denoise, process)
     if len(model.streams) > 1:
@@ -98,6 +103,17 @@ def sampling(
     (label,) = process  # a sampler of one array: its noise has no stream name
     start = _start(process[label], zeros[label], grid[label], keys)
     return Sampling(lambda x, t: denoise({label: x}, {label: t})[label], process[label], grid[label], start)
+
+
+def without_layers(model: Any, skip: SkipLayers) -> Any:
+    """The model whose network leaves blocks out. Raises UserError for a network that has no such field or blocks."""
+    network = model.network
+    if not hasattr(network, "skip"):
+        raise UserError(f"Skip-layer guidance needs a network that can skip blocks; {type(network).__name__} cannot.")
+    try:
+        return replace(model, network=network.clone(skip=skip.layers))
+    except ValueError as error:
+        raise UserError(f"Skip-layer guidance: {error}") from error
 
 
 def without_negatives(given: dict[str, Array]) -> dict[str, Array]:

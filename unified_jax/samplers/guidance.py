@@ -35,6 +35,7 @@ from unified_jax.config import check_finite
 from unified_jax.errors import UserError
 from unified_jax.processes.targets import Prediction, Process, expand
 from unified_jax.samplers.loop import Denoiser
+from unified_jax.samplers.skip_layers import SkipLayers
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,8 @@ class Guidance:
     """Guide only the first N channels (3 of 4 latent channels in DiT's and SiT's published samples); 0: all."""
     axes: tuple[Axis, ...] = ()
     """Several guidance directions, in place of one scale for all conditions."""
+    skip: SkipLayers | None = None
+    """Guidance away from the network without some of its blocks, added to the rest."""
 
     def __post_init__(self) -> None:
         check_finite(self)
