@@ -57,8 +57,8 @@ def test_the_term_is_half_the_mean_negative_cosine_of_the_clean_mirrored_picture
         return found
 
     object.__setattr__(bare, "call", caught)
-    bare.losses(params, {}, batch, jax.random.key(1))
-    h, p = np.asarray(seen["h"]), jax.tree.map(np.asarray, params[ALIGNMENT])
+    h = np.asarray(jax.jit(lambda p: (bare.losses(p, {}, batch, jax.random.key(1)), seen["h"])[1])(params))
+    p = jax.tree.map(np.asarray, params[ALIGNMENT])
     silu = lambda v: v / (1 + np.exp(-v))  # noqa: E731
     for name in ("fc1", "fc2"):
         h = silu(h @ p[name]["kernel"] + p[name]["bias"])
@@ -112,6 +112,10 @@ def test_a_teacher_of_another_grid_is_resized_and_one_of_other_tokens_refused(pa
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match=r"reads tokens after block 4; DiT has 3"):
         dataclasses.replace(MODEL, align=dataclasses.replace(ALIGN, layer=4))
+    coder = uj.Autoencoding(uj.autoencoders.KlAutoencoder(uj.autoencoders.Levels(widths=(32, 32))), (8, 8, 3))
+    held = uj.Latents(uj.Stage("coder", coder, "x"), patch=2, cached=True)
+    with pytest.raises(ValueError, match="a batch of cached latents holds none"):
+        dataclasses.replace(MODEL, latents=held, flip=False)
     with pytest.raises(ValueError, match="encodes nothing"):
         Alignment(uj.Stage("teacher", PLAIN, "x"))
     with pytest.raises(ValueError, match="a weight that is not negative"):

@@ -18,7 +18,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from unified_jax.config import check_finite, lacking
-from unified_jax.errors import UserError
 from unified_jax.layers.mlp import Dense
 from unified_jax.modalities.grid import grid_of
 from unified_jax.models.base import Terms
@@ -96,8 +95,8 @@ def active(align: Alignment | None) -> Alignment | None:
     return align if align is not None and align.weight else None
 
 
-def check_alignment(align: Alignment | None, network: Any, owner: str) -> None:
-    """Raises ValueError for a network without such a block, or without a width."""
+def check_alignment(align: Alignment | None, network: Any, latents: Any, owner: str) -> None:
+    """Raises ValueError for a network without such a block or without a width, and for a batch without pictures."""
     if align is None:
         return
     depth, name = getattr(network, "depth", None), type(network).__name__
@@ -105,6 +104,8 @@ def check_alignment(align: Alignment | None, network: Any, owner: str) -> None:
         raise ValueError(f"{owner}.align reads tokens after a block, and {name} has no depth and width.")
     if align.layer > depth:
         raise ValueError(f"{owner}.align reads tokens after block {align.layer}; {name} has {depth}.")
+    if latents is not None and latents.cached:
+        raise ValueError(f"{owner}.align shows pictures to its teacher, and a batch of cached latents holds none.")
 
 
 def captures(align: Alignment | None) -> tuple[str, ...]:
@@ -126,8 +127,6 @@ def aligned(model: Any, params: Params, batch: Batch, turned: Any, captured: dic
     if align is None:
         return {}
     (stream,) = model.streams
-    if stream.modality.name not in batch:
-        raise UserError(f"Alignment reads {stream.modality.name!r}, and the batch holds its latents alone.")
     h, raw = captured[align.capture], jnp.asarray(batch[stream.modality.name])
     y = align.features(params, raw, turned, grid_of(stream.shape[:-1], stream.cut))
     if y.shape[1] != h.shape[1]:

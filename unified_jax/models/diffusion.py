@@ -55,7 +55,7 @@ class Diffusion(Denoising):
     """Alignment of the network's tokens with the features of a frozen encoder; None: none."""
 
     def __post_init__(self) -> None:
-        check_alignment(self.align, self.network, "Diffusion")
+        check_alignment(self.align, self.network, self.latents, "Diffusion")
         check_declared(self)
 
     @functools.cached_property
