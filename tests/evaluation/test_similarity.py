@@ -104,6 +104,6 @@ def test_features_are_means_over_content_and_do_not_depend_on_the_batch():
     one = {"caption": values["caption"][4:]}
     batch = jax.tree.map(jnp.asarray, lay_out(model, one))
     call = jax.jit(model.forward, static_argnames="capture")
-    _, _, captured = call(params, batch, tuple(clean_inputs(model, batch)), capture=True)
+    _, _, captured = call(params, batch, tuple(clean_inputs(model, params, batch)), capture=True)
     length = int((one["caption"][0] >= 0).sum())
     np.testing.assert_allclose(captured.hidden[:, 0, 2 : 2 + length].mean(axis=1), found[:, 0, 4], atol=1e-5)

@@ -58,7 +58,7 @@ def dense(visible, n):
 def test_what_is_captured_of_packed_rows(params, records):
     """Weights sum to 1 over what a token sees and are 0 elsewhere; the outputs are those of a pass without capture."""
     batch = jax.tree.map(jnp.asarray, MODEL.packer.pack(records, np.arange(4, dtype=np.int32), 7, 3))
-    shown = clean_inputs(MODEL, batch)
+    shown = clean_inputs(MODEL, params, batch)
     shown[0] = 0.3 * shown[0][0], jnp.full(4, 500.0)
     call = jax.jit(MODEL.forward, static_argnames="capture")
     logits, outputs, nothing = call(params, batch, tuple(shown))
@@ -125,7 +125,7 @@ def test_a_document_by_its_owners(records):
     assert batch["ids"][0][[0, 1, 6, 7, 9, 10]].tolist() == marks
     assert batch["ids"][0, 8] == words.first[1] + records[2]["label"]
     np.testing.assert_array_equal(batch["image"][0, 0], records[2]["image"])
-    x0, t = clean_inputs(MODEL, jax.tree.map(jnp.asarray, batch))[0]
+    x0, t = clean_inputs(MODEL, {}, jax.tree.map(jnp.asarray, batch))[0]
     np.testing.assert_allclose(x0[0], records[2]["image"] / 127.5 - 1, atol=1e-6)
     assert not t.any()
 

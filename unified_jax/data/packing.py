@@ -137,6 +137,8 @@ class Packer:
     modalities: tuple[Any, ...]
     length: int
     policy: Documents = Documents()
+    spans: tuple[tuple[str, Any], ...] = ()
+    """(modality, what has the tokens and positions of its spans), where they are not its own: those of latents."""
 
     def __post_init__(self) -> None:
         names = {m.name for m in self.modalities}
@@ -163,7 +165,14 @@ class Packer:
     def content(self, m: int) -> int:
         """Tokens of a modality's content (of a text or label: at most)."""
         modality = self.modalities[m]
-        return modality.length if isinstance(modality, WRITTEN) else modality.tokens
+        return modality.length if isinstance(modality, WRITTEN) else self._span(m).tokens
+
+    def positions(self, m: int) -> np.ndarray:
+        """(frame, row, column) of a modality's tokens from the start of its span: `[k, 3]`."""
+        return token_positions(self._span(m))
+
+    def _span(self, m: int) -> Any:
+        return dict(self.spans).get(self.modalities[m].name, self.modalities[m])
 
     def tokens_of(self, items: list[Item]) -> int:
         """Tokens of a document."""
@@ -241,7 +250,7 @@ class Packer:
             else:
                 stop = at + self.content(item.modality)
                 arrays["item"][row, at:stop] = number
-                arrays["position"][row, at:stop] = position + token_positions(self.modalities[item.modality])
+                arrays["position"][row, at:stop] = position + self.positions(item.modality)
                 ids[at:stop], weight[opened] = -1, 0.0
                 visible[at:stop, 0] = opened if item.alone else first
                 visible[at:stop, 1] = np.arange(at, stop) + 1 if self.policy.causal else stop
@@ -252,9 +261,9 @@ class Packer:
         return at
 
 
-def token_positions(modality: Any) -> np.ndarray:
+def token_positions(span: Any) -> np.ndarray:
     """(frame, row, column) of a span's tokens from its start: one axis is time, two are row and column."""
-    given = modality.positions()
+    given = span.positions()
     axes = given.shape[1]
     places = np.zeros((len(given), 3), np.int32)
     places[:, slice(1, 3) if axes == 2 else slice(0, axes)] = given

@@ -18,10 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from unified_jax.data.packing import token_positions
 from unified_jax.data.vocabulary import WRITTEN
 from unified_jax.errors import UserError
 from unified_jax.layers.attention import KvCache
+from unified_jax.models import stages
 from unified_jax.networks.transfusion import Spans, Tokens
 from unified_jax.processes.targets import Prediction, Process
 from unified_jax.samplers.guidance import classifier_free, clip_x0
@@ -69,7 +69,7 @@ def read_given(
         if isinstance(modality, WRITTEN):
             logits, past = _give_text(model, params, past, m, value.reshape(count, -1))
         else:
-            logits, past = _give_span(model, params, past, m, modality.to_model(value))
+            logits, past = _give_span(model, params, past, m, model.stream(m).to_space(params, value))
     return logits, past
 
 
@@ -81,7 +81,7 @@ def make_item(
     if isinstance(model.modalities[m], WRITTEN):
         return _write_text(model, params, past, m, own, plan)
     x = _denoise(model, params, past, m, own, plan)
-    return x, *_give_span(model, params, past, m, x)
+    return model.stream(m).from_space(params, x), *_give_span(model, params, past, m, x)
 
 
 def _empty(model: Any, count: int, tokens: int) -> Past:
@@ -104,7 +104,7 @@ def _forward(
     times = jnp.zeros((count, 2)) if t is None else jnp.stack([jnp.zeros(count), t], axis=1)
     tokens = Tokens(ids.astype(jnp.int32), positions, visible, (ids < 0).astype(jnp.int32))
     logits, outputs, cache = model.network.apply(
-        {"params": params}, tokens, () if span is None else (span,), times, past.cache._replace(at=written),
+        {"params": stages.own(params)}, tokens, () if span is None else (span,), times, past.cache._replace(at=written),
         vocabulary=model.vocabulary.size,
     )  # fmt: skip
     return logits, outputs, cache
@@ -135,9 +135,9 @@ def _span_block(
     model: Any, past: Past, m: int, alone: bool, ended: bool
 ) -> tuple[Int[Array, "b k"], Int[Array, "b k 3"], Int[Array, "b k 2"]]:
     """(ids, positions, visible) of begin token and content, and of the end token if `ended`."""
-    modality, words = model.modalities[m], model.vocabulary
-    k, count = modality.tokens, len(past.at)
-    places = np.concatenate([np.zeros((1, 3), np.int32), 1 + token_positions(modality), np.full((1, 3), 2)])
+    packer, words = model.packer, model.vocabulary
+    k, count = packer.content(m), len(past.at)
+    places = np.concatenate([np.zeros((1, 3), np.int32), 1 + packer.positions(m), np.full((1, 3), 2)])
     inside = np.arange(k) + 2 if model.documents.causal else np.full(k, k + 1)
     stops = np.concatenate([[1], inside, [k + 2]])
     ids = np.concatenate([[words.begin(m)], np.full(k, -1), [words.end(m)]])
@@ -155,11 +155,11 @@ def _give_span(model: Any, params: Params, past: Past, m: int, x0: Array) -> tup
     span = Spans(stream.form, x0[:, None], one, one)
     block = _span_block(model, past, m, alone=False, ended=True)
     logits, _, cache = _forward(model, params, past, *block, span, jnp.zeros(len(x0)))
-    return logits[:, -1], Past(cache, past.at + stream.modality.tokens + 2, past.position + 3)
+    return logits[:, -1], Past(cache, past.at + stream.form.tokens + 2, past.position + 3)
 
 
 def _denoise(model: Any, params: Params, past: Past, m: int, keys: Keys, plan: Plan) -> Float[Array, "b ..."]:
-    """A span in model space."""
+    """A span where it is denoised: in model space, or latents."""
     stream = model.stream(m)
     process, grid = plan.prepare(stream.process)
 
@@ -175,7 +175,7 @@ def _denoise(model: Any, params: Params, past: Past, m: int, keys: Keys, plan: P
     denoise = classifier_free(denoiser(False), denoiser(True), process, plan.guidance)
     if plan.clip:
         denoise = clip_x0(denoise, process)
-    noise = normal_like(keys, START, jnp.zeros((len(keys), *stream.modality.shape)))
+    noise = normal_like(keys, START, jnp.zeros((len(keys), *stream.shape)))
     x = process.start(noise, jnp.full(len(keys), grid[0]))
     return plan.run(denoise, process, x, grid, keys)
 

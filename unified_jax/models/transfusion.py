@@ -10,8 +10,11 @@ span j, a time t_j and the process of its modality m,
 span at t = 0 without loss: so the model learns to be conditioned on it. The optional z-loss, z log^2 of the softmax
 denominator, keeps logits from drifting.
 
+A stream may be denoised in the latent space of a frozen autoencoder (`Stream.latents`, as the paper's images): its span
+has a token per patch of the latent, and samples are data.
+
 Random numbers of the document in slot s: fold_in(fold_in(key of the step, s), 2 m) its time of modality m, 2 m + 1 its
-noise.
+noise; its latent has a key of its own.
 """
 
 from dataclasses import dataclass, field
@@ -29,6 +32,7 @@ from unified_jax.modalities.label import Label
 from unified_jax.modalities.text import Text
 from unified_jax.models import decoding, free_running
 from unified_jax.models.base import Declared, Terms
+from unified_jax.models.stages import check_stages, own
 from unified_jax.models.streams import Stream
 from unified_jax.networks.transfusion import Captured, Spans, Tokens, Trunk
 from unified_jax.processes.edm import Edm
@@ -37,6 +41,8 @@ from unified_jax.samplers.plan import Plan
 from unified_jax.sharding import logical_axes, unbox
 from unified_jax.typing import Batch, Keys, Params
 
+LATENT = 7201
+"""Purpose of the latents' draws."""
 FREE = "free"
 """The `wanted` that lets the model choose."""
 
@@ -66,8 +72,8 @@ class Transfusion(Declared):
         names = [m.name for m in self.modalities]
         if len(set(names)) != len(names) or "text" in names:
             raise ValueError(f"Transfusion needs distinct modality names, none of them 'text'; found {names}.")
-        if own := [s.label for s in self.streams if s.latents]:
-            raise ValueError(f"Transfusion denoises model space; {', '.join(own)} would be latents. Leave latents off.")
+        if own := [s.label for s in self.streams if s.latents and s.latents.cached]:
+            raise ValueError(f"Transfusion encodes its latents in every step; leave cached off for {', '.join(own)}.")
         if own := [s.label for s in self.streams if s.name or s.time or s.ends]:
             raise ValueError(f"Transfusion's streams have their modality's name and times of their own; found {own}.")
         if padded := [m.name for m in self.modalities if getattr(m, "pads", False)]:
@@ -78,7 +84,7 @@ class Transfusion(Declared):
             raise ValueError(
                 "Documents.noise_limit is a share of the time, and Edm's noise levels are unbounded; leave it at 1."
             )
-        Packer(self.modalities, self.length, self.documents)
+        _ = self.packer, self.stages  # their checks
 
     @property
     def modalities(self) -> tuple[Any, ...]:
@@ -117,7 +123,13 @@ class Transfusion(Declared):
     @property
     def packer(self) -> Packer:
         """How a step's records become its batch."""
-        return Packer(self.modalities, self.length, self.documents)
+        latents = tuple((s.modality.name, s.form) for s in self.streams if s.latents)
+        return Packer(self.modalities, self.length, self.documents, latents)
+
+    @property
+    def stages(self) -> tuple[Any, ...]:
+        """The autoencoders of streams that are denoised as latents."""
+        return check_stages(tuple(s.latents.stage for s in self.streams if s.latents), "Transfusion")
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -131,7 +143,7 @@ class Transfusion(Declared):
         tokens = Tokens(*(jnp.asarray(row[name]) for name in ("ids", "position", "visible", "item")))
         nowhere = jnp.full((1, 1), -1)
         spans = tuple(
-            Spans(s.form, jnp.zeros((1, 1, *s.modality.shape)), nowhere, jnp.zeros_like(nowhere)) for s in self.streams
+            Spans(s.form, jnp.zeros((1, 1, *s.shape)), nowhere, jnp.zeros_like(nowhere)) for s in self.streams
         )
         times = jnp.zeros((1, 1 + len(self.modalities)))
         variables: Any = self.network.init(key, tokens, spans, times, vocabulary=self.vocabulary.size)
@@ -165,7 +177,7 @@ class Transfusion(Declared):
         table = jnp.concatenate([jnp.zeros((rows, 1)), table], axis=1)
         tokens = Tokens(batch["ids"], batch["position"], batch["visible"], batch["item"])
         found: Any = self.network.apply(
-            {"params": params}, tokens, tuple(spans), table, vocabulary=self.vocabulary.size, capture=capture
+            {"params": own(params)}, tokens, tuple(spans), table, vocabulary=self.vocabulary.size, capture=capture
         )
         return found
 
@@ -177,7 +189,7 @@ class Transfusion(Declared):
         count = len(self.modalities)
         noised, shown = [], []  # m counts all modalities, texts and labels first, as in the packed batch
         for m, stream in enumerate(self.streams, start=1 + len(self.written)):
-            x0, eps, t, x_t, clean = self._noised(stream, m, batch, slots)
+            x0, eps, t, x_t, clean = self._noised(params, stream, m, batch, slots)
             # A clean span is x0 at network time 0, not x_t at t = 0: the model knows it as a condition.
             time = jnp.where(clean, 0.0, stream.process.network_time(t))
             seen = jnp.where(expand(clean, x0), x0, stream.process.network_input(x_t, t))
@@ -196,10 +208,13 @@ class Transfusion(Declared):
             terms |= self._span_loss(stream, outputs[name], parts, batch["start"][:, :, m])
         return terms, {}, metrics
 
-    def _noised(self, stream: Stream, m: int, batch: Batch, slots: Keys) -> tuple[Array, Array, Array, Array, Array]:
+    def _noised(
+        self, params: Params, stream: Stream, m: int, batch: Batch, slots: Keys
+    ) -> tuple[Array, Array, Array, Array, Array]:
         """(x0, eps, t, x_t, clean) of a stream's span slots, `[rows * places, ...]`."""
         raw = batch[stream.modality.name]
-        x0 = stream.modality.to_model(raw.reshape((-1,) + raw.shape[2:]))
+        draws = jax.vmap(lambda k: jax.random.fold_in(jax.random.fold_in(k, LATENT), m))(slots)
+        x0 = stream.to_space(params, raw.reshape((-1,) + raw.shape[2:]), draws)
         t = stream.process.draw_times(jax.vmap(lambda k: jax.random.fold_in(k, 2 * m))(slots))
         limit = batch["limit"][:, :, m].reshape(-1)
         t = (t * limit).astype(t.dtype)  # a span before a text is trained at low noise only (noise_limit)

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from unified_jax.data.packing import Item, Packer
+from unified_jax.data.packing import Item
 from unified_jax.data.vocabulary import WRITTEN
 from unified_jax.models.transfusion import Transfusion
-from unified_jax.typing import Batch
+from unified_jax.typing import Batch, Params
 
 PER_TOKEN = ("ids", "position", "visible", "item", "text_weight")
 MARKS = -1
@@ -24,7 +24,7 @@ def lay_out(model: Transfusion, values: dict[str, np.ndarray]) -> Batch:
     count = len(next(iter(values.values())))
     places = {m.name: i for i, m in enumerate(model.modalities)}
     length = 2 + sum(2 + model.packer.content(m) for m in places.values())
-    packer = Packer(model.modalities, length, replace(model.documents, per_row=1))
+    packer = replace(model.packer, length=length, policy=replace(model.documents, per_row=1))
     arrays = packer.empty(count)
     for row in range(count):
         items = []
@@ -41,12 +41,12 @@ def lay_out(model: Transfusion, values: dict[str, np.ndarray]) -> Batch:
     return {name: value[:, :used] if name in PER_TOKEN else value for name, value in arrays.items()}
 
 
-def clean_inputs(model: Transfusion, batch: Batch) -> list[tuple[Array, Array]]:
+def clean_inputs(model: Transfusion, params: Params, batch: Batch) -> list[tuple[Array, Array]]:
     """The network input `[rows, *sizes, c]` and time 0 `[rows]` of every stream, the inputs of `forward`."""
     shown = []
     for stream in model.streams:
         raw = batch[stream.modality.name]
-        x0 = stream.modality.to_model(raw.reshape((-1, *raw.shape[2:])))
+        x0 = stream.to_space(params, raw.reshape((-1, *raw.shape[2:])))
         shown.append((x0, jnp.zeros(len(x0))))
     return shown
 

@@ -47,7 +47,7 @@ def trunk_features(
 
 @partial(jax.jit, static_argnames="model")
 def _pooled(model: Transfusion, params: Params, batch: Batch) -> Float[Array, "depth b d"]:
-    _, _, captured = model.forward(params, batch, tuple(clean_inputs(model, batch)), capture=True)
+    _, _, captured = model.forward(params, batch, tuple(clean_inputs(model, params, batch)), capture=True)
     assert captured is not None
     content = (batch["item"] > 0).astype(jnp.float32)
     total = jnp.einsum("lbnd,bn->lbd", captured.hidden.astype(jnp.float32), content, precision=EXACT)

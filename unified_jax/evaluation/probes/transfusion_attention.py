@@ -59,6 +59,8 @@ def trace_span(
         raise ValueError(f"one of {', '.join(s for s in streams if s not in given)} can be sampled, not {wanted!r}")
     m = names.index(wanted)
     stream, place = model.stream(m), streams.index(wanted)
+    if stream.latents is not None:
+        raise ValueError(f"the maps are drawn over data, and {wanted!r} is denoised as latents")
     values = {name: np.asarray(given[name]) for name in names if name in given}
     batch = lay_out(model, values | {wanted: stream.modality.blank()[None]})
     process, grid = plan.prepare(stream.process)
@@ -66,7 +68,7 @@ def trace_span(
     @jax.jit
     def step(params: Params, x: Array, t: Array, s: Array) -> tuple[Array, Array, Array]:
         rows = jax.tree.map(jnp.asarray, batch)
-        shown = clean_inputs(model, rows)
+        shown = clean_inputs(model, params, rows)
         shown[place] = process.network_input(x, t), process.network_time(t)
         _, outputs, captured = model.forward(params, rows, tuple(shown), capture=True)
         assert captured is not None
