@@ -146,6 +146,6 @@ def by_records(count: int) -> Point:
     from unified_jax.data.world.source import World
     from unified_jax.modalities.label import Label
 
-    data = World(resolution=32, max_objects=1, examples=((("train", count)),))  # type: ignore[arg-type]
+    data = World(resolution=32, max_objects=1, examples=count)
     pipeline = Pipeline(data, "train", (Label("shape", 6),), 64, 0)
     return Point(lambda: [pipeline.batch(i) for i in range(64)])

@@ -36,7 +36,7 @@ def test_the_hopper_compilers_compile_the_kernels(name, gradient):
     assert text.count("mosaic_gpu") >= (3 if gradient else 1)
 
 
-@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize("name", ["dit_xl_256", "transfusion_7b", "grouped_96_ragged"])  # heads of 72, 128 and 96
 def test_they_compile_forward_mode_and_reverse_over_it(name):
     devices = open_target("h200:8").devices[:1]
     text = [compile_half(PROBLEMS[name], devices, MeshShape(), gradient, True).as_text() for gradient in (False, True)]

@@ -137,7 +137,7 @@ def _mapped(operation: Primitive, given: Any, axes: Any, *, masked: bool, target
     """`vmap`: every operand begins with the batch, which the mapped axis joins."""
     size = next(x.shape[axis] for x, axis in zip(given, axes, strict=True) if axis is not None)
 
-    def joined(x: Array, axis: int | None) -> Array:
+    def joined(x: Any, axis: int | None) -> Any:
         x = jnp.broadcast_to(x, (size, *x.shape)) if axis is None else jnp.moveaxis(x, axis, 0)
         return x.reshape(-1, *x.shape[2:])
 
@@ -157,7 +157,7 @@ turned_p = _operation("attend_turned", _turned, _xs)
 # Forward mode.
 
 
-def _filled(tangents: Any) -> list[Array]:
+def _filled(tangents: Any) -> list[Any]:
     return [ad.instantiate_zeros(t) for t in tangents]
 
 
