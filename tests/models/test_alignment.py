@@ -88,6 +88,7 @@ def test_without_a_weight_it_is_the_plain_model(params, batch):
     assert str(found) == str(jax.make_jaxpr(lambda p, b: PLAIN.losses(p, {}, b, jax.random.key(1)))(own(params), batch))
 
 
+@pytest.mark.nightly
 def test_the_network_and_its_loss_are_those_of_the_plain_model(params, batch):
     key = jax.random.key(3)
     aligned, plain = (jax.jit(m.init)(key) for m in (MODEL, PLAIN))

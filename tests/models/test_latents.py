@@ -133,6 +133,7 @@ def test_a_dry_run_counts_an_autoencoder_that_is_not_there_yet(tmp_path):
     assert "not there yet   The stage 'coder' comes from 'coder.safetensors'" in said
 
 
+@pytest.mark.nightly
 def test_pictures_pass_the_encoder_in_groups_of_the_stages_rows(params, batch):
     few = Latents(dataclasses.replace(STAGE, rows=2))
     x, keys = IMAGE.to_model(batch["image"]), jax.random.split(jax.random.key(2), 3)
