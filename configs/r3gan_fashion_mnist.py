@@ -2,7 +2,7 @@
 
     unified-jax data get fashion_mnist
     python train.py r3gan_fashion_mnist
-    python sample.py --run-dir runs/r3gan_fashion_mnist --given.label Sneaker
+    python sample.py --run runs/r3gan_fashion_mnist --given.label Sneaker
 
 Hardware: two CPU cores show clothes after about ten minutes; all 20,000 steps want an accelerator, where widths can
 grow (the paper's networks for 32 pixels have four stages of 768 channels in 96 groups, two blocks each). Needs the TFDS

@@ -145,20 +145,27 @@ def test_both_passes_train_on_one_target():
     assert (terms["mse"][0] != terms["mse_masked"][0]).all() and np.isfinite(terms["mse_masked"][0]).all()
 
 
-def test_blocks_of_gentron_start_as_the_identity_and_read_the_texts_in_turn():
+NAMES = tuple(f"block/{i}" for i in range(4))
+
+
+@pytest.mark.nightly
+def test_blocks_of_gentron_start_as_the_identity():
     noisy, texts = worded()
     fresh = unbox(jax.jit(GENTRON.init)(jax.random.key(0), noisy, texts))["params"]
-    names = tuple(f"block/{i}" for i in range(4))
-    _, found = call(GENTRON, fresh, noisy, texts, names)
-    for name in names[1:]:
+    _, found = call(GENTRON, fresh, noisy, texts, NAMES)
+    for name in NAMES[1:]:
         np.testing.assert_array_equal(found[name], found["block/0"])
+
+
+def test_blocks_of_gentron_read_the_texts_in_turn():
+    noisy, texts = worded()
     params, (_, others) = parameters(GENTRON), worded(key=1)
-    out, found = call(GENTRON, params, noisy, texts, names)
+    out, found = call(GENTRON, params, noisy, texts, NAMES)
     for i, first in ((0, 0), (1, 0), (2, 1)):  # pooled from the first block on, CLIP in block 0, T5 in block 1
         given = tuple(others[j] if j == i else texts[j] for j in range(3))
-        moved, after = call(GENTRON, params, noisy, given, names)
+        moved, after = call(GENTRON, params, noisy, given, NAMES)
         assert np.abs(moved["image"] - out["image"]).max() > 1e-3
-        assert [bool(np.abs(after[n] - found[n]).max() > 1e-4) for n in names] == [j >= first for j in range(4)]
+        assert [bool(np.abs(after[n] - found[n]).max() > 1e-4) for n in NAMES] == [j >= first for j in range(4)]
 
 
 @pytest.mark.parametrize(("size", "parts", "paper"), [("XL", 828.1, 930.0), ("G", 2942.5, 3083.8)])

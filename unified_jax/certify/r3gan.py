@@ -33,15 +33,15 @@ CTOR: dict[str, Check] = {
 
 def networks(ctor: dict[str, Any]) -> tuple[R3ganGenerator, R3ganDiscriminator]:
     """The two networks, the discriminator's stages in the opposite order."""
-    sizes = [tuple(ctor[name]) for name in ("gw", "gc", "gb")]
+    widths, groups, blocks = (tuple(ctor[name]) for name in ("gw", "gc", "gb"))
     shared: dict[str, Any] = {
         "expansion": ctor["ExpansionFactor"], "size": ctor.get("KernelSize", 3),
         "taps": tuple(float(tap) for tap in ctor.get("ResamplingFilter", (1, 2, 1))),
         "classes": ctor.get("cond") or 0, "embedding": ctor["cemb"] if ctor.get("cond") else 0,
     }  # fmt: skip
     return (
-        R3ganGenerator(*sizes, latent=ctor["z"], **shared),
-        R3ganDiscriminator(*(one[::-1] for one in sizes), **shared),
+        R3ganGenerator(widths, groups, blocks, latent=ctor["z"], **shared),
+        R3ganDiscriminator(widths[::-1], groups[::-1], blocks[::-1], **shared),
     )
 
 

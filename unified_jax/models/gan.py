@@ -193,7 +193,8 @@ class Gan(Declared):
     def make(self, params: Params, keys: Keys, c: Float[Array, "b k"] | None) -> Float[Array, "b ..."]:
         """Samples in model space, one per key."""
         z = jax.vmap(lambda key: jax.random.normal(key, (self.generator.latent,)))(keys)
-        x: Any = self.generator.apply({"params": params[GENERATOR]}, constrain(z, "batch", None), c)
+        network: Any = self.generator
+        x = network.apply({"params": params[GENERATOR]}, constrain(z, "batch", None), c)
         if x.shape[1:] != self.modality.shape:
             raise UserError(
                 f"The generator makes {list(x.shape[1:])}, and {self.modality.name!r} is {list(self.modality.shape)}."
@@ -202,8 +203,8 @@ class Gan(Declared):
 
     def judge(self, params: Params, x: Float[Array, "b ..."], c: Float[Array, "b k"] | None) -> Float[Array, "b ..."]:
         """Logits of examples in model space."""
-        found: Any = self.discriminator.apply({"params": params[DISCRIMINATOR]}, x, c)
-        return found
+        network: Any = self.discriminator
+        return network.apply({"params": params[DISCRIMINATOR]}, x, c)
 
     def losses(self, params: Params, aux: Any, batch: Batch, key: Array) -> tuple[Terms, Any, Terms]:
         """The terms of both players; metrics hold how far apart logits of data and of samples are (`margin`)."""

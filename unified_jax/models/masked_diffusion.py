@@ -52,8 +52,9 @@ class MaskedDiffusion(Diffusion):
         network: Any = self.network
         tokens = self.streams[0].form.tokens
         masked = network.masks(jax.random.fold_in(key, MASK), rows, tokens, self.low, self.high)
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(Diffusion)}
-        partly = Diffusion(**fields | {"network": _Seeing(network, masked)})
+        fields: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(Diffusion)}
+        fields["network"] = _Seeing(network, masked)
+        partly = Diffusion(**fields)
         hidden, _, _ = partly.losses(params, aux, batch, key)
         return terms | {f"{name}_masked": value for name, value in hidden.items()}, statistics, metrics
 

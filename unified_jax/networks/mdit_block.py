@@ -51,8 +51,8 @@ class MditBlock(nn.Module):
             joined = jnp.concatenate([x, kept], axis=-1)
             x = Dense(d, (None, "embed"), dtype=self.dtype, name="join")(joined).astype(x.dtype)
         rows = ModulationRows(6, d, name="modulation")(c)
-        x = self._attended(x, Modulation(*rows[:3]), places, visible)
-        h = Mlp(int(d * self.mlp_ratio), self.dtype, name="mlp")(modulated_norm(x, *rows[3:5]))
+        x = self._attended(x, Modulation(rows[0], rows[1], rows[2]), places, visible)
+        h = Mlp(int(d * self.mlp_ratio), self.dtype, name="mlp")(modulated_norm(x, rows[3], rows[4]))
         x = constrain(x + (rows[5] * h).astype(x.dtype), "batch", "length", "embed")
         return x, (None if self.joins else x)
 
