@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import unified_jax as uj
-from tests.helpers import EXPERIMENT, on_one_device, stirred
+from tests.helpers import EXPERIMENT, first_steps, on_one_device, stirred
 from unified_jax.errors import UserError
 from unified_jax.layers.mlp import Dense
 from unified_jax.models.autoencoder import AUTOENCODER, DRAW
@@ -294,6 +294,18 @@ def test_latents_are_drawn_to_the_features_of_a_teacher(params, batch):
     along = np.maximum(0.8 - (z * f).sum(-1), 0).mean(-1)
     apart = np.maximum(np.abs(z @ z.swapaxes(1, 2) - f @ f.swapaxes(1, 2)) - 0.1, 0).mean((1, 2))
     np.testing.assert_allclose(found, 0.3 * (along + apart), rtol=1e-3)
+
+
+@pytest.mark.nightly
+def test_adaptive_weights_and_batch_norm_are_of_the_whole_batch_on_any_mesh():
+    coder = dataclasses.replace(CODER, shape=(16, 16, 3))
+    m = uj.Autoencoder(coder, uj.Image(16, 16), (L1, ae.Adversary(ae.PatchGan(4, 1))))
+    e = dataclasses.replace(EXPERIMENT, model=m, data=uj.World(resolution=16), batch_size=8)
+    one, state = first_steps(e, 1, 3)
+    four, other = first_steps(dataclasses.replace(e, mesh=MeshShape(2, 2)), 4, 3)
+    np.testing.assert_allclose(four, one, rtol=1e-4)
+    for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(other.params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.nightly

@@ -97,7 +97,7 @@ def test_a_run_from_cached_moments_previews_and_samples_with_the_autoencoder_of_
     assert loop.prepare(e).program.abstract_frozen() == {}
     loop.train(e, Start(tmp_path / "run", quiet=True))
     assert (tmp_path / "run/previews/step_0000002.png").is_file()
-    assert uj.load(tmp_path / "run").sample(count=1).arrays["image"].shape == (1, 16, 16, 3)
+    assert uj.load(tmp_path / "run").sample(count=1)["image"].shape == (1, 16, 16, 3)
 
 
 def test_statistics_are_those_of_drawn_latents_and_belong_to_one_set_of_parameters(weights, tmp_path):

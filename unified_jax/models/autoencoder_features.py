@@ -81,7 +81,8 @@ class VisionFeatures(Loss):
     def terms(self, seen: Seen) -> Values:
         """`features`."""
         f: Any = encode(self.teacher, seen.params, seen.x).map
-        f = resample(f, seen.out.z.shape[1:3], "linear").reshape(len(f), -1, f.shape[-1])
+        rows, columns = seen.out.z.shape[1:3]
+        f = resample(f, (rows, columns), "linear").reshape(len(f), -1, f.shape[-1])
         size = jnp.asarray(self.weight)
         if self.adaptive:
             size = size * seen.adaptive(lambda at: jnp.mean(self._apart(at, f)), self.layer, 1e8)

@@ -78,7 +78,8 @@ class Perceptual(Loss):
         own = stage_params(seen.params, self.stage.name)
         if hasattr(model, "distance"):
             return {self.label: self.weight * model.distance(own, x, y)}
-        f, g = encode(self.stage, seen.params, x).map, model.encode(own, y).map
+        f: Any = encode(self.stage, seen.params, x).map
+        g = model.encode(own, y).map
         return {self.label: self.weight * seen.mean(jnp.sum(jnp.square(unit(f) - unit(g)), axis=-1))}
 
 

@@ -37,6 +37,7 @@ def borrow_autoencoder(
     coder, params = autoencoder(Path(source), statistics, size)
     if coder.name != "image":
         raise UserError(f"{str(source)!r} is an autoencoder of {coder.name}s; a run is made of one of images.")
-    made: Any = Autoencoder(coder, Image(*coder.shape), objective)
+    height, width, channels = coder.shape
+    made: Any = Autoencoder(coder, Image(height, width, channels), objective)
     write_run(folder, Experiment(model=made, data=Tfds("unknown")), params, {"source": Path(source).name})
     return made
