@@ -26,7 +26,7 @@ def test_the_small_set(root, name):
     "family",
     [
         *("beta_schedules", "gd_", "sched_", "sit_", "lightning_transport", "unidiffuser_dpm_solver_fast"),
-        *("sd3_training_density", "dit_", "lightningdit", "ema", "frechet", "kid_pr_is"),
+        *("sd3_training_density", "dit_", "lightningdit", "ema", "frechet", "kid_pr_is", "r3gan_"),
     ],
 )
 def test_the_shared_set(shared_goldens, family):
