@@ -57,12 +57,12 @@ def test_an_edit_does_not_depend_on_the_batch(run, images):
     assert not np.array_equal(whole[0], whole[2])  # variations of one image
 
 
-@pytest.mark.nightly
 def test_the_ends_of_an_interpolation_are_the_images(run, images):
-    made = run.edit(images[0], mode="interpolate", other=images[1], count=3, iterations=20)["image"]
+    fine = dataclasses.replace(PLAN, steps=32)
+    made = run.edit(images[0], mode="interpolate", other=images[1], count=3, iterations=12, plan=fine)["image"]
     for ours, given in ((made[0], images[0]), (made[2], images[1])):
         assert np.abs(ours.astype(int) - given).max() <= 2
-    back = run.edit(images, mode="invert", iterations=20)["image"]
+    back = run.edit(images, mode="invert", iterations=12, plan=fine)["image"]
     assert np.abs(back.astype(int) - images).max() <= 2
 
 

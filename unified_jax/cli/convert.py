@@ -138,7 +138,7 @@ def refuse_unused(command: ConvertCommand, exported: bool) -> None:
 def read_weights(path: Path, command: ConvertCommand) -> tuple[Experiment, Params, tuple[str, ...]]:
     """The experiment and parameters of a weights file, and notes on them. Raises UserError."""
     layout = command.layout
-    if layout == "unified":
+    if layout == "unified" or layout in ADAPTERS:
         return *read_unified(path, command.trust), ()
     if command.ema not in ("0", "none"):
         raise UserError(f"--ema {command.ema}: a training checkpoint has one average; expected 0 or none.")

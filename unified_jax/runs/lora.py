@@ -9,7 +9,7 @@ exact at that rank.
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Final, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ from unified_jax.sharding import MeshShape, make_mesh
 from unified_jax.typing import Params
 
 AdapterLayout = Literal["adapter", LoraLayout]
-ADAPTERS: tuple[str, ...] = ("adapter", *get_args(LoraLayout))
+ADAPTERS: Final = ("adapter", "peft", "diffusers", "kohya")
 ADAPTER_CONFIG = "adapter_config.json"
 
 

@@ -82,8 +82,9 @@ def read_pipeline(folder: str | Path, size: int | None = None, dtype: Any = "flo
             f"The U-Net of {str(folder)!r} reads {unet.config['in_channels']} channels, and latents of its autoencoder "
             f"have {coder.latent_shape()[-1]}; a U-Net of inpainting is not served."
         )
+    network: Any = unet.network.clone(dtype=dtype)
     model = Diffusion(
-        network=unet.network.clone(dtype=dtype),
+        network=network,
         process=process,
         modality=Image(*coder.shape, patch=1),
         conditions=(Condition(text.text, encoder=Stage("text", text, str(parts["text_encoder"]))),),

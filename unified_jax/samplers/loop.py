@@ -73,7 +73,7 @@ def step_pairs(process: Any, grid: Any) -> tuple[Any, Any]:
     return jax.tree.map(lambda g: g[:-1], grid), jax.tree.map(lambda g: g[1:], grid)
 
 
-def slerp(a: Array, b: Array, share: float) -> Array:
+def slerp(a: Array, b: Array, share: float | Array) -> Array:
     """Spherical interpolation of two noises `[b, ...]`, a row at a time (DDIM, section 5.3).
 
     A straight line between two samples of high-dimensional noise leaves their sphere; this stays on it. Denoised
