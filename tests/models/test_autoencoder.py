@@ -11,11 +11,12 @@ import pytest
 
 import unified_jax as uj
 from tests.helpers import EXPERIMENT, first_steps, on_one_device, stirred
+from tests.linear import Ends, Line
 from unified_jax.errors import UserError
 from unified_jax.layers.mlp import Dense
 from unified_jax.models.autoencoder import AUTOENCODER, DRAW
 from unified_jax.models.autoencoding import Autoencoding
-from unified_jax.networks.autoencoders.moments import Moments, moments
+from unified_jax.networks.autoencoders.moments import Moments
 from unified_jax.networks.autoencoders.quantise import Quantised, apart, nearest, passed, rows
 from unified_jax.runs.checkpoints import Checkpoints
 from unified_jax.runs.loop import train
@@ -30,34 +31,6 @@ from unified_jax.training.step import Optimizer, init_state
 
 ae = uj.autoencoders
 SGD = uj.Optimization(uj.AdamW(b1=0.0, b2=0.0), learning_rate=0.1)  # its step is the sign of the gradient
-
-
-class Ends(nn.Module):
-    """One product of the channels, under the name of a real network's last kernel."""
-
-    features: int
-
-    def setup(self):
-        self.conv_out = Dense(self.features, (None, "patch"))
-
-    def __call__(self, x):
-        return self.conv_out(x)
-
-
-class Line(nn.Module):
-    """A linear autoencoder of single pixels: every gradient is known in closed form."""
-
-    def setup(self):
-        self.encoder, self.decoder = Ends(4), Ends(3)
-
-    def encode(self, x):
-        return moments(self.encoder(x))
-
-    def decode(self, z):
-        return self.decoder(z)
-
-    def __call__(self, x):
-        return self.decode(self.encode(x).mean)
 
 
 class Critic(nn.Module):
@@ -349,3 +322,25 @@ def test_a_run_serves_as_a_latent_space_without_its_discriminator():
     expected = CODER.network.apply({"params": held}, IMAGE.to_model(given["image"]))
     np.testing.assert_allclose(made, expected, rtol=1e-5, atol=1e-6)
     assert m.request((), ()) == (("image",), ("image",))
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("kind", ["fsq", "lfq", "vq", "averages"])
+def test_gradients_pass_through_codes_to_the_encoder(kind, batch):
+    levels = ae.Levels(latents=3, widths=(4, 4), groups=2, blocks=1, middle_attention=False)
+    networks = {"fsq": ae.ScalarAutoencoder(levels, ae.Fsq((4, 3, 3))), "lfq": ae.ScalarAutoencoder(levels, ae.Lfq(3))}
+    network = networks.get(kind, ae.VqAutoencoder(levels, 8, 3))
+    more = {"fsq": (), "lfq": (ae.Entropy(),)}.get(kind, (ae.Commitment(),))
+    book = ae.EmaCodebook(8, 3) if kind == "averages" else None
+    m = uj.Autoencoder(Autoencoding(network, (4, 4, 3)), IMAGE, (L2, *more), book)
+    params = stirred(m.init, 0.3)
+
+    @jax.jit
+    def slope(params):
+        total = lambda p: sum(jnp.mean(v) for v, _ in m.losses(p, m.init_aux(p), batch, jax.random.key(1))[0].values())  # noqa: E731
+        return jax.grad(total)(params)
+
+    found = slope(params)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
+    assert np.abs(found["encoder"]["conv_in"]["kernel"]).max() > 0
+    assert ("table" in found) == (kind == "vq") and (kind != "vq" or np.abs(found["table"]).max() > 0)
