@@ -8,10 +8,10 @@ import pytest
 
 from unified_jax.cli import sample, train
 from unified_jax.cli.main import COMMANDS
-from unified_jax.cli.sampling import parse_sampler
 from unified_jax.config import to_plain
 from unified_jax.runs.given import split_arguments
 from unified_jax.runs.recipe import load_recipe, recipe_names
+from unified_jax.runs.sampling_flags import parse_sampler
 
 SWITCHES = ("dry_run",)
 """Flags without a value."""

@@ -47,6 +47,7 @@ MOVED: dict[str, str] = {
     "unified_jax.cli.recipe": "unified_jax.runs.recipe",
     "unified_jax.cli.encoding": "unified_jax.cli.datasets.encode",
     "unified_jax.cli.outputs": "unified_jax.runs.outputs",
+    "unified_jax.cli.sampling": "unified_jax.runs.sampling_flags",
     "unified_jax.cli.supervise": "unified_jax.runs.supervise",
     "unified_jax.training.board": "unified_jax.runs.tensorboard",
     "unified_jax.training.checkpoint": "unified_jax.runs.checkpoints",

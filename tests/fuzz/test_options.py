@@ -8,13 +8,13 @@ import numpy as np
 from hypothesis import example, given, strategies as st
 
 from tests.fuzz.cases import cases, complaint
-from unified_jax.cli.sampling import parse_sampler, sampler_names
 from unified_jax.config import fits
 from unified_jax.data.world.scene import COLOURS, SHAPES
 from unified_jax.modalities.label import Label
 from unified_jax.models.diffusion import Diffusion
 from unified_jax.runs.flags import real, whole
 from unified_jax.runs.given import read_given, split_arguments
+from unified_jax.runs.sampling_flags import parse_sampler, sampler_names
 from unified_jax.samplers.karras import Churn
 
 LABELS = (Label("shape", 6, SHAPES), Label("colour", 8, COLOURS), Label("size", 3))

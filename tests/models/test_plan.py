@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from tests.helpers import gaussian_denoiser
-from unified_jax.cli.sampling import parse_sampler, sampler_names
 from unified_jax.config import from_plain, to_plain
 from unified_jax.errors import UserError
 from unified_jax.processes.edm import Edm
@@ -16,6 +15,7 @@ from unified_jax.processes.gaussian import DiscreteGaussian
 from unified_jax.processes.interpolant import Interpolant, RectifiedFlow
 from unified_jax.processes.levels import NoiseLevels
 from unified_jax.processes.paths import Gvp, Vp
+from unified_jax.runs.sampling_flags import parse_sampler, sampler_names
 from unified_jax.samplers.choice import AnySampler, Ddim, DpmSolver, Heun, Karras, Sampler, Sde
 from unified_jax.samplers.karras import Churn
 from unified_jax.samplers.loop import START, normal_like

@@ -1,25 +1,24 @@
 """`python sample.py --run DIR ...`: sample from a run directory."""
 
 import sys
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import tyro
 
 from unified_jax.cli.entry import run_command, start_process, use_compilation_cache, use_fake_devices
-from unified_jax.cli.sampling import parse_sampler
 from unified_jax.config import to_plain
 from unified_jax.errors import UserError, meant
 from unified_jax.hosts import Hosts, together, writes
 from unified_jax.modalities.label import named
 from unified_jax.precision import same_numbers
-from unified_jax.runs.flags import check_devices, check_room, check_seed, check_steps, parse, real
+from unified_jax.runs.flags import check_devices, check_room, check_seed, check_steps, parse
 from unified_jax.runs.folders import check_folder
 from unified_jax.runs.given import read_given, split_arguments
 from unified_jax.runs.image_edits import EditFlags
 from unified_jax.runs.outputs import FORMATS, check_formats, write_samples
-from unified_jax.samplers.guidance import Axis
-from unified_jax.samplers.plan import Plan, Spacing
+from unified_jax.runs.sampling_flags import with_flags
+from unified_jax.samplers.plan import Spacing
 
 
 @dataclass(frozen=True)
@@ -128,7 +127,7 @@ def main(arguments: list[str]) -> None:
         command.run, ema=command.ema, best=command.best, step=command.step, trust=command.trust,
         stages=parse_places(command.stage), fsdp=command.fsdp,
     )  # fmt: skip
-    plan = _plan(run.plan(), command)
+    plan = with_flags(run.plan(), vars(command))
     which, total = (command.first, command.count), command.count * len(outs)
     edit, rows = command.editing.read(model, plan, range(command.count))
     request = {f.name: getattr(command, f.name) for f in fields(command) if f.name not in ("hosts", "seeds", "editing")}
@@ -164,33 +163,6 @@ def _check(command: SampleCommand) -> tuple[str, ...]:
     check_steps(command.steps)
     check_devices(command.devices)
     return formats
-
-
-def _axis(text: str) -> Axis:
-    """The direction NAME,NAME=SCALE. Raises ValueError for anything else."""
-    names, equals, scale = text.partition("=")
-    if not (names and equals):
-        raise ValueError(f"--axes takes NAMES=SCALE, such as shape,colour=3; found {text!r}.")
-    return Axis(tuple(names.split(",")), real(scale))
-
-
-def _plan(plan: Plan, command: SampleCommand) -> Plan:
-    given = {name: value for name, value in vars(command).items() if value is not None}
-    low, high = given.get("guidance_interval", (plan.guidance.low, plan.guidance.high))
-    try:
-        changes = {
-            "scale": given.get("guidance"), "low": low, "high": high, "power": given.get("guidance_power"),
-            "rescale": given.get("guidance_rescale"),
-        }  # fmt: skip
-        changes = {name: value for name, value in changes.items() if value is not None}
-        if command.axes:
-            changes |= {"scale": 1.0, "axes": tuple(_axis(text) for text in command.axes)}
-        guidance = replace(plan.guidance, **changes)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    sampler = parse_sampler(command.sampler) if command.sampler else plan.sampler
-    changed = {n: given[n] for n in ("steps", "spacing", "shift", "clip", "temperature", "top_p") if n in given}
-    return replace(plan, sampler=sampler, guidance=guidance, **changed)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,19 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any, get_args
 
 from unified_jax.config import fits
 from unified_jax.errors import UserError, meant
 from unified_jax.runs.flags import real, whole
 from unified_jax.samplers.choice import AnySampler
+from unified_jax.samplers.guidance import Axis
 from unified_jax.samplers.karras import Churn
+from unified_jax.samplers.plan import Plan
+
+FIELDS = ("steps", "spacing", "shift", "clip", "temperature", "top_p")
+"""Flags that are fields of a plan."""
 
 
 def sampler_names() -> dict[str, Any]:
@@ -75,3 +81,31 @@ def _number(text: str, field: Any, name: str) -> int | float:
 
 def _snake(name: str) -> str:
     return "".join("_" + c.lower() if c.isupper() and i else c.lower() for i, c in enumerate(name))
+
+
+def axis(text: str) -> Axis:
+    """The direction NAME,NAME=SCALE. Raises ValueError for anything else."""
+    names, equals, scale = text.partition("=")
+    if not (names and equals):
+        raise ValueError(f"--axes takes NAMES=SCALE, such as shape,colour=3; found {text!r}.")
+    return Axis(tuple(names.split(",")), real(scale))
+
+
+def with_flags(plan: Plan, flags: Mapping[str, Any]) -> Plan:
+    """The plan with what the flags of `sample` say; None, or an empty one, leaves it. Raises UserError."""
+    given = {name: value for name, value in flags.items() if value is not None}
+    low, high = given.get("guidance_interval", (plan.guidance.low, plan.guidance.high))
+    try:
+        changes = {
+            "scale": given.get("guidance"), "low": low, "high": high, "power": given.get("guidance_power"),
+            "rescale": given.get("guidance_rescale"),
+        }  # fmt: skip
+        changes = {name: value for name, value in changes.items() if value is not None}
+        if given["axes"]:
+            changes |= {"scale": 1.0, "axes": tuple(axis(text) for text in given["axes"])}
+        guidance = dataclasses.replace(plan.guidance, **changes)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    sampler = parse_sampler(given["sampler"]) if given["sampler"] else plan.sampler
+    changed = {name: given[name] for name in FIELDS if name in given}
+    return dataclasses.replace(plan, sampler=sampler, guidance=guidance, **changed)
