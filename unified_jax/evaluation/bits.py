@@ -30,8 +30,8 @@ def bits_per_dim(
     Raises UserError for a model without a likelihood (`Model.bits`).
     """
     check_bits(model)
-    if hasattr(getattr(model, "network", None), "attention"):
-        # The ODE's divergence needs forward-mode derivatives, which the attention kernels do not support.
+    if getattr(getattr(model, "network", None), "attention", "pallas") != "pallas":
+        # The ODE's divergence needs forward-mode derivatives, which cuDNN's attention does not have; our kernels do.
         model = dataclasses.replace(model, network=model.network.clone(attention="xla"))
     examples = Pipeline(data, split, model.modalities, count, seed).batch(0).arrays
     keys = jax.vmap(lambda i: jax.random.fold_in(seed_key(seed), i))(jnp.arange(count))
