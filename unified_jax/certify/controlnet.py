@@ -80,7 +80,8 @@ def run_model(tensors: dict[str, np.ndarray], ctor: dict[str, Any], args: dict[s
 def run_unet(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str, Any]:
     """A U-Net without, with, and with guessing residuals."""
     top = require(config, TOP)
-    ctor, scale = require(top["unet"], CONDITIONAL), float(top.get("scale", 1.0))
+    ctor, control = require(top["unet"], CONDITIONAL), require(top["controlnet"], OPTIONS)
+    scale = float(top.get("scale", 1.0))
     network, layout = conditional(ctor)
     found = inputs_of(tensors, ctor, ctor.get("out_channels", 4))
     shapes = jax.eval_shape(lambda key: unbox(network.init(key, (found.noisy,), found.given)["params"]), seed_key(0))
@@ -93,9 +94,7 @@ def run_unet(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str
         made: Any = network.apply({"params": params}, (found.noisy,), found.given, residuals=residuals)
         return jnp.moveaxis(made[0]["image"], -1, 1)
 
-    plain, guessing = (
-        residuals_of(tensors, top["controlnet"], "param/controlnet.", scale, guess) for guess in (False, True)
-    )
+    plain, guessing = (residuals_of(tensors, control, "param/controlnet.", scale, guess) for guess in (False, True))
     none = jax.tree.map(jnp.zeros_like, plain)
     return {"plain": forward(none), "sample": forward(plain), "sample_guess": forward(guessing)}
 
