@@ -3,7 +3,7 @@
     python train.py gan_gaussians
     python train.py gan_gaussians --no-model.r1 --no-model.r2
 
-Hardware: two CPU cores, a quarter of a minute. The evaluation at the end counts the modes that samples reach.
+Hardware: two CPU cores, two to three minutes. The evaluation at the end counts the modes that samples reach.
 """
 
 import unified_jax as uj
