@@ -18,7 +18,7 @@ from unified_jax.networks.unet.levels import Level
 from unified_jax.networks.unet.network import UNet
 from unified_jax.sharding import unbox
 
-BASE = UNet((Level(4, 1), Level(8, 1)), Level(8, 1), groups=2)
+BASE = UNet((Level(4, 1),), Level(4, 1), groups=2)
 NETWORK = Controlled(BASE, control_of(BASE, (2, 4)))
 DRAW = np.random.default_rng(0)
 
@@ -52,7 +52,7 @@ def test_it_changes_nothing_at_the_start_and_its_zero_convolutions_learn_first(p
     np.testing.assert_allclose(found, (plain**2).sum(), rtol=1e-6)
     assert float(jnp.abs(plain).max()) > 0.01
     moving = {name.split("/")[1] for name, g in flatten(slopes).items() if g.any() and name.startswith("control/")}
-    assert moving == {"zero_0", "zero_1", "zero_2", "zero_3", "zero_middle"}
+    assert moving == {"zero_0", "zero_1", "zero_middle"}
 
 
 def test_a_hint_that_does_not_fit_is_refused(params):
@@ -63,7 +63,7 @@ def test_a_hint_that_does_not_fit_is_refused(params):
 
 def test_published_weights_go_out_and_in_bit_for_bit(params):
     written = lines.write(params["control"], Layout())
-    assert {"controlnet_cond_embedding.blocks.1.weight", "controlnet_down_blocks.3.bias"} <= set(written)
+    assert {"controlnet_cond_embedding.blocks.1.weight", "controlnet_down_blocks.1.bias"} <= set(written)
     again = flatten(lines.read("it", written, params["control"], Layout()))
     assert all(np.array_equal(value, again[name]) for name, value in flatten(params["control"]).items())
     with pytest.raises(UserError, match="controlnet_mid_block"):
@@ -82,4 +82,4 @@ def test_guessing_grows_over_the_maps(params):
     shown = (hint(8),)
     plain, guessed = (jax.jit(lambda n=n: n.apply({"params": one}, NOISY, shown))() for n in (NETWORK.control, control))
     ratios = [float((b / a).mean()) for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(guessed), strict=True)]
-    np.testing.assert_allclose(ratios, np.logspace(-1, 0, 5), rtol=1e-4)
+    np.testing.assert_allclose(ratios, np.logspace(-1, 0, 3), rtol=1e-4)

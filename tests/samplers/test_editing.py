@@ -95,6 +95,7 @@ def test_repeats_bring_the_filled_part_to_its_conditional_distribution():
     assert abs(found[8] - 1.35) < 0.5 * abs(found[1] - 1.35)  # replacement alone is only near
 
 
+@pytest.mark.nightly
 def test_repaint_keeps_the_distribution_of_gaussian_data():
     denoise, process, grid = setting("chain", Ddim(), steps=100)
     start = normal_like(KEYS, START, jnp.zeros((N, 1)))
