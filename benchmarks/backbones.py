@@ -24,7 +24,7 @@ import unified_jax as uj
 from unified_jax.certify.files import certify
 from unified_jax.layers.form import ConditionInput, Form, NoisyInput
 from unified_jax.modalities.conditions import ConditionForm
-from unified_jax.networks import flux, mmdit, pixart, unet, uvit
+from unified_jax.networks import flux, gentron, lightningdit, mdit, mmdit, pixart, unet, uvit
 from unified_jax.networks.unet import adm, conditional
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -86,11 +86,31 @@ DIT = tuple(
 )
 XL = (given("tokens", 2048, 77), given("vector", 1280), given("scalars", 6))
 JOINT = (stream("clip", (1, 512), (1,), 512), stream("text", (77, 64), (1,), 64))
+TEXTS = (given("vector", 768), given("tokens", 768, 77)._replace(form=ConditionForm("clip", "tokens", 768, 77, "none")))
+TEXTS = (*TEXTS, given("tokens", 4096, 77)._replace(form=ConditionForm("t5", "tokens", 4096, 77, "none")))
 UNIDIFFUSER = uvit_of("UniDiffuser", norms="post", clocks=("image", "text"))
 SYSTEMS = (
     System(
         "DiT, SiT", "adaLN-zero, in-context or cross-attention", DIT, uj.DiT, "original, diffusers",
         ("dit_", "sit_", "diffusers_dit"), "`dit_*`, `sit_*` recipes, `quickstart`",
+    ),
+    System(
+        "LightningDiT", "RMSNorm, SwiGLU, rotations: fields of `DiT`",
+        tuple(
+            (f"{size}/1", shapes(lightningdit.lightningdit_preset(size), latent(16, 32, patch=1), given("label", 1001)))
+            for size in ("B", "L", "XL")
+        ),
+        uj.DiT, "original", ("lightningdit_", "lightning_"), "`lightningdit_xl1_imagenet256`",
+    ),
+    System(
+        "MDTv2", "long shortcuts, a side block for masked tokens",
+        (("XL/2", shapes(mdit.masked_preset("XL"), latent(32, 4, 8), given("label", 1001))),),
+        mdit.MaskedDiT, "none read", (), "`MaskedDiffusion`",
+    ),
+    System(
+        "GenTron", "adaLN and cross-attention, CLIP and T5 in turn; its parts count less than the paper's 930 and 3,083.8 M",
+        tuple((f"{size}/2", shapes(gentron.gentron_preset(size), latent(32, 4, 8), *TEXTS)) for size in ("XL", "G")),
+        gentron.GenTron, "none published",
     ),
     System(
         "U-Net of DDPM, Stable Diffusion 1, 2 and XL", "levels, cross-attention, added embeddings",
