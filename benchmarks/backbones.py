@@ -108,7 +108,7 @@ SYSTEMS = (
         mdit.MaskedDiT, "none read", (), "`MaskedDiffusion`",
     ),
     System(
-        "GenTron", "adaLN and cross-attention, CLIP and T5 in turn; its parts count less than the paper's 930 and 3,083.8 M",
+        "GenTron", "adaLN; CLIP and T5 in turn by cross-attention; the paper counts 930 and 3,083.8 M",
         tuple((f"{size}/2", shapes(gentron.gentron_preset(size), latent(32, 4, 8), *TEXTS)) for size in ("XL", "G")),
         gentron.GenTron, "none published",
     ),

@@ -21,7 +21,7 @@ from unified_jax.layers.remat import computed_once
 from unified_jax.networks.encoder_blocks import Activation, EncoderMlp
 from unified_jax.sharding import constrain
 
-Memory = tuple[Float[Array, "b m d"], Visible | None]
+Memory = tuple[Float[Array, "b _ d"], Visible | None]
 
 
 def mean_of(compress: int) -> functools.partial[Array]:
