@@ -127,7 +127,7 @@ def by_length(length: int) -> Point:
     from unified_jax.modalities.text import Text
     from unified_jax.models.transfusion import Stream, Transfusion
     from unified_jax.networks.transfusion import Trunk
-    from unified_jax.samplers.plan import Plan
+    from unified_jax.samplers.plan import SamplingPlan
     from unified_jax.training.flops import count_flops
 
     text, image = Text(length), Image(4, 4, 4, patch=2)
@@ -135,7 +135,7 @@ def by_length(length: int) -> Point:
     params = jax.jit(model.init)(jax.random.key(0))
     given = {image.name: jnp.zeros((1, *image.shape))}
     keys = jax.random.split(jax.random.key(0), 1)
-    write = functools.partial(model.generate, wanted=(text.name,), plan=Plan(steps=1))
+    write = functools.partial(model.generate, wanted=(text.name,), plan=SamplingPlan(steps=1))
     generate, flops = jax.jit(write), count_flops(lambda p: write(p, given, keys=keys), params)
     return Point(lambda: jax.block_until_ready(generate(params, given, keys=keys)), flops)
 

@@ -15,7 +15,7 @@ from unified_jax.models.diffusion import Diffusion
 from unified_jax.networks.dit import DiT
 from unified_jax.samplers.guidance import Guidance
 from unified_jax.samplers.loop import START, normal_like
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 from unified_jax.training.balancing import FixedBalance
 from unified_jax.training.ema import Ema
 from unified_jax.training.optimizer import Optimization
@@ -89,6 +89,6 @@ def sampler(
     model: Diffusion, params: Any, keys: Any, labels: np.ndarray, steps: int, scale: float
 ) -> Callable[[], np.ndarray]:
     """A call that draws guided samples by Euler's method."""
-    plan, given = Plan(steps=steps, guidance=Guidance(scale)), {"label": jnp.asarray(labels)}
+    plan, given = SamplingPlan(steps=steps, guidance=Guidance(scale)), {"label": jnp.asarray(labels)}
     generate = jax.jit(model.generate, static_argnames=("wanted", "plan"))
     return lambda: np.asarray(generate(params, given, wanted=("image",), keys=keys, plan=plan)["image"])

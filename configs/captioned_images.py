@@ -36,7 +36,7 @@ def experiment(size: int = 64, flip: bool = False) -> uj.Experiment:
         steps=20_000,
         batch_size=32,
         checkpoint=uj.Checkpointing(every=200),
-        preview=uj.Previews(every=500, count=16, plan=uj.Plan(uj.Euler(), steps=32, guidance=uj.Guidance(3.0))),
+        preview=uj.Previews(every=500, count=16, plan=uj.SamplingPlan(uj.Euler(), steps=32, guidance=uj.Guidance(3.0))),
         validation=uj.Validation(every=500, batches=2),
         evaluate=256,
     )  # fmt: skip

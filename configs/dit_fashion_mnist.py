@@ -32,7 +32,7 @@ def experiment() -> uj.Experiment:
         batch_size=32,
         checkpoint=uj.Checkpointing(every=500),
         preview=uj.Previews(
-            every=300, count=20, plan=uj.Plan(uj.Ddim(), steps=25, guidance=uj.Guidance(2.0), clip=True)
+            every=300, count=20, plan=uj.SamplingPlan(uj.Ddim(), steps=25, guidance=uj.Guidance(2.0), clip=True)
         ),
         validation=uj.Validation(every=1000, batches=4),
         evaluate=512,

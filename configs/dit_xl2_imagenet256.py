@@ -17,7 +17,7 @@ from unified_jax.models.released_latents import SD_VAE, sd_latents
 
 def experiment(vae: str = SD_VAE, size: int = 256, classes: int = 1000) -> uj.Experiment:
     """Patch 2 on the f8 latents of 4 channels, linear betas, learned range, AdamW 1e-4, EMA 0.9999, flips."""
-    plan = uj.Plan(uj.Ddpm(), steps=250, guidance=uj.Guidance(1.5, channels=3))
+    plan = uj.SamplingPlan(uj.Ddpm(), steps=250, guidance=uj.Guidance(1.5, channels=3))
     return uj.Experiment(
         model=uj.Diffusion(
             network=uj.dit_preset("XL", dtype="bfloat16"),

@@ -23,5 +23,7 @@ def experiment() -> uj.Experiment:
     return dataclasses.replace(
         base,
         model=dataclasses.replace(base.model, process=uj.Edm(sigma_data=0.7)),
-        preview=dataclasses.replace(base.preview, plan=uj.Plan(uj.Karras(), steps=18, guidance=uj.Guidance(2.0))),
+        preview=dataclasses.replace(
+            base.preview, plan=uj.SamplingPlan(uj.Karras(), steps=18, guidance=uj.Guidance(2.0))
+        ),
     )

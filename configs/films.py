@@ -29,7 +29,9 @@ def experiment(size: int = 32, frames: int = 8, rate: float = 8.0, classes: int 
         batch_size=16,
         checkpoint=uj.Checkpointing(every=200),
         preview=uj.Previews(
-            every=500, count=8, plan=uj.Plan(uj.Euler(), steps=32, guidance=uj.Guidance(2.0 if classes else 1.0))
+            every=500,
+            count=8,
+            plan=uj.SamplingPlan(uj.Euler(), steps=32, guidance=uj.Guidance(2.0 if classes else 1.0)),
         ),
         validation=uj.Validation(every=500, batches=2),
         evaluate=64,

@@ -26,5 +26,7 @@ def experiment() -> uj.Experiment:
         model=dataclasses.replace(
             base.model, process=uj.RectifiedFlow(target="velocity", times=uj.times.LogitNormalTimes())
         ),
-        preview=dataclasses.replace(base.preview, plan=uj.Plan(uj.Euler(), steps=25, guidance=uj.Guidance(2.0))),
+        preview=dataclasses.replace(
+            base.preview, plan=uj.SamplingPlan(uj.Euler(), steps=25, guidance=uj.Guidance(2.0))
+        ),
     )

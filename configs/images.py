@@ -16,6 +16,7 @@ import unified_jax as uj
 def experiment(size: int = 64, classes: int = 0, flip: bool = True) -> uj.Experiment:
     """DiT that predicts x0 with the velocity's loss: 64 tokens up to 64 pixels, patches of at most 16 pixels."""
     small = size <= 64
+    plan = uj.SamplingPlan(uj.Euler(), steps=32, guidance=uj.Guidance(2.0 if classes else 1.0))
     return uj.Experiment(
         model=uj.Diffusion(
             network=uj.DiT(
@@ -32,9 +33,7 @@ def experiment(size: int = 64, classes: int = 0, flip: bool = True) -> uj.Experi
         steps=20_000,
         batch_size=32,
         checkpoint=uj.Checkpointing(every=200),
-        preview=uj.Previews(
-            every=500, count=16, plan=uj.Plan(uj.Euler(), steps=32, guidance=uj.Guidance(2.0 if classes else 1.0))
-        ),
+        preview=uj.Previews(every=500, count=16, plan=plan),
         validation=uj.Validation(every=500, batches=2),
         evaluate=256,
     )  # fmt: skip

@@ -41,7 +41,7 @@ def experiment(autoencoder: str = "runs/emoji_autoencoder") -> uj.Experiment:
         steps=20_000,
         batch_size=32,
         checkpoint=uj.Checkpointing(every=500),
-        preview=uj.Previews(every=500, count=18, plan=uj.Plan(uj.Euler(), steps=50, guidance=uj.Guidance(3.0))),
+        preview=uj.Previews(every=500, count=18, plan=uj.SamplingPlan(uj.Euler(), steps=50, guidance=uj.Guidance(3.0))),
         validation=uj.Validation(every=1000, batches=2),
         evaluate=256,
     )

@@ -38,6 +38,6 @@ def experiment(vae: str = VA_VAE, statistics: str = "", classes: int = 1000) -> 
         log_every=100,
         checkpoint=uj.Checkpointing(every=10_000, keep=3),
         preview=uj.Previews(
-            every=20_000, count=16, plan=uj.Plan(uj.Euler(), steps=249, shift=1 / 0.3, guidance=guidance)
+            every=20_000, count=16, plan=uj.SamplingPlan(uj.Euler(), steps=249, shift=1 / 0.3, guidance=guidance)
         ),
     )

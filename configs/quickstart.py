@@ -30,7 +30,7 @@ def experiment() -> uj.Experiment:
         batch_size=64,
         log_every=20,
         checkpoint=uj.Checkpointing(every=500),
-        preview=uj.Previews(every=500, count=16, plan=uj.Plan(uj.Euler(), steps=25, guidance=uj.Guidance(2.0))),
+        preview=uj.Previews(every=500, count=16, plan=uj.SamplingPlan(uj.Euler(), steps=25, guidance=uj.Guidance(2.0))),
         validation=uj.Validation(every=750, batches=4),
         evaluate=512,
     )

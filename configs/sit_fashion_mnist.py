@@ -20,7 +20,7 @@ BASE = Path(__file__).parent / "dit_fashion_mnist.py"
 def experiment() -> uj.Experiment:
     """dit_fashion_mnist with SiT's objective; Euler-Maruyama with w = sigma, last step to the mean."""
     base: Any = runpy.run_path(str(BASE))["experiment"]()
-    plan = uj.Plan(uj.Sde(form="sigma", last="mean", last_size=0.04), steps=50, guidance=uj.Guidance(2.0))
+    plan = uj.SamplingPlan(uj.Sde(form="sigma", last="mean", last_size=0.04), steps=50, guidance=uj.Guidance(2.0))
     return dataclasses.replace(
         base,
         model=dataclasses.replace(base.model, process=uj.Interpolant("velocity", uj.paths.Gvp())),

@@ -26,6 +26,6 @@ def experiment(vae: str = SD_VAE, classes: int = 1000) -> uj.Experiment:
         base,
         model=dataclasses.replace(base.model, process=uj.Interpolant(time_scale=1.0, reversed_time=True)),
         preview=dataclasses.replace(
-            base.preview, plan=uj.Plan(sampler, steps=250, guidance=uj.Guidance(1.5, channels=3))
+            base.preview, plan=uj.SamplingPlan(sampler, steps=250, guidance=uj.Guidance(1.5, channels=3))
         ),
     )

@@ -36,6 +36,6 @@ def experiment(seconds: float = 1.0, rate: int = 8000, letters: int = 48, names:
         steps=20_000,
         batch_size=32,
         checkpoint=uj.Checkpointing(every=200),
-        preview=uj.Previews(every=500, count=10, plan=uj.Plan(uj.Euler(), steps=32, guidance=uj.Guidance(2.0))),
+        preview=uj.Previews(every=500, count=10, plan=uj.SamplingPlan(uj.Euler(), steps=32, guidance=uj.Guidance(2.0))),
         validation=uj.Validation(every=500, batches=2),
     )

@@ -41,5 +41,5 @@ def experiment(vae: str = SD_VAE) -> uj.Experiment:
         balance=uj.FixedBalance((("image", 5.0),)),
         steps=250_000,
         batch_size=4096,
-        preview=uj.Previews(every=0, plan=uj.Plan(uj.Ddpm(), steps=250, guidance=uj.Guidance(5.0))),
+        preview=uj.Previews(every=0, plan=uj.SamplingPlan(uj.Ddpm(), steps=250, guidance=uj.Guidance(5.0))),
     )

@@ -28,6 +28,6 @@ def experiment() -> uj.Experiment:
         steps=20_000,
         batch_size=64,
         checkpoint=uj.Checkpointing(every=500),
-        preview=uj.Previews(every=500, count=16, plan=uj.Plan(uj.Euler(), steps=50, guidance=uj.Guidance(3.0))),
+        preview=uj.Previews(every=500, count=16, plan=uj.SamplingPlan(uj.Euler(), steps=50, guidance=uj.Guidance(3.0))),
         validation=uj.Validation(every=1000, batches=2),
     )

@@ -33,6 +33,6 @@ def experiment() -> uj.Experiment:
         steps=10_000,
         batch_size=16,
         checkpoint=uj.Checkpointing(every=500),
-        preview=uj.Previews(every=500, count=6, plan=uj.Plan(uj.Euler(), steps=50, guidance=uj.Guidance(2.0))),
+        preview=uj.Previews(every=500, count=6, plan=uj.SamplingPlan(uj.Euler(), steps=50, guidance=uj.Guidance(2.0))),
         validation=uj.Validation(every=1000, batches=1),
     )

@@ -56,7 +56,7 @@ def experiment() -> uj.Experiment:
         log_every=40,
         checkpoint=uj.Checkpointing(every=300),
         preview=uj.Previews(
-            every=1050, count=8, plan=uj.Plan(uj.Euler(), steps=25, guidance=uj.Guidance(2.5), shift=3.0)
+            every=1050, count=8, plan=uj.SamplingPlan(uj.Euler(), steps=25, guidance=uj.Guidance(2.5), shift=3.0)
         ),
         validation=uj.Validation(every=1050, batches=4),
         evaluate=128,

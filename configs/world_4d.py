@@ -32,7 +32,7 @@ def experiment() -> uj.Experiment:
         steps=20_000,
         batch_size=64,
         checkpoint=uj.Checkpointing(every=500),
-        preview=uj.Previews(every=1000, count=8, plan=uj.Plan(uj.Euler(), steps=50, guidance=uj.Guidance(2.0))),
+        preview=uj.Previews(every=1000, count=8, plan=uj.SamplingPlan(uj.Euler(), steps=50, guidance=uj.Guidance(2.0))),
         validation=uj.Validation(every=1000, batches=2),
         evaluate=128,
     )

@@ -34,7 +34,7 @@ def experiment() -> uj.Experiment:
         balance=uj.FixedBalance((("text", 0.1), ("edited", 45.0))),
         steps=600,
         checkpoint=uj.Checkpointing(every=300),
-        preview=uj.Previews(every=0, plan=uj.Plan(uj.Euler(), steps=25, guidance=uj.Guidance(1.5), shift=3.0)),
+        preview=uj.Previews(every=0, plan=uj.SamplingPlan(uj.Euler(), steps=25, guidance=uj.Guidance(1.5), shift=3.0)),
         validation=uj.Validation(every=300, batches=4),
         evaluate=256,
     )

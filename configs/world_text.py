@@ -23,7 +23,7 @@ def experiment() -> uj.Experiment:
     encoder: Any = uj.recipe("caption_encoder").model
     stage = uj.Stage("text", encoder, "runs/caption_encoder")
     text = encoder.encoder.text
-    plan = uj.Plan(uj.Euler(), steps=32, shift=3.0, guidance=uj.Guidance(2.0))
+    plan = uj.SamplingPlan(uj.Euler(), steps=32, shift=3.0, guidance=uj.Guidance(2.0))
     return uj.Experiment(
         model=uj.Diffusion(
             network=uj.DiT(depth=4, width=192, heads=4, remat="none", unroll=4),

@@ -28,7 +28,7 @@ from unified_jax.processes.targets import Prediction, expand
 from unified_jax.runs import loop, opened
 from unified_jax.samplers.choice import Euler
 from unified_jax.samplers.guidance import Guidance
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 from unified_jax.sharding import make_mesh
 from unified_jax.training.algorithms import AdamW
 from unified_jax.training.ema import Ema
@@ -57,7 +57,7 @@ EXPERIMENT = Experiment(
     batch_size=8,
     log_every=1,
     checkpoint=Checkpointing(every=4),
-    preview=Previews(every=6, count=4, plan=Plan(Euler(), steps=2, guidance=Guidance(2.0))),
+    preview=Previews(every=6, count=4, plan=SamplingPlan(Euler(), steps=2, guidance=Guidance(2.0))),
     validation=Validation(every=6, batches=1),
 )
 

@@ -25,7 +25,7 @@ from unified_jax.processes.targets import Prediction
 from unified_jax.samplers.choice import Heun
 from unified_jax.samplers.ddim import ddim
 from unified_jax.samplers.loop import START, normal_like
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 
 
 def test_the_example_of_a_new_sampler():
@@ -56,10 +56,10 @@ def code_of(page):
 
 def test_the_example_of_a_new_process_draws_a_gaussian():
     process = code_of("adding_a_process.md").Circle()
-    process, grid = Plan(Heun(), 40).prepare(process)
+    process, grid = SamplingPlan(Heun(), 40).prepare(process)
     keys = jax.random.split(jax.random.key(0), 4000)
     noise = normal_like(keys, START, jnp.zeros((4000, 1)))
-    found = Plan(Heun()).run(gaussian_denoiser(process, 0.3, 0.5), process, noise, grid, keys)
+    found = SamplingPlan(Heun()).run(gaussian_denoiser(process, 0.3, 0.5), process, noise, grid, keys)
     assert float(found.mean()) == pytest.approx(0.3, abs=0.03) and float(found.std()) == pytest.approx(0.5, abs=0.03)
 
 
@@ -86,7 +86,7 @@ RECIPE = """
 from unified_jax.data.tfds import Tfds
 from unified_jax.modalities.series import Series
 from unified_jax.modalities.text import Text
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 from unified_jax.models.transfusion import Stream, Transfusion
 from unified_jax.networks.transfusion import Trunk
 from unified_jax.training.experiment import Experiment, Previews
@@ -97,7 +97,7 @@ def experiment():
     return Experiment(
         model=Transfusion(Trunk(depth=1, width=32, heads=2, remat="none"), Text(12), streams, 40),
         data=Tfds("weather", data_dir=FOLDER, rename=(("caption", "town"),)),
-        steps=2, batch_size=8, log_every=1, preview=Previews(every=2, count=2, plan=Plan(steps=2)),
+        steps=2, batch_size=8, log_every=1, preview=Previews(every=2, count=2, plan=SamplingPlan(steps=2)),
     )
 """
 

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import pytest
 
+import unified_jax
 from unified_jax.config import Open, check_kinds, config_hash, from_plain, lacking, to_plain
 from unified_jax.errors import UserError
 from unified_jax.models.base import Player
@@ -15,7 +16,7 @@ from unified_jax.moved import MOVED, old_path, present_path
 from unified_jax.processes.grids import Needs
 from unified_jax.processes.interpolant import Interpolant
 from unified_jax.runs.flags import parse
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 from unified_jax.training.experiment import Experiment
 
 
@@ -121,15 +122,20 @@ def test_a_sampler_of_ones_own_is_a_plan():
         def __call__(self, denoise, process, x, grid, keys):
             return denoise(x, grid[0]).x0
 
-    plan = Plan(Jump(), 3)
+    plan = SamplingPlan(Jump(), 3)
     check_kinds(plan)
     assert len(plan.prepare(Interpolant())[1]) == 4
 
 
 def test_old_class_paths_are_read_for_ever_and_hashed_as_first_saved():
-    plain = to_plain(Plan(steps=7))
-    assert plain["class"] == "unified_jax.samplers.plan.Plan"
-    assert from_plain(plain | {"class": "unified_jax.models.plan.Plan"}) == Plan(steps=7)
+    plain = to_plain(SamplingPlan(steps=7))
+    assert plain["class"] == "unified_jax.samplers.plan.SamplingPlan"
+    for old in ("unified_jax.models.plan.Plan", "unified_jax.samplers.plan.Plan"):
+        assert from_plain(plain | {"class": old}) == SamplingPlan(steps=7)
+    assert config_hash(SamplingPlan(steps=7)) == "6d9029dab1bb"
+    for home in (unified_jax, unified_jax.samplers.plan):
+        with pytest.warns(DeprecationWarning, match="Plan is now SamplingPlan"):
+            assert home.Plan is SamplingPlan
     assert old_path(present_path("unified_jax.models.plan.Plan")) == "unified_jax.models.plan.Plan"
 
 
@@ -171,8 +177,8 @@ def test_what_is_lacking_is_named_where_it_would_be_used_first():
     class Nothing:
         packer = None
 
-    with pytest.raises(UserError, match=r"Plan.sampler is .*Needless lacks needs"):
-        Plan(Needless())
+    with pytest.raises(UserError, match=r"SamplingPlan.sampler is .*Needless lacks needs"):
+        SamplingPlan(Needless())
     with pytest.raises(UserError, match=r"Experiment.model is .*Nothing lacks axes, .*processes"):
         Experiment(model=Nothing())
     with pytest.raises(UserError, match=r"Stream.process is .*Nothing lacks alpha_sigma, channels_per_output"):

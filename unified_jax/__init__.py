@@ -30,6 +30,7 @@ def _homes() -> dict[str, tuple[str, str]]:
 
 
 def __getattr__(name: str) -> Any:
+    name = moved.present_name(name, _homes())
     if name not in _homes():
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, known = _homes()[name]

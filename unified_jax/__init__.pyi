@@ -146,7 +146,7 @@ from unified_jax.samplers.choice import (
 from unified_jax.samplers.guidance import Axis as Axis, Guidance as Guidance
 from unified_jax.samplers.karras import Churn as Churn
 from unified_jax.samplers.loop import slerp as slerp
-from unified_jax.samplers.plan import Plan as Plan
+from unified_jax.samplers.plan import SamplingPlan as SamplingPlan
 from unified_jax.sharding import MeshShape as MeshShape, Rules as Rules
 from unified_jax.studies.study import Budget as Budget, Metric as Metric, Study as Study, Variant as Variant
 from unified_jax.training.algorithms import Adafactor as Adafactor, AdamW as AdamW, Lion as Lion, Muon as Muon

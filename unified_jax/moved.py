@@ -10,11 +10,14 @@ import importlib.abc
 import importlib.machinery
 import sys
 import warnings
+from collections.abc import Container
 from types import ModuleType
 from typing import Any
 
 MOVED: dict[str, str] = {
     "unified_jax.models.plan": "unified_jax.samplers.plan",
+    "unified_jax.samplers.plan.Plan": "unified_jax.samplers.plan.SamplingPlan",
+    "unified_jax.models.plan.Plan": "unified_jax.samplers.plan.SamplingPlan",
     "unified_jax.samplers.grids": "unified_jax.processes.grids",
     "unified_jax.models.transfusion.Stream": "unified_jax.models.streams.Stream",
     "unified_jax.training.checkpoint.Checkpointing": "unified_jax.training.experiment.Checkpointing",
@@ -75,6 +78,18 @@ MOVED: dict[str, str] = {
     "unified_jax.training.xla_flags": "unified_jax.runs.xla_flags",
 }
 """Old module (or class) -> present one."""
+
+
+RENAMED = {"Plan": "SamplingPlan"}
+"""Old name of a class -> present one, where people import it."""
+
+
+def present_name(name: str, known: Container[str]) -> str:
+    """The name itself, or with a DeprecationWarning the present one of an old name."""
+    if name in known or name not in RENAMED:
+        return name
+    warnings.warn(f"{name} is now {RENAMED[name]}; the old name goes in the next release.", DeprecationWarning, 3)
+    return RENAMED[name]
 
 
 def present_path(path: str) -> str:

@@ -115,7 +115,7 @@ def test_the_loss_of_a_batch_is_the_models(run):
 
 def test_samplers_run_on_any_denoiser():
     process = uj.RectifiedFlow()
-    plan = uj.Plan(uj.DpmSolver(order=3), steps=20)
+    plan = uj.SamplingPlan(uj.DpmSolver(order=3), steps=20)
     process, grid = plan.prepare(process)
     x = jax.random.normal(jax.random.key(0), (4096,))
     x0 = plan.run(gaussian_denoiser(process, 2.0, 0.5), process, x, grid, uj.sample_keys(0, 0, 4096))

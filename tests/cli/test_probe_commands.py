@@ -18,7 +18,7 @@ from unified_jax.modalities.text import Text
 from unified_jax.models.transfusion import Stream, Transfusion
 from unified_jax.networks.transfusion import Trunk
 from unified_jax.runs.adapters import write_run
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 from unified_jax.training.experiment import Previews
 
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -30,7 +30,7 @@ SMALL = experiment(
         written=(Label("label", 48),),
     ),
     data=World(resolution=16, max_objects=1),
-    preview=Previews(plan=Plan(steps=2)),
+    preview=Previews(plan=SamplingPlan(steps=2)),
 )  # fmt: skip
 CAPTION = ("--given.caption", "a large red circle at the top left")
 

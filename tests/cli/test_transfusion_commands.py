@@ -22,7 +22,7 @@ from unified_jax.data.world import World
 from unified_jax.modalities.audio import Audio
 from unified_jax.modalities.image import Image
 from unified_jax.modalities.text import Text
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 from unified_jax.models.transfusion import Stream, Transfusion
 from unified_jax.networks.transfusion import Trunk
 from unified_jax.training.experiment import Checkpointing
@@ -41,7 +41,7 @@ def experiment():
         batch_size=16,
         log_every=1,
         checkpoint=Checkpointing(every=2),
-        preview=Previews(every=4, count=2, plan=Plan(steps=1)),
+        preview=Previews(every=4, count=2, plan=SamplingPlan(steps=1)),
         validation=Validation(every=4, batches=1),
     )
 """

@@ -27,7 +27,7 @@ from unified_jax.networks.transfusion import Trunk
 from unified_jax.processes.edm import Edm
 from unified_jax.samplers.choice import Euler
 from unified_jax.samplers.guidance import Guidance
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 
 MODEL = Transfusion(
     Trunk(depth=2, width=48, heads=4, kv_heads=2, remat="dots"), Text(100), (Stream(Image(16, 16, 3, 8)),
@@ -93,7 +93,7 @@ def test_a_cache_is_not_captured(params):
 def test_the_sample_is_that_of_cached_generation(params, records):
     """Whole passes without a cache, document laid out by the packer, against `generate` from the same key."""
     given = {name: records[0][name][None] for name in ("label", "caption", "action")}
-    plan = Plan(Euler(), steps=3, guidance=Guidance(1.0))
+    plan = SamplingPlan(Euler(), steps=3, guidance=Guidance(1.0))
     keys = keys_of(1, seed=5)
     draw = jax.jit(MODEL.generate, static_argnames=("wanted", "plan"))
     made = draw(params, {n: jnp.asarray(v) for n, v in given.items()}, wanted=("image",), keys=keys, plan=plan)["image"]
@@ -113,7 +113,9 @@ def test_the_sample_is_that_of_cached_generation(params, records):
 
 
 def test_a_level_process_is_drawn_too(params, records):
-    trace = trace_span(MODEL, params, {"caption": records[1]["caption"][None]}, "action", Plan(steps=2), keys_of(1)[0])
+    trace = trace_span(
+        MODEL, params, {"caption": records[1]["caption"][None]}, "action", SamplingPlan(steps=2), keys_of(1)[0]
+    )
     assert np.isfinite(trace.x).all() and trace.x.shape == (16, 2)
 
 

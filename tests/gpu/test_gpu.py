@@ -24,7 +24,7 @@ from unified_jax.models.diffusion import Diffusion
 from unified_jax.networks.dit import DiT
 from unified_jax.samplers.choice import Euler
 from unified_jax.samplers.guidance import Guidance
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 from unified_jax.training.balancing import FixedBalance
 from unified_jax.training.ema import Ema
 from unified_jax.training.optimizer import Optimization
@@ -152,7 +152,7 @@ def test_a_float32_run_has_the_losses_of_a_cpu_s():
 
 
 def test_samples_are_a_cpu_s():
-    plan, made = Plan(Euler(), steps=20, guidance=Guidance(2.0)), []
+    plan, made = SamplingPlan(Euler(), steps=20, guidance=Guidance(2.0)), []
     for kind in ("gpu", "cpu"):
         with jax.default_device(jax.devices(kind)[0]):
             params = jax.tree.map(

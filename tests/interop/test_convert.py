@@ -20,7 +20,7 @@ from unified_jax.samplers.choice import Ddpm, Euler
 from unified_jax.samplers.ddim import ddim
 from unified_jax.samplers.ddpm import ddpm
 from unified_jax.samplers.guidance import Guidance, classifier_free
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 
 
 def ends(*arguments):
@@ -65,7 +65,7 @@ class Case:
     def __init__(self, run, tensors, sampler, steps=10):
         experiment, self.params, _ = open_run(run)
         self.model, self.tensors = experiment.model, tensors
-        self.process, self.grid = Plan(sampler, steps=steps).prepare(self.model.process)
+        self.process, self.grid = SamplingPlan(sampler, steps=steps).prepare(self.model.process)
         self.x, self.noise = last(tensors["in/x"]), last(tensors["in/noise"])
         self.keys = jax.random.split(jax.random.key(0), len(self.x))
         self.given = {"label": jnp.asarray(tensors["in/y"], jnp.int32)}

@@ -27,7 +27,7 @@ from unified_jax.processes.interpolant import RectifiedFlow
 from unified_jax.processes.targets import Prediction, Process, diffuse
 from unified_jax.samplers.guidance import classifier_free, clip_x0
 from unified_jax.samplers.loop import START, Denoiser, normal_like
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 from unified_jax.sharding import constrain, logical_axes, unbox
 from unified_jax.typing import Batch, Keys, Params
 
@@ -361,7 +361,7 @@ class Diffusion:
         return denoise
 
     def generate(
-        self, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: Plan
+        self, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: SamplingPlan
     ) -> dict[str, Float[Array, "b h w c"]]:
         """{modality: samples in [-1, 1]}, one a key; labels that are not given are null."""
         if tuple(wanted) != (self.modality.name,):

@@ -21,7 +21,7 @@ from unified_jax.processes.grids import Needs
 from unified_jax.processes.targets import velocity
 from unified_jax.samplers.guidance import Guidance
 from unified_jax.samplers.loop import START, at_time, normal_like, step_pairs
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 
 IMAGE = Image(16, 16, 3, patch=8)
 AUDIO = Audio(mel=Mel(rate=8000, hop=1000, mels=8), patch=(3, 4))
@@ -111,7 +111,7 @@ def spied_losses(model, batch, seed=3):
 
 def spied_samples(model, given, wanted, count, steps=2, guidance=PLAIN):
     """What the network was shown at each call of a sampler, and the samples."""
-    plan = Plan(Steps(), steps, guidance)
+    plan = SamplingPlan(Steps(), steps, guidance)
     return spied(lambda p, given, keys: model.generate(p, given, wanted, keys, plan), given, keys_of(count))
 
 

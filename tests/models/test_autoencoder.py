@@ -318,7 +318,7 @@ def test_a_run_serves_as_a_latent_space_without_its_discriminator():
     whole, _ = read_stage(uj.Stage("ae", m, folder), None, how)  # the model of the run itself serves too
     assert set(whole) == set(params) and uj.Latents(uj.Stage("ae", m, "x")).shape == (4, 4, 2)
     given = {"image": jnp.full((2, 4, 4, 3), 9, jnp.uint8)}
-    made = m.generate(params, given, ("image",), jax.random.split(jax.random.key(0)), uj.Plan())["image"]
+    made = m.generate(params, given, ("image",), jax.random.split(jax.random.key(0)), uj.SamplingPlan())["image"]
     expected = CODER.network.apply({"params": held}, IMAGE.to_model(given["image"]))
     np.testing.assert_allclose(made, expected, rtol=1e-5, atol=1e-6)
     assert m.request((), ()) == (("image",), ("image",))

@@ -19,7 +19,7 @@ from unified_jax.processes.gaussian import DiscreteGaussian
 from unified_jax.processes.interpolant import RectifiedFlow
 from unified_jax.samplers.choice import Ddpm, Euler
 from unified_jax.samplers.guidance import Guidance
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,9 +27,9 @@ class Before(legacy.Diffusion, Declared):
     """The model as it was, with what it did not yet declare."""
 
 
-FLOW = (RectifiedFlow("x0", loss="velocity"), Plan(Euler(), 3, Guidance(2.0, rescale=0.5), clip=True))
+FLOW = (RectifiedFlow("x0", loss="velocity"), SamplingPlan(Euler(), 3, Guidance(2.0, rescale=0.5), clip=True))
 GIVEN = {"shape": jnp.arange(4) % 6}
-CHAIN = (DiscreteGaussian(steps=40, variance="learned_range"), Plan(Ddpm(), 4, Guidance(1.5)))
+CHAIN = (DiscreteGaussian(steps=40, variance="learned_range"), SamplingPlan(Ddpm(), 4, Guidance(1.5)))
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from unified_jax.networks.bert import Bert
 from unified_jax.processes.gaussian import DiscreteGaussian
 from unified_jax.processes.interpolant import RectifiedFlow
 from unified_jax.samplers.choice import Ddim, Euler
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 
 SHAPE = Label("shape", 6)
 SMALL, LARGE, MASK = Image(4, 4, 3, patch=2), Image(6, 6, 3, patch=3, name="large"), Image(2, 2, 1, name="mask")
@@ -92,7 +92,7 @@ class Maker(Declared):
 
 
 BASE, UP, LAST = Maker(SMALL), Maker(LARGE, (dataclasses.replace(SMALL, patch=4), SHAPE)), Maker(MASK, (LARGE,))
-PLAN, OWN = Plan(Euler(), steps=2), Plan(Euler(), steps=5)
+PLAN, OWN = SamplingPlan(Euler(), steps=2), SamplingPlan(Euler(), steps=5)
 GIVEN = {"shape": np.asarray([0, 5, 2], np.int32)}
 PARAMS = {name: {"shift": jnp.asarray(shift)} for name, shift in (("base", 0.1), ("up", -0.2), ("last", 0.0))}
 
@@ -164,10 +164,10 @@ def test_a_link_may_have_a_plan_of_its_own():
     chain = Chain((link("base", BASE, OWN), link("up", UP)))
     same(made(chain, params_of("base", "up"), GIVEN, ("image", "large")), by_hand(plans=(OWN, PLAN)))
     noised = Maker(SMALL, process=DiscreteGaussian())
-    assert Chain((link("base", noised, Plan(Ddim(), 4)), link("up", UP))).processes == (FLOW,)
+    assert Chain((link("base", noised, SamplingPlan(Ddim(), 4)), link("up", UP))).processes == (FLOW,)
     assert Chain((link("base", noised), link("up", UP))).processes == (noised.process, FLOW)
     with pytest.raises(UserError, match="5000"):
-        link("base", noised, Plan(Ddim(), 5000))
+        link("base", noised, SamplingPlan(Ddim(), 5000))
 
 
 def test_only_the_links_that_are_needed_run():

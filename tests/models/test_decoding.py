@@ -16,7 +16,7 @@ from unified_jax.models.transfusion import Stream, Transfusion
 from unified_jax.networks.transfusion import Trunk
 from unified_jax.samplers.choice import Euler
 from unified_jax.samplers.guidance import Guidance
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 
 X, TIME = np.random.default_rng(0).normal(size=(1, 4, 4, 3)).astype(np.float32), 0.6
 
@@ -44,7 +44,7 @@ def test_a_span_is_denoised_as_it_was_trained(scale, causal):
         return X - TIME * forward(params, jax.tree.map(jnp.asarray, arrays), shown)[1]["image"][:, 0]
 
     draw = jax.jit(model.generate, static_argnames=("wanted", "plan"))
-    found = draw(params, {}, wanted=("image",), keys=keys_of(1), plan=Plan(Once(), 1, Guidance(scale)))["image"]
+    found = draw(params, {}, wanted=("image",), keys=keys_of(1), plan=SamplingPlan(Once(), 1, Guidance(scale)))["image"]
     np.testing.assert_allclose(found, trained(arrays), atol=1e-5)
     content = arrays["start"][0, 0, 1] + np.arange(4)
     arrays["visible"][0, content, 0] += 1  # were the first token that it may see hidden, it would be another one

@@ -17,7 +17,7 @@ from unified_jax.models.diffusion import Diffusion
 from unified_jax.networks.dit import DiT
 from unified_jax.processes.gaussian import DiscreteGaussian
 from unified_jax.processes.interpolant import RectifiedFlow
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def test_it_learns_and_samples(network, modality, process):
         losses.append(float(value))
     assert losses[-1] < losses[0]
     assert model.wantable == (modality.name,)
-    draw = jax.jit(lambda keys: model.generate(params, {}, (modality.name,), keys, Plan(steps=2)))
+    draw = jax.jit(lambda keys: model.generate(params, {}, (modality.name,), keys, SamplingPlan(steps=2)))
     made = draw(keys_of(2))[modality.name]
     assert made.shape == (2, *modality.shape)
     assert np.isfinite(made).all() and not np.allclose(made[0], made[1])

@@ -17,7 +17,7 @@ from unified_jax.models.sampling import generate_many, sample_keys
 from unified_jax.processes.gaussian import DiscreteGaussian
 from unified_jax.samplers.choice import Ddim, Ddpm, Heun, Sde
 from unified_jax.samplers.guidance import Guidance
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 from unified_jax.sharding import Rules
 
 
@@ -78,9 +78,13 @@ def test_labels_are_dropped_at_their_rates():
 @pytest.mark.parametrize(
     ("network", "process", "plan"),
     [
-        (MODEL.network, MODEL.process, Plan(Heun(), 3, Guidance(2.0))),
-        (Small(), DiscreteGaussian(steps=40, variance="learned_range"), Plan(Ddpm(), 4, Guidance(1.5), clip=True)),
-        (Small(), DiscreteGaussian(steps=40), Plan(Ddim(eta=0.5), 4)),
+        (MODEL.network, MODEL.process, SamplingPlan(Heun(), 3, Guidance(2.0))),
+        (
+            Small(),
+            DiscreteGaussian(steps=40, variance="learned_range"),
+            SamplingPlan(Ddpm(), 4, Guidance(1.5), clip=True),
+        ),
+        (Small(), DiscreteGaussian(steps=40), SamplingPlan(Ddim(eta=0.5), 4)),
     ],
     ids=["flow", "ddpm", "ddim"],
 )
@@ -107,9 +111,9 @@ def test_starting_noise_is_the_same_to_the_bit():
 @pytest.mark.parametrize(
     ("model", "plan", "words"),
     [
-        (MODEL, Plan(Ddpm()), "Ddpm needs a discrete process"),
-        (dataclasses.replace(MODEL, process=DiscreteGaussian()), Plan(Sde()), "Sde needs continuous time"),
-        (dataclasses.replace(MODEL, process=DiscreteGaussian(steps=40)), Plan(Ddim(), 50), "has 40 steps"),
+        (MODEL, SamplingPlan(Ddpm()), "Ddpm needs a discrete process"),
+        (dataclasses.replace(MODEL, process=DiscreteGaussian()), SamplingPlan(Sde()), "Sde needs continuous time"),
+        (dataclasses.replace(MODEL, process=DiscreteGaussian(steps=40)), SamplingPlan(Ddim(), 50), "has 40 steps"),
     ],
 )
 def test_samplers_that_do_not_fit_are_sentences(model, plan, words):
@@ -120,10 +124,10 @@ def test_samplers_that_do_not_fit_are_sentences(model, plan, words):
 def test_wrong_requests_are_sentences(params):
     keys = sample_keys(0, 0, 2)
     with pytest.raises(UserError, match="generates image; found 'audio'"):
-        MODEL.generate(params, {}, ("audio",), keys, Plan())
+        MODEL.generate(params, {}, ("audio",), keys, SamplingPlan())
     with pytest.raises(UserError, match="conditioned on"):
-        MODEL.generate(params, {"size": jnp.zeros(2)}, ("image",), keys, Plan())
+        MODEL.generate(params, {"size": jnp.zeros(2)}, ("image",), keys, SamplingPlan())
     with pytest.raises(UserError, match="at least one step"):
-        Plan(steps=0)
+        SamplingPlan(steps=0)
     with pytest.raises(ValueError, match="probability"):
         dataclasses.replace(MODEL, drop_all=1.5)

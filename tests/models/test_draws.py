@@ -14,7 +14,7 @@ from unified_jax.models.diffusion import Diffusion
 from unified_jax.processes.interpolant import RectifiedFlow
 from unified_jax.samplers.choice import Euler
 from unified_jax.samplers.guidance import Guidance
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 
 MODEL = Diffusion(modality=Image(4, 6, 1, 2), conditions=(Label("shape", 6), Label("colour", 8)), time_bins=4)
 COUNT = 64
@@ -101,9 +101,9 @@ def test_a_sample_is_guided_away_from_the_null_labels_and_clipped_if_asked(monke
         return {"image": 0 * noisy[0].x + velocity[:, None, None, None]}, {}
 
     monkeypatch.setattr(Diffusion, "call", call)
-    keys, plan = keys_of(4), Plan(Once(), 1, clip=clip)
+    keys, plan = keys_of(4), SamplingPlan(Once(), 1, clip=clip)
     zero = {"shape": jnp.zeros(4), "colour": jnp.zeros(4)}
-    noise = MODEL.generate({}, zero, ("image",), keys, Plan(Once(), 1))["image"]
+    noise = MODEL.generate({}, zero, ("image",), keys, SamplingPlan(Once(), 1))["image"]
     assert np.std(noise) == pytest.approx(1.0, abs=0.2)
     for given, scale, velocity in (
         ({"shape": 2, "colour": 3}, 1.0, 5.0), ({"shape": 2}, 1.0, 10.0), ({}, 1.0, 14.0),

@@ -21,7 +21,7 @@ from unified_jax.networks.bert import Bert
 from unified_jax.networks.dit import DiT
 from unified_jax.samplers.choice import Euler
 from unified_jax.samplers.guidance import Axis, Guidance
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 from unified_jax.sharding import MeshShape, Rules, make_mesh, parameter_shardings
 
 TEXT = Text(12)
@@ -98,7 +98,7 @@ def test_an_absent_text_is_one_learned_row(params):
 
 def test_a_negative_prompt_stands_in_the_place_of_the_null(params):
     keys, given = keys_of(4), {"caption": jnp.asarray(PROMPTS)}
-    plan = Plan(Euler(), steps=2, guidance=Guidance(3.0))
+    plan = SamplingPlan(Euler(), steps=2, guidance=Guidance(3.0))
     against = jnp.asarray(PROMPTS[[1, 1, 1, 1]])
     asked = given | {"negative.caption": against}
     denoise, _, _, x = sampling(READER, params, asked, ("image",), keys, plan)
@@ -129,7 +129,7 @@ def test_parameters_stay_sharded_while_sampling(params):
     held = sum(s.data.nbytes for leaf in jax.tree.leaves(sharded) for s in leaf.addressable_shards if s.device == first)
     whole = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     assert held < whole / 6  # biases and the like are on every device
-    request = ({"caption": PROMPTS}, ("image",), 4, 0, Plan(Euler(), steps=2, guidance=Guidance(2.0)), 8, rules)
+    request = ({"caption": PROMPTS}, ("image",), 4, 0, SamplingPlan(Euler(), steps=2, guidance=Guidance(2.0)), 8, rules)
     alone = jax.tree.map(lambda x: jax.device_put(x, jax.devices()[0]), params)
     for one, other in ((sharded, alone),):
         made, expected = generate_many(READER, one, *request), generate_many(READER, other, *request)

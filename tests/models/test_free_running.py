@@ -21,7 +21,7 @@ from unified_jax.modalities.text import Text
 from unified_jax.models.transfusion import Stream, Transfusion
 from unified_jax.networks.transfusion import Trunk
 from unified_jax.samplers.guidance import Guidance
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 
 MODEL = Transfusion(
     Trunk(depth=2, width=32, heads=2, remat="none"), Text(12), (Stream(Image(16, 16, 3, 8)), Stream(Action())), 120,
@@ -110,7 +110,7 @@ def drawer(streams, written):
 def test_free_running_is_forced_order_that_the_model_chose():
     """A sample equals the same items made alone in the order that it chose, and none depends on its batch."""
     model, params, draw = drawer(1, 1)
-    plan = Plan(steps=2, guidance=Guidance(1.5), temperature=1.0)
+    plan = SamplingPlan(steps=2, guidance=Guidance(1.5), temperature=1.0)
     keys = jax.random.split(jax.random.key(4), 4)
     given = {"shape": jnp.asarray([r["shape"] for r in records(4)])}
     made = jax.device_get(draw(params, given, wanted=(), keys=keys, plan=plan))
@@ -138,14 +138,14 @@ def test_free_running_is_forced_order_that_the_model_chose():
 
 def test_a_document_of_nothing_given_holds_something():
     model, params, draw = drawer(0, 2)
-    keys, plan = jax.random.split(jax.random.key(1), 32), Plan(steps=1, temperature=1.0)
+    keys, plan = jax.random.split(jax.random.key(1), 32), SamplingPlan(steps=1, temperature=1.0)
     made = draw(params, {}, wanted=(), keys=keys, plan=plan)
     order = np.asarray(made["order"])
     assert (order[:, 0] >= 0).all()
     assert (order[:, 1] < 0).any()  # the model ends documents early
     everything = {m.name: jnp.zeros((1, *np.shape(records(1)[0][m.name])), jnp.int32) for m in model.modalities}
     with pytest.raises(UserError, match="Everything is given"):
-        model.generate(params, everything, (), jax.random.split(jax.random.key(1), 1), Plan())
+        model.generate(params, everything, (), jax.random.split(jax.random.key(1), 1), SamplingPlan())
 
 
 def test_skips_go_around_the_trunk_while_sampling_too():
@@ -159,7 +159,7 @@ def test_skips_go_around_the_trunk_while_sampling_too():
         {},
         wanted=tuple(embedders),
         keys=jax.random.split(jax.random.key(0), 2),
-        plan=Plan(steps=2),
+        plan=SamplingPlan(steps=2),
     )
     for name in embedders:
         assert made[name].shape == (2, 16, 16, 3)

@@ -23,7 +23,7 @@ from unified_jax.runs.checkpoints import Checkpoints
 from unified_jax.runs.loop import train
 from unified_jax.runs.start import Start
 from unified_jax.samplers.guidance import Guidance
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 from unified_jax.sharding import MeshShape, make_mesh
 from unified_jax.training.algorithms import AdamW
 from unified_jax.training.balancing import FixedBalance
@@ -117,10 +117,12 @@ def test_terms_pair_rows_and_follow_the_schedule_and_metrics_say_who_wins():
 def test_samples_are_of_the_given_class_and_of_their_keys():
     params = parameters()
     given = {"shape": jnp.arange(4, dtype=jnp.int32)}
-    made = GAN.generate(params, given, ("image",), keys_of(4), Plan())["image"]
-    one = GAN.generate(params, {"shape": given["shape"][2:3]}, ("image",), keys_of(4)[2:3], Plan(steps=3))["image"]
+    made = GAN.generate(params, given, ("image",), keys_of(4), SamplingPlan())["image"]
+    one = GAN.generate(params, {"shape": given["shape"][2:3]}, ("image",), keys_of(4)[2:3], SamplingPlan(steps=3))[
+        "image"
+    ]
     np.testing.assert_allclose(made[2:3], one, atol=1e-5)
-    other = GAN.generate(params, {"shape": given["shape"][::-1]}, ("image",), keys_of(4), Plan())["image"]
+    other = GAN.generate(params, {"shape": given["shape"][::-1]}, ("image",), keys_of(4), SamplingPlan())["image"]
     assert np.abs(other - made).max() > 1e-3
 
 
@@ -184,7 +186,9 @@ def test_what_does_not_fit_is_a_sentence():
     with pytest.raises(UserError, match="give 'shape'"):
         GAN.request((), ("image",))
     with pytest.raises(UserError, match="without guidance"):
-        GAN.generate({}, {"shape": jnp.zeros(1, jnp.int32)}, ("image",), keys_of(1), Plan(guidance=Guidance(2.0)))
+        GAN.generate(
+            {}, {"shape": jnp.zeros(1, jnp.int32)}, ("image",), keys_of(1), SamplingPlan(guidance=Guidance(2.0))
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -40,9 +40,9 @@ from unified_jax.processes.gaussian import DiscreteGaussian
 from unified_jax.processes.interpolant import RectifiedFlow
 from unified_jax.samplers.choice import Ddpm, Euler
 from unified_jax.samplers.guidance import Axis, Guidance
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 
-PLAN = Plan(Euler(), 2)
+PLAN = SamplingPlan(Euler(), 2)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,9 @@ def test_absent_noise_belongs_to_the_sample_and_not_to_the_plan():
         close(among.t, np.full(3, end))
         assert abs(float(among.x.std()) - 1) < 0.3  # c_in of 80 times noise, too
     chain = joint(image={"process": DiscreteGaussian(steps=40)})  # the plan need not suit what is not sampled
-    made = jax.eval_shape(lambda k: chain.generate({"unused": 0}, {}, ("image",), k, Plan(Ddpm(), 2)), keys_of(1))
+    made = jax.eval_shape(
+        lambda k: chain.generate({"unused": 0}, {}, ("image",), k, SamplingPlan(Ddpm(), 2)), keys_of(1)
+    )
     assert made["image"].shape == (1, 16, 16, 3)
 
 
@@ -117,7 +119,7 @@ def test_guidance_comes_from_the_same_call(trained):
 
     @jax.jit
     def found(keys):
-        plans = [Plan(Steps(), 1, g) for g in (Guidance(2.5), Guidance(axes=(Axis(("audio",), 2.5),)))]
+        plans = [SamplingPlan(Steps(), 1, g) for g in (Guidance(2.5), Guidance(axes=(Axis(("audio",), 2.5),)))]
         made = [model.generate(params, {"audio": sound}, ("image",), keys, plan)["image"] for plan in plans]
         return made, velocity(AUDIO.to_model(sound), jnp.zeros(2)), velocity(absent.x, absent.t)
 
@@ -263,5 +265,5 @@ def test_a_configuration_comes_back():
     streams = (Stream(IMAGE, name="picture", ends=0.1),)
     model = JointDiffusion(DiT(1, 8, 2), streams, (Condition(Label("shape", 4), "form", 0.1), Label("colour", 3)))
     assert from_plain(to_plain(model)) == model
-    plan = Plan(guidance=Guidance(axes=(Axis(("form",), 2.0, of=("picture",)),)))
+    plan = SamplingPlan(guidance=Guidance(axes=(Axis(("form",), 2.0, of=("picture",)),)))
     assert from_plain(to_plain(plan)) == plan

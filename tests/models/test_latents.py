@@ -69,7 +69,7 @@ def test_the_autoencoder_is_a_stage_without_a_gradient(params, batch):
 
 def test_samples_are_decoded_whole_or_in_pieces(params):
     keys = uj.sample_keys(0, 0, 3)
-    plan = uj.Plan(uj.Euler(), steps=2)
+    plan = uj.SamplingPlan(uj.Euler(), steps=2)
     made = MODEL.generate(params, {}, ("image",), keys, plan)["image"]
     assert made.shape == (3, 8, 8, 3)
     denoise, process, grid, noise = MODEL.sampling(params, {}, ("image",), keys, plan)
@@ -118,7 +118,7 @@ def test_what_does_not_fit_is_refused(params):
     with pytest.raises(ValueError, match="is no autoencoder"):
         Latents(uj.Stage("coder", MODEL, "x"))
     with pytest.raises(uj.UserError, match="latents have no bounds"):
-        MODEL.generate(params, {}, ("image",), uj.sample_keys(0, 0, 1), uj.Plan(uj.Euler(), steps=1, clip=True))
+        MODEL.generate(params, {}, ("image",), uj.sample_keys(0, 0, 1), uj.SamplingPlan(uj.Euler(), steps=1, clip=True))
     with pytest.raises(uj.UserError, match="is one of latents"):
         MODEL.bits(params, {}, uj.sample_keys(0, 0, 1), 2)
 

@@ -19,7 +19,7 @@ from unified_jax.runs.sampling_flags import parse_sampler, sampler_names
 from unified_jax.samplers.choice import AnySampler, Ddim, DpmSolver, Heun, Karras, Sampler, Sde
 from unified_jax.samplers.karras import Churn
 from unified_jax.samplers.loop import START, normal_like
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 
 MEAN, STD = 0.3, 0.5
 PROCESSES = {
@@ -36,7 +36,7 @@ UNFIT = {"Ddpm": ("flow", "gvp", "vp", "edm"), "Karras": ("flow", "gvp", "vp"), 
 @pytest.mark.parametrize("name", PROCESSES)
 @pytest.mark.parametrize("sampler", get_args(AnySampler), ids=lambda cls: cls.__name__)
 def test_every_sampler_on_every_process(sampler, name):
-    process, plan = PROCESSES[name], Plan(sampler(), steps=60)
+    process, plan = PROCESSES[name], SamplingPlan(sampler(), steps=60)
     assert isinstance(plan.sampler, Sampler)
     if name in UNFIT.get(sampler.__name__, ()):
         with pytest.raises(UserError, match=sampler.__name__):
@@ -59,7 +59,7 @@ def test_every_sampler_on_every_process(sampler, name):
 @pytest.mark.parametrize("spacing", ["default", "leading", "trailing", "karras", "exponential", "beta"])
 def test_spacings(spacing):
     for process in (RectifiedFlow(), Edm(), DiscreteGaussian()):
-        plan = Plan(Heun(), 12, spacing=spacing)
+        plan = SamplingPlan(Heun(), 12, spacing=spacing)
         if spacing in ("leading", "trailing") and not isinstance(process, DiscreteGaussian):
             with pytest.raises(UserError, match="for discrete processes"):
                 plan.prepare(process)
@@ -69,11 +69,11 @@ def test_spacings(spacing):
         assert (np.diff(grid) < 0).all()
         assert grid[-1] == 0
         assert isinstance(made, NoiseLevels) == isinstance(process, DiscreteGaussian)
-    kept, grid = Plan(Ddim(), 10, spacing="trailing").prepare(DiscreteGaussian())
+    kept, grid = SamplingPlan(Ddim(), 10, spacing="trailing").prepare(DiscreteGaussian())
     assert kept.timesteps[-1] == 999
     assert grid.tolist() == list(range(9, -2, -1))
     with pytest.raises(UserError, match="whole steps"):
-        Plan(sampler_names()["ddpm"](), 10, spacing="karras").prepare(DiscreteGaussian())
+        SamplingPlan(sampler_names()["ddpm"](), 10, spacing="karras").prepare(DiscreteGaussian())
 
 
 def test_the_command_line_names_samplers():
@@ -107,8 +107,8 @@ def test_bad_samplers_are_a_sentence(text, words):
 
 
 def test_plans_are_configuration():
-    plan = Plan(DpmSolver(3), 20, spacing="karras")
+    plan = SamplingPlan(DpmSolver(3), 20, spacing="karras")
     assert from_plain(to_plain(plan)) == plan
     assert plan.with_steps(7, 3.0).guidance.scale == 3.0
     with pytest.raises(UserError, match="at least one step"):
-        Plan(steps=0)
+        SamplingPlan(steps=0)

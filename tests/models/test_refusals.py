@@ -19,9 +19,9 @@ from unified_jax.processes.edm import Edm
 from unified_jax.processes.interpolant import RectifiedFlow
 from unified_jax.samplers.choice import Dopri5, DpmFast, Euler
 from unified_jax.samplers.guidance import Axis, Guidance
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 
-PLAN = Plan(Euler(), 2)
+PLAN = SamplingPlan(Euler(), 2)
 THREE = (Stream(IMAGE, name="again"), Stream(IMAGE), Stream(AUDIO))
 FLOW = RectifiedFlow(reversed_time=True)
 SENTENCES = {
@@ -69,7 +69,7 @@ def test_what_cannot_be_asked_is_a_sentence():
     words, keys = {"words": jnp.zeros((2, 3, 2))}, keys_of(2)
     for sampler in (Dopri5(), DpmFast()):
         with pytest.raises(UserError, match="choose another for several streams"):
-            model.generate({}, words, ("image",), keys, Plan(sampler, 2))
+            model.generate({}, words, ("image",), keys, SamplingPlan(sampler, 2))
     with pytest.raises(UserError, match="'words' has no null: give 'words'"):
         model.generate({}, {}, ("image",), keys, PLAN)
     with pytest.raises(UserError, match="generates image, audio; found 'video'"):
@@ -78,4 +78,4 @@ def test_what_cannot_be_asked_is_a_sentence():
         model.generate({}, words | {"image": jnp.zeros((2, 16, 16, 3), jnp.uint8)}, ("image",), keys, PLAN)
     for axis in (Axis(("audio",)), Axis(("colour",)), Axis(("words",))):  # it is not given, is not there, has no null
         with pytest.raises(UserError, match=f"axis names '{axis.without[0]}'; what may be left out is nothing"):
-            model.generate({}, words, ("image",), keys, Plan(guidance=Guidance(axes=(axis,))))
+            model.generate({}, words, ("image",), keys, SamplingPlan(guidance=Guidance(axes=(axis,))))

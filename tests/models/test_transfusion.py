@@ -24,7 +24,7 @@ from unified_jax.processes.gaussian import DiscreteGaussian
 from unified_jax.processes.interpolant import RectifiedFlow
 from unified_jax.samplers.choice import Ddim
 from unified_jax.samplers.guidance import Guidance
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 
 STREAMS = (Stream(Image(16, 16, 3, 8)), Stream(Action()), Stream(Points(64, 6, 16)))
 TEXT = Text(110)
@@ -193,7 +193,7 @@ def test_a_sample_does_not_depend_on_its_batch(params):
 
     def drawn(rows):
         some = {name: value[rows] for name, value in given.items()}
-        plan = Plan(steps=2, guidance=Guidance(1.5))
+        plan = SamplingPlan(steps=2, guidance=Guidance(1.5))
         return jax.device_get(draw(params, some, wanted=wanted, keys=keys[rows], plan=plan))
 
     whole, other = drawn(np.arange(6)), drawn(company)
@@ -208,7 +208,9 @@ def test_cached_decoding_equals_a_whole_forward(params):
     given = {"image": jnp.asarray(np.stack([record["image"] for record in found]))}
     draw = jax.jit(MODEL.generate, static_argnames=("wanted", "plan"))
     ids = np.asarray(
-        draw(params, given, wanted=("caption",), keys=jax.random.split(jax.random.key(0), 3), plan=Plan())["caption"]
+        draw(params, given, wanted=("caption",), keys=jax.random.split(jax.random.key(0), 3), plan=SamplingPlan())[
+            "caption"
+        ]
     )
     packer = Packer(MODEL.modalities, 300, Documents(per_row=1))
     words = MODEL.vocabulary
@@ -236,7 +238,7 @@ def test_chains_and_bad_requests(params):
     )
     keys = jax.random.split(jax.random.key(0), 2)
     draw = jax.jit(chain.generate, static_argnames=("wanted", "plan"))
-    made = draw(params, {}, wanted=("image",), keys=keys, plan=Plan(Ddim(), steps=3))["image"]
+    made = draw(params, {}, wanted=("image",), keys=keys, plan=SamplingPlan(Ddim(), steps=3))["image"]
     assert made.shape == (2, 16, 16, 3) and np.isfinite(made).all()
     for given, wanted in (
         ({}, ("image", "image")),
@@ -244,7 +246,7 @@ def test_chains_and_bad_requests(params):
         ({"image": jnp.zeros((2, 16, 16, 3), jnp.uint8)}, ("image",)),
     ):
         with pytest.raises(UserError, match=r"asked for twice|This model generates caption, image|both given and"):
-            MODEL.generate(params, given, wanted, keys, Plan())
+            MODEL.generate(params, given, wanted, keys, SamplingPlan())
     with pytest.raises(ValueError, match="distinct"):
         dataclasses.replace(MODEL, streams=(STREAMS[0], STREAMS[0]))
     with pytest.raises(ValueError, match="more than 512 samples"):

@@ -21,7 +21,7 @@ from unified_jax.models.streams import Stream
 from unified_jax.models.transfusion import Transfusion
 from unified_jax.networks.transfusion import Trunk
 from unified_jax.samplers.choice import Euler
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 
 
 class Point(NamedTuple):
@@ -116,7 +116,7 @@ def test_an_identity_changes_neither_losses_nor_samples(params):
         found = loss_of(other, both)[name]
         np.testing.assert_allclose(found[0], total, rtol=1e-5)
         np.testing.assert_array_equal(found[1], weight)
-    keys, plan = sample_keys(0, 0, 2), Plan(Euler(), steps=2)
+    keys, plan = sample_keys(0, 0, 2), SamplingPlan(Euler(), steps=2)
     given = {"caption": jnp.asarray([r["caption"] for r in RECORDS[:2]])}
     wanted = PLAIN.generate(params, given, ("image",), keys, plan)["image"]
     np.testing.assert_allclose(other.generate(both, given, ("image",), keys, plan)["image"], wanted, atol=1e-5)
@@ -130,7 +130,7 @@ def test_a_span_has_a_token_for_each_patch_of_the_latent():
     other = model(latents(side=2, factor=0.5))
     assert other.packer.content(1) == 16 and other.streams[0].form.shape == (4, 4, 12)
     params = stirred(other.init) | STAGES
-    keys, plan = sample_keys(0, 0, 2), Plan(Euler(), steps=2)
+    keys, plan = sample_keys(0, 0, 2), SamplingPlan(Euler(), steps=2)
     made = other.generate(params, {}, ("image", "caption"), keys, plan)
     assert made["image"].shape == (2, 8, 8, 3)
     free = other.generate(params, {}, (), keys, plan)

@@ -16,7 +16,7 @@ from unified_jax.processes.levels import NoiseLevels
 from unified_jax.processes.paths import Gvp, Vp
 from unified_jax.processes.times import shift_times
 from unified_jax.samplers.choice import Ddim, Ddpm, Dopri5, DpmFast, DpmSolver, Euler, Karras, Sde, UniPc
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 
 PROCESSES = {
     "flow": Interpolant(),
@@ -40,7 +40,7 @@ def test_grids_fall_between_the_ends_that_were_asked_for(name):
     for sampler, spacing, steps, shift in itertools.product(SAMPLERS, get_args(Spacing), (1, 7, 61), (1.0, 3.0)):
         where, needs = (sampler, spacing, steps, shift), sampler.needs
         try:
-            view, grid = Plan(sampler, steps, spacing=spacing, shift=shift).prepare(process)
+            view, grid = SamplingPlan(sampler, steps, spacing=spacing, shift=shift).prepare(process)
         except UserError:
             continue
         made += 1
@@ -79,16 +79,16 @@ def test_every_spacing_visits_as_many_steps_as_were_asked_for(total):
 @pytest.mark.parametrize(
     ("plan", "name", "words"),
     [
-        (Plan(Ddim(), 5, shift=3.0), "chain", "shift 3.0 has no effect"),
-        (Plan(Euler(), 5, shift=3.0), "edm", "shift 3.0 has no effect"),
-        (Plan(Euler(), 5, shift=3.0, spacing="karras"), "flow", "'karras' places the times itself"),
-        (Plan(Sde(), 5, spacing="leading"), "flow", "spacing 'leading' has no effect"),
-        (Plan(Sde(last_size=0.98), 5), "flow within", "leaves nothing of the times"),
-        (Plan(Sde(), 1), "flow", "at least two steps"),
-        (Plan(Dopri5(), spacing="karras"), "edm", "Dopri5 chooses its own times"),
-        (Plan(Dopri5(), shift=2.0), "flow", "Dopri5 chooses its own times"),
-        (Plan(Ddim(), 101), "short chain", "has 100 steps"),
-        (Plan(Euler(), 20_000, spacing="beta"), "flow", "cannot tell apart"),
+        (SamplingPlan(Ddim(), 5, shift=3.0), "chain", "shift 3.0 has no effect"),
+        (SamplingPlan(Euler(), 5, shift=3.0), "edm", "shift 3.0 has no effect"),
+        (SamplingPlan(Euler(), 5, shift=3.0, spacing="karras"), "flow", "'karras' places the times itself"),
+        (SamplingPlan(Sde(), 5, spacing="leading"), "flow", "spacing 'leading' has no effect"),
+        (SamplingPlan(Sde(last_size=0.98), 5), "flow within", "leaves nothing of the times"),
+        (SamplingPlan(Sde(), 1), "flow", "at least two steps"),
+        (SamplingPlan(Dopri5(), spacing="karras"), "edm", "Dopri5 chooses its own times"),
+        (SamplingPlan(Dopri5(), shift=2.0), "flow", "Dopri5 chooses its own times"),
+        (SamplingPlan(Ddim(), 101), "short chain", "has 100 steps"),
+        (SamplingPlan(Euler(), 20_000, spacing="beta"), "flow", "cannot tell apart"),
     ],
 )
 def test_what_has_no_effect_or_no_room_is_a_sentence(plan, name, words):

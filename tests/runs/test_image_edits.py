@@ -14,10 +14,10 @@ from unified_jax.modalities.image import Image
 from unified_jax.models.diffusion import Diffusion
 from unified_jax.runs.image_edits import EditFlags, edit_of, edit_rows, read_mask
 from unified_jax.samplers.choice import Dopri5, Euler
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 from unified_jax.training.experiment import Experiment, Previews
 
-PLAN = Plan(Euler(), steps=4)
+PLAN = SamplingPlan(Euler(), steps=4)
 DRAW = np.random.default_rng(0)
 
 

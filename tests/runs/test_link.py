@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("one_device")
 SHAPE = uj.Label("shape", 6, SHAPES)
 BASE = uj.Diffusion(Small(), modality=uj.Image(8, 8, 3, patch=8), conditions=(SHAPE,))
 UP = uj.Diffusion(Small(), modality=uj.Image(16, 16, 3, patch=8), conditions=(uj.Image(8, 8, 3, name="low"),))
-PLAN = uj.Plan(uj.Euler(), steps=1)
+PLAN = uj.SamplingPlan(uj.Euler(), steps=1)
 
 
 def linked(folder, **changes):

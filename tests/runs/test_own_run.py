@@ -27,7 +27,7 @@ from unified_jax.models.diffusion import Diffusion
 from unified_jax.processes.grids import Needs, time_grid
 from unified_jax.processes.targets import coefficients, expand, mean_per_example, rates, solve
 from unified_jax.samplers.ddim import ddim
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 from unified_jax.training.experiment import Checkpointing, Experiment, Previews
 from unified_jax.training.optimizer import Optimization
 
@@ -67,7 +67,7 @@ def experiment(size: int = 8):
     return Experiment(
         model=Diffusion(Mixer(), Circle(), Image(size, size, 1, patch=4)), data=Blobs(size), steps=4, batch_size=8,
         optimizer=Optimization(SignDescent(), learning_rate=1e-3), log_every=1, checkpoint=Checkpointing(every=2),
-        preview=Previews(every=0, plan=Plan(Stride(), steps=2)),
+        preview=Previews(every=0, plan=SamplingPlan(Stride(), steps=2)),
     )
 """
 DATA = """

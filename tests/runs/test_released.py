@@ -18,7 +18,7 @@ from unified_jax.samplers.choice import Ddpm, Dopri5, Euler, Sde
 from unified_jax.samplers.ddpm import ddpm
 from unified_jax.samplers.guidance import Guidance
 from unified_jax.samplers.ode import euler
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 from unified_jax.samplers.sde import sde
 
 STEPS = 10
@@ -64,7 +64,7 @@ def as_flow(stored):
     final = jax.tree.map(lambda leaf: leaf.reshape(*leaf.shape[:-1], 4, 2, 4)[..., 0, :], params["final"])
     final = jax.tree.map(lambda leaf: leaf.reshape(*leaf.shape[:-2], 16), final)
     model = dataclasses.replace(experiment.model, process=convert.SIT)
-    preview = dataclasses.replace(experiment.preview, plan=Plan(Euler(), STEPS, Guidance(4.0, channels=3)))
+    preview = dataclasses.replace(experiment.preview, plan=SamplingPlan(Euler(), STEPS, Guidance(4.0, channels=3)))
     return dataclasses.replace(experiment, model=model, preview=preview), params | {"final": final}
 
 

@@ -17,7 +17,7 @@ from unified_jax.models.transfusion import Stream, Transfusion
 from unified_jax.models.tuned import Tuning
 from unified_jax.networks.transfusion import Trunk
 from unified_jax.runs.weight_transfer import plan_graft
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 
 TRUNK = Trunk(depth=2, width=32, heads=2, remat="none")
 PICTURE = Stream(Image(16, 16, 3, 8))
@@ -44,7 +44,7 @@ def test_samples_are_the_same_with_further_modalities(old):
     key = jax.random.split(jax.random.key(2), 1)
     made = [
         jax.jit(model.generate, static_argnames=("wanted", "plan"))(
-            params, given, wanted=("image",), keys=key, plan=Plan(steps=3)
+            params, given, wanted=("image",), keys=key, plan=SamplingPlan(steps=3)
         )["image"]
         for model, params in ((OLD, old), (more, new))
     ]

@@ -13,7 +13,7 @@ from unified_jax.samplers.choice import Ddim, Ddpm, DpmSolver, Euler, Pndm
 from unified_jax.samplers.ddim import ddim
 from unified_jax.samplers.editing import back, image_to_image, inpaint, invert, last_steps, repaint
 from unified_jax.samplers.loop import START, normal_like, slerp
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 
 MEAN, STD, N = 0.5, 0.7, 4000
 KEYS = keys_of(N)
@@ -21,7 +21,7 @@ PROCESSES = {"flow": RectifiedFlow(), "chain": DiscreteGaussian("squared_cosine"
 
 
 def setting(name, sampler, steps=20):
-    process, grid = Plan(sampler, steps=steps).prepare(PROCESSES[name])
+    process, grid = SamplingPlan(sampler, steps=steps).prepare(PROCESSES[name])
     return gaussian_denoiser(process, MEAN, STD), process, grid
 
 

@@ -11,7 +11,7 @@ from unified_jax.errors import UserError
 from unified_jax.models.gibbs import blocked_gibbs
 from unified_jax.samplers.choice import Euler
 from unified_jax.samplers.gibbs import gibbs
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 
 RHO = 0.8
 
@@ -47,7 +47,7 @@ def test_a_chain_depends_on_its_own_key_alone():
 
 @pytest.mark.nightly
 def test_a_models_fields_are_drawn_in_turn_each_given_the_newest_of_the_other():
-    model, plan, keys = joint(), Plan(Euler(), 2), keys_of(2)
+    model, plan, keys = joint(), SamplingPlan(Euler(), 2), keys_of(2)
     params = jax.tree.map(lambda p: p + 0.05, model.init(jax.random.key(0)))
     audio = jnp.asarray(batch_of(model, 2)["audio"])
     end, every = blocked_gibbs(model, params, {"audio": audio}, ("image", "audio"), keys, plan, 2)
@@ -75,4 +75,4 @@ def test_a_models_fields_are_drawn_in_turn_each_given_the_newest_of_the_other():
 def test_what_is_no_chain_is_a_sentence(given, fields, rounds, words):
     shown = {name: jnp.zeros(()) for name in given}
     with pytest.raises(UserError, match=words):
-        blocked_gibbs(joint(), {}, shown, fields, keys_of(1), Plan(), rounds)
+        blocked_gibbs(joint(), {}, shown, fields, keys_of(1), SamplingPlan(), rounds)

@@ -15,7 +15,7 @@ from unified_jax.modalities.label import Label
 from unified_jax.models.diffusion import Diffusion
 from unified_jax.samplers.choice import Euler
 from unified_jax.samplers.guidance import Guidance
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 from unified_jax.samplers.skip_layers import SkipLayers
 
 
@@ -46,7 +46,7 @@ MODEL = Diffusion(Sum(), modality=Image(2, 2, 1, 1), conditions=(Label("label", 
 def said(guidance, t):
     """The velocity that the guided denoiser gives for the label 1."""
     keys = jax.random.split(jax.random.key(0), 1)
-    plan = Plan(Euler(), 2, guidance)
+    plan = SamplingPlan(Euler(), 2, guidance)
     params = MODEL.init(jax.random.key(0))
     denoise = MODEL.sampling(params, {"label": jnp.asarray([1])}, ("image",), keys, plan).denoise
     found = denoise(jnp.zeros((1, 2, 2, 1)), jnp.asarray([t]))
@@ -64,7 +64,7 @@ def test_the_difference_to_the_network_without_blocks_is_added_within_its_times(
 
 
 def test_networks_and_blocks_that_are_not_there_are_refused():
-    keys, plan = jax.random.split(jax.random.key(0), 1), Plan(Euler(), 2, Guidance(skip=SkipLayers((7,))))
+    keys, plan = jax.random.split(jax.random.key(0), 1), SamplingPlan(Euler(), 2, Guidance(skip=SkipLayers((7,))))
     with pytest.raises(UserError, match="names blocks 0"):
         MODEL.sampling({}, {"label": jnp.asarray([1])}, ("image",), keys, plan)
     other = Diffusion(Plain(), modality=Image(2, 2, 1, 1))

@@ -10,7 +10,7 @@ import pytest
 from unified_jax.processes.interpolant import RectifiedFlow
 from unified_jax.processes.targets import Prediction
 from unified_jax.samplers.choice import Dopri5, Heun
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 from unified_jax.samplers.watched import watched
 
 
@@ -29,7 +29,7 @@ def sampled(plan, x):
 def test_the_samples_are_the_samplers_and_progress_comes_in_order(sampler):
     told = []
     x = jax.random.normal(jax.random.key(1), (3, 5))
-    plan = Plan(sampler, steps=4)
+    plan = SamplingPlan(sampler, steps=4)
     plain, seen = sampled(plan, x), sampled(watched(plan, told.append), x)
     jax.effects_barrier()
     np.testing.assert_allclose(plain, seen, rtol=1e-5, atol=1e-6)

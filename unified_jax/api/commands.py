@@ -13,7 +13,7 @@ from unified_jax.runs.evaluate import EvaluateCommand, evaluate_run
 from unified_jax.runs.pipelines import read_pipeline, whole_params
 from unified_jax.runs.recipe import load_recipe
 from unified_jax.runs.start import Start
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 from unified_jax.training.experiment import Experiment
 
 
@@ -71,8 +71,8 @@ def link(
 
 
 def evaluate(
-    run: Run | str | Path, *, count: int = 512, splits: tuple[str, ...] = (), seed: int = 0, plan: Plan | None = None,
-    trust: bool = False,
+    run: Run | str | Path, *, count: int = 512, splits: tuple[str, ...] = (), seed: int = 0,
+    plan: SamplingPlan | None = None, trust: bool = False,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Evaluates a run: the rows of its evaluation.json, with metric, split, value and interval.
 

@@ -29,7 +29,7 @@ from unified_jax.runs.image_edits import check_edit, edit_of, edit_rows
 from unified_jax.runs.opened import open_run
 from unified_jax.runs.saved import Which
 from unified_jax.samplers.choice import Sampler
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 from unified_jax.training.balancing import FixedBalance
 from unified_jax.training.experiment import Experiment
 from unified_jax.typing import Params
@@ -60,7 +60,7 @@ class Run:
 
     def plan(
         self, sampler: Open[Sampler] | None = None, *, steps: int | None = None, guidance: float | None = None
-    ) -> Plan:
+    ) -> SamplingPlan:
         """The sampler settings of this run's previews, with every argument that is not None replaced.
 
         guidance   scale s of classifier-free guidance, 1 + w; 1 is no guidance
@@ -70,7 +70,8 @@ class Run:
 
     def sample(
         self, given: Given | None = None, *, generate: tuple[str, ...] = (), count: int | None = None, seed: int = 0,
-        first: int = 0, plan: Plan | None = None, batch: int = 64, report: Callable[[int], Any] = lambda done: None,
+        first: int = 0, plan: SamplingPlan | None = None, batch: int = 64,
+        report: Callable[[int], Any] = lambda done: None,
     ) -> Samples:  # fmt: skip
         """Samples the model. Sample i of a seed is always the same, for any `count` and `batch`.
 
@@ -96,8 +97,8 @@ class Run:
 
     @same_numbers()
     def sample_rows(
-        self, rows: dict[str, np.ndarray], wanted: tuple[str, ...], which: tuple[int, int], seed: int, plan: Plan,
-        batch: int, report: Callable[[int], Any], edit: Edit | None = None,
+        self, rows: dict[str, np.ndarray], wanted: tuple[str, ...], which: tuple[int, int], seed: int,
+        plan: SamplingPlan, batch: int, report: Callable[[int], Any], edit: Edit | None = None,
     ) -> Samples:  # fmt: skip
         """`sample` of prepared rows, for a resolved request; `which` is (first, count). With `edit`, edits."""
         first, count = which
@@ -112,8 +113,8 @@ class Run:
     def edit(
         self, image: Any, given: Given | None = None, *, mode: Mode = "image", strength: float | None = None,
         mask: Any = None, other: Any = None, at: tuple[int, int] | None = None, source: Given | None = None,
-        repeats: int = 1, iterations: int = 3, count: int | None = None, seed: int = 0, plan: Plan | None = None,
-        batch: int = 64,
+        repeats: int = 1, iterations: int = 3, count: int | None = None, seed: int = 0,
+        plan: SamplingPlan | None = None, batch: int = 64,
     ) -> Samples:  # fmt: skip
         """Edits of an image, or of a list of them, under the conditions `given` (docs/editing.md).
 
@@ -142,7 +143,7 @@ class Run:
 
     def sampling(
         self, given: Given | None = None, *, generate: tuple[str, ...] = (), count: int | None = None, seed: int = 0,
-        plan: Plan | None = None,
+        plan: SamplingPlan | None = None,
     ) -> Sampling:  # fmt: skip
         """The guided denoiser with its process, grid and noise, for a custom sampler.
 
@@ -156,7 +157,9 @@ class Run:
         arrays = {name: jax.numpy.asarray(row) for name, row in rows.items()}
         return model.sampling(self.params, arrays, wanted, sample_keys(seed, 0, count), plan or self.plan())
 
-    def denoiser(self, given: Given | None = None, *, count: int | None = None, plan: Plan | None = None) -> Any:
+    def denoiser(
+        self, given: Given | None = None, *, count: int | None = None, plan: SamplingPlan | None = None
+    ) -> Any:
         """The denoiser of `sampling(...)`: (x_t `[count, ...]`, t `[count]`) -> Prediction(x0, eps)."""
         return self.sampling(given, count=count, plan=plan).denoise
 

@@ -42,7 +42,7 @@ from unified_jax.runs.lora import ADAPTERS, AdapterLayout, export_tuned, import_
 from unified_jax.runs.pipelines import convert_pipeline
 from unified_jax.samplers.choice import Ddpm, Dopri5
 from unified_jax.samplers.guidance import Guidance
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 from unified_jax.training.experiment import Experiment, Previews
 from unified_jax.typing import Params
 
@@ -229,7 +229,9 @@ def experiment_of(
             flip=True,
         ),
         data=Tfds("unknown"),
-        preview=Previews(plan=Plan(sampler, steps=steps, guidance=Guidance(4.0 if guided else 1.0, channels=channels))),
+        preview=Previews(
+            plan=SamplingPlan(sampler, steps=steps, guidance=Guidance(4.0 if guided else 1.0, channels=channels))
+        ),
     )
 
 

@@ -3,7 +3,7 @@
     text_encoder/  tokenizer/  unet/  vae/  scheduler/      Stable Diffusion 1.x and 2.x
 
 A scheduler is a process, and a plan to sample it. Those of diffusers that begin their steps at 1 ("leading", with an
-offset) and end at the level of the first step instead of the data are read as they are: `Plan.offset`, `Plan.last`.
+offset) and end at the level of the first step instead of the data are read as they are: a plan's `offset` and `last`.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from unified_jax.processes.schedules import Schedule
 from unified_jax.processes.targets import Target
 from unified_jax.samplers.choice import Ddim, Ddpm, DpmSolver, Euler, EulerAncestral, Pndm, UniPc
 from unified_jax.samplers.guidance import Guidance
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 
 INDEX = "model_index.json"
 SCHEDULER = "scheduler_config.json"
@@ -70,7 +70,7 @@ def parts_of(folder: Path, known: Mapping[str, tuple[str, ...]]) -> dict[str, Pa
     return {name: folder / name for name in known}
 
 
-def scheduler(folder: Path, guidance: float) -> tuple[DiscreteGaussian, Plan]:
+def scheduler(folder: Path, guidance: float) -> tuple[DiscreteGaussian, SamplingPlan]:
     """(the process, the plan of 50 steps) of a scheduler's folder. Raises UserError for options that are not served."""
     path = folder / SCHEDULER
     config = read_json(path)
@@ -126,7 +126,7 @@ def _process(said: Settings, config: Mapping[str, Any]) -> DiscreteGaussian:
         raise UserError(f"{said.what} describes no process: {error}") from error
 
 
-def _chain_plan(sampler: Any, said: Settings, spacing: str, guidance: float, to_data: bool) -> Plan:
+def _chain_plan(sampler: Any, said: Settings, spacing: str, guidance: float, to_data: bool) -> SamplingPlan:
     """Of a solver over a process's own steps: theirs ends at the level of the first step unless `to_data`."""
     last: Literal["data", "first"] = "data" if to_data else "first"
     clip = sampler != Pndm() and said.get("clip_sample", True)
@@ -136,13 +136,13 @@ def _chain_plan(sampler: Any, said: Settings, spacing: str, guidance: float, to_
 def _plan(
     sampler: Any, said: Settings, spacing: str, guidance: float, last: Literal["data", "first"] = "data",
     clip: bool = False,
-) -> Plan:  # fmt: skip
+) -> SamplingPlan:  # fmt: skip
     found = said.get("timestep_spacing", spacing)
     if found not in SPACINGS:
         raise UserError(f"{said.what}: timestep_spacing is {found!r}; expected one of {', '.join(SPACINGS)}.")
     chosen: list[Any] = [kind for kind in LEVELS if said.get(f"use_{kind}_sigmas", False)]
     offset = said.get("steps_offset", 0) if found == "leading" and not chosen else 0
-    return Plan(
+    return SamplingPlan(
         sampler, 50, Guidance(guidance), chosen[0] if chosen else SPACINGS[found], offset=offset, last=last, clip=clip
     )
 

@@ -35,7 +35,7 @@ from unified_jax.models.checks import check_names
 from unified_jax.models.stages import check_stages
 from unified_jax.networks.autoencoders.quantise import EmaCodebook, perplexity
 from unified_jax.precision import seed_key
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 from unified_jax.typing import Batch, Keys, Params
 
 DRAW, VIEW = 7101, 7102
@@ -242,7 +242,7 @@ class Autoencoder(Served, Declared):
     # ---- use ------------------------------------------------------------------------------------------------------
 
     def generate(
-        self, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: Plan
+        self, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: SamplingPlan
     ) -> dict[str, Array]:
         """The reconstructions of what is given, from the means of their latents."""
         del keys, plan

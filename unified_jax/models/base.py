@@ -18,7 +18,7 @@ from unified_jax.interop.names import flatten, unflatten
 from unified_jax.modalities.base import Modality, blanks
 from unified_jax.models.stages import stage_shapes
 from unified_jax.precision import seed_key
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 from unified_jax.typing import Batch, Keys, Params
 
 Terms = dict[str, tuple[Array, Array]]
@@ -141,7 +141,7 @@ class Model(Protocol):
         ...
 
     def generate(
-        self, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: Plan
+        self, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: SamplingPlan
     ) -> dict[str, Array]:
         """The wanted fields in model space, one sample per key. Absent conditions are unconditional."""
         ...
@@ -191,7 +191,7 @@ class Declared:
         return given, wanted
 
     def generate(
-        self, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: Plan
+        self, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: SamplingPlan
     ) -> dict[str, Array]:
         """Raises UserError; a generative model overrides it."""
         del params, given, wanted, keys, plan

@@ -26,7 +26,7 @@ from unified_jax.models.links import Wire, check_order, fields_of, wired
 from unified_jax.models.stages import START, Stage, stage_params
 from unified_jax.precision import same_numbers
 from unified_jax.processes.targets import expand
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 from unified_jax.typing import Batch, Keys, Params
 
 
@@ -36,7 +36,7 @@ class Link:
 
     stage: Stage
     """The model and its parameters (`uj.stage` takes them from a run); its name is the link's."""
-    plan: Plan | None = None
+    plan: SamplingPlan | None = None
     """Its sampler settings; None: those of the request."""
     takes: tuple[tuple[str, str], ...] = ()
     """Pairs (field of the chain, the model's field) for fields with another name in the chain. A field that the model
@@ -179,7 +179,7 @@ class Chain(Declared):
         return tuple(found[::-1])
 
     def generate(
-        self, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: Plan
+        self, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: SamplingPlan
     ) -> dict[str, Array]:
         """See `Model`; only the links that the wanted fields need run.
 
@@ -210,7 +210,7 @@ def link_keys(keys: Keys, name: str) -> Keys:
     return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
 
 
-def _run(turn: Turn, params: Params, known: dict[str, Array], keys: Keys, plan: Plan) -> dict[str, Array]:
+def _run(turn: Turn, params: Params, known: dict[str, Array], keys: Keys, plan: SamplingPlan) -> dict[str, Array]:
     """What a link makes, by the chain's names. Raises UserError as its model does, with the link's name."""
     link = turn.link
     given = {

@@ -26,7 +26,7 @@ from unified_jax.networks.transfusion import Spans, Tokens
 from unified_jax.processes.targets import Prediction, Process
 from unified_jax.samplers.guidance import classifier_free, clip_x0
 from unified_jax.samplers.loop import START, Denoiser, normal_like
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 from unified_jax.typing import Keys, Params
 
 
@@ -42,7 +42,7 @@ class Past(NamedTuple):
 
 
 def generate(
-    model: Any, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: Plan
+    model: Any, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: SamplingPlan
 ) -> dict[str, Array]:
     """See `Transfusion.generate`."""
     if plan.guidance.axes:
@@ -74,7 +74,7 @@ def read_given(
 
 
 def make_item(
-    model: Any, params: Params, past: Past, m: int, keys: Keys, plan: Plan
+    model: Any, params: Params, past: Past, m: int, keys: Keys, plan: SamplingPlan
 ) -> tuple[Array, Float[Array, "b v"], Past]:
     """(item of modality m, next-token logits, the sequences after it)."""
     own = jax.vmap(lambda key: jax.random.fold_in(key, m))(keys)
@@ -158,7 +158,7 @@ def _give_span(model: Any, params: Params, past: Past, m: int, x0: Array) -> tup
     return logits[:, -1], Past(cache, past.at + stream.form.tokens + 2, past.position + 3)
 
 
-def _denoise(model: Any, params: Params, past: Past, m: int, keys: Keys, plan: Plan) -> Float[Array, "b ..."]:
+def _denoise(model: Any, params: Params, past: Past, m: int, keys: Keys, plan: SamplingPlan) -> Float[Array, "b ..."]:
     """A span where it is denoised: in model space, or latents."""
     stream = model.stream(m)
     process, grid = plan.prepare(stream.process)
@@ -191,7 +191,7 @@ def _span_output(
 
 
 def _write_text(
-    model: Any, params: Params, past: Past, m: int, keys: Keys, plan: Plan
+    model: Any, params: Params, past: Past, m: int, keys: Keys, plan: SamplingPlan
 ) -> tuple[Int[Array, "b k"], Float[Array, "b v"], Past]:
     """(ids of a text or label, next-token logits, the sequences after it and its end token)."""
     words, count, first = model.vocabulary, len(keys), model.vocabulary.first[m]

@@ -32,7 +32,7 @@ from unified_jax.models.stages import Encoded, Stage, check_stages, own
 from unified_jax.models.streams import Condition, Stream, drop, mirrored
 from unified_jax.precision import EXACT
 from unified_jax.processes.targets import Process, diffuse, expand
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 from unified_jax.sharding import logical_axes, unbox
 from unified_jax.typing import Batch, Keys, Params
 
@@ -223,14 +223,14 @@ class Denoising(HoldsLatents, Declared):
         return super().request(tuple(name for name in given if not name.startswith(NEGATIVE)), wanted)
 
     def generate(
-        self, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: Plan
+        self, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: SamplingPlan
     ) -> dict[str, Float[Array, "b ..."]]:
         """{field: samples in model space}, one per key. `given` holds prepared arrays, one row per sample."""
         _, wanted = self.request(tuple(given), tuple(wanted))
         return generation.generate(self, params, given, wanted, keys, plan)
 
     def sampling(
-        self, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: Plan
+        self, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: SamplingPlan
     ) -> generation.Sampling:
         """The arguments with which `generate` calls the sampler, for a custom sampler."""
         _, wanted = self.request(tuple(given), tuple(wanted))

@@ -25,7 +25,7 @@ from unified_jax.samplers.ddim import ddim
 from unified_jax.samplers.editing import image_to_image, inpaint, invert
 from unified_jax.samplers.guidance import Guidance
 from unified_jax.samplers.loop import slerp
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 from unified_jax.typing import Batch, Keys, Params
 
 Mode = Literal["image", "vary", "inpaint", "outpaint", "invert", "interpolate"]
@@ -103,7 +103,7 @@ class Edited(Declared):
         raise UserError("Edits are drawn, not trained; train their model.")
 
     def generate(
-        self, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: Plan
+        self, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: SamplingPlan
     ) -> dict[str, Float[Array, "b ..."]]:
         """See `Model`. Conditions of the image itself, for its inversion, are `edit.source.FIELD`."""
         (stream,) = self.model.streams
@@ -127,7 +127,7 @@ class Edited(Declared):
 
     def _from_noise(
         self, params: Params, own: dict[str, Array], of_image: dict[str, Array], x0: Array, given: dict[str, Array],
-        wanted: tuple[str, ...], keys: Keys, plan: Plan,
+        wanted: tuple[str, ...], keys: Keys, plan: SamplingPlan,
     ) -> Array:  # fmt: skip
         """A deterministic sample from the noise of x0, or from one between two noises."""
         plan = replace(plan, sampler=Ddim())

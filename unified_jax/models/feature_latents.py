@@ -41,7 +41,7 @@ BASE = 4096
 
 
 def time_shift(shape: tuple[int, ...], base: int = BASE) -> float:
-    """sqrt(numbers / base) of latents of this shape, for `times` of a process and `Plan.shift`.
+    """sqrt(numbers / base) of latents of this shape, for `times` of a process and `SamplingPlan.shift`.
 
     >>> time_shift((16, 16, 16))
     1.0

@@ -15,14 +15,14 @@ from jaxtyping import Array
 
 from unified_jax.data.vocabulary import WRITTEN
 from unified_jax.models.decoding import Past, choose_token, make_item, read_given
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 from unified_jax.typing import Keys, Params
 
 ORDER = "order"
 """Name of the result that lists the generated modalities."""
 
 
-def run_freely(model: Any, params: Params, given: dict[str, Array], keys: Keys, plan: Plan) -> dict[str, Array]:
+def run_freely(model: Any, params: Params, given: dict[str, Array], keys: Keys, plan: SamplingPlan) -> dict[str, Array]:
     """{name: samples} for everything that is not given, and `order`: `[b, k]` indices of `modalities`, then -1.
 
     Modalities that a sample did not choose are -1 in a text and 0 elsewhere.
@@ -69,7 +69,15 @@ def _blank(model: Any, m: int, count: int) -> Array:
 
 
 def _made_where(
-    model: Any, params: Params, active: Array, before: Array, logits: Array, past: Past, m: int, keys: Keys, plan: Plan
+    model: Any,
+    params: Params,
+    active: Array,
+    before: Array,
+    logits: Array,
+    past: Past,
+    m: int,
+    keys: Keys,
+    plan: SamplingPlan,
 ) -> tuple[Array, Array, Past]:
     """(item, logits, sequences), changed for the active samples only. The cache beyond a sample's end is masked."""
 

@@ -25,7 +25,7 @@ from unified_jax.models.base import Declared, Player, Terms
 from unified_jax.models.checks import check_names
 from unified_jax.models.gan_losses import Adversarial, Relativistic, judged
 from unified_jax.samplers.guidance import Guidance
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 from unified_jax.sharding import constrain, logical_axes, unbox
 from unified_jax.typing import Batch, Keys, Params
 
@@ -235,7 +235,7 @@ class Gan(Declared):
         return given, wanted
 
     def generate(
-        self, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: Plan
+        self, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: SamplingPlan
     ) -> dict[str, Array]:
         """One pass of the generator."""
         self.request(tuple(given), tuple(wanted))

@@ -19,7 +19,7 @@ from unified_jax.models.streams import Stream, without
 from unified_jax.processes.targets import Process
 from unified_jax.samplers.guidance import clip_x0, guided
 from unified_jax.samplers.loop import START, Denoiser, normal_like
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 from unified_jax.samplers.skip_layers import SkipLayers, away
 from unified_jax.sharding import constrain
 from unified_jax.typing import Keys, Params
@@ -51,7 +51,7 @@ class Request(NamedTuple):
     given: dict[str, Array]
     """Prepared conditions by field, one row per sample."""
     keys: Keys
-    plan: Plan
+    plan: SamplingPlan
     conditions: tuple[ConditionInput, ...] = ()
     """What the network reads."""
     instead: tuple[ConditionInput, ...] = ()
@@ -63,7 +63,7 @@ class Request(NamedTuple):
 
 
 def generate(
-    model: Any, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: Plan
+    model: Any, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: SamplingPlan
 ) -> dict[str, Float[Array, "b ..."]]:
     """See `Denoising.generate`; streams that share its times are sampled with it."""
     denoise, process, grid, noise = sampling(model, params, given, wanted, keys, plan)
@@ -76,7 +76,7 @@ def generate(
 
 
 def sampling(
-    model: Any, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: Plan
+    model: Any, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: SamplingPlan
 ) -> Sampling:
     """The guided denoiser of the wanted streams and their partners, and its initial noise."""
     given, against = without_negatives(given), negatives(given)

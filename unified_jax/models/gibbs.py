@@ -7,12 +7,18 @@ from jaxtyping import Array
 
 from unified_jax.errors import UserError
 from unified_jax.samplers.gibbs import Conditional, State, gibbs
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 from unified_jax.typing import Keys, Params
 
 
 def blocked_gibbs(
-    model: Any, params: Params, given: dict[str, Array], fields: tuple[str, ...], keys: Keys, plan: Plan, rounds: int
+    model: Any,
+    params: Params,
+    given: dict[str, Array],
+    fields: tuple[str, ...],
+    keys: Keys,
+    plan: SamplingPlan,
+    rounds: int,
 ) -> tuple[State, State]:
     """(prepared fields after `rounds` rounds, after each); in a round every field is sampled, given the others.
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Int
 from unified_jax.hosts import lay
 from unified_jax.models.base import Model
 from unified_jax.precision import same_numbers, seed_key
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 from unified_jax.sharding import MESH_AXES, MeshShape, Rules, make_mesh
 from unified_jax.typing import Params
 
@@ -33,7 +33,7 @@ def generate_many(
     wanted: tuple[str, ...],
     count: int,
     seed: int,
-    plan: Plan,
+    plan: SamplingPlan,
     batch: int,
     rules: Rules,
     report: Callable[[int], Any] = lambda done: None,

@@ -37,7 +37,7 @@ from unified_jax.models.streams import Stream
 from unified_jax.networks.transfusion import Captured, Spans, Tokens, Trunk
 from unified_jax.processes.edm import Edm
 from unified_jax.processes.targets import diffuse, expand
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 from unified_jax.sharding import logical_axes, unbox
 from unified_jax.typing import Batch, Keys, Params
 
@@ -237,7 +237,7 @@ class Transfusion(Declared):
     # ---- sampling -------------------------------------------------------------------------------------------------
 
     def generate(
-        self, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: Plan
+        self, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: SamplingPlan
     ) -> dict[str, Array]:
         """The wanted modalities, in order, given the conditions; texts as ids `[b, length]`, -1 after their end.
 

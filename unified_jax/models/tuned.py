@@ -26,7 +26,7 @@ from unified_jax.interop.names import flatten, unflatten
 from unified_jax.models.base import Model, Terms
 from unified_jax.models.stages import beside
 from unified_jax.precision import EXACT, seed_key
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 from unified_jax.typing import Batch, Keys, Params
 
 EVERYTHING = ".*"
@@ -150,7 +150,7 @@ class Tuned:
         return self.model.losses(self.compose(params), aux, batch, key)
 
     def generate(
-        self, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: Plan
+        self, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: SamplingPlan
     ) -> dict[str, Array]:
         """See `Model`; the parameters are {"base", "own", "lora"}."""
         return self.model.generate(self.compose(params), given, wanted, keys, plan)

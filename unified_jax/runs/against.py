@@ -12,7 +12,7 @@ from unified_jax.runs import distance
 from unified_jax.runs.directory import provenance, write_json
 from unified_jax.runs.folders import make_folder
 from unified_jax.runs.sampled import SampledPictures, conditions_of, image_of
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 from unified_jax.training.experiment import Experiment
 from unified_jax.typing import Params
 
@@ -25,7 +25,7 @@ FEATURES = "features"
 
 
 def evaluate_against(
-    command: "EvaluateCommand", experiment: Experiment, params: Params, step: int, plan: Plan, show: bool
+    command: "EvaluateCommand", experiment: Experiment, params: Params, step: int, plan: SamplingPlan, show: bool
 ) -> list[dict[str, Any]]:
     """The rows, also in OUT/distances.json. A killed command goes on from the features in OUT/features."""
     image = image_of(experiment.model)

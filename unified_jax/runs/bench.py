@@ -16,7 +16,7 @@ from unified_jax.hosts import writes
 from unified_jax.models.sampling import generate_many
 from unified_jax.runs.directory import provenance, read_json, write_json
 from unified_jax.runs.folders import new_files
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 from unified_jax.training.experiment import Experiment
 from unified_jax.typing import Params
 
@@ -32,7 +32,7 @@ class Bench:
     count: int
     batch: int
     seed: int
-    plan: Plan
+    plan: SamplingPlan
     show: bool = True
     """Bars and tables on the terminal."""
     pictures: dict[str, Any] = field(default_factory=dict)
@@ -49,7 +49,7 @@ class Bench:
 
     def draw(
         self, given: dict[str, np.ndarray], wanted: tuple[str, ...], report: Callable[[int], Any],
-        plan: Plan | None = None,
+        plan: SamplingPlan | None = None,
     ) -> dict[str, np.ndarray]:  # fmt: skip
         """`generate_many`, for `count` samples. Raises RunError if one is not finite."""
         made = generate_many(

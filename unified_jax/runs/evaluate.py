@@ -19,7 +19,7 @@ from unified_jax.runs.folders import make_folder
 
 if TYPE_CHECKING:
     from unified_jax.runs.bench import Bench
-    from unified_jax.samplers.plan import Plan
+    from unified_jax.samplers.plan import SamplingPlan
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,9 @@ class EvaluateCommand:
 
 
 @same_numbers()
-def evaluate_run(command: EvaluateCommand, plan: "Plan | None" = None, bars: bool = True) -> list[dict[str, Any]]:
+def evaluate_run(
+    command: EvaluateCommand, plan: "SamplingPlan | None" = None, bars: bool = True
+) -> list[dict[str, Any]]:
     """Evaluates, writes evaluation.json and an image grid per split, and returns the rows.
 
     `plan` replaces the run's own; without `bars` nothing is printed.

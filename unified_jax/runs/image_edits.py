@@ -10,10 +10,10 @@ from jaxtyping import Float
 from unified_jax.errors import UserError
 from unified_jax.models.edited import FILL, IMAGE, OTHER, SHARE, Edit, Mode
 from unified_jax.runs.given import field_rows, several
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 
 
-def check_edit(edit: Edit, model: Any, plan: Plan) -> None:
+def check_edit(edit: Edit, model: Any, plan: SamplingPlan) -> None:
     """Raises UserError for a model or a sampler that the edit does not suit."""
     streams = getattr(model, "streams", ())
     if len(streams) != 1:
@@ -129,7 +129,7 @@ class EditFlags:
     repeats: int = 1
     """Filling: times that each step is made (RePaint)."""
 
-    def read(self, model: Any, plan: Plan, which: range) -> tuple[Edit | None, dict[str, np.ndarray]]:
+    def read(self, model: Any, plan: SamplingPlan, which: range) -> tuple[Edit | None, dict[str, np.ndarray]]:
         """(the edit, its rows); (None, {}) without --edit. Raises UserError."""
         if not self.edit:
             if self != EditFlags():

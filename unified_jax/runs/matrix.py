@@ -13,7 +13,7 @@ from unified_jax.evaluation import matrix
 from unified_jax.hosts import writes
 from unified_jax.modalities.sheets import show_samples
 from unified_jax.runs.bench import Bench
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 
 
 def evaluate_matrix(bench: Bench, splits: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -29,7 +29,7 @@ def evaluate_matrix(bench: Bench, splits: tuple[str, ...]) -> list[dict[str, Any
     return rows
 
 
-def _drawn(plan: Plan) -> Plan:
+def _drawn(plan: SamplingPlan) -> SamplingPlan:
     """The plan with texts at temperature 1: without conditions, greedy texts would be equal in all samples."""
     return plan if plan.temperature else dataclasses.replace(plan, temperature=1.0)
 

@@ -27,11 +27,11 @@ from unified_jax.precision import seed_key
 from unified_jax.runs.exports import described_process
 from unified_jax.samplers.choice import Euler
 from unified_jax.samplers.guidance import Guidance
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 from unified_jax.training.experiment import Experiment, Previews
 from unified_jax.typing import Params
 
-PLAN = Plan(Euler(), steps=249, shift=1 / 0.3, guidance=Guidance(6.7, high=0.875, channels=3))
+PLAN = SamplingPlan(Euler(), steps=249, shift=1 / 0.3, guidance=Guidance(6.7, high=0.875, channels=3))
 """LightningDiT's published samples after 800 epochs, at 250 times. Its times count from noise: a shift of 0.3 is one of
 1 / 0.3 here, and guidance from 0.125 on ends at 0.875."""
 

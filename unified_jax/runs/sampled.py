@@ -19,7 +19,7 @@ from unified_jax.modalities.image import Image
 from unified_jax.modalities.label import Label
 from unified_jax.models.sampling import generate_many
 from unified_jax.runs.directory import provenance
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 from unified_jax.training.experiment import Experiment
 from unified_jax.typing import Params
 
@@ -37,7 +37,7 @@ class SampledPictures:
     count: int
     batch: int
     seed: int
-    plan: Plan
+    plan: SamplingPlan
     mark: str
     """What else decides the samples: the checkpoint, the conditions."""
 

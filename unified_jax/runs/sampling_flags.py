@@ -11,7 +11,7 @@ from unified_jax.runs.flags import real, whole
 from unified_jax.samplers.choice import AnySampler
 from unified_jax.samplers.guidance import Axis
 from unified_jax.samplers.karras import Churn
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 
 FIELDS = ("steps", "spacing", "shift", "clip", "temperature", "top_p")
 """Flags that are fields of a plan."""
@@ -91,7 +91,7 @@ def axis(text: str) -> Axis:
     return Axis(tuple(names.split(",")), real(scale))
 
 
-def with_flags(plan: Plan, flags: Mapping[str, Any]) -> Plan:
+def with_flags(plan: SamplingPlan, flags: Mapping[str, Any]) -> SamplingPlan:
     """The plan with what the flags of `sample` say; None, or an empty one, leaves it. Raises UserError."""
     given = {name: value for name, value in flags.items() if value is not None}
     low, high = given.get("guidance_interval", (plan.guidance.low, plan.guidance.high))

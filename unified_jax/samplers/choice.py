@@ -24,7 +24,7 @@ from unified_jax.typing import Keys
 
 @runtime_checkable
 class Sampler(Protocol):
-    """The sampler of a `Plan`."""
+    """The sampler of a `SamplingPlan`."""
 
     @property
     def needs(self) -> Needs:

@@ -7,6 +7,7 @@ import numpy as np
 
 from unified_jax.config import Open, check_finite, check_open
 from unified_jax.errors import UserError
+from unified_jax.moved import present_name
 from unified_jax.processes.grids import GridRequest, Spacing, check_falls
 from unified_jax.processes.targets import Process
 from unified_jax.samplers.choice import Euler, Sampler
@@ -14,7 +15,7 @@ from unified_jax.samplers.guidance import Guidance
 
 
 @dataclass(frozen=True)
-class Plan:
+class SamplingPlan:
     """Sampler settings: solver, steps, guidance."""
 
     sampler: Open[Sampler] = Euler()
@@ -58,7 +59,7 @@ class Plan:
         Raises UserError for a sampler, spacing, shift or number of steps that does not suit the process.
 
         >>> from unified_jax.processes.interpolant import RectifiedFlow
-        >>> process, grid = Plan(steps=4).prepare(RectifiedFlow())
+        >>> process, grid = SamplingPlan(steps=4).prepare(RectifiedFlow())
         >>> grid.tolist()
         [1.0, 0.75, 0.5, 0.25, 0.0]
         """
@@ -70,7 +71,7 @@ class Plan:
         check_falls(grid, request)
         return process, grid
 
-    def with_steps(self, steps: int | None, guidance: float | None) -> "Plan":
+    def with_steps(self, steps: int | None, guidance: float | None) -> "SamplingPlan":
         """The plan with every argument that is not None replaced."""
         plan = self if steps is None else replace(self, steps=steps)
         if guidance is not None and plan.guidance.axes:
@@ -80,3 +81,10 @@ class Plan:
     def run(self, denoise: Any, process: Any, x: Any, grid: Any, keys: Any) -> Any:
         """Integrates x from the grid's first time to a sample."""
         return self.sampler(denoise, process, x, grid, keys)
+
+
+def __getattr__(name: str) -> Any:
+    present = present_name(name, ())
+    if present != name:
+        return globals()[present]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,7 +15,7 @@ from unified_jax.config import Open
 from unified_jax.processes.grids import Needs
 from unified_jax.samplers.choice import Sampler
 from unified_jax.samplers.loop import Denoiser
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 from unified_jax.typing import Keys
 
 
@@ -48,6 +48,6 @@ class Watched:
         return self.sampler(seen, process, x, grid, keys)
 
 
-def watched(plan: Plan, report: Callable[[float], Any]) -> Plan:
+def watched(plan: SamplingPlan, report: Callable[[float], Any]) -> SamplingPlan:
     """The plan with its sampler watched."""
     return replace(plan, sampler=Watched(plan.sampler, report))

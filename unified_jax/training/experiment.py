@@ -12,7 +12,7 @@ from unified_jax.models.base import Model
 from unified_jax.models.diffusion import Diffusion
 from unified_jax.models.tuned import Tuned, Tuning
 from unified_jax.precision import same_numbers
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 from unified_jax.sharding import MeshShape, Rules
 from unified_jax.training.balancing import Balance, FixedBalance
 from unified_jax.training.ema import Ema
@@ -27,7 +27,7 @@ class Previews:
     """Steps between previews; 0: never."""
     count: int = 16
     """Samples per preview."""
-    plan: Plan = Plan()
+    plan: SamplingPlan = SamplingPlan()
     """Sampler settings of the previews."""
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from unified_jax.models.diffusion import Diffusion
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 from unified_jax.typing import Params
 
 
@@ -28,7 +28,7 @@ class Trace(NamedTuple):
     """Attention, summing to 1 over the last axis."""
 
 
-def trace_attention(model: Diffusion, params: Params, given: dict[str, Any], plan: Plan, key: Array) -> Trace:
+def trace_attention(model: Diffusion, params: Params, given: dict[str, Any], plan: SamplingPlan, key: Array) -> Trace:
     """Samples once on the plan's grid, for conditions of one row, and keeps every map."""
     process, grid = plan.prepare(model.process)
     conditions = model.conditions_of(params, given, 1)

@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Int
 from unified_jax.evaluation.probes.documents import MARKS, clean_inputs, lay_out, owners
 from unified_jax.models.transfusion import Transfusion
 from unified_jax.samplers.loop import START, normal_like
-from unified_jax.samplers.plan import Plan
+from unified_jax.samplers.plan import SamplingPlan
 from unified_jax.typing import Params
 
 
@@ -46,7 +46,7 @@ class SpanTrace(NamedTuple):
 
 
 def trace_span(
-    model: Transfusion, params: Params, given: dict[str, Any], wanted: str, plan: Plan, key: Array
+    model: Transfusion, params: Params, given: dict[str, Any], wanted: str, plan: SamplingPlan, key: Array
 ) -> SpanTrace:
     """Samples one example of the stream `wanted` on the plan's grid and keeps every map.
 
