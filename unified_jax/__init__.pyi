@@ -78,7 +78,7 @@ from unified_jax.modalities.text import Text as Text, learn_bpe as learn_bpe
 from unified_jax.modalities.video import Video as Video
 from unified_jax.models import autoencoders as autoencoders
 from unified_jax.models.alignment import Alignment as Alignment
-from unified_jax.models.autoencoder import Autoencoder as Autoencoder
+from unified_jax.models.autoencoders.model import Autoencoder as Autoencoder
 from unified_jax.models.autoencoding import Autoencoding as Autoencoding
 from unified_jax.models.base import Declared as Declared, Model as Model, Player as Player
 from unified_jax.models.chain import Chain as Chain, Link as Link

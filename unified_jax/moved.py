@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 MOVED: dict[str, str] = {
+    "unified_jax.models.autoencoder_losses": "unified_jax.models.autoencoders.losses",
     "unified_jax.models.plan": "unified_jax.samplers.plan",
     "unified_jax.samplers.plan.Plan": "unified_jax.samplers.plan.SamplingPlan",
     "unified_jax.models.plan.Plan": "unified_jax.samplers.plan.SamplingPlan",

@@ -14,7 +14,7 @@ from tests.helpers import EXPERIMENT, first_steps, on_one_device, stirred
 from tests.linear import Ends, Line
 from unified_jax.errors import UserError
 from unified_jax.layers.mlp import Dense
-from unified_jax.models.autoencoder import AUTOENCODER, DRAW
+from unified_jax.models.autoencoders.model import AUTOENCODER, DRAW
 from unified_jax.models.autoencoding import Autoencoding
 from unified_jax.networks.autoencoders.moments import Moments
 from unified_jax.networks.autoencoders.quantise import Quantised, apart, nearest, passed, rows

@@ -11,7 +11,7 @@ import unified_jax as uj
 from tests.helpers import EXPERIMENT, stirred
 from unified_jax.interop import files
 from unified_jax.interop.names import flatten
-from unified_jax.models.autoencoder import DRAW
+from unified_jax.models.autoencoders.model import DRAW
 from unified_jax.models.feature_latents import FeatureAutoencoder, FeatureCoding, FeatureDecoder, Features, time_shift
 from unified_jax.runs.loop import train
 from unified_jax.runs.start import Start

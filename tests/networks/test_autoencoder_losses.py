@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from unified_jax.models import autoencoder_losses as losses
+from unified_jax.models.autoencoders import losses
 from unified_jax.networks.lpips import Lpips, unit
 from unified_jax.networks.patchgan import PatchGan
 from unified_jax.sharding import MeshShape, Rules, make_mesh, unbox

@@ -12,7 +12,7 @@ from unified_jax.certify.options import Check, anything, count, either, flag, ma
 from unified_jax.interop import lpips as interop, table
 from unified_jax.interop.names import flatten, unflatten
 from unified_jax.interop.table import KERNEL, SAME, Line
-from unified_jax.models import autoencoder_losses as losses
+from unified_jax.models.autoencoders import losses
 from unified_jax.networks.autoencoders.blocks import repeated
 from unified_jax.networks.autoencoders.moments import moments
 from unified_jax.networks.lpips import Lpips

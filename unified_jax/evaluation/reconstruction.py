@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, UInt8
 from unified_jax.evaluation.distances import frechet
 from unified_jax.evaluation.scores import Row, Samples
 from unified_jax.modalities.image import Image
-from unified_jax.models.perceptual import LpipsDistance, RandomFeatures
+from unified_jax.models.autoencoders.perceptual import LpipsDistance, RandomFeatures
 from unified_jax.networks.lpips import Kind
 
 SIDE, SIGMA = 11, 1.5

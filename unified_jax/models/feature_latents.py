@@ -3,7 +3,7 @@ r"""Latents that are the features of a frozen encoder; only a decoder is trained
     z   the map of an image encoder, h x w x d,  never trained
     y   decoder(z + sigma n),   sigma ~ U[0, noise] for each picture, n ~ N(0, 1);   sigma = 0 once it is trained
 
-The decoder learns with the losses of an autoencoder (`autoencoder_terms`); the noise makes it read what a diffusion
+The decoder learns with the losses of an autoencoder (`terms`); the noise makes it read what a diffusion
 model draws. Its finished run is a latent space: `uj.Latents(uj.stage("rae", RUN), patch=1)` holds encoder and decoder.
 Scale and shift come from the set, as with any autoencoder.
 
@@ -28,7 +28,7 @@ from unified_jax.layers.init import zeros
 from unified_jax.layers.mlp import Dense
 from unified_jax.layers.modulation import AffineNorm
 from unified_jax.modalities.grid import grid_positions, unpatchify
-from unified_jax.models.autoencoder import Autoencoder
+from unified_jax.models.autoencoders.model import Autoencoder
 from unified_jax.models.autoencoding import Autoencoding
 from unified_jax.models.stages import STAGES, Encoder, Stage, check_stages, encode
 from unified_jax.networks.dit_block import Block

@@ -7,9 +7,9 @@ from unified_jax.data.tfds import Tfds
 from unified_jax.errors import UserError
 from unified_jax.interop.autoencoders.settings import Statistics
 from unified_jax.modalities.image import Image
-from unified_jax.models.autoencoder import Autoencoder
-from unified_jax.models.autoencoder_base import AutoencoderLoss
-from unified_jax.models.autoencoder_terms import Perceptual, Pixels
+from unified_jax.models.autoencoders.base import AutoencoderLoss
+from unified_jax.models.autoencoders.model import Autoencoder
+from unified_jax.models.autoencoders.terms import Perceptual, Pixels
 from unified_jax.models.autoencoding import autoencoder
 from unified_jax.runs.adapters import write_run
 from unified_jax.training.experiment import Experiment

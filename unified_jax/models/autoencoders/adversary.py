@@ -2,7 +2,7 @@ r"""A discriminator as a loss of an autoencoder: a second player (Esser et al. 2
 
     generator       + w d gate S,   S = L_G(D(x), D(y)),   gate 1 from the step `start` on
     discriminator   h L_D(D(x), D(y)) + g/2 |dD/dx|^2 (R1) + g/2 |dD/dy|^2 (R2); trained from `start` on
-    d               |dR/dW| / (|dS/dW| + 1e-4), W the decoder's last kernel (`autoencoder_base`), or 1
+    d               |dR/dW| / (|dS/dW| + 1e-4), W the decoder's last kernel (`base`), or 1
 
 L_G, L_D and the penalties are those of `gan_losses`: hinge (taming, latent diffusion, h = 1/2), the relativistic or the
 separable pair; D of an image is one logit a patch, its gradient that of their mean.
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from unified_jax.config import Open
-from unified_jax.models.autoencoder_base import Loss, Seen, Values
+from unified_jax.models.autoencoders.base import Loss, Seen, Values
 from unified_jax.models.base import Player
 from unified_jax.models.gan_losses import Adversarial, Hinge, judged
 from unified_jax.networks.patchgan import PatchGan

@@ -1,9 +1,9 @@
 r"""An autoencoder that is trained: a network between data and latents, and losses as values (Rombach et al. 2022).
 
     moments = encoder(x),   z ~ moments,   y = decoder(z)
-    loss    = sum over the losses of w L(x, y, z, moments)                     `autoencoder_terms`
+    loss    = sum over the losses of w L(x, y, z, moments)                     `terms`
 
-With an adversary there are two players: the autoencoder, then the discriminator (`autoencoder_adversary`,
+With an adversary there are two players: the autoencoder, then the discriminator (`adversary`,
 `training.players`). A loss of weight 0 is left out: the run is that without it. The metric `loss/NAME` is
 what is added, its weight within. A codebook of moving averages is kept in aux (`quantise`); it takes the place of the
 network's table.
@@ -25,10 +25,10 @@ from unified_jax.errors import UserError
 from unified_jax.interop.names import flatten, unflatten
 from unified_jax.modalities.base import Continuous
 from unified_jax.modalities.image import Image
-from unified_jax.models.autoencoder_base import AutoencoderLoss, Outputs, Seen, kernel_at
-from unified_jax.models.autoencoder_served import Served
-from unified_jax.models.autoencoder_terms import Kl, Perceptual, Pixels, resized
-from unified_jax.models.autoencoder_views import EqVae, transformed
+from unified_jax.models.autoencoders.base import AutoencoderLoss, Outputs, Seen, kernel_at
+from unified_jax.models.autoencoders.served import Served
+from unified_jax.models.autoencoders.terms import Kl, Perceptual, Pixels, resized
+from unified_jax.models.autoencoders.views import EqVae, transformed
 from unified_jax.models.autoencoding import CODEBOOK, Autoencoding
 from unified_jax.models.base import Declared, Player, Statistics, Terms
 from unified_jax.models.checks import check_names

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 
 from unified_jax.config import Open
 from unified_jax.layers.resampling import resample
-from unified_jax.models.autoencoder_base import AutoencoderLoss, Loss, Seen, Values
-from unified_jax.models.perceptual import RandomFeatures
+from unified_jax.models.autoencoders.base import AutoencoderLoss, Loss, Seen, Values
+from unified_jax.models.autoencoders.perceptual import RandomFeatures
 from unified_jax.models.stages import Encoder, Stage, encode, stage_params
 from unified_jax.networks.lpips import unit
 

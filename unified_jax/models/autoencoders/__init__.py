@@ -1,9 +1,10 @@
 """All that an autoencoder is made of, under one name: `uj.autoencoders.Pixels()`. Each is described where it is."""
 
-from unified_jax.models.autoencoder_adversary import Adversary as Adversary
-from unified_jax.models.autoencoder_base import AutoencoderLoss as AutoencoderLoss, Loss as Loss, Seen as Seen
-from unified_jax.models.autoencoder_features import VisionFeatures as VisionFeatures
-from unified_jax.models.autoencoder_terms import (
+from unified_jax.models.autoencoders.adversary import Adversary as Adversary
+from unified_jax.models.autoencoders.base import AutoencoderLoss as AutoencoderLoss, Loss as Loss, Seen as Seen
+from unified_jax.models.autoencoders.features import VisionFeatures as VisionFeatures
+from unified_jax.models.autoencoders.perceptual import LpipsDistance as LpipsDistance
+from unified_jax.models.autoencoders.terms import (
     Commitment as Commitment,
     Entropy as Entropy,
     Kl as Kl,
@@ -11,10 +12,9 @@ from unified_jax.models.autoencoder_terms import (
     Pixels as Pixels,
     ScaleEquivariance as ScaleEquivariance,
 )
-from unified_jax.models.autoencoder_views import EqVae as EqVae
+from unified_jax.models.autoencoders.views import EqVae as EqVae
 from unified_jax.models.autoencoding import autoencoder as autoencoder
 from unified_jax.models.gan_losses import Hinge as Hinge, Relativistic as Relativistic, Separable as Separable
-from unified_jax.models.perceptual import LpipsDistance as LpipsDistance
 from unified_jax.networks.autoencoders.coder import Levels as Levels
 from unified_jax.networks.autoencoders.dc import DcAutoencoder as DcAutoencoder
 from unified_jax.networks.autoencoders.kl import KlAutoencoder as KlAutoencoder

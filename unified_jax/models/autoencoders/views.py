@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from unified_jax.models.autoencoder_terms import resized
+from unified_jax.models.autoencoders.terms import resized
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from jaxtyping import Array, Float
 
 from unified_jax.config import lacking
 from unified_jax.layers.resampling import resample
-from unified_jax.models import autoencoder_losses as formulas
-from unified_jax.models.autoencoder_base import Loss, Seen, Values
+from unified_jax.models.autoencoders import losses as formulas
+from unified_jax.models.autoencoders.base import Loss, Seen, Values
 from unified_jax.models.stages import Encoder, Stage, encode
 from unified_jax.precision import precision
 from unified_jax.typing import Params

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 
 from unified_jax.errors import UserError
 from unified_jax.interop.names import flatten
-from unified_jax.models.autoencoder_losses import adaptive
+from unified_jax.models.autoencoders.losses import adaptive
 from unified_jax.networks.autoencoders.moments import Moments
 from unified_jax.typing import Params
 
