@@ -4,7 +4,8 @@ r"""The statistics of an autoencoder's latents over a set: scale and shift, of a
 
     unified-jax data latents RUN                       over the set that the autoencoder was trained on
     unified-jax data latents RUN --each channel        one number for each channel
-    unified-jax data latents RECIPE --to FILE          of the latents of a recipe over its set: a borrowed autoencoder
+    unified-jax data latents RECIPE --to FILE          of a recipe's latents over its set (a borrowed autoencoder), with
+                                                       the recipe's own flags: --data.path photos --vae FOLDER
 
 RUN/latents.json holds them with a checksum of the parameters, and `uj.stage(NAME, RUN)` takes them from there. A stage
 whose scale or shift is not that of the file, or a file of other parameters, is refused by name.
@@ -12,11 +13,12 @@ whose scale or shift is not that of the file, or a file of other parameters, is 
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tyro
 from jaxtyping import Array, Float
 
 from unified_jax.config import lacking
@@ -28,7 +30,7 @@ from unified_jax.precision import same_numbers
 from unified_jax.runs import directory as runs
 from unified_jax.runs.flags import parse
 from unified_jax.runs.latent_record import RECORD
-from unified_jax.runs.recipe import load_recipe
+from unified_jax.runs.recipe import load_recipe, parse_command
 from unified_jax.runs.saved import loading
 from unified_jax.runs.stages import read_stage, stage as stage_of
 from unified_jax.sharding import MeshShape, make_mesh
@@ -58,24 +60,56 @@ class LatentsCommand:
     """Import the custom code that the run keeps."""
 
 
+@dataclass(frozen=True)
+class OfRecipe:
+    """Measure the latents of a recipe over its set. Every field of its experiment is a flag."""
+
+    experiment: Annotated[Experiment, tyro.conf.arg(name="")]
+    to: str = ""
+    """File of the statistics; default: none, they are printed."""
+    each: Literal["all", "channel"] = "all"
+    """Whether scale and shift are one number, or one for each channel."""
+    count: int = 1024
+    """Examples, the first in the order of the seed."""
+    batch: int = 16
+    """Examples at a time."""
+    trust: bool = False
+    """Import the custom code that the stage's run keeps."""
+
+    def of(self, recipe: str) -> LatentsCommand:
+        """The same as flags of a source."""
+        e = self.experiment
+        return LatentsCommand(recipe, self.to, self.each, e.split, self.count, self.batch, e.seed, self.trust)
+
+
 def main(arguments: list[str]) -> None:
     """Runs the command."""
-    named = arguments[:1] and not arguments[0].startswith("-")
-    command = parse(LatentsCommand, "unified-jax data latents", ["--source", *arguments] if named else arguments)
-    found = measure(command)
+    named = bool(arguments) and not arguments[0].startswith("-")
+    if named and not (Path(arguments[0]) / "config.json").is_file():
+        more = "A run directory of an autoencoder serves too: unified-jax data latents RUN --help."
+        called = ("data latents", "unified-jax data latents RECIPE or RUN", more)
+        recipe, asked = parse_command(OfRecipe, called, arguments)
+        command, experiment = asked.of(recipe), asked.experiment
+    else:
+        words = ["--source", *arguments] if named else arguments
+        command, experiment = parse(LatentsCommand, "unified-jax data latents", words), None
+    found = measure(command, experiment)
     print(f"{found['count']} examples of {found['split']}: latents of {found['shape']}")
     print(f"scale={tuple(found['scale'])}, shift={tuple(found['shift'])}")
     print(f"by channel: mean {found['channel']['mean']}, standard deviation {found['channel']['deviation']}")
 
 
 @same_numbers()
-def measure(command: LatentsCommand) -> dict[str, Any]:
-    """The statistics, written to their file. Raises UserError for what has no latents, or none that vary."""
+def measure(command: LatentsCommand, recipe: Experiment | None = None) -> dict[str, Any]:
+    """The statistics, written to their file, of a run, or of a recipe with its flags.
+
+    Raises UserError for what has no latents, or none that vary.
+    """
     if command.count < 2 or command.batch < 1:
         raise UserError(f"--count is at least 2 and --batch at least 1; found {command.count} and {command.batch}.")
     run_dir = Path(command.source)
-    is_run = (run_dir / "config.json").is_file()
-    experiment = runs.load_experiment(run_dir, command.trust) if is_run else load_recipe(command.source)
+    is_run = recipe is None and (run_dir / "config.json").is_file()
+    experiment = runs.load_experiment(run_dir, command.trust) if is_run else recipe or load_recipe(command.source)
     stage, modality = _of_run(run_dir, command.trust, experiment) if is_run else _of_recipe(experiment)
     mesh = make_mesh(MeshShape(), jax.devices()[:1])
     params, checksum = read_stage(stage, experiment.model, loading(mesh, experiment.rules, trust=command.trust))
