@@ -1,4 +1,4 @@
-"""Makes pipeline_sd*.safetensors: a tiny Stable Diffusion in diffusers' folder layout, and its latents step by step.
+"""Makes arrays/pipeline_sd*.safetensors: a tiny Stable Diffusion as diffusers saves it, and its latents step by step.
 
     python tests/goldens/make_pipelines.py          (torch, diffusers 0.42, transformers 5)
 
@@ -17,7 +17,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent / "arrays"
 PROMPT, SCALE, STEPS = "a red star", 3.0, 7
 WORDS = ["red", "star", "a", "blue", "circle"]
 CHAIN = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}

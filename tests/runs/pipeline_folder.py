@@ -8,7 +8,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-GOLDENS = Path(__file__).parents[1] / "goldens"
+GOLDENS = Path(__file__).parents[1] / "goldens" / "arrays"
 
 
 def unpack(name: str, folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
