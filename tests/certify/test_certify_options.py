@@ -165,6 +165,7 @@ CASES = [
     ("scheduler", {"scheduler": "DDIMScheduler", "steps": 4, "ctor": {"timestep_spacing": "leading "}}),
     ("scheduler", {"scheduler": "DDIMScheduler", "steps": 4, "step": {"eta": "0.5"}}),
     ("scheduler", {"scheduler": "DEISMultistepScheduler", "steps": 4}),
+    ("scheduler", {"scheduler": "PNDMScheduler", "steps": 4}),
     ("gaussian_diffusion", {"ctor": {"rescale_timesteps": True}}),
     ("llama", {"ctor": {"mlp_bias": True}}),
     ("llama", {"ctor": {"rope_parameters": {"rope_type": "llama3"}}}),

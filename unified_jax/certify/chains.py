@@ -1,4 +1,4 @@
-"""Family `scheduler`, the discrete samplers: diffusers' DDPM, DDIM and inverse DDIM, step by step."""
+"""Family `scheduler`, the discrete samplers: diffusers' DDPM, DDIM, inverse DDIM and PNDM, step by step."""
 
 from typing import Any
 
@@ -9,6 +9,7 @@ from unified_jax.certify import levels as lv
 from unified_jax.processes.gaussian import DiscreteGaussian
 from unified_jax.processes.targets import Prediction
 from unified_jax.samplers.ddim import ddim_step
+from unified_jax.samplers.pndm import WEIGHTS, transfer
 
 
 def toy(x: Any, t: Any, learned: bool = False) -> Any:
@@ -93,5 +94,26 @@ def inverse_trajectory(
             prediction = prediction._replace(eps=output)
         prediction = _clip(prediction, ctor, True)
         x = ddim_step(process, prediction, x, here, jnp.asarray(int(t)), x)
+        states.append(x)
+    return states, 0
+
+
+def pndm_trajectory(
+    process: DiscreteGaussian, ctor: Any, config: Any, timesteps: np.ndarray, x: Any, noises: Any
+) -> tuple[list[Any], int]:
+    """PLMS: the second timestep comes twice, and its first output only completes the first step."""
+    del noises
+    last, step = -1 if ctor.get("set_alpha_to_one", False) else 0, process.steps // config["steps"]
+    outputs, states, first = [], [], x
+    for i, t in enumerate(timesteps.astype(int)):
+        output = toy(x, float(t))
+        if i == 1:  # a step that ends here, whatever the first timestep was
+            mixed, t, x = (output + outputs[0]) / 2, t + step, first
+        else:
+            outputs.insert(0, output)
+            weights = WEIGHTS[min(i - 2, 2)] if i else (1.0,)
+            mixed = sum(w * v for w, v in zip(weights, outputs, strict=False))
+        s = t - step if t >= step else last
+        x = transfer(process, mixed, x, jnp.asarray(t), jnp.asarray(s))
         states.append(x)
     return states, 0

@@ -1,7 +1,7 @@
 """Family `scheduler`: diffusers' schedulers.
 
-Covered: DDPM, DDIM and its inverse, Euler, Euler ancestral, DPM-Solver, UniPC, FlowMatchEulerDiscrete. Toy network in
-closed form.
+Covered: DDPM, DDIM and its inverse, PNDM without Runge-Kutta steps, Euler, Euler ancestral, DPM-Solver, UniPC,
+FlowMatchEulerDiscrete. Toy network in closed form.
 """
 
 import functools
@@ -48,6 +48,8 @@ def run(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str, Any
             return _discrete(tensors, config, chains.ddim_trajectory)
         case "DDIMInverseScheduler":
             return _discrete(tensors, config, chains.inverse_trajectory)
+        case "PNDMScheduler":
+            return _discrete(tensors, config, chains.pndm_trajectory)
         case "EulerDiscreteScheduler" | "EulerAncestralDiscreteScheduler":
             return _euler(tensors, config)
         case "DPMSolverMultistepScheduler" | "UniPCMultistepScheduler":
@@ -137,9 +139,12 @@ def process_of(ctor: dict[str, Any]) -> DiscreteGaussian:
 
 
 def timesteps_of(ctor: dict[str, Any], count: int) -> np.ndarray:
-    """Decreasing timesteps, by the three spacings of diffusers; increasing for the inverse."""
+    """Decreasing timesteps, by the three spacings of diffusers; increasing for the inverse, PNDM's second one twice."""
     if ctor.get("scheduler") == "DDIMInverseScheduler":
         return timesteps_of(ctor | {"scheduler": ""}, count)[::-1]
+    if ctor.get("scheduler") == "PNDMScheduler":
+        found = timesteps_of(ctor | {"scheduler": ""}, count)
+        return np.insert(found, 1, found[1]) if count > 1 else found
     total, offset = ctor.get("num_train_timesteps", 1000), ctor.get("steps_offset", 0)
     match ctor.get("timestep_spacing", "leading"):
         case "linspace":

@@ -53,6 +53,8 @@ CTORS: dict[str, Options] = {
     | {"variance_type": VARIANCE, "beta_schedule": either("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")},
     "DDIMScheduler": CLIPPED | LIMITS | {"set_alpha_to_one": flag},
     "DDIMInverseScheduler": CLIPPED | {"set_alpha_to_one": flag, "timestep_spacing": either("leading", "trailing")},
+    "PNDMScheduler": {name: known for name, known in CHAIN.items() if name != "rescale_betas_zero_snr"}
+    | {"prediction_type": either("epsilon", "v_prediction"), "skip_prk_steps": flag, "set_alpha_to_one": flag},
     "EulerDiscreteScheduler": CHAIN
     | NAMED
     | FINAL
@@ -143,6 +145,7 @@ def _together(name: str, ctor: dict[str, Any], config: dict[str, Any]) -> list[t
     lower = ctor.get("lower_order_final", True)
     return [
         (betas is not None and len(betas) != total, f"trained_betas with num_train_timesteps = {total}"),
+        (name == "PNDMScheduler" and not ctor.get("skip_prk_steps", False), "skip_prk_steps = false"),
         (len([key for key in spread if key in NAMED]) > 1, " with ".join(spread)),
         (zero and not flow and kind == "epsilon", f"rescale_betas_zero_snr with prediction_type = {kind}"),
         (flow and kind in ("epsilon", "v_prediction"), f"use_flow_sigmas with prediction_type = {kind}"),
