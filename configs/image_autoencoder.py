@@ -3,7 +3,7 @@
     unified-jax train image_autoencoder --data.path photos --size 64
     unified-jax train image_autoencoder --data.path photos --factor 8 --adversary      # a discriminator, late
     unified-jax sample --run runs/image_autoencoder --given.image @photo.png --count 1  # a reconstruction
-    unified-jax evaluate runs/image_autoencoder
+    unified-jax evaluate --run runs/image_autoencoder
 
 Pictures are cropped at random places and mirrored. Without LPIPS' weights the perceptual part compares random filters;
 with them: `--lpips FOLDER` (torchvision's vgg16 and the lpips package's vgg in one folder). Hardware: two CPU cores for

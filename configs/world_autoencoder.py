@@ -2,7 +2,7 @@
 
     python train.py world_autoencoder
     python train.py world_autoencoder --size 64 --run-dir runs/world_autoencoder64
-    unified-jax evaluate runs/world_autoencoder
+    unified-jax evaluate --run runs/world_autoencoder
     uj.Latents(uj.stage("ae", "runs/world_autoencoder"), patch=1)      # in a recipe of a diffusion model
 
 0.14 GFLOP forward at 32 pixels, 0.55 at 64. What the reconstruction resembles is measured by pixels and by random
