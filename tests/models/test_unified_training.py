@@ -69,8 +69,8 @@ def narrowed(params, kept):
 class Fixed(Transfusion):
     """The same draws in every model: those of a span belong to its slot and to its modality's place."""
 
-    def _noised(self, stream, m, batch, slots):
-        x0, _, _, _, clean = super()._noised(stream, m, batch, slots)
+    def _noised(self, params, stream, m, batch, slots):
+        x0, _, _, _, clean = super()._noised(params, stream, m, batch, slots)
         eps, t = jax.random.normal(jax.random.key(1), x0.shape), jnp.asarray([0.2, 0.5, 0.9])
         shaped = t.reshape(-1, *(1,) * (x0.ndim - 1))
         return x0, eps, t, (1 - shaped) * x0 + shaped * eps, clean

@@ -13,9 +13,8 @@ With x = (q, k, v), y = (out, log-sum-exp) and y = A(x), the operations are
 `crossed` is at once the gradient of `dual` (reverse over forward) and the tangent of `gradient` (forward over
 reverse): as H is symmetric in x' and the direction, one pair of kernels serves both. y and J x' are arguments of what
 comes after them, so that nothing is computed twice. They are functions of x, and the derivative in x is the whole one.
-Third derivatives are refused.
-
-`second` (forward over forward mode) is computed through XLA, all others by the kernels of a `Target`.
+Third derivatives are refused. `second` (forward over forward mode) is computed through XLA, all others by the kernels of
+a `Target`.
 """
 
 import functools
@@ -152,6 +151,9 @@ second_p = _operation("attend_second", _second, lambda x: _ys(x) * 2)
 gradient_p = _operation("attend_gradient", _gradient, _xs)
 crossed_p = _operation("attend_crossed", _crossed, lambda x: _xs(x) * 2)
 turned_p = _operation("attend_turned", _turned, _xs)
+RUNS = {attend_p: _attend, dual_p: _dual, tangent_p: _tangent, second_p: _second}
+RUNS |= {gradient_p: _gradient, crossed_p: _crossed, turned_p: _turned}
+"""What each operation runs, for those who count it (`training.flops`)."""
 
 
 # Forward mode.

@@ -5,11 +5,14 @@ its body times its length, unlike the compilers' own cost analyses; a conditiona
 results do not count. Recomputation under rematerialisation does: this is executed work, not model FLOPs.
 """
 
+import functools
 import math
 from typing import Any
 
 import jax
 from jax.interpreters import partial_eval
+
+from unified_jax.kernels.derivatives import RUNS
 
 PEAK_FLOPS: dict[str, float] = {
     "NVIDIA A100": 312e12,
@@ -55,6 +58,9 @@ def _equation(equation: Any) -> float:
         return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) / out_features
     if name == "pallas_call" and (estimate := equation.params.get("cost_estimate")) is not None:
         return float(estimate.flops)
+    if equation.primitive in RUNS:  # an operation of our kernels counts as what it runs
+        run = functools.partial(RUNS[equation.primitive], **equation.params)
+        return _count(jax.make_jaxpr(run)(*(given.aval for given in equation.invars)).jaxpr)
     parts = [_count(sub) for value in equation.params.values() for sub in _jaxprs(value)]
     if name == "cond":
         return max(parts, default=0.0)
