@@ -112,7 +112,7 @@ def pndm_trajectory(
         else:
             outputs.insert(0, output)
             weights = WEIGHTS[min(i - 2, 2)] if i else (1.0,)
-            mixed = sum(w * v for w, v in zip(weights, outputs, strict=False))
+            mixed = jnp.sum(jnp.stack([w * v for w, v in zip(weights, outputs, strict=False)]), axis=0)
         s = t - step if t >= step else last
         x = transfer(process, mixed, x, jnp.asarray(t), jnp.asarray(s))
         states.append(x)

@@ -13,8 +13,8 @@ With x = (q, k, v), y = (out, log-sum-exp) and y = A(x), the operations are
 `crossed` is at once the gradient of `dual` (reverse over forward) and the tangent of `gradient` (forward over
 reverse): as H is symmetric in x' and the direction, one pair of kernels serves both. y and J x' are arguments of what
 comes after them, so that nothing is computed twice. They are functions of x, and the derivative in x is the whole one.
-Third derivatives are refused. `second` (forward over forward mode) is computed through XLA, all others by the kernels of
-a `Target`.
+Third derivatives are refused. `second`, forward over forward mode, is computed through XLA, all others by the kernels
+of a `Target`.
 """
 
 import functools
