@@ -12,6 +12,7 @@ Hardware: two CPU cores for a first look; a GPU for more. Measured figures are i
 """
 
 from pathlib import Path
+from typing import Any
 
 import unified_jax as uj
 
@@ -25,7 +26,8 @@ def experiment(autoencoder: str = "runs/emoji_autoencoder") -> uj.Experiment:
     """The network of `dit_emoji`; `autoencoder` is a run of 64 px."""
     trained = (Path(autoencoder) / "config.json").is_file()
     own = uj.stage("autoencoder", autoencoder) if trained else None
-    coder = own or uj.Stage("autoencoder", uj.recipe("image_autoencoder").model.coder, autoencoder)
+    fresh: Any = uj.recipe("image_autoencoder").model
+    coder = own or uj.Stage("autoencoder", fresh.coder, autoencoder)
     return uj.Experiment(
         model=uj.Diffusion(
             network=uj.DiT(depth=6, width=256, heads=4, label_std=0.25, unroll=6),
