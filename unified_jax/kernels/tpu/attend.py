@@ -15,17 +15,16 @@ Everything is laid out keys down, queries across, so that the statistics of a qu
 m starts at -1e29, above masked scores, so that a fully masked block adds exp(-9e29) = 0.
 """
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
 from unified_jax.kernels.blocks import Blocks, blocks_of, whole_runs
 from unified_jax.kernels.inputs import Visible
+from unified_jax.kernels.tpu.passes import call, cost, in_list, over_keys
 from unified_jax.precision import precision
 
 MASKED, LOWEST = -1e30, -1e29
@@ -49,18 +48,6 @@ def sees(runs: Any, first: Any, shape: tuple[int, int]) -> Array:
     """Whether query (across) attends to key (down), keys counted from `first`; `runs` holds starts and stops."""
     key = first + jax.lax.broadcasted_iota(jnp.int32, shape, 0)
     return (key >= runs[0:1, :]) & (key < runs[1:2, :])
-
-
-def in_list(table: Any, lists: Any, length: int, at: Any) -> tuple[Array, Array, Array]:
-    """(is entry `at` of list `lists` a block without a mask, is it one with a mask, the block), of a table in SMEM."""
-    first = lists * (2 + length)
-    full, needed = table[first], table[first + 1]
-    return at < full, (at >= full) & (at < needed), table[first + 2 + at]
-
-
-def block_at(table: Any, lists: Any, length: int, at: Any) -> Any:
-    """The block of entry `at`, for index maps."""
-    return table[lists * (2 + length) + 2 + at]
 
 
 class Laid(NamedTuple):
@@ -105,50 +92,12 @@ def forward(
 
 def _run(given: Laid, interpret: Any) -> tuple[Float[Array, "b h n e"], Float[Array, "b h 1 n"]]:
     q, k, v, (keys, _, runs) = given
-    b, h, n, e = q.shape
-    r, (rows, columns) = h // k.shape[1], (n // keys.blocks.shape[1], k.shape[2] // keys.blocks.shape[2])
-    lists, length = keys.blocks.shape[1:]
-
-    def key_block(b: Any, h: Any, i: Any, j: Any, table: Any) -> tuple[Any, ...]:
-        return b, jax.lax.div(h, r), block_at(table, b * lists + i, length, j), 0
-
-    def query_block(b: Any, h: Any, i: Any, j: Any, table: Any) -> tuple[Any, ...]:
-        return b, h, i, 0
-
-    grid = pltpu.PrefetchScalarGridSpec(
-        num_scalar_prefetch=1,
-        grid=(b, h, lists, length),
-        in_specs=[
-            pl.BlockSpec((None, None, rows, e), query_block),
-            pl.BlockSpec((None, None, columns, e), key_block),
-            pl.BlockSpec((None, None, columns, e), key_block),
-            pl.BlockSpec((None, 2, rows), lambda b, h, i, j, table: (b, 0, i)),
-        ],
-        out_specs=[
-            pl.BlockSpec((None, None, rows, e), query_block),
-            pl.BlockSpec((None, None, 1, rows), lambda b, h, i, j, table: (b, h, 0, i)),
-        ],
-        scratch_shapes=[
-            pltpu.VMEM((e, rows), jnp.float32), pltpu.VMEM((1, rows), jnp.float32), pltpu.VMEM((1, rows), jnp.float32),
-        ],
+    walk, (b, h, n, e) = over_keys(q, k, keys), q.shape
+    shapes = [jax.ShapeDtypeStruct(q.shape, v.dtype), jax.ShapeDtypeStruct((b, h, 1, n), jnp.float32)]
+    return call(
+        walk, _kernel, "attend", (q, k, v, runs), [walk.query, walk.key, walk.key, walk.run], [walk.query, walk.row],
+        shapes, [(e, walk.rows), (1, walk.rows), (1, walk.rows)], cost(q, k, products=2), interpret,
     )  # fmt: skip
-    return pl.pallas_call(
-        functools.partial(_kernel, length),
-        grid_spec=grid,
-        out_shape=[jax.ShapeDtypeStruct(q.shape, v.dtype), jax.ShapeDtypeStruct((b, h, 1, n), jnp.float32)],
-        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",) * 3 + ("arbitrary",)),
-        cost_estimate=cost(q, k, products=2),
-        interpret=interpret,
-        name="attend",
-    )(keys.flat, q, k, v, runs)
-
-
-def cost(q: Array, k: Array, products: int) -> pl.CostEstimate:
-    """An upper bound for the compiler's schedule: all blocks, `products` matrix products."""
-    b, h, n, e = q.shape
-    pairs = b * h * n * k.shape[2]
-    moved = (2 * q.size + 2 * k.size) * q.dtype.itemsize
-    return pl.CostEstimate(flops=2 * products * pairs * e, transcendentals=pairs, bytes_accessed=moved)
 
 
 def _kernel(length: int, table: Any, q: Any, k: Any, v: Any, runs: Any, out: Any, lse: Any, o: Any, m: Any, l: Any):

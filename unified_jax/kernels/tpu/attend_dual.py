@@ -13,29 +13,25 @@ and at the end, with the mean of S. under the probabilities,
 so that neither the scores nor their tangents are stored, and blocks outside every range are not read.
 """
 
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
 from unified_jax.kernels.inputs import Visible
 from unified_jax.kernels.tpu.attend import (
     LOWEST,
     MASKED,
-    block_at,
     block_size,
-    cost,
     heads_first,
-    in_list,
     lay,
     product,
     sees,
     tokens_first,
 )
+from unified_jax.kernels.tpu.passes import call, cost, in_list, over_keys
 
 MOST = 256
 """Tokens of a block at most: twice as many arrays as in `tpu.attend` share the same memory."""
@@ -59,34 +55,13 @@ def forward(
 
 def _run(given: tuple[Array, ...], keys: Any, interpret: Any) -> Any:
     q, k, v = given[:3]
-    b, h, n, e = q.shape
-    lists, length = keys.blocks.shape[1:]
-    r, rows, columns = h // k.shape[1], n // lists, k.shape[2] // length
-
-    def key_block(b: Any, h: Any, i: Any, j: Any, table: Any) -> tuple[Any, ...]:
-        return b, jax.lax.div(h, r), block_at(table, b * lists + i, length, j), 0
-
-    query = pl.BlockSpec((None, None, rows, e), lambda b, h, i, j, table: (b, h, i, 0))
-    key = pl.BlockSpec((None, None, columns, e), key_block)
-    row = pl.BlockSpec((None, None, 1, rows), lambda b, h, i, j, table: (b, h, 0, i))
-    run = pl.BlockSpec((None, 2, rows), lambda b, h, i, j, table: (b, 0, i))
-    grid = pltpu.PrefetchScalarGridSpec(
-        num_scalar_prefetch=1,
-        grid=(b, h, lists, length),
-        in_specs=[query, key, key, query, key, key, run],
-        out_specs=[query, row, query, row],
-        scratch_shapes=[pltpu.VMEM((e, rows), jnp.float32)] * 2 + [pltpu.VMEM((1, rows), jnp.float32)] * 3,
-    )
+    walk, (b, h, n, e) = over_keys(q, k, keys), q.shape
+    ins = [*(walk.query, walk.key, walk.key) * 2, walk.run]
     outs = [jax.ShapeDtypeStruct(q.shape, v.dtype), jax.ShapeDtypeStruct((b, h, 1, n), jnp.float32)]
-    return pl.pallas_call(
-        functools.partial(_kernel, length),
-        grid_spec=grid,
-        out_shape=outs * 2,
-        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",) * 3 + ("arbitrary",)),
-        cost_estimate=cost(q, k, products=6),
-        interpret=interpret,
-        name="attend_dual",
-    )(keys.flat, *given)
+    return call(
+        walk, _kernel, "attend_dual", given, ins, [walk.query, walk.row] * 2, outs * 2,
+        [(e, walk.rows)] * 2 + [(1, walk.rows)] * 3, cost(q, k, products=6), interpret,
+    )  # fmt: skip
 
 
 def _kernel(

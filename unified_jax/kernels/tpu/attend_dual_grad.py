@@ -13,29 +13,25 @@ The tangent of a gradient is also the gradient of a tangent: with x' the tangent
 results of `tpu.attend_dual`, it is what reverse mode over forward mode needs.
 """
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array
 
 from unified_jax.kernels.blocks import Lists
 from unified_jax.kernels.inputs import Visible
 from unified_jax.kernels.tpu.attend import (
-    block_at,
     block_size,
-    cost,
     heads_first,
-    in_list,
     lay,
     product,
     sees,
     tokens_first,
 )
 from unified_jax.kernels.tpu.attend_dual import MOST
+from unified_jax.kernels.tpu.passes import Pass, call, cost, in_list, over_keys, over_queries
 
 
 class Given(NamedTuple):
@@ -96,40 +92,18 @@ def _weights(x: Given, first: Any, masked: bool) -> tuple[Array, Array, Array, A
     return p, p * g, p2, p2 * g + p * g2
 
 
-def _spec(query: Any, key: Any, row: Any, run: Any) -> list[Any]:
+def _spec(walk: Pass) -> list[Any]:
     """The blocks of `Given`."""
-    return [*(query, key, key, query, row, row) * 2, run]
+    return [*(walk.query, walk.key, walk.key, walk.query, walk.row, walk.row) * 2, walk.run]
 
 
 def _queries(given: Given, keys: Lists, interpret: Any) -> Any:
     q, k = given[:2]
-    b, h, n, e = q.shape
-    lists, length = keys.blocks.shape[1:]
-    r, rows, columns = h // k.shape[1], n // lists, k.shape[2] // length
-
-    def key_block(b: Any, h: Any, i: Any, j: Any, table: Any) -> tuple[Any, ...]:
-        return b, jax.lax.div(h, r), block_at(table, b * lists + i, length, j), 0
-
-    query = pl.BlockSpec((None, None, rows, e), lambda b, h, i, j, table: (b, h, i, 0))
-    key = pl.BlockSpec((None, None, columns, e), key_block)
-    row = pl.BlockSpec((None, None, 1, rows), lambda b, h, i, j, table: (b, h, 0, i))
-    run = pl.BlockSpec((None, 2, rows), lambda b, h, i, j, table: (b, 0, i))
-    grid = pltpu.PrefetchScalarGridSpec(
-        num_scalar_prefetch=1,
-        grid=(b, h, lists, length),
-        in_specs=_spec(query, key, row, run),
-        out_specs=[query, query],
-        scratch_shapes=[pltpu.VMEM((rows, e), jnp.float32)] * 2,
-    )
-    return pl.pallas_call(
-        functools.partial(_query_kernel, length),
-        grid_spec=grid,
-        out_shape=[jax.ShapeDtypeStruct(q.shape, q.dtype)] * 2,
-        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",) * 3 + ("arbitrary",)),
-        cost_estimate=cost(q, k, products=9),
-        interpret=interpret,
-        name="attend_dual_grad_queries",
-    )(keys.flat, *given)
+    walk = over_keys(q, k, keys)
+    return call(
+        walk, _query_kernel, "attend_dual_grad_queries", given, _spec(walk), [walk.query] * 2,
+        [jax.ShapeDtypeStruct(q.shape, q.dtype)] * 2, [(walk.rows, q.shape[3])] * 2, cost(q, k, products=9), interpret,
+    )  # fmt: skip
 
 
 def _query_kernel(length: int, table: Any, *refs: Any) -> None:
@@ -158,37 +132,12 @@ def _query_kernel(length: int, table: Any, *refs: Any) -> None:
 
 def _keys(given: Given, queries: Lists, interpret: Any) -> Any:
     q, k, v = given[:3]
-    b, h, n, e = q.shape
-    lists, length = queries.blocks.shape[1:]
-    groups, rows, columns = k.shape[1], n // length, k.shape[2] // lists
-    r = h // groups
-
-    def place(b: Any, g: Any, i: Any, at: Any, table: Any) -> tuple[Any, Any]:
-        """(head, query block): the r query heads of a key head, one after the other, `length` blocks each."""
-        entry = jax.lax.rem(at, length)
-        return g * r + jax.lax.div(at, length), block_at(table, b * lists + i, length, entry)
-
-    query = pl.BlockSpec((None, None, rows, e), lambda b, *at: (b, *place(b, *at), 0))
-    key = pl.BlockSpec((None, None, columns, e), lambda b, g, i, at, table: (b, g, i, 0))
-    row = pl.BlockSpec((None, None, 1, rows), lambda b, *at: (b, place(b, *at)[0], 0, place(b, *at)[1]))
-    run = pl.BlockSpec((None, 2, rows), lambda b, *at: (b, 0, place(b, *at)[1]))
-    grid = pltpu.PrefetchScalarGridSpec(
-        num_scalar_prefetch=1,
-        grid=(b, groups, lists, r * length),
-        in_specs=_spec(query, key, row, run),
-        out_specs=[key] * 4,
-        scratch_shapes=[pltpu.VMEM((columns, e), jnp.float32)] * 4,
-    )
+    walk = over_queries(q, k, queries)
     outs = [jax.ShapeDtypeStruct(k.shape, k.dtype), jax.ShapeDtypeStruct(v.shape, v.dtype)]
-    return pl.pallas_call(
-        functools.partial(_key_kernel, length),
-        grid_spec=grid,
-        out_shape=outs * 2,
-        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",) * 3 + ("arbitrary",)),
-        cost_estimate=cost(q, k, products=12),
-        interpret=interpret,
-        name="attend_dual_grad_keys",
-    )(queries.flat, *given)
+    return call(
+        walk, _key_kernel, "attend_dual_grad_keys", given, _spec(walk), [walk.key] * 4, outs * 2,
+        [(walk.columns, q.shape[3])] * 4, cost(q, k, products=12), interpret,
+    )  # fmt: skip
 
 
 def _key_kernel(length: int, table: Any, *refs: Any) -> None:

@@ -10,28 +10,24 @@ With dO and dL the cotangents of out and lse, D = sum_e(dO out) - dL per query, 
                                                heads that a key head serves
 """
 
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
 from unified_jax.kernels.blocks import Lists
 from unified_jax.kernels.inputs import Visible
 from unified_jax.kernels.tpu.attend import (
-    block_at,
     block_size,
-    cost,
     heads_first,
-    in_list,
     lay,
     product,
     sees,
     tokens_first,
 )
+from unified_jax.kernels.tpu.passes import call, cost, in_list, over_keys, over_queries
 
 
 def backward(
@@ -68,33 +64,12 @@ def _p_and_ds(
 
 def _queries(given: tuple[Array, ...], keys: Lists, interpret: Any) -> Array:
     q, k = given[:2]
-    b, h, n, e = q.shape
-    lists, length = keys.blocks.shape[1:]
-    r, rows, columns = h // k.shape[1], n // lists, k.shape[2] // length
-
-    def key_block(b: Any, h: Any, i: Any, j: Any, table: Any) -> tuple[Any, ...]:
-        return b, jax.lax.div(h, r), block_at(table, b * lists + i, length, j), 0
-
-    query = pl.BlockSpec((None, None, rows, e), lambda b, h, i, j, table: (b, h, i, 0))
-    key = pl.BlockSpec((None, None, columns, e), key_block)
-    row = pl.BlockSpec((None, None, 1, rows), lambda b, h, i, j, table: (b, h, 0, i))
-    run = pl.BlockSpec((None, 2, rows), lambda b, h, i, j, table: (b, 0, i))
-    grid = pltpu.PrefetchScalarGridSpec(
-        num_scalar_prefetch=1,
-        grid=(b, h, lists, length),
-        in_specs=[query, key, key, run, row, row, query],
-        out_specs=query,
-        scratch_shapes=[pltpu.VMEM((rows, e), jnp.float32)],
-    )
-    return pl.pallas_call(
-        functools.partial(_query_kernel, length),
-        grid_spec=grid,
-        out_shape=jax.ShapeDtypeStruct(q.shape, q.dtype),
-        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",) * 3 + ("arbitrary",)),
-        cost_estimate=cost(q, k, products=3),
-        interpret=interpret,
-        name="attend_grad_queries",
-    )(keys.flat, *given)
+    walk = over_keys(q, k, keys)
+    ins = [walk.query, walk.key, walk.key, walk.run, walk.row, walk.row, walk.query]
+    return call(
+        walk, _query_kernel, "attend_grad_queries", given, ins, walk.query, jax.ShapeDtypeStruct(q.shape, q.dtype),
+        [(walk.rows, q.shape[3])], cost(q, k, products=3), interpret,
+    )  # fmt: skip
 
 
 def _query_kernel(
@@ -121,46 +96,13 @@ def _query_kernel(
 
 def _keys(given: tuple[Array, ...], queries: Lists, interpret: Any) -> tuple[Array, Array]:
     q, k, v = given[:3]
-    b, h, n, e = q.shape
-    lists, length = queries.blocks.shape[1:]
-    groups, rows, columns = k.shape[1], n // length, k.shape[2] // lists
-    r = h // groups
-
-    def head_and_block(b: Any, g: Any, i: Any, at: Any, table: Any) -> tuple[Any, Any]:
-        """The inner steps are the r query heads of a key head, one after the other, `length` blocks each."""
-        entry = jax.lax.rem(at, length)
-        return g * r + jax.lax.div(at, length), block_at(table, b * lists + i, length, entry)
-
-    def query_block(b: Any, g: Any, i: Any, at: Any, table: Any) -> tuple[Any, ...]:
-        head, block = head_and_block(b, g, i, at, table)
-        return b, head, block, 0
-
-    def row_block(b: Any, g: Any, i: Any, at: Any, table: Any) -> tuple[Any, ...]:
-        head, block = head_and_block(b, g, i, at, table)
-        return b, head, 0, block
-
-    def run_block(b: Any, g: Any, i: Any, at: Any, table: Any) -> tuple[Any, ...]:
-        return b, 0, head_and_block(b, g, i, at, table)[1]
-
-    query = pl.BlockSpec((None, None, rows, e), query_block)
-    key = pl.BlockSpec((None, None, columns, e), lambda b, g, i, at, table: (b, g, i, 0))
-    row = pl.BlockSpec((None, None, 1, rows), row_block)
-    grid = pltpu.PrefetchScalarGridSpec(
-        num_scalar_prefetch=1,
-        grid=(b, groups, lists, r * length),
-        in_specs=[query, key, key, pl.BlockSpec((None, 2, rows), run_block), row, row, query],
-        out_specs=[key, key],
-        scratch_shapes=[pltpu.VMEM((columns, e), jnp.float32)] * 2,
-    )
-    return pl.pallas_call(
-        functools.partial(_key_kernel, length),
-        grid_spec=grid,
-        out_shape=[jax.ShapeDtypeStruct(k.shape, k.dtype), jax.ShapeDtypeStruct(v.shape, v.dtype)],
-        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",) * 3 + ("arbitrary",)),
-        cost_estimate=cost(q, k, products=4),
-        interpret=interpret,
-        name="attend_grad_keys",
-    )(queries.flat, *given)
+    walk = over_queries(q, k, queries)
+    ins = [walk.query, walk.key, walk.key, walk.run, walk.row, walk.row, walk.query]
+    outs = [jax.ShapeDtypeStruct(k.shape, k.dtype), jax.ShapeDtypeStruct(v.shape, v.dtype)]
+    return call(
+        walk, _key_kernel, "attend_grad_keys", given, ins, [walk.key] * 2, outs, [(walk.columns, q.shape[3])] * 2,
+        cost(q, k, products=4), interpret,
+    )  # fmt: skip
 
 
 def _key_kernel(
