@@ -13,27 +13,17 @@ import numpy as np
 from unified_jax.certify import Disputed, chains, levels as lv, schedules as grids
 from unified_jax.certify.chains import toy
 from unified_jax.certify.scheduler_options import check
+from unified_jax.interop import pipelines
 from unified_jax.processes.gaussian import DiscreteGaussian, Variance
 from unified_jax.processes.interpolant import RectifiedFlow
 from unified_jax.processes.levels import LEAST_ABAR, NoiseLevels
 from unified_jax.processes.schedules import Schedule
-from unified_jax.processes.targets import Target, diffuse
+from unified_jax.processes.targets import diffuse
 from unified_jax.processes.times import shift_times
 from unified_jax.samplers.ode import euler_step
 
-SCHEDULES: dict[str, Schedule] = {
-    "linear": "linear",
-    "scaled_linear": "scaled_linear",
-    "squaredcos_cap_v2": "squared_cosine",
-    "sigmoid": "sigmoid",
-}
-TARGETS: dict[str, Target] = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
-VARIANCES: dict[str, Variance] = {
-    "fixed_small": "fixed_small",
-    "fixed_small_log": "fixed_small",
-    "fixed_large": "fixed_large",
-    "learned_range": "learned_range",
-}
+SCHEDULES: dict[str, Schedule] = {**pipelines.SCHEDULES, "sigmoid": "sigmoid"}
+VARIANCES: dict[str, Variance] = {**pipelines.VARIANCES, "learned_range": "learned_range"}
 
 
 def run(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str, Any]:
@@ -133,7 +123,7 @@ def process_of(ctor: dict[str, Any]) -> DiscreteGaussian:
         beta_end=ctor.get("beta_end", 0.02),
         rescale_betas=False,
         zero_snr=zero,
-        target=TARGETS[ctor.get("prediction_type", "epsilon")],
+        target=pipelines.TARGETS[ctor.get("prediction_type", "epsilon")],
         variance=VARIANCES[ctor.get("variance_type", "fixed_small")],
     )
 

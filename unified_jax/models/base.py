@@ -147,6 +147,33 @@ class Model(Protocol):
         ...
 
 
+class Around:
+    """What a model that holds another says of it: its modalities, processes, and what it can be asked."""
+
+    model: Any
+    """The other model (`Model`)."""
+
+    @property
+    def modalities(self) -> tuple[Any, ...]:
+        """The other model's."""
+        return self.model.modalities
+
+    @property
+    def processes(self) -> tuple[Any, ...]:
+        """The other model's."""
+        return self.model.processes
+
+    @property
+    def givable(self) -> tuple[str, ...]:
+        """The other model's."""
+        return self.model.givable
+
+    @property
+    def wantable(self) -> tuple[str, ...]:
+        """The other model's."""
+        return self.model.wantable
+
+
 class Declared:
     """Defaults, which a model overrides."""
 

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from unified_jax.config import check_finite
 from unified_jax.errors import UserError
-from unified_jax.models.base import Declared, Terms
+from unified_jax.models.base import Around, Declared, Terms
 from unified_jax.samplers.choice import Ddim
 from unified_jax.samplers.ddim import ddim
 from unified_jax.samplers.editing import image_to_image, inpaint, invert
@@ -62,28 +62,13 @@ class Edit:
 
 
 @dataclass(frozen=True)
-class Edited(Declared):
+class Edited(Around, Declared):
     """A model whose samples are edits of what a request gives as `edit.image`."""
 
     model: Any
     """The model, which is not changed."""
     edit: Edit
     """What is done."""
-
-    @property
-    def modalities(self) -> tuple[Any, ...]:
-        """The model's."""
-        return self.model.modalities
-
-    @property
-    def processes(self) -> tuple[Any, ...]:
-        """The model's."""
-        return self.model.processes
-
-    @property
-    def wantable(self) -> tuple[str, ...]:
-        """The model's."""
-        return self.model.wantable
 
     @property
     def terms(self) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from jaxtyping import Array
 
 from unified_jax.errors import UserError
 from unified_jax.interop.names import flatten, unflatten
-from unified_jax.models.base import Model, Terms
+from unified_jax.models.base import Around, Model, Terms
 from unified_jax.models.stages import beside
 from unified_jax.precision import EXACT, seed_key
 from unified_jax.samplers.plan import SamplingPlan
@@ -78,7 +78,7 @@ def matches(patterns: tuple[str, ...], path: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Tuned:
+class Tuned(Around):
     """A partly trained model; its parameters are those of the module docstring."""
 
     model: Any
@@ -86,26 +86,6 @@ class Tuned:
     tuning: Tuning
 
     # ---- shared with the full model ----------------------------------------------------------------------
-
-    @property
-    def modalities(self) -> tuple[Any, ...]:
-        """See `Model`."""
-        return self.model.modalities
-
-    @property
-    def processes(self) -> tuple[Any, ...]:
-        """See `Model`."""
-        return self.model.processes
-
-    @property
-    def givable(self) -> tuple[str, ...]:
-        """See `Model`."""
-        return self.model.givable
-
-    @property
-    def wantable(self) -> tuple[str, ...]:
-        """See `Model`."""
-        return self.model.wantable
 
     @property
     def stages(self) -> tuple[Any, ...]:
