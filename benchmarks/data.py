@@ -25,7 +25,7 @@ import numpy as np
 from data_sides import AHEAD, BATCH, SIDES, SIZE, centre_crop, serve
 from jaxtyping import Float
 from PIL import Image as Pillow
-from turns import alternate, table, write
+from turns import Worker, alternate, table, write
 
 import unified_jax as uj
 from unified_jax.cli.heap import keep_heap
@@ -90,40 +90,16 @@ def our_side(task: str, folder: str) -> None:
     serve(pipeline.batches(0, buffer=AHEAD), pick)
 
 
-class Side:
+class Side(Worker):
     """A side in a process of its own; see `data_sides`."""
 
     def __init__(self, name: str, python: str, task: str, folder: Path) -> None:
-        self.name = name
         script = [str(HERE / "data.py"), "--side"] if name == OURS else [str(HERE / "data_sides.py"), name]
-        self.process = subprocess.Popen(
-            [python, *script, task, str(folder / task)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self.state = self._reply()
+        super().__init__(name, [python, *script, task, str(folder / task)])
 
-    def _reply(self) -> dict[str, Any]:
-        assert self.process.stdout
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"error: the side {self.name!r} ended; its message is above.")
-        return json.loads(line)
-
-    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Its answer."""
-        assert self.process.stdin
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        return self._reply()
-
-    def time(self, task: str) -> dict[str, float]:
+    def time(self, task: str) -> dict[str, Any]:
         """One round; `turns.alternate` calls it."""
         return self.ask({"round": ROUND[task]})
-
-    def close(self) -> None:
-        """Ends the process."""
-        assert self.process.stdin
-        self.process.stdin.close()
-        self.process.wait()
 
 
 def measure(task: str, folder: Path, peers: str, rounds: int) -> dict[str, Any]:

@@ -12,7 +12,6 @@ process's resident memory after steps and after samples. Writes benchmarks/resul
 """
 
 import argparse
-import json
 import os
 import subprocess
 import tempfile
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from peers_sides import PACKAGES
-from turns import alternate, table, write
+from turns import Worker, alternate, table, write
 
 HERE = Path(__file__).resolve().parent
 TORCH = ("torch", "diffusers")
@@ -30,42 +29,21 @@ NAMED = ("jax", "jaxlib", "flax", "optax", "dewml", "flaxdiff", "hackable-diffus
 """Packages whose versions are written."""
 
 
-class Side:
-    """A worker; `turns.alternate` asks it for one timed call after the other."""
+class Side(Worker):
+    """A library's process; `turns.alternate` asks it for one timed call after the other."""
 
     def __init__(self, side: str, python: str, tokens: int, heap: str, cache: str = "") -> None:
-        self.name = f"{side}, heap {heap}"
         more = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"} if cache else {}
         env = os.environ | more | {
             "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}",
         }  # fmt: skip
-        self.begun = time.perf_counter()
-        self.process = subprocess.Popen(
-            [python, str(HERE / "peers_sides.py"), side, str(tokens), heap], env=env, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        )  # fmt: skip
-        self.state = self._reply()
-        self.ready_seconds = time.perf_counter() - self.begun
+        begun = time.perf_counter()
+        super().__init__(f"{side}, heap {heap}", [python, str(HERE / "peers_sides.py"), side, str(tokens), heap], env)
+        self.ready_seconds = time.perf_counter() - begun
 
-    def _reply(self) -> dict[str, Any]:
-        assert self.process.stdout
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"error: the side {self.name!r} ended; its message is above.")
-        return json.loads(line)
-
-    def time(self, task: str) -> dict[str, float]:
+    def time(self, task: str) -> dict[str, Any]:
         """One timed call."""
-        assert self.process.stdin
-        self.process.stdin.write(json.dumps({"task": task}) + "\n")
-        self.process.stdin.flush()
-        return self._reply()
-
-    def close(self) -> None:
-        """Ends the process."""
-        assert self.process.stdin
-        self.process.stdin.close()
-        self.process.wait()
+        return self.ask({"task": task})
 
 
 def measure(pythons: dict[str, str], tokens: int, rounds: int) -> dict[str, Any]:

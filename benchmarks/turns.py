@@ -110,6 +110,36 @@ class Contestant:
         self.process.join()
 
 
+class Worker:
+    """A script in another environment that answers a line of JSON with a line of JSON; `state` is its first one."""
+
+    def __init__(self, name: str, words: list[str], env: dict[str, str] | None = None) -> None:
+        self.name = name
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(words, env=env, stdin=pipe, stdout=pipe, text=True)
+        self.state = self._reply()
+
+    def _reply(self) -> dict[str, Any]:
+        assert self.process.stdout
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"error: the side {self.name!r} ended; its message is above.")
+        return json.loads(line)
+
+    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Its answer."""
+        assert self.process.stdin
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        return self._reply()
+
+    def close(self) -> None:
+        """Ends the process."""
+        assert self.process.stdin
+        self.process.stdin.close()
+        self.process.wait()
+
+
 def warm(contestants: list[Contestant], tasks: tuple[str, ...]) -> None:
     """First calls, which compile: PyTorch's all at once, as its compiler is slow and times nothing; ours one by one,
     as XLA chooses kernels by timing them."""
