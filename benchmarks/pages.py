@@ -249,6 +249,35 @@ def distances() -> list[str]:
     return table(" | ".join(["extractor", *sets]), lines)
 
 
+def reading() -> list[str]:
+    """Reading and preparing pictures: the others' time over ours."""
+    found = whole("data")
+    peers = {"torch": "torch's DataLoader, Pillow", "torch, tensors": "torchvision's tensors", "datasets": "`datasets`"}
+    peers["datasets, torch"] = "`datasets` in a DataLoader"
+    tasks = {
+        "photos": "JPEGs of 400 to 800 pixels, cropped to 256 and mirrored",
+        "records": "built records of 256 pixels",
+    }
+    lines = []
+    for task, words in tasks.items():
+        rows = {row["name"]: row for row in found[task]["rows"]}
+        cells = []
+        for name in peers:
+            apart = rows[name]["largest_difference"]
+            note = f" (differs by up to {apart} grey levels)" if apart > 1 else ""
+            cells.append(f"{rows[name]['ratio_paired']:.2f}{note}")
+        lines.append(" | ".join([words, *cells]))
+    return table(" | ".join(["", *peers.values()]), lines)
+
+
+def waits() -> list[str]:
+    """Shares of a training step that wait for data."""
+    return table(
+        "recipe | share of a step that waits for data",
+        [f"`{row['recipe']}` | {100 * row['share']:.2f} %" for row in whole("data")["waits"]],
+    )
+
+
 def recipe_distances() -> list[str]:
     """Distances of recipes' samples, from docs/measurements.json."""
     measured = json.loads((ROOT / "docs" / "measurements.json").read_text())
@@ -339,6 +368,7 @@ TABLES = {
     "docs/scaling.md": (scaling, beyond, growth),
     "docs/studies.md": (studies, findings),
     "docs/backbones.md": (backbones,),
+    "docs/data.md": (reading, waits),
     "docs/evaluation.md": (distances, recipe_distances, distance_memory, fid_peers),
     "docs/finetuning.md": (edits, action, new_pairs, emoji),
 }
