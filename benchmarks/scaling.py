@@ -3,9 +3,9 @@
     python benchmarks/scaling.py [--only 8,64]       needs jax[tpu], no TPU
 
 For DiT-XL/2 (32 images a chip) and Transfusion 7B (rows of 4,096 tokens, one a chip), both on latents that are given,
-the real train step is compiled for v5p slices that grow with the batch; the bytes of its collectives are counted in the program. Writes
-benchmarks/results/scaling.json after each compile (what is there is kept), then the tables of docs/scaling.md and
-docs/figures/scaling.png.
+the real train step is compiled for v5p slices that grow with the batch; the bytes of its collectives are counted in the
+program. Writes benchmarks/results/scaling.json after each compile (what is there is kept), then the tables of
+docs/scaling.md and docs/figures/scaling.png.
 
 Estimates, all of them: the compiler's time for what a chip computes; the bytes that a chip gives away over its
 data-sheet link rate.
