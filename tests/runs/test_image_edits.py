@@ -99,7 +99,7 @@ CASES = {
     "a mask of another size": ("mask has the sizes", lambda m, i: read_mask(np.ones((4, 4)), (8, 8))),
     "a mask of no use": ("no use", lambda m, i: edit_rows(usual("vary"), m, range(1), i, mask=np.ones((8, 8)))),
     "nothing to fill": ("room around", lambda m, i: edit_rows(usual("outpaint"), m, range(1), i)),
-    "a file that is none": ("cannot be read", lambda m, i: read_mask("nothing.png", (8, 8))),
+    "a file that is none": ("no such file", lambda m, i: read_mask("nothing.png", (8, 8))),
 }
 
 

@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import Float
 
 from unified_jax.errors import UserError
+from unified_jax.modalities.pictures import decode_picture, pixels
+from unified_jax.modalities.reading import read_bytes
 from unified_jax.models.edited import FILL, IMAGE, OTHER, SHARE, Edit, Mode
 from unified_jax.runs.given import field_rows, several
 from unified_jax.samplers.plan import SamplingPlan
@@ -50,7 +52,7 @@ def edit_rows(
         if value is not None and not used:
             raise UserError(f"{name} has no use in the edit {edit.mode!r}; leave it out.")
     if edit.mode == "outpaint":
-        placed = [place(pixels(one), modality, at) for one in several(image, modality)]
+        placed = [place(read_pixels(one, modality.shape[-1]), modality, at) for one in several(image, modality)]
         rows = {IMAGE: field_rows(modality, [whole for whole, _ in placed], which)}
         return rows | {FILL: np.stack([placed[i % len(placed)][1] for i in which])}
     rows = {IMAGE: field_rows(modality, image, which)}
@@ -63,23 +65,19 @@ def edit_rows(
     return rows
 
 
-def pixels(value: Any, mode: str = "") -> np.ndarray:
-    """An array as it is, or the pixels of a file. Raises UserError for a file that is no picture."""
+def read_pixels(value: Any, channels: int) -> np.ndarray:
+    """An array as it is, or a file in so many channels. Raises UserError for a file that cannot be read."""
     if not isinstance(value, str | Path):
         return np.asarray(value)
-    from PIL import Image as Pillow, ImageOps
-
     try:
-        with Pillow.open(value) as opened:
-            turned = ImageOps.exif_transpose(opened)
-            return np.asarray(turned.convert(mode or ("L" if turned.mode in ("1", "L", "I;16") else "RGB")))
-    except OSError as error:
-        raise UserError(f"{str(value)!r} cannot be read as a picture: {error}.") from error
+        return pixels(decode_picture(read_bytes(Path(value))), channels)
+    except ValueError as error:
+        raise UserError(f"{str(value)!r}: {error}.") from error
 
 
 def read_mask(value: Any, size: tuple[int, ...]) -> Float[np.ndarray, "h w 1"]:
     """1 where a mask is white, true or above one half, else 0. Raises UserError for another size."""
-    found = pixels(value, "L")
+    found = read_pixels(value, 1)
     found = found[..., 0] if found.ndim == 3 and found.shape[-1] == 1 else found
     if found.shape != tuple(size):
         raise UserError(f"The mask has the sizes {list(found.shape)}; the image has {list(size)}.")
