@@ -443,7 +443,11 @@ def plot_growth() -> None:
         panel.plot(sizes, seconds, "o-", color="tab:blue", label=f"seconds, slope {one['slope_seconds']:.2f}")
         line = [seconds[-1] * (n / sizes[-1]) ** one["wanted"] for n in sizes]
         panel.plot(sizes, line, "--", color="tab:gray", label=f"wanted, {one['wanted']:.2f}")
-        panel.set(xscale="log", yscale="log", title=one["what"])
+        panel.set(xscale="log", yscale="log", title=one["what"], xticks=[])
+        panel.set_xticks(sizes, [f"{n:,}" for n in sizes], minor=False, fontsize=7)
+        panel.minorticks_off()
+        panel.set_ylim(min(seconds) / 2, max(seconds) * 2)
+        panel.set_yticks([], minor=True)
         panel.legend(fontsize=7)
         panel.grid(alpha=0.3)
     for panel in panels.flat[len(axes) :]:
