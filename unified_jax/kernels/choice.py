@@ -15,12 +15,12 @@ import functools
 import warnings
 from typing import Any, Literal, get_args
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from unified_jax.errors import UserError
 from unified_jax.kernels import cudnn, measured, reference, xla
+from unified_jax.kernels.device import device
 from unified_jax.kernels.inputs import Index, Modulation, NormKind, OutWeights, QkvWeights, Rotary, Rows, Visible
 from unified_jax.sharding import parts_of, per_device
 
@@ -33,14 +33,6 @@ def check_attention(attention: str) -> None:
     """Raises ValueError for an unknown implementation, before compilation."""
     if attention not in get_args(Attention):
         raise ValueError(f"attention must be one of {', '.join(get_args(Attention))}; found {attention!r}.")
-
-
-def device() -> tuple[str, str]:
-    """(platform, kind) of the device that the program is traced for."""
-    found = jax.sharding.get_abstract_mesh().abstract_device
-    if found is not None and found.platform is not None:
-        return "gpu" if found.platform == "cuda" else found.platform, str(found.device_kind)
-    return jax.devices()[0].platform, jax.devices()[0].device_kind
 
 
 def resolve(

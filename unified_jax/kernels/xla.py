@@ -10,6 +10,7 @@ Choices that differ from the reference, for speed (`benchmarks/profile_step.py` 
 memory is
   linear in the length.
 - Rows of several modulations are selected by a one-hot matmul, whose gradient is a matmul, not a scatter-add.
+- On a CPU products of bfloat16 arrays, forward and backward, are those of `product`.
 """
 
 import functools
@@ -18,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from unified_jax.kernels import reference
+from unified_jax.kernels import product, reference
 from unified_jax.kernels.inputs import Index, Modulation, NormKind, OutWeights, QkvWeights, Rotary, Rows, Visible
 from unified_jax.precision import precision
 
@@ -71,7 +72,7 @@ def modulated_qkv(
         h = modulate(h, modulation.shift, modulation.scale, modulation.index)
     heads = weights.kernel.shape[1:]
     kernel = weights.kernel.reshape(h.shape[-1], -1)
-    fused = jnp.matmul(rows_of(h.astype(dtype)), kernel, precision=precision(dtype)).reshape(x.shape[:2] + heads)
+    fused = product.matmul(rows_of(h.astype(dtype)), kernel).reshape(x.shape[:2] + heads)
     if weights.bias is not None:
         fused = fused + weights.bias.astype(dtype)
     return heads_of(fused, weights, rotary, eps)
@@ -149,8 +150,13 @@ def _attend(
     return out, jnp.moveaxis(log_sum.reshape(b, h, n), 2, 1)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _product(form: str, a: Array, b: Array) -> Array:
+    """An einsum with a float32 result, whose gradients are products in the operands' dtype."""
+    return product.product(form, a, b, jnp.float32) if product.applies(a.dtype) else _own_product(form, a, b)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _own_product(form: str, a: Array, b: Array) -> Array:
     """An einsum accumulated in float32, with gradients that are products in the operands' dtype.
 
     JAX's own rule multiplies the float32 gradient of the result by bfloat16 operands: on a GPU at half the rate.
@@ -158,11 +164,11 @@ def _product(form: str, a: Array, b: Array) -> Array:
     return jnp.einsum(form, a, b, precision=precision(a.dtype), preferred_element_type=jnp.float32)
 
 
-@_product.defjvp
-def _product_jvp(form: str, at: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+@_own_product.defjvp
+def _own_product_jvp(form: str, at: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
     (a, b), (da, db) = at, tangents
     plain = functools.partial(jnp.einsum, form, precision=precision(a.dtype))
-    return _product(form, a, b), plain(da, b).astype(jnp.float32) + plain(a, db).astype(jnp.float32)
+    return _own_product(form, a, b), plain(da, b).astype(jnp.float32) + plain(a, db).astype(jnp.float32)
 
 
 def gated_out(
@@ -175,7 +181,7 @@ def gated_out(
     """x + gate * (W a + b); the residual stream keeps x's dtype."""
     kernel = weights.kernel.reshape(-1, x.shape[-1])
     a = rows_of(a.reshape(x.shape[:2] + (-1,)).astype(kernel.dtype))
-    out = jnp.matmul(a, kernel, precision=precision(kernel.dtype)).reshape(x.shape)
+    out = product.matmul(a, kernel).reshape(x.shape)
     if weights.bias is not None:
         out = out + weights.bias.astype(out.dtype)
     return x + (out if gate is None else pick_rows(gate, index) * out).astype(x.dtype)

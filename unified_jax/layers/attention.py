@@ -1,6 +1,5 @@
 """The attention branch of a transformer block as a layer: it holds the weights, `kernels/` computes."""
 
-import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -11,9 +10,9 @@ from jaxtyping import Array, Float, Int
 
 from unified_jax.kernels import choice, reference
 from unified_jax.kernels.inputs import Modulation, NormKind, OutWeights, QkvWeights, Rotary, Visible
+from unified_jax.kernels.product import einsum
 from unified_jax.layers.init import declare, ones, xavier, zeros
 from unified_jax.layers.modulation import AffineNorm
-from unified_jax.precision import precision
 from unified_jax.sharding import constrain
 
 
@@ -144,9 +143,8 @@ class CrossAttentionHalf(nn.Module):
         shape = (f, self.heads, 2, e)
         kv_kernel = declare(self, "kv_kernel", xavier(f, 2 * d), shape, ("embed", "heads", None, "head_dim"))
         kv_bias = self._bias("kv_bias", shape[1:], ("heads", None, "head_dim"))
-        product = functools.partial(jnp.einsum, precision=precision(self.dtype))
-        q = product("bnd,dhe->bnhe", h, q_kernel.astype(self.dtype)) + q_bias
-        kv = product("bmd,dhte->bmhte", memory.astype(self.dtype), kv_kernel.astype(self.dtype))
+        q = einsum("bnd,dhe->bnhe", h, q_kernel.astype(self.dtype)) + q_bias
+        kv = einsum("bmd,dhte->bmhte", memory.astype(self.dtype), kv_kernel.astype(self.dtype))
         kv = kv + kv_bias
         a, _ = choice.attend(q, kv[..., 0, :], kv[..., 1, :], visible, attention=self.attention)
         out_shape = (self.heads, e, d)

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from unified_jax.kernels.product import matmul
 from unified_jax.kernels.xla import rows_of
 from unified_jax.layers.init import Init, declare, xavier, zeros
-from unified_jax.precision import precision
 from unified_jax.sharding import constrain
 
 
@@ -26,7 +26,7 @@ class Dense(nn.Module):
         """Computes in `dtype`."""
         shape = (x.shape[-1], self.features)
         kernel = declare(self, "kernel", self.kernel_init or xavier(*shape), shape, self.axes)
-        y = jnp.matmul(rows_of(x.astype(self.dtype)), kernel.astype(self.dtype), precision=precision(self.dtype))
+        y = matmul(rows_of(x.astype(self.dtype)), kernel.astype(self.dtype))
         if self.bias:
             y = y + declare(self, "bias", zeros, (self.features,), self.axes[1:]).astype(self.dtype)
         return y.reshape(x.shape[:-1] + (self.features,))

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from unified_jax.kernels.choice import device
+from unified_jax.kernels.product import product_p, shared
 from unified_jax.precision import precision
 
 Remat = Literal["none", "dots", "offload", "full"]
@@ -32,7 +33,21 @@ def rematerialised(block: Any, remat: Remat, static: tuple[int, ...] = ()) -> An
         "offload": policies.offload_dot_with_no_batch_dims("device", "pinned_host"),
         "full": None,
     }[remat]
-    return nn.remat(block, prevent_cse=False, policy=policy, static_argnums=static)
+    return nn.remat(block, prevent_cse=False, policy=_of_products(policy), static_argnums=static)
+
+
+def _of_products(policy: Any) -> Any:
+    """The policy, with the products of bfloat16 arrays on a CPU (`kernels.product`) as the products that they are."""
+    if policy is None:
+        return None
+
+    def kept(operation: Any, *given: Any, **parameters: Any) -> Any:
+        if operation is not product_p:
+            return policy(operation, *given, **parameters)
+        batch = tuple(range(len(shared(parameters["form"]))))
+        return policy(jax.lax.dot_general_p, *given, dimension_numbers=(((), ()), (batch, batch)))
+
+    return kept
 
 
 def computed_once(x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:

@@ -22,10 +22,10 @@ from jaxtyping import Array, Float, Int
 
 from unified_jax.kernels import choice
 from unified_jax.kernels.inputs import OutWeights, QkvWeights, Visible
+from unified_jax.kernels.product import einsum
 from unified_jax.kernels.reference import normalise
 from unified_jax.layers.init import declare, normal, ones, xavier, zeros
 from unified_jax.layers.mlp import Dense
-from unified_jax.precision import precision
 from unified_jax.sharding import constrain
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"]
@@ -122,9 +122,7 @@ class GatedDense(nn.Module):
         """Computes in `dtype`."""
         shape = (x.shape[-1], 2, self.features)
         kernel = declare(self, "kernel", xavier(shape[0], self.features), shape, ("embed", None, "mlp"))
-        y = jnp.einsum(
-            "bnd,dgm->bngm", x.astype(self.dtype), kernel.astype(self.dtype), precision=precision(self.dtype)
-        )
+        y = einsum("bnd,dgm->bngm", x.astype(self.dtype), kernel.astype(self.dtype))
         return y + declare(self, "bias", zeros, shape[1:], (None, "mlp")).astype(self.dtype) if self.bias else y
 
 

@@ -21,9 +21,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from unified_jax.kernels.choice import device
+from unified_jax.kernels.product import einsum, matmul
 from unified_jax.layers.conv import convolve
 from unified_jax.layers.init import declare, normal, zeros
-from unified_jax.precision import precision
 from unified_jax.sharding import constrain
 
 SLOPE = 0.2
@@ -89,7 +89,7 @@ def grouped(x: Float[Array, "b h w c"], kernel: Float[Array, "r s i k"], groups:
     total = jnp.zeros((), x.dtype)
     for r, s in itertools.product(range(rows), range(columns)):
         seen = parts[:, :, r : r + h, s : s + w].reshape(groups, b * h * w, i)
-        total = total + jnp.matmul(seen, each[:, r, s], precision=precision(x.dtype))
+        total = total + einsum("gni,gik->gnk", seen, each[:, r, s])
     return jnp.moveaxis(total.reshape(groups, b, h, w, k // groups), 0, 3).reshape(b, h, w, k)
 
 
@@ -110,7 +110,7 @@ class Point(nn.Module):
         sizes = (1, 1) if self.map else ()
         init, axes = normal(self.gain / math.sqrt(c)), ((None,) * len(sizes) + self.axes)
         kernel = declare(self, "kernel", init, (*sizes, c, self.features), axes).reshape(c, self.features)
-        return jnp.matmul(x, kernel.astype(x.dtype), precision=precision(x.dtype))
+        return matmul(x, kernel.astype(x.dtype))
 
 
 class Block(nn.Module):

@@ -10,12 +10,12 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from unified_jax.kernels.product import einsum
 from unified_jax.layers.conditions import filled
 from unified_jax.layers.form import ConditionInput
 from unified_jax.layers.init import declare, xavier, zeros
 from unified_jax.layers.mlp import Dense
 from unified_jax.layers.modulation import AffineNorm
-from unified_jax.precision import precision
 
 
 class UnclipConditions(nn.Module):
@@ -46,7 +46,7 @@ class UnclipConditions(nn.Module):
         time = time + Dense(self.time, (None, "embed"), dtype=dtype, name="text_time")(vector)
         shape = (z.shape[-1], self.width, self.extra)
         kernel = declare(self, "extra_kernel", xavier(shape[0], self.width), shape, (None, "embed", None)).astype(dtype)
-        tokens = jnp.einsum("bv,vdk->bkd", z.astype(dtype), kernel, precision=precision(dtype))
+        tokens = einsum("bv,vdk->bkd", z.astype(dtype), kernel)
         bias = declare(self, "extra_bias", zeros, shape[1:], ("embed", None))
         tokens = tokens + bias.T.astype(dtype)
         words = AffineNorm(1e-5, name="norm")(Dense(self.width, (None, "embed"), dtype=dtype, name="text")(text))

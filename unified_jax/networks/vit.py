@@ -20,12 +20,12 @@ from jaxtyping import Array, Float
 from unified_jax.kernels import choice
 from unified_jax.kernels.choice import Attention, check_attention
 from unified_jax.kernels.inputs import OutWeights
+from unified_jax.kernels.product import einsum
 from unified_jax.layers.init import declare, normal, xavier, zeros
 from unified_jax.layers.mlp import Dense
 from unified_jax.layers.resampling import resample
 from unified_jax.modalities.grid import patchify
 from unified_jax.networks.encoder_blocks import Activation, BlockSpec, EncoderMlp, Norm, encoder_blocks
-from unified_jax.precision import precision
 from unified_jax.sharding import constrain
 
 Pool = Literal["class", "probe", "none"]
@@ -179,10 +179,10 @@ class ProbePool(nn.Module):
         probe = declare(self, "probe", xavier(d, d), (d,), ("embed",))
         kernel = declare(self, "qkv_kernel", xavier(d, 3 * d), shape, ("embed", "heads", None, "head_dim"))
         bias = declare(self, "qkv_bias", zeros, shape[1:], ("heads", None, "head_dim"))
-        kernel, bias, exact = kernel.astype(self.dtype), bias.astype(self.dtype), precision(self.dtype)
+        kernel, bias = kernel.astype(self.dtype), bias.astype(self.dtype)
         query = jnp.broadcast_to(probe, (b, 1, d)).astype(self.dtype)
-        q = jnp.einsum("bnd,dhe->bnhe", query, kernel[:, :, 0], precision=exact) + bias[:, 0]
-        kv = jnp.einsum("bnd,dhte->bnhte", tokens.astype(self.dtype), kernel[:, :, 1:], precision=exact) + bias[:, 1:]
+        q = einsum("bnd,dhe->bnhe", query, kernel[:, :, 0]) + bias[:, 0]
+        kv = einsum("bnd,dhte->bnhte", tokens.astype(self.dtype), kernel[:, :, 1:]) + bias[:, 1:]
         a, _ = choice.attend(q, kv[..., 0, :], kv[..., 1, :], attention="xla")
         out = declare(
             self, "out_kernel", xavier(d, d), (self.heads, d // self.heads, d), ("heads", "head_dim", "embed")

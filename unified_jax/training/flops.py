@@ -13,7 +13,10 @@ import jax
 from jax.interpreters import partial_eval
 
 from unified_jax.kernels.derivatives import RUNS
+from unified_jax.kernels.product import plain, product_p
 
+COMPUTES = RUNS | {product_p: plain}
+"""What each operation of our kernels runs."""
 PEAK_FLOPS: dict[str, float] = {
     "NVIDIA A100": 312e12,
     "NVIDIA H100": 989e12,
@@ -58,8 +61,8 @@ def _equation(equation: Any) -> float:
         return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) / out_features
     if name == "pallas_call" and (estimate := equation.params.get("cost_estimate")) is not None:
         return float(estimate.flops)
-    if equation.primitive in RUNS:  # an operation of our kernels counts as what it runs
-        run = functools.partial(RUNS[equation.primitive], **equation.params)
+    if equation.primitive in COMPUTES:  # an operation of our kernels counts as what it runs
+        run = functools.partial(COMPUTES[equation.primitive], **equation.params)
         return _count(jax.make_jaxpr(run)(*(given.aval for given in equation.invars)).jaxpr)
     parts = [_count(sub) for value in equation.params.values() for sub in _jaxprs(value)]
     if name == "cond":

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from unified_jax.kernels.product import applies, matmul, product
 from unified_jax.layers.conv import Conv
 from unified_jax.layers.init import declare, ones, xavier, zeros
 from unified_jax.layers.mlp import Dense
-from unified_jax.precision import EXACT, precision
+from unified_jax.precision import EXACT
 
 EPSILON = 1e-5
 """Of every norm."""
@@ -85,7 +86,7 @@ class LinearAttention(nn.Module):
         inner = heads * self.head_dim
         kernel = declare(self, "qkv_kernel", xavier(c, 3 * inner), (c, 3, inner), ("embed", None, "heads"))
         kernel = kernel.reshape(c, 3 * inner).astype(self.dtype)
-        qkv = jnp.matmul(x.astype(self.dtype), kernel, precision=precision(self.dtype))
+        qkv = matmul(x.astype(self.dtype), kernel)
         every = [qkv]
         for i, size in enumerate(self.scales):
             pads = ((size // 2, size // 2),) * 2
@@ -98,11 +99,17 @@ class LinearAttention(nn.Module):
         grouped = grouped.reshape(b, height * width, -1, 3, self.head_dim)
         q, k, v = jax.nn.relu(grouped[..., 0, :]), jax.nn.relu(grouped[..., 1, :]), grouped[..., 2, :]
         v = jnp.pad(v, ((0, 0), (0, 0), (0, 0), (0, 1)), constant_values=1.0)
-        state = jnp.einsum("bnge,bngf->bgef", k, v, precision=EXACT)
-        a = jnp.einsum("bnge,bgef->bngf", q, state, precision=EXACT)
+        state = self._product("bnge,bngf->bgef", k, v)
+        a = self._product("bnge,bgef->bngf", q, state)
         a = (a[..., :-1] / (a[..., -1:] + TINY)).reshape(b, height, width, -1)
         h = Dense(c, ("heads", "embed"), dtype=self.dtype, bias=False, name="out")(a)
         return x + Norm(self.norm, name="norm")(h)
+
+    def _product(self, form: str, a: Array, b: Array) -> Array:
+        """A float32 einsum; of operands rounded to bfloat16 where that is the compute dtype, on a CPU."""
+        if applies(self.dtype):
+            return product(form, a.astype(self.dtype), b.astype(self.dtype), jnp.float32)
+        return jnp.einsum(form, a, b, precision=EXACT)
 
 
 class GatedConv(nn.Module):

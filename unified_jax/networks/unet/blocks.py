@@ -22,10 +22,10 @@ from jaxtyping import Array, Float
 
 from unified_jax.kernels import choice
 from unified_jax.kernels.inputs import OutWeights, QkvWeights
+from unified_jax.kernels.product import einsum
 from unified_jax.layers.conv import Conv, GroupNorm
 from unified_jax.layers.init import declare, xavier, zeros
 from unified_jax.layers.mlp import Dense
-from unified_jax.precision import precision
 from unified_jax.sharding import constrain
 
 Activation = Literal["silu", "gelu", "relu", "mish"]
@@ -209,6 +209,6 @@ class MapAttention(nn.Module):
         init = xavier(shape[0], 2 * self.heads * e)
         kernel = declare(self, "tokens_kernel", init, shape, ("embed", "heads", None, "head_dim"))
         bias = declare(self, "tokens_bias", zeros, shape[1:], ("heads", None, "head_dim"))
-        both = jnp.einsum("bmd,dhte->bmhte", memory.astype(dtype), kernel.astype(dtype), precision=precision(dtype))
+        both = einsum("bmd,dhte->bmhte", memory.astype(dtype), kernel.astype(dtype))
         both = both + bias.astype(dtype)
         return both[..., 0, :], both[..., 1, :]

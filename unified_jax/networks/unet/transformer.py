@@ -18,6 +18,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from unified_jax.kernels.inputs import Visible
+from unified_jax.kernels.product import einsum
 from unified_jax.layers.attention import AttentionHalf, CrossAttentionHalf
 from unified_jax.layers.conv import GroupNorm
 from unified_jax.layers.init import declare, xavier, zeros
@@ -25,7 +26,6 @@ from unified_jax.layers.mlp import Dense
 from unified_jax.layers.modulation import AffineNorm
 from unified_jax.layers.remat import Remat, rematerialised
 from unified_jax.networks.unet.blocks import Style, settle
-from unified_jax.precision import precision
 from unified_jax.sharding import constrain
 
 EPS = 1e-5
@@ -44,9 +44,7 @@ class GeGlu(nn.Module):
         shape = (x.shape[-1], 2, self.hidden)
         kernel = declare(self, "kernel", xavier(shape[0], 2 * self.hidden), shape, ("embed", None, "mlp"))
         bias = declare(self, "bias", zeros, shape[1:], (None, "mlp"))
-        h = jnp.einsum(
-            "bnd,dkm->bnkm", x.astype(self.dtype), kernel.astype(self.dtype), precision=precision(self.dtype)
-        )
+        h = einsum("bnd,dkm->bnkm", x.astype(self.dtype), kernel.astype(self.dtype))
         h = h + bias.astype(self.dtype)
         h = h[:, :, 0] * jax.nn.gelu(h[:, :, 1], approximate=False)
         h = constrain(h, "batch", "length", "mlp")
