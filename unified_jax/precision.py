@@ -11,9 +11,11 @@ only look for faults (JAX_DEBUG_NANS, JAX_LOG_COMPILES) and those that choose de
 """
 
 import contextlib
+import functools
 import operator
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -61,6 +63,17 @@ REFUSED = {
 def precision(dtype: DTypeLike) -> jax.lax.Precision:
     """That of a product whose operands have this dtype: full for float32, nothing to ask for in shorter ones."""
     return EXACT if jnp.dtype(dtype) == jnp.float32 else jax.lax.Precision.DEFAULT
+
+
+@functools.cache
+def multiplies_bfloat16() -> bool:
+    """Whether this processor has AVX512_BF16 or AMX_BF16, as Linux tells it; False where that cannot be told."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return False
+    flags = next((line.split() for line in lines if line.startswith("flags")), [])
+    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import numpy as np
 from unified_jax.errors import UserError
 from unified_jax.hosts import together, writes
 from unified_jax.modalities.sheets import show_samples
+from unified_jax.runs.dtype import chosen
 from unified_jax.runs.loop import Run, prepare
 from unified_jax.runs.memory import GIB, room_of, state_bytes
 from unified_jax.runs.stages import NOWHERE, Places, check_sources
@@ -20,7 +21,7 @@ def dry_run(experiment: Experiment, run_dir: Path, places: Places = NOWHERE) -> 
 
     A stage whose source is not there yet is counted all the same, and the report says that it is not.
     """
-    run = together(lambda: prepare(experiment))
+    run = together(lambda: prepare(chosen(experiment, run_dir)))
     assert run
     waits = together(lambda: _waits(experiment, places))
     program = run.program

@@ -26,6 +26,7 @@ from unified_jax.precision import same_numbers
 from unified_jax.runs import directory as runs
 from unified_jax.runs.checkpoints import Checkpoints
 from unified_jax.runs.code import check_own_classes, keep_code
+from unified_jax.runs.dtype import chosen
 from unified_jax.runs.lock import RunLock
 from unified_jax.runs.memory import check_state_fits
 from unified_jax.runs.metrics import MetricsWriter, Pending, Progress, count_lines, last_loss
@@ -74,9 +75,9 @@ def prepare(experiment: Experiment) -> Run:
         experiment.data, experiment.split, trained_on(experiment.model), experiment.batch_size, experiment.seed, held,
         experiment.model.packer, vary=True,
     )  # fmt: skip
-    gradients = functools.partial(term_gradients, experiment.trained, experiment.balance)
+    gradients = functools.partial(term_gradients, program.experiment.trained, experiment.balance)
     key = make_key(experiment.seed, program.mesh)
-    return Run(experiment, program, pipeline, jax.jit(gradients, out_shardings=program.replicated), key, held)
+    return Run(program.experiment, program, pipeline, jax.jit(gradients, out_shardings=program.replicated), key, held)
 
 
 @same_numbers()
@@ -86,7 +87,7 @@ def train(experiment: Experiment, start: Start) -> dict[str, Any]:
     Raises UserError for an invalid request (before compilation) and RunError for a run that failed;
     both leave the last good checkpoint. SIGTERM and Ctrl-C save and return early with summary["finished"] = False.
     """
-    run = together(lambda: prepare(experiment))
+    run = together(lambda: prepare(chosen(experiment, start.run_dir, start.quiet)))
     assert run
     with experiment.rules.active(run.program.mesh):
         return _train(run, start)

@@ -11,6 +11,7 @@ from unified_jax.errors import UserError
 from unified_jax.models.stages import merged
 from unified_jax.precision import same_numbers
 from unified_jax.runs.checkpoints import Checkpoints
+from unified_jax.runs.dtype import chosen
 from unified_jax.runs.loop import Run, prepare
 from unified_jax.runs.saved import load_frozen, loading
 from unified_jax.runs.start import ORIGIN, Start, first_state
@@ -31,6 +32,7 @@ def replay(experiment: Experiment, start: Start, step: int) -> str:
         raise UserError(f"--replay {step}: the run has steps 1 .. {experiment.steps}.")
     if not start.run_dir.is_dir():
         raise UserError(f"--replay: the run directory {str(start.run_dir)!r} does not exist.")
+    experiment = chosen(experiment, start.run_dir)
     run = prepare(experiment)
     with experiment.rules.active(run.program.mesh):
         checkpoints = Checkpoints(start.run_dir, write=False)

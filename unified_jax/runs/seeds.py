@@ -20,6 +20,7 @@ from unified_jax.data.pipeline import HostBatch
 from unified_jax.errors import UserError
 from unified_jax.precision import same_numbers
 from unified_jax.runs.checkpoints import Checkpoints
+from unified_jax.runs.dtype import chosen
 from unified_jax.runs.loop import Interrupt, Run, close_run, ended, make_watch, next_batch, opened, prepare
 from unified_jax.runs.metrics import LAG, Pending
 from unified_jax.runs.monitor import Watch
@@ -54,7 +55,7 @@ def train_together(experiments: tuple[Experiment, ...], starts: tuple[Start, ...
         raise UserError("Seeds are trained together with --reduction fast; the strict one is for one run.")
     if experiments[0].checkpoint.best.patience:
         raise UserError("Seeds that may stop early (checkpoint.best.patience) are trained one by one.")
-    runs = [prepare(e) for e in experiments]
+    runs = [prepare(chosen(e, start.run_dir, start.quiet)) for e, start in zip(experiments, starts, strict=True)]
     if jax.process_count() > 1 or runs[0].program.mesh.size > 1:
         raise UserError("Seeds are trained together on one device; give them one, or train them one by one.")
     with experiments[0].rules.active(runs[0].program.mesh), contextlib.ExitStack() as stack:

@@ -120,6 +120,9 @@ class Experiment:
     """Weights of the loss terms."""
     mesh: MeshShape = MeshShape()
     """Device mesh: sizes of the axes data, fsdp, tensor and sequence."""
+    dtype: Literal["network", "auto"] = "network"
+    """Compute dtype: as the network says; or auto, bfloat16 on accelerators and on processors with instructions for it,
+    else float32. The choice is made where a run begins, and kept as the network's."""
     rules: Rules = Rules()
     """Sharding rules: the mesh axes that shard parameters and activations."""
     steps: int = 10_000

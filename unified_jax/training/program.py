@@ -22,6 +22,7 @@ from unified_jax.models.tuned import Tuned, whole_model
 from unified_jax.precision import seed_key
 from unified_jax.sharding import Rules, parameter_shardings
 from unified_jax.training.balancing import GradNorm, PcGrad
+from unified_jax.training.compute import fastest, settled
 from unified_jax.training.experiment import Experiment
 from unified_jax.training.players import check_players, step_of
 from unified_jax.training.state import State, state_shardings
@@ -121,6 +122,7 @@ def assemble(experiment: Experiment, mesh: Mesh) -> Program:
 
     Raises UserError for a model without a loss, or a batch or a parameter that the mesh does not divide.
     """
+    experiment = settled(experiment, fastest(mesh.devices.flat[0].platform))
     check_batch(experiment, mesh)
     check_trains(experiment)
     model = experiment.trained
