@@ -101,9 +101,16 @@ def hackable(tokens: int) -> tuple[Call, Callable[[Any], Any]]:
             c = c + nn.Embed(CLASSES + 1, WIDTH)(y)
             return backbone.copy()(x, {"adaptive_norm": c}, is_training=True)
 
-    net = Net()
+    return functions_of(Net(), tokens)
+
+
+def functions_of(net: Any, tokens: int) -> tuple[Call, Callable[[Any], Any]]:
+    """(call, init) of a Flax module; what it holds beside its parameters (tables of constants) is made once."""
+    import jax
+
+    beside = {name: value for name, value in net.init(jax.random.key(0), *blank(tokens)).items() if name != "params"}
     return (
-        lambda params, x, t, y: net.apply({"params": params}, x, t, y),
+        lambda params, x, t, y: net.apply({"params": params, **beside}, x, t, y),
         lambda key: net.init(key, *blank(tokens))["params"],
     )
 
@@ -120,11 +127,7 @@ def of_text(tokens: int, network: Any, text: Callable[[Any], Any]) -> tuple[Call
             """The velocity."""
             return network.copy()(x, 1000.0 * t, text(nn.Embed(CLASSES + 1, WIDTH)(y)[:, None]))
 
-    net = Net()
-    return (
-        lambda params, x, t, y: net.apply({"params": params}, x, t, y),
-        lambda key: net.init(key, *blank(tokens))["params"],
-    )
+    return functions_of(Net(), tokens)
 
 
 def flaxdiff(tokens: int) -> tuple[Call, Callable[[Any], Any]]:

@@ -88,13 +88,14 @@ from unified_jax.models.feature_latents import (
     FeatureCoding as FeatureCoding,
     FeatureDecoder as FeatureDecoder,
 )
+from unified_jax.models.feature_tokens import FeatureToken as FeatureToken, feature_token as feature_token
 from unified_jax.models.gan import Cosine as Cosine, Gan as Gan
 from unified_jax.models.gan_losses import (
     Hinge as Hinge,
     Relativistic as Relativistic,
     Separable as Separable,
 )
-from unified_jax.models.gibbs import blocked_gibbs as blocked_gibbs
+from unified_jax.models.gibbs import GibbsChain as GibbsChain, blocked_gibbs as blocked_gibbs
 from unified_jax.models.image_classifier import ImageClassifier as ImageClassifier
 from unified_jax.models.image_encoder import ImageEncoder as ImageEncoder, image_encoder as image_encoder
 from unified_jax.models.joint import JointDiffusion as JointDiffusion
@@ -104,6 +105,7 @@ from unified_jax.models.masked_images import MaskedImages as MaskedImages
 from unified_jax.models.sampling import sample_keys as sample_keys
 from unified_jax.models.stages import Encoded as Encoded, Encoder as Encoder, Stage as Stage
 from unified_jax.models.streams import Condition as Condition, Stream as Stream
+from unified_jax.models.text_autoencoder import TextAutoencoder as TextAutoencoder, TextCoding as TextCoding
 from unified_jax.models.text_classifier import TextClassifier as TextClassifier
 from unified_jax.models.text_encoder import TextEncoder as TextEncoder, load_minilm as load_minilm, minilm as minilm
 from unified_jax.models.transfusion import Transfusion as Transfusion
@@ -117,8 +119,10 @@ from unified_jax.networks.perceptrons import (
     PerceptronDiscriminator as PerceptronDiscriminator,
     PerceptronGenerator as PerceptronGenerator,
 )
+from unified_jax.networks.prefix_decoder import PrefixDecoder as PrefixDecoder
 from unified_jax.networks.r3gan import R3ganDiscriminator as R3ganDiscriminator, R3ganGenerator as R3ganGenerator
 from unified_jax.networks.transfusion import Trunk as Trunk, trunk_preset as trunk_preset
+from unified_jax.networks.uvit import UVit as UVit
 from unified_jax.networks.vit import Vit as Vit
 from unified_jax.processes import paths as paths, schedules as schedules, times as times
 from unified_jax.processes.edm import Edm as Edm
@@ -127,6 +131,7 @@ from unified_jax.processes.interpolant import Interpolant as Interpolant, Rectif
 from unified_jax.processes.masking import Masking as Masking
 from unified_jax.processes.targets import Prediction as Prediction, Process as Process
 from unified_jax.runs.borrowed import borrow_autoencoder as borrow_autoencoder
+from unified_jax.runs.planned import planned_stage as planned_stage
 from unified_jax.runs.stages import stage as stage
 from unified_jax.samplers.choice import (
     Ddim as Ddim,

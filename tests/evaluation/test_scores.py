@@ -9,6 +9,7 @@ import pytest
 
 from tests.helpers import MODEL
 from unified_jax.data.world import World
+from unified_jax.data.world.render import render_image
 from unified_jax.errors import UserError
 from unified_jax.evaluation.evaluate import label_rows, rows_of, scores_for
 from unified_jax.evaluation.scores import PixelFrechet, Samples, WorldAttributes, WorldCaptions
@@ -54,6 +55,21 @@ def test_true_renders_are_right_and_others_are_not(examples):
     doubled = np.where(one[:, None, None, None], np.concatenate([images[:, ::2], images[:, ::2]], axis=1), images)
     assert scored(examples, doubled)["count_accuracy/1"] < 0.2
     assert scored(examples, doubled)["count_accuracy/2"] == true["count_accuracy/2"]
+
+
+def test_two_right_colours_at_the_wrong_shapes_are_not_bound(examples):
+    """Colours of both objects swapped: their number, shapes and places are right, and so are the colours that occur."""
+    swapped = []
+    for i in range(48):
+        scene = WORLD.source("test", ()).scene(i)
+        colours = [one.colour for one in scene.objects][::-1]
+        pairs = zip(scene.objects, colours, strict=True)
+        objects = tuple(dataclasses.replace(one, colour=colour) for one, colour in pairs)
+        swapped.append(render_image(dataclasses.replace(scene, objects=objects), 32))
+    true, other = scored(examples, examples["image"]), scored(examples, np.stack(swapped))
+    assert min(true[f"binding/{name}"] for name in ("colour", "size", "place")) > 0.95
+    assert other["binding/colour"] < 0.05 and other["count_accuracy"] > 0.97
+    assert (other["binding/place"], other["binding/size"]) == (true["binding/place"], true["binding/size"])
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ A score is a frozen dataclass with `suits` and `__call__`; a custom one goes int
 of this module that suit the data set and the model are used.
 
     WorldAttributes   accuracy of what labels ask for, on the world of one object
-    WorldCaptions     accuracy of what captions ask for, of one object or two, and of their number
+    WorldCaptions     accuracy of what captions ask for, of one object or two, of their number, and of binding
     PixelFrechet      Frechet distance of pooled pixels, of anything that is an image
 """
 
@@ -19,6 +19,7 @@ from unified_jax.data.cached import examples_of
 from unified_jax.data.world import World
 from unified_jax.data.world.caption import read_caption
 from unified_jax.data.world.read import Reading, read_image
+from unified_jax.data.world.scene import ATTRIBUTES
 from unified_jax.evaluation.attributes import SHOWN, attribute_hits, chance, sample_accuracy
 from unified_jax.evaluation.distances import frechet, pooled_pixels
 from unified_jax.evaluation.statistics import wilson_interval
@@ -144,7 +145,7 @@ class WorldCaptions:
             some = np.asarray([len(objects) == size for objects in asked])
             if some.any():
                 rows.append(accuracy_row(f"count_accuracy/{size}", counted[some], 0.5))
-        return rows
+        return rows + binding_rows(asked, reading)
 
 
 def caption_hits(objects: tuple[dict[str, int], ...], reading: Reading, i: int) -> dict[tuple[int, str], bool]:
@@ -157,6 +158,27 @@ def caption_hits(objects: tuple[dict[str, int], ...], reading: Reading, i: int) 
         for order in itertools.permutations(range(len(objects)))
     ]
     return max(orders, key=lambda hits: sum(hits.values()))
+
+
+def binding_rows(asked: list[tuple[dict[str, int], ...]], reading: Reading) -> list[Row]:
+    """How often an attribute is at the shape that the caption gives it to, in captions of two objects of two shapes.
+
+    As in T2I-CompBench (Huang et al. 2023), by exact readers: an object of a caption is bound if one of the image's has
+    both its shape and its attribute. Only captions count whose two objects name both, and differ in both.
+    """
+    rows = []
+    for name in [name for name in SHOWN if name != "shape"]:
+        values, bound = getattr(reading, name), []
+        for i, objects in enumerate(asked):
+            pairs = {(one["shape"], one[name]) for one in objects if {"shape", name} <= one.keys()}
+            if len(pairs) < 2 or len({a for a, _ in pairs}) < 2 or len({b for _, b in pairs}) < 2:
+                continue
+            there = {(int(reading.shape[i, k]), int(values[i, k])) for k in range(min(int(reading.count[i]), 2))}
+            bound.append(len(pairs & there) / 2)
+        if bound:
+            guess = 1.0 / (len(dict(ATTRIBUTES)["shape"]) * len(dict(ATTRIBUTES)[name]))
+            rows.append(accuracy_row(f"binding/{name}", np.asarray(bound), 1 - (1 - guess) ** 2))
+    return rows
 
 
 @dataclass(frozen=True)

@@ -129,6 +129,12 @@ def _opened(path: Path) -> Any:
         raise torch_files.unreadable(path, error) from error
 
 
+def names(path: Path) -> list[str]:
+    """Names of the arrays of a safetensors file."""
+    with _opened(path) as opened:
+        return list(opened.keys())
+
+
 def _safetensors(path: Path) -> dict[str, np.ndarray]:
     """The arrays in the precision of the file."""
     found = {}

@@ -48,6 +48,29 @@ class Modality(Protocol):
         ...
 
 
+@runtime_checkable
+class Encodable(Protocol):
+    """What a stream needs of its modality where it is denoised as latents: any `Continuous` one, a `Text` too."""
+
+    @property
+    def name(self) -> str:
+        """Its field in a batch."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one example in model space."""
+        ...
+
+    def to_model(self, raw: Array) -> Any:
+        """See `Continuous.to_model`."""
+        ...
+
+    def from_model(self, x: Any) -> np.ndarray:
+        """See `Continuous.from_model`."""
+        ...
+
+
 class Continuous(ABC):
     """The base class of denoised modalities: a frozen dataclass that defines these works in every model."""
 

@@ -134,6 +134,15 @@ class Text:
                 return ids[:stop]
         return ids[: self.length]
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the token ids of one text."""
+        return (self.length,)
+
+    def to_model(self, ids: Any) -> Any:
+        """Token ids as they are: a text is denoised in the latent space of an autoencoder, which reads them."""
+        return ids
+
     def from_model(self, ids: Any) -> np.ndarray:
         """Token ids `[b, length]` as an array of strings."""
         return np.asarray([self.decode(row) for row in np.asarray(ids)], np.str_)

@@ -24,3 +24,39 @@ class Boxed:
     def axes(self) -> Any:
         """Logical axis names of every parameter."""
         return logical_axes(jax.eval_shape(self._boxed, seed_key(0)))
+
+
+class Wraps:
+    """A mixin without fields for a stage's model that is another one, seen otherwise: it has the other's parameters."""
+
+    model: Any
+    """The other model."""
+
+    def init(self, key: Array) -> Params:
+        """See `Network`."""
+        return self.model.init(key)
+
+    def axes(self) -> Any:
+        """See `Network`."""
+        return self.model.axes()
+
+    @property
+    def stages(self) -> tuple[Any, ...]:
+        """See `stages.Holds`."""
+        return getattr(self.model, "stages", ())
+
+    def init_aux(self, params: Params) -> Any:
+        """See `stages.Holds`."""
+        return self.model.init_aux(params) if hasattr(self.model, "init_aux") else {}
+
+    def finds(self, source: str) -> bool:
+        """See `Published`."""
+        return getattr(self.model, "finds", lambda source: False)(source)
+
+    def read(self, source: str) -> Params:
+        """See `Published`."""
+        return self.model.read(source)
+
+    def of_run(self, params: Params) -> Params:
+        """See `Narrows`."""
+        return getattr(self.model, "of_run", lambda params: params)(params)

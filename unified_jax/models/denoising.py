@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Num
 
 from unified_jax.errors import UserError
 from unified_jax.layers.form import ConditionInput, NoisyInput, check_outputs, own_parameters
@@ -224,7 +224,7 @@ class Denoising(HoldsLatents, Declared):
 
     def generate(
         self, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: SamplingPlan
-    ) -> dict[str, Float[Array, "b ..."]]:
+    ) -> dict[str, Num[Array, "b ..."]]:
         """{field: samples in model space}, one per key. `given` holds prepared arrays, one row per sample."""
         _, wanted = self.request(tuple(given), tuple(wanted))
         return generation.generate(self, params, given, wanted, keys, plan)

@@ -96,17 +96,17 @@ class FeatureDecoder(nn.Module):
 class Features(NamedTuple):
     """What stands for the moments of an autoencoder: a point, which training moves by noise."""
 
-    mean: Float[Array, "b h w d"]
+    mean: Float[Array, "b ..."]
     noise: float
     """Largest sigma, in the latent's numbers; 0: none."""
     logvar: None = None
 
     @property
-    def std(self) -> Float[Array, "b h w d"]:
+    def std(self) -> Float[Array, "b ..."]:
         """0: a point."""
         return jnp.zeros_like(self.mean)
 
-    def draw(self, keys: Keys) -> Float[Array, "b h w d"]:
+    def draw(self, keys: Keys) -> Float[Array, "b ..."]:
         """mean + sigma n, one key per row."""
         if not self.noise:
             return self.mean

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Num
 
 from unified_jax.errors import UserError
 from unified_jax.layers.form import ConditionInput, NoisyInput
@@ -64,7 +64,7 @@ class Request(NamedTuple):
 
 def generate(
     model: Any, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: SamplingPlan
-) -> dict[str, Float[Array, "b ..."]]:
+) -> dict[str, Num[Array, "b ..."]]:
     """See `Denoising.generate`; streams that share its times are sampled with it."""
     denoise, process, grid, noise = sampling(model, params, given, wanted, keys, plan)
     made = plan.run(denoise, process, noise, grid, keys)

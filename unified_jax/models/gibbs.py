@@ -1,11 +1,13 @@
 """Gibbs chains over the fields of a model of several streams (`samplers.gibbs`): image to text to image, and on."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from unified_jax.errors import UserError
+from unified_jax.models.base import Around, Declared
 from unified_jax.samplers.gibbs import Conditional, State, gibbs
 from unified_jax.samplers.plan import SamplingPlan
 from unified_jax.typing import Keys, Params
@@ -45,3 +47,38 @@ def blocked_gibbs(
     blank = jnp.broadcast_to(by_name[fields[0]].blank(), (len(keys), *by_name[fields[0]].blank().shape))
     state = {fields[0]: blank} | {name: jnp.asarray(value) for name, value in given.items()}
     return gibbs({name: conditional(name) for name in fields}, state, keys, rounds)
+
+
+@dataclass(frozen=True)
+class GibbsChain(Around, Declared):
+    """A model that is sampled by chains: all fields are wanted, all but the first are where the chain starts.
+
+    One round over (a, b) from a given b is b -> a -> b: a variation that keeps what a says of b.
+    """
+
+    model: Any
+    """The model of several streams."""
+    fields: tuple[str, ...]
+    """What is drawn, in this order in every round."""
+    rounds: int = 1
+    """Rounds over all fields."""
+
+    def request(self, given: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """What is given and wanted, unchanged: a field may be both. `blocked_gibbs` checks it."""
+        return given, wanted
+
+    def init(self, key: Array) -> Params:
+        """The model's."""
+        return self.model.init(key)
+
+    def axes(self) -> Any:
+        """The model's."""
+        return self.model.axes()
+
+    def generate(
+        self, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: SamplingPlan
+    ) -> dict[str, Array]:
+        """The wanted fields after the last round, in model space."""
+        end, _ = blocked_gibbs(self.model, params, given, self.fields, keys, plan, self.rounds)
+        by_name = {one.name: one for one in self.model.modalities}
+        return {name: by_name[name].to_model(end[name]) for name in wanted}

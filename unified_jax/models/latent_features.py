@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from unified_jax.errors import UserError
 from unified_jax.modalities.features import Features
+from unified_jax.models.boxed import Wraps
 from unified_jax.models.features import features_of
 from unified_jax.models.stages import STAGES, Encoded, Part, Stage
 from unified_jax.networks.autoencoders.moments import Moments
@@ -22,7 +23,7 @@ from unified_jax.typing import Keys, Params
 
 
 @dataclass(frozen=True)
-class MomentsOf:
+class MomentsOf(Wraps):
     """An autoencoder that says its moments of prepared arrays, as a map."""
 
     model: Any
@@ -30,31 +31,11 @@ class MomentsOf:
     source: Any
     """The modality."""
 
-    def init(self, key: Array) -> Params:
-        """See `Network`."""
-        return self.model.init(key)
-
-    def axes(self) -> Any:
-        """See `Network`."""
-        return self.model.axes()
-
     def encode(self, params: Params, x: Array, keys: Keys | None = None) -> Encoded:
         """See `Encoder`: means, and log variances of Gaussians."""
         del keys
         found = self.model.moments(params, self.source.to_model(x))
         return Encoded(map=found.mean if found.logvar is None else jnp.concatenate([found.mean, found.logvar], -1))
-
-    def finds(self, source: str) -> bool:
-        """See `Published`."""
-        return getattr(self.model, "finds", lambda source: False)(source)
-
-    def read(self, source: str) -> Params:
-        """See `Published`."""
-        return self.model.read(source)
-
-    def of_run(self, params: Params) -> Params:
-        """See `Narrows`."""
-        return getattr(self.model, "of_run", lambda params: params)(params)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 
 from unified_jax.config import lacking
 from unified_jax.models.stages import Stage, in_groups, stage_params
@@ -27,7 +27,7 @@ class LatentModel(Protocol):
         """The shape of one latent, channels last."""
         ...
 
-    def moments(self, params: Params, x: Float[Array, "b ..."]) -> Any:
+    def moments(self, params: Params, x: Num[Array, "b ..."]) -> Any:
         """From model space: an object with `mean` and `draw(keys)`, before scale and shift."""
         ...
 
@@ -35,7 +35,7 @@ class LatentModel(Protocol):
         """(z - shift) * scale."""
         ...
 
-    def decode(self, params: Params, z: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
+    def decode(self, params: Params, z: Float[Array, "b ..."]) -> Num[Array, "b ..."]:
         """Data in model space from normalised latents."""
         ...
 
@@ -92,7 +92,7 @@ class Latents:
                 "off, or crop at the centre and do not mirror."
             )
 
-    def encode(self, params: Params, x: Float[Array, "b ..."], keys: Keys | None) -> Float[Array, "b ..."]:
+    def encode(self, params: Params, x: Num[Array, "b ..."], keys: Keys | None) -> Float[Array, "b ..."]:
         """Normalised latents of data in model space, without a gradient; their means without keys."""
         own = stage_params(params, self.stage.name)
         look: Callable[[Array], Any] = lambda part: self.model.moments(own, part)  # noqa: E731
@@ -100,7 +100,7 @@ class Latents:
         z = moments.mean if keys is None or self.draw == "mean" else moments.draw(keys)
         return jax.lax.stop_gradient(self.model.normalised(z))
 
-    def decode(self, params: Params, z: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
+    def decode(self, params: Params, z: Float[Array, "b ..."]) -> Num[Array, "b ..."]:
         """Data in model space."""
         own = stage_params(params, self.stage.name)
         run: Callable[[Array], Array] = lambda part: self.model.decode(own, part)  # noqa: E731

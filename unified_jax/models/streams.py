@@ -11,7 +11,7 @@ from unified_jax.config import Open, check_finite, check_open, lacking
 from unified_jax.errors import UserError
 from unified_jax.layers.embedders import make_embedder
 from unified_jax.layers.form import ConditionInput, EmbedderKind, Form
-from unified_jax.modalities.base import Continuous, Modality
+from unified_jax.modalities.base import Continuous, Encodable, Modality
 from unified_jax.modalities.conditions import ConditionForm
 from unified_jax.modalities.features import Features
 from unified_jax.modalities.image import Image
@@ -27,8 +27,8 @@ from unified_jax.typing import Keys, Params
 class Stream:
     """A denoised modality with its process."""
 
-    modality: Continuous = Image()
-    """The denoised modality."""
+    modality: Open[Encodable] = Image()
+    """The denoised modality: a `Continuous` one; with `latents` any that an autoencoder reads, a `Text` too."""
     process: Open[Process] = RectifiedFlow()
     """Its noising process, and what the network predicts."""
     embedder: EmbedderKind = "linear"
@@ -47,7 +47,7 @@ class Stream:
     def __post_init__(self) -> None:
         check_finite(self)
         check_open(self)
-        if words := lacking(type(self.modality), Continuous):
+        if self.latents is None and (words := lacking(type(self.modality), Continuous)):
             raise ValueError(f"A modality that is denoised derives from Continuous (modalities/base.py): {words}.")
         if self.features < 1:
             raise ValueError(f"Stream.features must be at least 1, found {self.features}.")
@@ -57,7 +57,7 @@ class Stream:
             raise ValueError(f"Stream.ends needs to know where {type(self.process).__name__} ends: give it noise_time.")
         if self.latents is not None:
             self.latents.check(f"The modality {self.modality.name!r}", self.modality.shape)
-            if self.modality.pads:
+            if getattr(self.modality, "pads", False):
                 raise ValueError(f"Latents of {self.modality.name!r} would hold its padding; use another fit.")
             self.latents.check_cached(self.modality)
         make_embedder(self.form)

@@ -129,7 +129,7 @@ def _evaluation_of(
         return evaluate_edits, ()
     if not lacking(type(model), Classifies):
         return _evaluate_labels, ()
-    if len(made) > 1 and any(isinstance(m, Text) for m in made) and hasattr(model, "documents"):
+    if len(made) > 1 and any(isinstance(m, Text) for m in made):
         return evaluate_matrix, ()
     given, wanted = model.request((), ()) if made else ((), ())
     if len(wanted) == 1 and (scores or all(isinstance(m, Image) for m in made if m.name in wanted)):

@@ -1,4 +1,4 @@
-"""The part of `evaluate` for Transfusion models: the any-to-any matrix, its table, image grids and heat map."""
+"""The part of `evaluate` for models of several modalities: the any-to-any matrix, its table, image grids and heat map."""
 
 import dataclasses
 from typing import Any
@@ -12,6 +12,7 @@ from unified_jax.errors import UserError
 from unified_jax.evaluation import matrix
 from unified_jax.hosts import writes
 from unified_jax.modalities.sheets import show_samples
+from unified_jax.runs import joint_modes
 from unified_jax.runs.bench import Bench
 from unified_jax.samplers.plan import SamplingPlan
 
@@ -59,7 +60,8 @@ def _split_rows(bench: Bench, split: str) -> list[dict[str, Any]]:
     scenes = [source.scene(int(i)) for i in index]
     truth = {name: np.asarray([getattr(s.objects[0], name) for s in scenes]) for name, _ in ATTRIBUTES}
     raw = {name: examples.arrays[name] for name in names}
-    total = len(matrix.requests(names)) * bench.count
+    chains = model.packer is None  # a model of streams: no document order, and every field may be read and made
+    total = (len(matrix.requests(names)) + (joint_modes.count_of(model) if chains else 0)) * bench.count
     with bench.bar(split, total) as bar:
 
         def generate(given: tuple[str, ...], wanted: tuple[str, ...]) -> dict[str, np.ndarray]:
@@ -71,4 +73,7 @@ def _split_rows(bench: Bench, split: str) -> list[dict[str, Any]]:
                 bench.pictures[f"evaluation_{split}_{label}.png"] = show_samples(model.modalities, chosen, drawn, 16)
             return drawn
 
-        return matrix.evaluate_split(model.modalities, truth, raw, split, generate, model.documents.apart)
+        apart = () if chains else model.documents.apart
+        rows = matrix.evaluate_split(model.modalities, truth, raw, split, generate, apart)
+        more = joint_modes.mode_rows(bench, split, joint_modes.Truth(scenes, truth, raw), bar.update) if chains else []
+    return more + rows

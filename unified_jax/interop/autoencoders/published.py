@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unified_jax.errors import UserError
-from unified_jax.interop import floats, folder, parts, torch_files
+from unified_jax.interop import files, floats, folder, parts, torch_files
 from unified_jax.interop.autoencoders import dc, levels, oobleck, settings
 from unified_jax.interop.autoencoders.settings import Statistics
 
@@ -55,21 +55,10 @@ def finds(source: str) -> bool:
             return folder.read_json(path / folder.CONFIG).get("_class_name") in OPTIONS
         if not path.is_file() or path.suffix != parts.SAFETENSORS:
             return path.is_file() and path.suffix in parts.TORCH
-        held = levels.own(dict.fromkeys(names(path)))
+        held = levels.own(dict.fromkeys(files.names(path)))
         return any(name.startswith(OTHERS) for name in held) or bool(levels.layout_of("", held))
     except UserError:
         return False
-
-
-def names(path: Path) -> list[str]:
-    """Names of the arrays of a safetensors file."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="np") as opened:
-            return list(opened.keys())
-    except (OSError, SafetensorError, TypeError, ValueError) as error:
-        raise torch_files.unreadable(path, error) from error
 
 
 def tensors(path: Path) -> dict[str, np.ndarray]:
@@ -80,7 +69,7 @@ def tensors(path: Path) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
     for file in parts.find(path).paths:
         if file.suffix == parts.SAFETENSORS:
-            found |= _read(file, levels.kept(names(file)))
+            found |= _read(file, levels.kept(files.names(file)))
         else:
             held = torch_files.read(file, True)[0]
             found |= {name: held[name] for name in levels.kept(held)}
