@@ -1,4 +1,4 @@
-"""Makes arrays/prefix_decoder.safetensors: transformers' GPT2LMHeadModel behind a prefix of latents, as UniDiffuser has.
+"""Makes arrays/prefix_decoder.safetensors: transformers' GPT2LMHeadModel behind a prefix, as in UniDiffuser.
 
     python tests/goldens/make_prefix_decoder.py          (torch, transformers 5)
 
