@@ -67,6 +67,7 @@ from unified_jax.modalities.action import Action as Action
 from unified_jax.modalities.audio import Audio as Audio
 from unified_jax.modalities.base import Continuous as Continuous
 from unified_jax.modalities.conditions import ConditionForm as ConditionForm
+from unified_jax.modalities.crop import Crop as Crop
 from unified_jax.modalities.depth import Depth as Depth
 from unified_jax.modalities.image import Image as Image
 from unified_jax.modalities.label import Label as Label

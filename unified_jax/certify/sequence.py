@@ -73,14 +73,14 @@ def run_transfusion(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> d
         table[b, : len(ids)] = ids
         weight[b, : len(ids) - 1] = [now >= 0 and after >= 0 for now, after in itertools.pairwise(ids)]
     padded = jnp.pad(jnp.asarray(logits), ((0, 0), (0, 1), (0, 0)))
-    total, weighed = next_token_loss(padded, jnp.asarray(table), jnp.asarray(weight, padded.dtype))
+    total, weighted = next_token_loss(padded, jnp.asarray(table), jnp.asarray(weight, padded.dtype))
     ids = "ours has no null and no shape tokens: BOS, EOS, then begin and end of each modality"
     others = ("ids.sos", "ids.eos", "ids.null", "ids.som", "ids.eom", "ids.meta")
     found: dict[str, Any] = {name: NotOurs(ids) for name in others}
     networks = ("text_logits_noloss", "text_only_loss", "loss.total", *(k[4:] for k in tensors if "loss.flow" in k))
     found |= {name: NotOurs(DIFFERENT) for name in networks}
     reason = unserved(ctor, CTOR)
-    return found | {"loss.text": NotServed(reason) if reason else jnp.sum(total) / jnp.sum(weighed)}
+    return found | {"loss.text": NotServed(reason) if reason else jnp.sum(total) / jnp.sum(weighted)}
 
 
 def _lay_out(spans: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:

@@ -75,6 +75,23 @@ class Varies(Protocol):
 
 
 @runtime_checkable
+class Derived(Protocol):
+    """A modality whose value follows from another field of a record, so that no data set holds it (`Crop`).
+
+    Where records vary, its `vary` comes before those of other modalities.
+    """
+
+    @property
+    def image(self) -> Modality:
+        """The modality of that field."""
+        ...
+
+    def derive(self, record: dict[str, Any]) -> Any:
+        """The value of a record that was not varied. Raises ValueError."""
+        ...
+
+
+@runtime_checkable
 class Reads(Protocol):
     """A modality that decodes files. Those that derive from `Continuous` do."""
 
@@ -107,6 +124,11 @@ def prepare_example(
     """One raw example as the arrays of a batch. Raises UserError naming data set, record, field and file."""
     example: dict[str, np.ndarray] = {}
     for modality in modalities:
+        if modality.name not in raw and isinstance(modality, Derived) and modality.image.name in raw:
+            with told(name, index, modality.name, raw[modality.image.name]):
+                value: Any = modality.prepare(modality.derive(raw))
+                example[modality.name] = value
+            continue
         if modality.name not in raw:
             raise UserError(
                 f"Data set {name!r}, record {index}: field {modality.name!r} is missing; it has {sorted(raw)}."
@@ -115,6 +137,21 @@ def prepare_example(
             made: Any = modality.prepare(read_raw(modality, raw[modality.name]))
             example |= made if isinstance(made, dict) else {modality.name: made}
     return example
+
+
+def fields_read(modalities: Iterable[Any]) -> tuple[str, ...]:
+    """The fields that a data set must hold for these modalities."""
+    return tuple(dict.fromkeys(m.image.name if isinstance(m, Derived) else m.name for m in modalities))
+
+
+def derived_first(modalities: Iterable[Any]) -> tuple[Any, ...]:
+    """The modalities in the order in which they vary a record. Raises UserError where mirroring would part them."""
+    found = sorted(modalities, key=lambda m: not isinstance(m, Derived))
+    sides = {m.name: m.sides for m in found if getattr(m, "flip", False)}
+    if len(set(sides.values())) > 1:
+        named = ", ".join(f"{name} {words}" for name, words in sides.items())
+        raise UserError(f"Fields that are mirrored together need the same `sides`, found {named}.")
+    return tuple(found)
 
 
 def varying(owners: Iterable[Any]) -> tuple[Varies, ...]:

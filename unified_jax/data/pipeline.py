@@ -16,7 +16,16 @@ import grain
 import numpy as np
 from jaxtyping import Int
 
-from unified_jax.data.base import DataSet, Named, Recorded, prepare_example, vary_example, varying
+from unified_jax.data.base import (
+    DataSet,
+    Named,
+    Recorded,
+    derived_first,
+    fields_read,
+    prepare_example,
+    vary_example,
+    varying,
+)
 from unified_jax.data.packing import Packer
 from unified_jax.data.prefetch import Prefetcher
 from unified_jax.data.texts import kept_records
@@ -73,8 +82,8 @@ class Pipeline:
         rows = np.arange(batch_size // documents, dtype=np.int32) if rows is None else rows
         self.modalities, self.batch_size, self.name = modalities, batch_size, data.name
         self.packer, self.seed = packer, seed
-        self.parts = data.parts(split, tuple(m.name for m in modalities))
-        self.varying = [varying((source, *modalities)) if vary else () for _, _, source in self.parts]
+        self.parts = data.parts(split, fields_read(modalities))
+        self.varying = [varying((source, *derived_first(modalities))) if vary else () for _, _, source in self.parts]
         for _, name, source in self.parts:
             if len(source) == 0:
                 raise UserError(f"Data set {name!r}: split {split!r} is empty.")

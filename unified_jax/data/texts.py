@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Int
 from tqdm import tqdm
 
-from unified_jax.data.base import DataSet, Source
+from unified_jax.data.base import DataSet, Source, fields_read
 from unified_jax.errors import UserError
 from unified_jax.hosts import writes
 from unified_jax.modalities.text import Text
@@ -40,7 +40,7 @@ def kept_records(data: DataSet, split: str, modalities: tuple[Any, ...]) -> tupl
     """
     texts = tuple(m for m in modalities if isinstance(m, Text))
     if not texts:
-        return tuple(None for _ in data.parts(split, tuple(m.name for m in modalities)))
+        return tuple(None for _ in data.parts(split, fields_read(modalities)))
     try:
         hash(data)
     except TypeError:

@@ -1,7 +1,8 @@
 """Conditions inside a network: their nulls, and vectors that join the embedding of time.
 
 A learned null is a row of its own: N(0, 0.02^2) at the start. Tokens of an absent condition are that row repeated, at
-full length, so that attention to them is attention to one token.
+full length, so that attention to them is attention to one token. A condition with a weight, which grows as noise goes
+(`models.controls`), has its embedding scaled by it, the null's too.
 """
 
 import flax.linen as nn
@@ -17,7 +18,7 @@ from unified_jax.layers.mlp import Dense
 def filled(module: nn.Module, shown: ConditionInput) -> ConditionInput:
     """The condition with its null where it is absent; a learned one is the module's parameter null_NAME."""
     form, present = shown.form, shown.present
-    if form.null in ("row", "empty", "none") or present is None:
+    if form.kept or form.null in ("row", "empty") or present is None:
         return shown
     value, length = shown.value, shown.length
     if form.null == "learned":
@@ -38,6 +39,13 @@ class VectorEmbedding(nn.Module):
         """Added to the embedding of time."""
         h = Dense(self.width, (None, "embed"), name="fc1")(x)
         return Dense(self.width, ("embed", "mlp"), name="fc2")(jax.nn.silu(h))
+
+
+def weighted(shown: ConditionInput, embedded: Float[Array, "b *s"]) -> Float[Array, "b *s"]:
+    """The embedding of a condition times its weight; without one, as it is."""
+    if shown.weight is None:
+        return embedded
+    return embedded * shown.weight.reshape((-1,) + (1,) * (embedded.ndim - 1)).astype(embedded.dtype)
 
 
 def key_range(shown: ConditionInput, queries: int) -> Array | None:

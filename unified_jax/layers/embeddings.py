@@ -13,8 +13,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
 from unified_jax.kernels.inputs import Rotary
+from unified_jax.layers.form import Form
 from unified_jax.layers.init import declare, normal
 from unified_jax.layers.mlp import Dense
+from unified_jax.modalities.grid import grid_of
 
 
 def sinusoid(t: Float[Array, "*s"], features: int = 256, shift: float = 0.0) -> Float[Array, "*s d"]:
@@ -25,7 +27,7 @@ def sinusoid(t: Float[Array, "*s"], features: int = 256, shift: float = 0.0) -> 
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
-def sincos_positions(positions: Int[Array, "*s a"], features: int) -> Float[Array, "*s d"]:
+def sincos_positions(positions: Num[Array, "*s a"], features: int) -> Float[Array, "*s d"]:
     """The fixed position embedding; axis a-1 (columns) takes the first features, axis 0 the last.
 
     Raises ValueError unless `features` is a multiple of 2 a.
@@ -40,6 +42,14 @@ def sincos_positions(positions: Int[Array, "*s a"], features: int) -> Float[Arra
     return parts[..., ::-1, :].reshape(positions.shape[:-1] + (features,))
 
 
+def scaled_positions(form: Form, grid: tuple[int, ...]) -> Num[np.ndarray, "n a"]:
+    """Positions of the patches, those of images scaled to a grid of (rows, columns): i m / n; (): as they are."""
+    places, sizes = form.positions(), grid_of(form.shape[:-1], form.cut)
+    if not grid or len(sizes) != len(grid) or tuple(sizes) == tuple(grid):
+        return places
+    return (places * (np.asarray(grid, np.float64) / np.asarray(sizes))).astype(np.float32)
+
+
 def rotary_positions(positions: Num[Array, "b n a"], head_dim: int, theta: float = 10000.0) -> Rotary:
     """Angles of rotary positions over several axes: pair j of a head has theta^(-2 j / e) positions[..., j mod a].
 
@@ -52,7 +62,7 @@ def rotary_positions(positions: Num[Array, "b n a"], head_dim: int, theta: float
     return Rotary(jnp.cos(angles), jnp.sin(angles))
 
 
-def axial_rotations(places: Int[np.ndarray, "n a"], axes: tuple[int, ...], theta: float, batch: int) -> Rotary:
+def axial_rotations(places: Num[np.ndarray, "n a"], axes: tuple[int, ...], theta: float, batch: int) -> Rotary:
     """Angles of positions: each axis takes its own features of a head, with frequencies of its own."""
     angles = [places[:, i, None] * theta ** (-np.arange(size // 2) * 2.0 / size) for i, size in enumerate(axes)]
     whole = np.concatenate(angles, axis=-1)

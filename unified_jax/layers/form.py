@@ -88,7 +88,7 @@ class ConditionInput(NamedTuple):
     length: Int[Array, "b"] | None = None
     """Number of tokens; of an absent condition, the length of its null."""
     weight: Float[Array, "b"] | None = None
-    """Strength of a control condition at this time; reserved."""
+    """Share of a control condition's embedding at this time (`models.controls`); None: all of it."""
 
 
 @runtime_checkable
@@ -116,6 +116,15 @@ class Backbone(Protocol):
         layout    packed rows of mixed sizes; reserved; every network refuses them so far
         capture   "attention" (forces the reference implementation), "block/8": the tokens after a block
         """
+        ...
+
+
+@runtime_checkable
+class Positioned(Protocol):
+    """A network with learned tables over the places of a grid."""
+
+    def position_grids(self, forms: tuple[Form, ...]) -> dict[str, tuple[int, int]]:
+        """{path of a parameter `[..., rows * columns + others, d]`: (rows, columns)}, for inputs of these forms."""
         ...
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 import jax
 
 Kind = Literal["label", "vector", "scalars", "tokens", "map"]
-Null = Literal["row", "learned", "zero", "empty", "none"]
+Null = Literal["row", "learned", "zero", "empty", "none", "default"]
 NEGATIVE = "negative."
 """Prefix of a field in a request: what guidance points away from, instead of the condition's null."""
 
@@ -26,7 +26,8 @@ class ConditionForm:
     """Number of tokens."""
     null: Null = "row"
     """What replaces an absent condition: a row of the table, learned parameters, zeros, the encoding of an empty value
-    (the empty prompt, as in Stable Diffusion), or nothing (always present)."""
+    (the empty prompt, as in Stable Diffusion), or nothing: it must be given, or is what its modality says where it is
+    not ("default", its `blank`), and guidance leaves it in its place."""
 
     def __post_init__(self) -> None:
         if self.null == "row" and self.kind != "label":
@@ -36,3 +37,8 @@ class ConditionForm:
             )
         if self.features < 1 or self.length < 1:
             raise ValueError(f"The condition {self.name!r} needs features and length of at least 1, found {self}.")
+
+    @property
+    def kept(self) -> bool:
+        """Whether it is always present: never dropped, and not left out by guidance."""
+        return self.null in ("none", "default")

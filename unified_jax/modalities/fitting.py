@@ -5,14 +5,13 @@
     center_crop   the largest part in the middle that has these proportions (ADM and DiT: while both sides are at least
                   twice the wanted ones they are halved by box means; then one bicubic scaling so that the picture just
                   covers this size; then whole pixels are cut off, one more at the end)
-    random_crop   in training a part of 0.8 to 1 times that side, anywhere (ADM); center_crop elsewhere
+    random_crop   in training a part of `crop` times that side, anywhere (ADM: 0.8 to 1); center_crop elsewhere
     pad           scaled to just fit inside, in the middle of grey; what is added has no loss
+    replicate     as pad, and what is added repeats the border (of pictures)
 
 Scaling is Pillow's bicubic filter, which averages where it shrinks; smaller pictures are enlarged by it.
 
-A training record draws five uniform numbers, always in the same order (`Draw`). The generators of a record's fields are
-equal, and the numbers count in shares of the free range. So its image, depth and map get the same part and are mirrored
-together, also where their sizes differ by a factor.
+What a training record varies: `draws`.
 """
 
 from abc import abstractmethod
@@ -22,36 +21,20 @@ import numpy as np
 from jaxtyping import Int
 
 from unified_jax.modalities.base import INSIDE, Continuous
+from unified_jax.modalities.draws import Draw, draw, names_side
 from unified_jax.modalities.pictures import LARGEST
 
 Fit = Literal["exact", "resize", "center_crop", "random_crop", "pad"]
 FITS = get_args(Fit)
+PictureFit = Literal["exact", "resize", "center_crop", "random_crop", "pad", "replicate"]
+PADS = ("pad", "replicate")
+"""Those that add something."""
 Start = Literal["first", "random"]
 """Where a longer record is cut in time: at its beginning, or in training anywhere."""
 TALL = 1.75
 """Height by width above which Pillow may scale rows before columns."""
-LEAST = 0.8
-"""Smallest side of a random crop, as a share of the largest."""
-
-
-class Draw(NamedTuple):
-    """What a training record varies, uniform in [0, 1)."""
-
-    flip: float
-    side: float
-    top: float
-    left: float
-    start: float
-
-    @property
-    def mirrored(self) -> bool:
-        """True with probability 1/2."""
-        return self.flip < 0.5
-
-
-def draw(rng: np.random.Generator) -> Draw:
-    """The five numbers of a record."""
-    return Draw(*rng.random(5).tolist())
+CROP = (0.8, 1.0)
+"""Smallest and largest side of a random crop, as shares of the largest that there is."""
 
 
 class Fitted(Continuous):
@@ -60,6 +43,7 @@ class Fitted(Continuous):
     fit: Any
     flip: bool = False
     start: Start = "first"
+    sides: tuple[str, ...] = ()
     takes_files = True
     other_fit = "choose another fit than 'exact', such as 'center_crop'"
     """What to do about another size."""
@@ -78,16 +62,21 @@ class Fitted(Continuous):
 
     def vary(self, record: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         """The record with this field fitted as this draw says."""
-        drawn = draw(rng)
+        drawn = self.drawn(record, rng)
         return record | {self.name: self.fitted(record[self.name], drawn)} if self.name in record else record
+
+    def drawn(self, record: dict[str, Any], rng: np.random.Generator) -> Draw:
+        """The numbers of a record, which is not mirrored where a text of it names a side."""
+        drawn = draw(rng)
+        return drawn._replace(flip=1.0) if self.flip and names_side(record, self.sides) else drawn
 
     @property
     def pads(self) -> bool:
-        """With fit "pad"."""
-        return self.fit == "pad"
+        """Whether it adds something, which has no loss."""
+        return self.fit in PADS
 
-    def padded(self, value: np.ndarray, sizes: tuple[int, ...], fill: int | float) -> dict[str, np.ndarray]:
-        """The fields of `prepare` with fit "pad"."""
+    def padded(self, value: np.ndarray, sizes: tuple[int, ...], fill: int | float | None) -> dict[str, np.ndarray]:
+        """The fields of `prepare` with fit "pad" or "replicate"."""
         canvas, bounds = pad(value, sizes, fill)
         return {self.name: canvas, self.name + INSIDE: bounds}
 
@@ -112,17 +101,23 @@ def check_fit(owner: Any, fits: tuple[str, ...] = FITS) -> None:
         raise ValueError(f"{kind}.fit is one of {', '.join(fits)}; found {owner.fit!r}.")
     if getattr(owner, "start", "first") not in ("first", "random"):
         raise ValueError(f"{kind}.start is 'first' or 'random', found {owner.start!r}.")
+    if any(not word.strip() for word in owner.sides):
+        raise ValueError(f"{kind}.sides holds words, found {owner.sides}.")
 
 
-def part_of(source: tuple[int, int], target: tuple[int, int], fit: Fit, drawn: Draw | None) -> Part:
+def part_of(
+    source: tuple[int, int], target: tuple[int, int], fit: PictureFit, drawn: Draw | None,
+    crop: tuple[float, float] = CROP,
+) -> Part:  # fmt: skip
     """The part of a picture of this (height, width) that a fit takes; of `pad` it is at most the target's size."""
     (rows, columns), (height, width) = source, target
-    if fit == "pad":
+    if fit in PADS:
         scale = min(height / rows, width / columns)
         height, width = min(height, max(1, round(rows * scale))), min(width, max(1, round(columns * scale)))
     if fit not in ("center_crop", "random_crop"):
         return Part((), (0, 0, columns, rows), (width, height), (0, 0, width, height))
-    zoom = 1 + drawn.side * (1 / LEAST - 1) if drawn is not None and fit == "random_crop" else 1.0
+    least, most = crop
+    zoom = 1 / most + drawn.side * (1 / least - 1 / most) if drawn is not None and fit == "random_crop" else 1.0
     halved = []
     while columns >= 2 * width * zoom and rows >= 2 * height * zoom:
         columns, rows = columns // 2, rows // 2
@@ -141,13 +136,16 @@ def part_of(source: tuple[int, int], target: tuple[int, int], fit: Fit, drawn: D
     return Part(tuple(halved), (0, 0, columns, rows), (across, down), (left, top, left + width, top + height))
 
 
-def fit_pillow(picture: Any, target: tuple[int, int], fit: Fit, drawn: Draw | None = None) -> Any:
+def fit_pillow(
+    picture: Any, target: tuple[int, int], fit: PictureFit, drawn: Draw | None = None,
+    crop: tuple[float, float] = CROP,
+) -> Any:  # fmt: skip
     """A Pillow image of mode L, RGB or F, fitted; not mirrored. `exact` leaves it as it is."""
     from PIL import Image as Pillow
 
     if fit == "exact":
         return picture
-    part = part_of((picture.height, picture.width), target, fit, drawn)
+    part = part_of((picture.height, picture.width), target, fit, drawn, crop)
     for size in part.halved:
         picture = picture.resize(size, Pillow.Resampling.BOX)
     if part.cut != (0, 0, *part.size):
@@ -181,7 +179,10 @@ def _scaled_part(picture: Any, part: Part) -> Any:
     return picture.resize((right - left, lower - upper), Pillow.Resampling.BICUBIC, box=box)
 
 
-def fit_array(value: np.ndarray, target: tuple[int, int], fit: Fit, drawn: Draw | None = None) -> np.ndarray:
+def fit_array(
+    value: np.ndarray, target: tuple[int, int], fit: PictureFit, drawn: Draw | None = None,
+    crop: tuple[float, float] = CROP,
+) -> np.ndarray:  # fmt: skip
     """A picture `[h, w, c]` of uint8, or of floats in [0, 1], fitted and mirrored by `drawn`.
 
     Raises ValueError for a picture without pixels.
@@ -189,7 +190,7 @@ def fit_array(value: np.ndarray, target: tuple[int, int], fit: Fit, drawn: Draw 
     if not value.size:
         raise ValueError(f"expected a picture, found one of {list(value.shape)}")
     if fit != "exact" and (value.shape[:2] != target or (fit == "random_crop" and drawn is not None)):
-        made = [np.asarray(fit_pillow(plane, target, fit, drawn)) for plane in planes(value)]
+        made = [np.asarray(fit_pillow(plane, target, fit, drawn, crop)) for plane in planes(value)]
         value = made[0] if made[0].ndim == 3 else np.stack(made, axis=-1)
         value = value if value.dtype == np.uint8 else np.clip(value, 0, 1)
     return value
@@ -217,14 +218,20 @@ def planes(value: np.ndarray) -> list[Any]:
     return [Pillow.fromarray(np.ascontiguousarray(kept[..., channel])) for channel in range(value.shape[-1])]
 
 
-def pad(value: np.ndarray, target: tuple[int, ...], fill: int | float) -> tuple[np.ndarray, Int[np.ndarray, "a 2"]]:
-    """An array in the middle of a constant one, and where it lies: (start, stop) along each axis of `target`.
+def pad(
+    value: np.ndarray, target: tuple[int, ...], fill: int | float | None
+) -> tuple[np.ndarray, Int[np.ndarray, "a 2"]]:
+    """An array in the middle of a constant one, or of copies of its border (None), and where it lies.
 
+    That is (start, stop) along each axis of `target`.
     Time, the axis of a sound or before rows and columns, is added at the end. Further axes are channels.
     """
     free = [size - there for size, there in zip(target, value.shape, strict=False)]
     before = [0 if axis < len(target) % 2 else room // 2 for axis, room in enumerate(free)]
     bounds = np.asarray([(first, first + there) for first, there in zip(before, value.shape, strict=False)], np.int32)
+    if fill is None:
+        room = [(first, size - last) for (first, last), size in zip(bounds.tolist(), target, strict=True)]
+        return np.pad(value, [*room, *[(0, 0)] * (value.ndim - len(target))], mode="edge"), bounds
     canvas = np.full((*target, *value.shape[len(target) :]), fill, value.dtype)
     canvas[tuple(slice(first, last) for first, last in bounds)] = value
     return canvas, bounds

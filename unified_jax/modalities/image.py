@@ -6,7 +6,7 @@ How pictures of other sizes become one size: `fitting`.
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,9 +14,10 @@ from jaxtyping import Array, Float, UInt8
 
 from unified_jax.modalities.base import Prepared
 from unified_jax.modalities.fitting import (
+    CROP,
     Draw,
-    Fit,
     Fitted,
+    PictureFit,
     check_fit,
     fit_array,
     fit_pillow,
@@ -44,15 +45,25 @@ class Image(Fitted):
     """Side of a patch in pixels; other image sizes are padded to whole patches."""
     name: str = "image"
     """Field of the batch."""
-    fit: Fit = "exact"
+    fit: PictureFit = "exact"
     """How pictures of other sizes become this size: refused, scaled, cropped or padded (`modalities.fitting`)."""
     flip: bool = False
     """Mirror training records with probability 1/2, together with the other fields of a record that do."""
+    sides: tuple[str, ...] = ()
+    """Words of sides, such as ("left", "right"): a record with a text that holds one is not mirrored."""
+    crop: tuple[float, float] = CROP
+    """Smallest and largest side of a random crop, as shares of the largest that there is."""
+    border_noise: float = 0.0
+    """With fit "replicate": standard deviation of the noise on what is added, in model space, drawn in each step."""
 
     def __post_init__(self) -> None:
         if min(self.height, self.width, self.channels, self.patch) < 1:
             raise ValueError(f"Image sizes must be positive, found {self}.")
-        check_fit(self)
+        check_fit(self, get_args(PictureFit))
+        if not 0 < self.crop[0] <= self.crop[1] <= 1:
+            raise ValueError(f"Image.crop holds the smallest and the largest side, in (0, 1]; found {self.crop}.")
+        if self.border_noise < 0 or (self.border_noise and self.fit != "replicate"):
+            raise ValueError(f"Image.border_noise is of fit 'replicate', found {self.border_noise} with {self.fit!r}.")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -78,14 +89,14 @@ class Image(Fitted):
         return as_bytes(read_picture(file.content, self.channels), self.channels)
 
     def prepare(self, raw: Any) -> Prepared:
-        """A uint8 array of this shape (uint16: value / 257), by `fit`; with "pad" also NAME.inside.
+        """A uint8 array of this shape (uint16: value / 257), by `fit`; with "pad" and "replicate" also NAME.inside.
 
         A file is read first. Grey `[h, w]` gains a channel axis; grey becomes RGB, but not with fit "exact". A video
         `[f, h, w, c]` gives its first frame.
         """
         value = self.fitted(raw, None)
         if self.pads and self._is_picture(value):
-            return self.padded(value, self.shape[:2], GREY)
+            return self.padded(value, self.shape[:2], GREY if self.fit == "pad" else None)
         if value.dtype != np.uint8 or value.shape != self.shape:
             hint = f"; {self.other_fit}" if self._is_picture(value) else ""
             raise ValueError(f"expected uint8 {list(self.shape)}, found {value.dtype} {list(value.shape)}{hint}")
@@ -96,7 +107,7 @@ class Image(Fitted):
         target = (self.height, self.width)
         if isinstance(raw, File):
             picture = read_picture(raw.content, self.channels)
-            picture = fit_pillow(picture, target, self.fit, drawn)
+            picture = fit_pillow(picture, target, self.fit, drawn, self.crop)
             return as_bytes(mirrored_picture(picture, self.flip, drawn), self.channels)
         value = to_bytes(np.asarray(raw))
         if value.ndim == 4 and len(value):
@@ -107,7 +118,7 @@ class Image(Fitted):
             value = np.repeat(value, 3, axis=-1)  # as of a grey file
         if not self._is_picture(value):
             return value
-        return mirrored(fit_array(value, target, self.fit, drawn), self.flip, drawn)
+        return mirrored(fit_array(value, target, self.fit, drawn, self.crop), self.flip, drawn)
 
     def _is_picture(self, value: np.ndarray) -> bool:
         return value.dtype == np.uint8 and value.ndim == 3 and value.shape[-1] == self.channels and value.size > 0

@@ -55,6 +55,8 @@ class Video(Fitted):
     """Mirror training records with probability 1/2, together with the other fields of a record that do."""
     start: Start = "first"
     """Where a longer video is cut: at its beginning, or in training anywhere."""
+    sides: tuple[str, ...] = ()
+    """Words of sides: a record with a text that holds one is not mirrored."""
 
     def __post_init__(self) -> None:
         if min(*self.shape, *self.patch) < 1 or self.rate <= 0:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from unified_jax.data.base import Derived
 from unified_jax.models.streams import Stream
 
 
@@ -19,6 +20,17 @@ def check_fields(fields: list[Any]) -> None:
             raise ValueError(
                 f"The field {field.name!r} is read as {field} and as {by_name[field.name]}; a field is one modality."
             )
+
+
+def cut_images(model: Any) -> list[Any]:
+    """The images whose cuts are conditions. Raises ValueError where the model mirrors them and no cut says so."""
+    found: list[Any] = [one.source for one in model.reads if isinstance(one.source, Derived)]
+    if found and model.flip:
+        raise ValueError(
+            f"The condition {found[0].name!r} is told before the model mirrors; mirror the records: "
+            f"flip of the modality {found[0].image.name!r}."
+        )
+    return [source.image for source in found]
 
 
 def check_clocks(streams: tuple[Stream, ...]) -> None:

@@ -12,11 +12,11 @@ Conditions are dropped in three ways: all at once with probability `drop_all`, w
 classifier-free guidance; with probability `drop_some` a random subset of uniform size; each by its `Condition.drop`.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Num
+from jaxtyping import Array, Bool, Num
 
 from unified_jax.errors import UserError
 from unified_jax.layers.form import ConditionInput, NoisyInput, check_outputs, own_parameters
@@ -25,32 +25,26 @@ from unified_jax.models import generation
 from unified_jax.models.alignment import aligned, captures
 from unified_jax.models.base import Declared, Terms
 from unified_jax.models.checks import check_names
+from unified_jax.models.controls import controlled
 from unified_jax.models.features import emptied, empties, encoding_given, encodings
-from unified_jax.models.inside import inside_of, losses_inside
+from unified_jax.models.inside import inside_of, losses_inside, with_border_noise
 from unified_jax.models.latent_features import HoldsLatents, held_latents, in_space
+from unified_jax.models.noised import Noised, noised
+from unified_jax.models.nulls import drop
 from unified_jax.models.stages import Encoded, Stage, check_stages, own
-from unified_jax.models.streams import Condition, Stream, drop, mirrored
+from unified_jax.models.streams import Condition, Stream, mirrored
 from unified_jax.precision import EXACT
-from unified_jax.processes.targets import Process, diffuse, expand
+from unified_jax.processes.targets import Process
 from unified_jax.samplers.plan import SamplingPlan
 from unified_jax.sharding import logical_axes, unbox
 from unified_jax.typing import Batch, Keys, Params
 
-NOISE, TIME, DROP_ALL, DROP_SOME, FLIP, DROP_OWN, ENDS, LATENT = range(8)
+NOISE, TIME, DROP_ALL, DROP_SOME, FLIP, DROP_OWN, ENDS, LATENT, PADDING = range(9)
 """Purposes of random numbers in training; NOISE, TIME, ENDS and LATENT of the first stream."""
 OTHERS = 16
 """First purpose of the further streams, four each."""
-
-
-class Noised(NamedTuple):
-    """A stream of a batch."""
-
-    x0: Array
-    eps: Array
-    t: Array
-    x_t: Array
-    shown: NoisyInput
-    clean: Bool[Array, "b"] | None
+BORDERS = 1 << 16
+"""First purpose of the streams' padding, one each."""
 
 
 class Denoising(HoldsLatents, Declared):
@@ -113,15 +107,19 @@ class Denoising(HoldsLatents, Declared):
         """Logical axis names of every parameter."""
         return logical_axes(jax.eval_shape(self._boxed, jax.random.key(0)))
 
-    def conditions_of(self, params: Params, given: dict[str, Any], count: int) -> tuple[ConditionInput, ...]:
+    def conditions_of(
+        self, params: Params, given: dict[str, Any], count: int, keys: Keys | None = None
+    ) -> tuple[ConditionInput, ...]:
         """The network's conditions for `count` examples; an absent field is null.
 
-        Features that are given are read as they are; other encodings are made by the stages in `params`.
+        Features that are given are read as they are; other encodings are made by the stages in `params`. The noise of
+        their padding is drawn by `keys`.
         """
         fresh = tuple(one for one in self.reads if _encoding(one, given) is None)
         given = given | empties(fresh, params, given, count)
-        made = encodings(fresh, params, given)
-        return tuple(c.shown(given, count, _encoding(c, given | made)) for c in self.reads)
+        made, reads = encodings(fresh, params, given), list(enumerate(self.reads))
+        own = [None if keys is None or not c.padding_noise else _folded(_folded(keys, PADDING), i) for i, c in reads]
+        return tuple(c.shown(given, count, _encoding(c, given | made), own[i]) for i, c in reads)
 
     def call(
         self, params: Params, noisy: tuple[NoisyInput, ...], conditions: tuple[ConditionInput, ...],
@@ -138,14 +136,14 @@ class Denoising(HoldsLatents, Declared):
         slots = jax.vmap(lambda slot: jax.random.fold_in(key, slot))(batch["slot"])
         rows = len(batch["slot"])
         turned = jax.vmap(lambda k: jax.random.bernoulli(k))(_folded(slots, FLIP)) if self.flip else None
-        conditions = self._dropped(self.conditions_of(params, batch, rows), slots, turned, params)
+        conditions = self._dropped(self.conditions_of(params, batch, rows, slots), slots, turned, params)
         drawn = self._noised(params, batch, slots, turned)
+        conditions = controlled(self, conditions, lambda: self.streams[0].process.unit_time(drawn[0].t))
         outputs, seen = self.call(params, tuple(d.shown for d in drawn), conditions, captures(self.align))
         terms: Terms = {}
         metrics: Terms = {}
         for stream, one in zip(self.streams, drawn, strict=True):
-            inside = inside_of(stream.modality, batch)
-            inside = inside if inside is None or turned is None else mirrored(inside, turned)
+            inside = _inside(stream, batch, turned)
             found = losses_inside(stream.process, outputs[stream.label], one.x0, one.eps, one.x_t, one.t, inside)
             weight = jnp.ones(rows) if one.clean is None else 1.0 - one.clean
             found = {n: v if one.clean is None else jnp.where(one.clean, 0.0, v) for n, v in found.items()}
@@ -178,8 +176,11 @@ class Denoising(HoldsLatents, Declared):
         for j, stream in enumerate(self.streams):
             keys = _folded(slots, _purpose(j, LATENT)) if stream.latents else None
             x0 = in_space(stream, params, batch, keys, turned)
+            if noise := getattr(stream.modality, "border_noise", 0.0):
+                keys = _folded(slots, _purpose(j, PADDING))
+                x0 = with_border_noise(x0, _inside(stream, batch, turned), noise, keys)
             eps = jax.vmap(lambda k, x0=x0: jax.random.normal(k, x0.shape[1:]))(_folded(slots, _purpose(j, NOISE)))
-            found.append(_noise(stream, x0, eps, *clocks[stream.clock]))
+            found.append(noised(stream, x0, eps, *clocks[stream.clock]))
         return found
 
     def _dropped(
@@ -203,7 +204,7 @@ class Denoising(HoldsLatents, Declared):
         conditions = drop(conditions, lost)
         if params is None or all(shown.form.null != "empty" for shown in conditions):
             return conditions
-        return emptied(conditions, self.conditions_of(params, {}, len(slots)), lost)
+        return emptied(conditions, self.conditions_of(params, {}, len(slots), slots), lost)
 
     def _random_subset(self, key: Array) -> Bool[Array, "l"]:
         """The dropped conditions of an example: each with probability u, u uniform, so every size is as likely."""
@@ -244,24 +245,16 @@ def _encoding(one: Condition, given: dict[str, Any]) -> Encoded | None:
     return encoding_given(one.encoder, one.source, one.part, given)
 
 
-def _noise(stream: Stream, x0: Array, eps: Array, t: Array, u: Array | None) -> Noised:
-    """The stream at these times; `u`, uniform, selects the examples at the ends of time."""
-    process = stream.process
-    if u is None:
-        x_t = diffuse(process, x0, eps, t)
-        shown = NoisyInput(stream.form, process.network_input(x_t, t), process.network_time(t))
-        return Noised(x0, eps, t, x_t, shown, None)
-    noise_time: Any = getattr(process, "noise_time")  # noqa: B009  (Stream refuses a process without one)
-    clean, pure = u < 0.5 * stream.ends, (u >= 0.5 * stream.ends) & (u < stream.ends)
-    t = jnp.where(pure, jnp.asarray(noise_time, t.dtype), t)
-    x_t = jnp.where(expand(pure, x0), process.start(eps, t), diffuse(process, x0, eps, t))
-    seen = jnp.where(expand(clean, x0), x0, process.network_input(x_t, t))
-    time = jnp.where(clean, 0.0, process.network_time(t))
-    return Noised(x0, eps, t, x_t, NoisyInput(stream.form, seen, time), clean)
+def _inside(stream: Stream, batch: Batch, turned: Bool[Array, "b"] | None) -> Bool[Array, "b ..."] | None:
+    """What `inside_of` says, mirrored as the examples are."""
+    inside = inside_of(stream.modality, batch)
+    return inside if inside is None or turned is None else mirrored(inside, turned)
 
 
 def _purpose(j: int, purpose: int) -> int:
     """A purpose of stream j; that of the first stream is unchanged."""
+    if purpose == PADDING:
+        return BORDERS + j
     return purpose if j == 0 else OTHERS + 4 * j + (NOISE, TIME, ENDS, LATENT).index(purpose)
 
 

@@ -16,7 +16,8 @@ from unified_jax.layers.form import Backbone, ConditionInput, NoisyInput, check_
 from unified_jax.modalities.base import Continuous
 from unified_jax.modalities.image import Image
 from unified_jax.models.alignment import Alignment, active, check_alignment, projector_of
-from unified_jax.models.checks import check_fields, check_names
+from unified_jax.models.checks import check_fields, check_names, cut_images
+from unified_jax.models.controls import check_controls, controlled
 from unified_jax.models.denoising import Denoising
 from unified_jax.models.latents import Latents
 from unified_jax.models.likelihood import bits_per_dim
@@ -86,6 +87,7 @@ class Diffusion(Denoising):
         """(raw output `[b, *sizes, c * channels_per_output]` for x_t at time t of `process`, what was captured)."""
         form = self.streams[0].form
         noisy = (NoisyInput(form, process.network_input(x_t, t), process.network_time(t)),)
+        conditions = controlled(self, conditions, lambda: process.unit_time(t))
         outputs, captured = self.call(params, noisy, conditions, capture)
         return outputs[form.name], captured
 
@@ -123,7 +125,8 @@ def check_declared(model: Any) -> None:
     if model.flip and not all(hasattr(s.modality, "width") for s in model.streams):
         raise ValueError(f"{owner}.flip mirrors what has a left and a right: a modality with a `width`.")
     check_stages(model.stages, owner)
-    check_fields([*(s.modality for s in model.streams), *(one.source for one in model.reads)])
+    check_fields([*(s.modality for s in model.streams), *(one.source for one in model.reads), *cut_images(model)])
     names = [*(s.label for s in model.streams), *(form.name for form in forms)]
     check_names(f"{owner}'s streams and conditions", names)
     check_backbone(model.network, len(model.streams), forms, owner)
+    check_controls(model, owner)

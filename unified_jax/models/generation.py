@@ -15,7 +15,9 @@ from jaxtyping import Array, Num
 from unified_jax.errors import UserError
 from unified_jax.layers.form import ConditionInput, NoisyInput
 from unified_jax.modalities.conditions import NEGATIVE
-from unified_jax.models.streams import Stream, without
+from unified_jax.models.controls import controlled
+from unified_jax.models.nulls import without
+from unified_jax.models.streams import Stream
 from unified_jax.processes.targets import Process
 from unified_jax.samplers.guidance import clip_x0, guided
 from unified_jax.samplers.loop import START, Denoiser, normal_like
@@ -80,9 +82,9 @@ def sampling(
 ) -> Sampling:
     """The guided denoiser of the wanted streams and their partners, and its initial noise."""
     given, against = without_negatives(given), negatives(given)
-    conditions = model.conditions_of(params, given, len(keys))
+    conditions = model.conditions_of(params, given, len(keys), keys)
     replaced = against or any(c.form.null == "empty" for c in model.reads)
-    instead = model.conditions_of(params, against, len(keys)) if replaced else ()
+    instead = model.conditions_of(params, against, len(keys), keys) if replaced else ()
     request = Request(model, params, given, keys, plan, conditions, instead)
     made = partners(request, wanted)
     check_request(request)
@@ -90,7 +92,7 @@ def sampling(
     process = {stream.label: views[stream.label][0] for stream in made}
     grid = {stream.label: views[stream.label][1] for stream in made}
     zeros = {stream.label: jnp.zeros((len(keys), *stream.shape)) for stream in made}
-    removable = [c.label for c in model.reads if c.form.null != "none"]
+    removable = [c.label for c in model.reads if not c.form.kept]
     removable += [stream.label for stream in model.streams if request.clean(stream)]
     denoise = guided(lambda dropped: denoiser(request, process, dropped), tuple(removable), process, plan.guidance)
     if plan.guidance.skip is not None:
@@ -175,7 +177,9 @@ def denoiser(request: Request, process: dict[str, Process], dropped: frozenset[s
             for label, p in process.items()
         }
         noisy = tuple((moving | still)[stream.label] for stream in model.streams)
-        outputs, _ = model.call(request.params, noisy, conditions)
+        (first, *_) = process
+        told = controlled(model, conditions, lambda: process[first].unit_time(t[first]))
+        outputs, _ = model.call(request.params, noisy, told)
         return {label: p.predict(outputs[label], x_t[label], t[label]) for label, p in process.items()}
 
     return denoise

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from unified_jax.modalities.base import INSIDE
 from unified_jax.processes.targets import Process, diffuse, expand
-from unified_jax.typing import Batch
+from unified_jax.typing import Batch, Keys
 
 
 def inside_of(modality: Any, batch: Batch) -> Bool[Array, "b ..."] | None:
@@ -39,6 +39,16 @@ def losses_inside(
     found = everywhere(*places, t)
     held = inside.reshape(len(inside), -1)
     return {name: jnp.sum(jnp.where(held, value, 0.0), axis=1) / jnp.sum(held, axis=1) for name, value in found.items()}
+
+
+def with_border_noise(
+    x0: Float[Array, "b ..."], inside: Bool[Array, "b ..."] | None, noise: float, keys: Keys
+) -> Float[Array, "b ..."]:
+    """Examples with noise in what their modality padded."""
+    if inside is None:
+        return x0
+    drawn = jax.vmap(lambda key: jax.random.normal(key, x0.shape[1:], x0.dtype))(keys)
+    return jnp.where(inside, x0, x0 + noise * drawn)
 
 
 def _places(x: Array) -> Array:

@@ -71,6 +71,10 @@ class _Seeing:
     def takes(self) -> Any:
         return self.network.takes
 
+    @property
+    def weighs(self) -> bool:
+        return getattr(self.network, "weighs", False)
+
     def __call__(self, noisy: Any, conditions: Any = (), *, layout: Any = None, capture: Any = ()) -> Any:
         raise NotImplementedError("only applied")
 

@@ -1,7 +1,7 @@
 """Streams, which a model denoises, each with a process and a time; and conditions, which it reads."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,8 +15,11 @@ from unified_jax.modalities.base import Continuous, Encodable, Modality
 from unified_jax.modalities.conditions import ConditionForm
 from unified_jax.modalities.features import Features
 from unified_jax.modalities.image import Image
+from unified_jax.models.controls import check_control
 from unified_jax.models.features import features_of
 from unified_jax.models.latents import Latents
+from unified_jax.models.nulls import without
+from unified_jax.models.padding import Padding, padded
 from unified_jax.models.stages import Encoded, Encoder, Part, Stage
 from unified_jax.processes.interpolant import RectifiedFlow
 from unified_jax.processes.targets import Process, expand
@@ -139,10 +142,15 @@ class Condition:
     """The frozen model that encodes the source; None: the network reads it directly."""
     part: Part = "tokens"
     """The output of the encoder that the network reads."""
-    padding: Literal["mask", "zero", "keep"] = "mask"
-    """Tokens beyond the length of an encoding: not attended to, zeros, or as the encoder gives them (SD's)."""
+    padding: Padding = "mask"
+    """Tokens beyond the length of an encoding: not attended to, zeros, as the encoder gives them (SD's), or the text
+    again (`models.padding`)."""
     cached: bool = False
     """Whether the batch also holds the encoder's outputs, computed once (`data.cached`)."""
+    padding_noise: float = 0.0
+    """Noise of "replicate", as a share of the standard deviation of the text's tokens."""
+    control: float = 0.0
+    """Exponent of the weight of a control condition, 0 at noise and 1 at data (`models.controls`); 0: none."""
 
     def __post_init__(self) -> None:
         words = "" if self.encoder is None else lacking(type(self.encoder.model), Encoder)
@@ -161,8 +169,12 @@ class Condition:
             )
         if not 0.0 <= self.drop <= 1.0:
             raise ValueError(f"Condition.drop is a probability in [0, 1], found {self.drop}.")
-        if self.drop and self.form.null == "none":
+        if self.drop and self.form.kept:
             raise ValueError(f"The condition {self.label!r} has no null, so it cannot be dropped.")
+        if self.padding_noise < 0 or (self.padding_noise and self.padding != "replicate"):
+            raise ValueError(f"Condition.padding_noise is of padding 'replicate', found {self.padding_noise}.")
+        if self.control:
+            check_control(self.label, self.control, self.form.kind)
 
     @property
     def label(self) -> str:
@@ -187,11 +199,16 @@ class Condition:
             return ()
         return features_of(self.encoder, self.source, self.part)
 
-    def shown(self, given: dict[str, Any], count: int, encoded: Encoded | None = None) -> ConditionInput:
-        """Its arrays for `count` examples: those in `given`, or of `encoded` with an encoder; else its null."""
+    def shown(
+        self, given: dict[str, Any], count: int, encoded: Encoded | None = None, keys: Keys | None = None
+    ) -> ConditionInput:
+        """Its arrays for `count` examples: those in `given`, or of `encoded` with an encoder; else its null.
+
+        The noise of its padding is drawn by `keys`; without them there is none.
+        """
         form = self.form
         if self.encoder is not None:
-            return self._encoded(form, count, encoded)
+            return self._encoded(form, count, encoded, keys)
         source: Any = self.source
         there = source.name in given
         if there:
@@ -199,58 +216,26 @@ class Condition:
         else:
             value = source.to_condition(jnp.broadcast_to(source.blank(), (count, *source.blank().shape)))
         tokens: Any = value if isinstance(value, tuple) else (value, None)
-        value, length = self._padded(*tokens)
-        present = None if form.null in ("row", "empty") else jnp.full((count,), there or form.null == "none")
+        value, length = padded(tokens[0], tokens[1], self.padding, self.padding_noise, keys)
+        present = None if form.null in ("row", "empty") else jnp.full((count,), there or form.kept)
         found = ConditionInput(form, value, present, length)
         return found if there else without(found, jnp.ones((count,), bool))
 
-    def _encoded(self, form: ConditionForm, count: int, encoded: Encoded | None) -> ConditionInput:
+    def _encoded(self, form: ConditionForm, count: int, encoded: Encoded | None, keys: Keys | None) -> ConditionInput:
         if encoded is None:
             if form.kind == "map":
                 raise UserError(f"The condition {self.label!r} is a map of an encoder, which must be given.")
             shape = (count, form.features) if form.kind == "vector" else (count, form.length, form.features)
             return ConditionInput(form, jnp.zeros(shape), jnp.zeros((count,), bool))
         value: Any = getattr(encoded, self.part)
-        value, length = self._padded(value, encoded.length if self.part == "tokens" else None)
+        length = encoded.length if self.part == "tokens" else None
+        value, length = padded(value, length, self.padding, self.padding_noise, keys)
         return ConditionInput(form, value, jnp.ones((count,), bool), length)
-
-    def _padded(self, value: Array, length: Array | None) -> tuple[Array, Array | None]:
-        """The tokens as `padding` says, and their length where the network is to mask the others."""
-        if length is not None and self.padding == "zero":
-            value = jnp.where((jnp.arange(value.shape[1]) < length[:, None])[..., None], value, 0.0)
-        return value, length if self.padding == "mask" else None
 
 
 def condition(source: Any) -> Condition:
     """Wraps a bare modality as a condition."""
     return source if isinstance(source, Condition) else Condition(source)
-
-
-def without(shown: ConditionInput, dropped: Bool[Array, "b"]) -> ConditionInput:
-    """The condition with its null for some examples."""
-    match shown.form.null:
-        case "none" | "empty":  # an empty value's encoding is put there by who has its encoder
-            return shown
-        case "row":
-            return shown._replace(value=jnp.where(dropped, shown.form.features - 1, shown.value))
-        case _:
-            shape = (-1,) + (1,) * (shown.value.ndim - 1)
-            value = jnp.where(dropped.reshape(shape), jnp.zeros_like(shown.value), shown.value)
-            return shown._replace(value=value, present=jnp.asarray(shown.present) & ~dropped)
-
-
-def drop(conditions: tuple[ConditionInput, ...], dropped: Bool[Array, "b l"]) -> tuple[ConditionInput, ...]:
-    """Each condition with its null where its column is set; labels together."""
-    found = [shown if shown.form.null == "row" else without(shown, dropped[:, i]) for i, shown in enumerate(conditions)]
-    rows = [i for i, shown in enumerate(conditions) if shown.form.null == "row"]
-    if not rows:
-        return tuple(found)
-    null = jnp.asarray([conditions[i].form.features - 1 for i in rows], jnp.int32)
-    labels = jnp.stack([conditions[i].value for i in rows], axis=1)
-    labels = jnp.where(dropped if len(rows) == len(conditions) else dropped[:, jnp.asarray(rows)], null, labels)
-    for column, i in enumerate(rows):
-        found[i] = conditions[i]._replace(value=labels[:, column])
-    return tuple(found)
 
 
 def conditions_of(model: Any) -> tuple[Condition, ...]:

@@ -18,6 +18,8 @@ a zero-initialised projection after).
                                                                         two
 
 Several labels are supported (the paper has one, the class); each has its own table, whose last row is the null class.
+With `grid`, an image of other sizes has the positions i m / n, for m places of the grid and n of its own: new positions
+lie between known ones (docs/conditioning.md).
 `norm`, `mlp`, `rotary` and `shift` are LightningDiT's options (`networks.lightningdit`). The blocks are one block
 scanned over a leading `layers` axis of its parameters, rematerialised by a named policy.
 """
@@ -30,8 +32,14 @@ from jaxtyping import Array, Float
 
 from unified_jax.kernels.choice import Attention, check_attention
 from unified_jax.kernels.inputs import Modulation, Rotary
-from unified_jax.layers.conditions import VectorEmbedding, filled, key_range
-from unified_jax.layers.embeddings import LabelEmbedding, TimeEmbedding, axial_rotations, sincos_positions
+from unified_jax.layers.conditions import VectorEmbedding, filled, key_range, weighted
+from unified_jax.layers.embeddings import (
+    LabelEmbedding,
+    TimeEmbedding,
+    axial_rotations,
+    scaled_positions,
+    sincos_positions,
+)
 from unified_jax.layers.form import ConditionInput, Form, Kind, NoisyInput, only_stream
 from unified_jax.layers.init import zeros
 from unified_jax.layers.mlp import Dense
@@ -72,6 +80,8 @@ class DiT(nn.Module):
     """Turn queries and keys by their positions, besides the fixed embedding; each axis has its share of a head."""
     shift: bool = True
     """Whether the modulation of the blocks shifts; that of the output does."""
+    grid: tuple[int, ...] = ()
+    """Rows and columns of the grid to whose positions those of other images are scaled; empty: they are counted."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute dtype; parameters, norms, softmax and modulation stay float32."""
     label_std: float = 0.02
@@ -98,6 +108,8 @@ class DiT(nn.Module):
             raise ValueError("DiT.rotary takes heads of an even width, and no conditioning 'in_context'.")
         if not self.shift and self.conditioning in ("cross", "in_context"):
             raise ValueError(f"DiT.shift is of a modulation, and the conditioning {self.conditioning!r} has none.")
+        if self.grid and (len(self.grid) != 2 or min(self.grid) < 1):
+            raise ValueError(f"DiT.grid is empty or (rows, columns), found {self.grid}.")
         check_attention(self.attention)
         super().__post_init__()
 
@@ -107,6 +119,7 @@ class DiT(nn.Module):
         return ("label", "vector", "tokens") if self.conditioning in ("adaln_zero", "adaln") else ("label",)
 
     streams: ClassVar[Literal["one"]] = "one"
+    weighs: ClassVar[bool] = True
 
     @nn.compact
     def __call__(
@@ -126,15 +139,16 @@ class DiT(nn.Module):
         parts = [TimeEmbedding(self.width, self.frequency_shift, name="time")(one.t)]
         for i, label in enumerate(shown for shown in conditions if shown.form.kind == "label"):
             table = LabelEmbedding(label.form.features, self.width, self.label_std, name=f"label_{i}")
-            parts.append(table(label.value))
+            parts.append(weighted(label, table(label.value)))
         others = tuple(filled(self, shown) for shown in conditions if shown.form.kind != "label")
         vectors, texts = ([o for o in others if o.form.kind == kind] for kind in ("vector", "tokens"))
-        parts += [VectorEmbedding(self.width, name=f"vector_{one.form.name}")(one.value) for one in vectors]
+        for told in vectors:
+            parts.append(weighted(told, VectorEmbedding(self.width, name=f"vector_{told.form.name}")(told.value)))
         one_row = self.conditioning in ("adaln_zero", "adaln")
         tokens_of_c = jnp.stack(parts, axis=1)
         c = jnp.sum(tokens_of_c, axis=1, keepdims=True) if one_row else tokens_of_c
         x = Dense(self.width, ("patch", "embed"), dtype=dtype, name="patch")(tokens)
-        x = x + sincos_positions(jnp.asarray(form.positions()), self.width).astype(dtype)
+        x = x + sincos_positions(jnp.asarray(scaled_positions(form, self.grid)), self.width).astype(dtype)
         if self.conditioning == "in_context":
             x = jnp.concatenate([x, c.astype(dtype)], axis=1)
         x = constrain(x, "batch", "length", "embed")
@@ -150,7 +164,7 @@ class DiT(nn.Module):
 
     def _rotations(self, form: Form, batch: int) -> Rotary:
         """Angles of the patches. Raises ValueError if the axes do not share a head evenly."""
-        places, head = form.positions(), self.width // self.heads
+        places, head = scaled_positions(form, self.grid), self.width // self.heads
         axes = places.shape[-1]
         if head % (2 * axes):
             raise ValueError(f"DiT.rotary over {axes} axes needs heads divisible by {2 * axes}, found {head}.")

@@ -65,6 +65,7 @@ class Flux(nn.Module):
 
     takes: ClassVar[tuple[Kind, ...]] = ("label", "vector", "scalars", "tokens")
     streams: ClassVar[Literal["one"]] = "one"
+    weighs: ClassVar[bool] = True
 
     @nn.compact
     def __call__(

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 
 from unified_jax.kernels.choice import Attention, check_attention
 from unified_jax.kernels.inputs import Visible
-from unified_jax.layers.conditions import filled, key_range
+from unified_jax.layers.conditions import filled, key_range, weighted
 from unified_jax.layers.embeddings import TimeEmbedding, sincos_positions
 from unified_jax.layers.form import ConditionInput, Kind, NoisyInput, only_stream
 from unified_jax.layers.init import zeros
@@ -97,6 +97,7 @@ class GenTron(nn.Module):
         return ("tokens", "vector") if self.pooled else ("tokens",)
 
     streams: ClassVar[Literal["one"]] = "one"
+    weighs: ClassVar[bool] = True
 
     @nn.compact
     def __call__(
@@ -116,7 +117,8 @@ class GenTron(nn.Module):
         given = tuple(filled(self, shown) for shown in conditions)
         c = TimeEmbedding(self.width, name="time")(one.t)
         for shown in (o for o in given if o.form.kind == "vector"):
-            c = c + Dense(self.width, (None, "embed"), name=f"pooled_{shown.form.name}")(shown.value)
+            pooled = Dense(self.width, (None, "embed"), name=f"pooled_{shown.form.name}")(shown.value)
+            c = c + weighted(shown, pooled)
         tokens = constrain(form.patches(one.x), "batch", "length", "patch")
         x = Dense(self.width, ("patch", "embed"), dtype=dtype, name="patch")(tokens)
         x = x + sincos_positions(jnp.asarray(form.positions()), self.width).astype(dtype)

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from unified_jax.kernels import choice
 from unified_jax.kernels.inputs import Modulation, Rotary, Visible
-from unified_jax.layers.conditions import VectorEmbedding
+from unified_jax.layers.conditions import VectorEmbedding, weighted
 from unified_jax.layers.embeddings import LabelEmbedding, TimeEmbedding, sinusoid
 from unified_jax.layers.form import ConditionInput
 from unified_jax.layers.joint import JointWeights, Part, joint_attention
@@ -144,13 +144,14 @@ class Summary(nn.Module):
             name = one.form.name
             match one.form.kind:
                 case "label":
-                    c = c + LabelEmbedding(one.form.features, self.width, name=f"label_{labels}")(one.value)
+                    row = LabelEmbedding(one.form.features, self.width, name=f"label_{labels}")(one.value)
+                    c = c + weighted(one, row)
                     labels += 1
                 case "vector":
-                    c = c + VectorEmbedding(self.width, name=f"vector_{name}")(one.value)
+                    c = c + weighted(one, VectorEmbedding(self.width, name=f"vector_{name}")(one.value))
                 case "scalars":
                     h = sinusoid(1000.0 * one.value).reshape(len(one.value), -1)
-                    c = c + VectorEmbedding(self.width, name=f"scalars_{name}")(h)
+                    c = c + weighted(one, VectorEmbedding(self.width, name=f"scalars_{name}")(h))
         return c[:, None]
 
 

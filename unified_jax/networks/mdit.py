@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from unified_jax.kernels.choice import Attention, check_attention
+from unified_jax.layers.conditions import weighted
 from unified_jax.layers.embeddings import LabelEmbedding, TimeEmbedding, sincos_positions
 from unified_jax.layers.form import ConditionInput, Form, Kind, NoisyInput, only_stream
 from unified_jax.layers.init import declare, normal, zeros
@@ -32,6 +33,9 @@ from unified_jax.networks.dit import SIZES
 from unified_jax.networks.mdit_block import MditBlock
 from unified_jax.sharding import constrain
 from unified_jax.typing import Keys
+
+STACKS = ("in_blocks", "out_blocks", "side", "decoders")
+"""Blocks with a table of the offsets of pairs of tokens."""
 
 
 class Masked(NamedTuple):
@@ -80,6 +84,7 @@ class MaskedDiT(nn.Module):
 
     takes: ClassVar[tuple[Kind, ...]] = ("label",)
     streams: ClassVar[Literal["one"]] = "one"
+    weighs: ClassVar[bool] = True
 
     @staticmethod
     def masks(key: Array, rows: Keys, tokens: int, low: float, high: float) -> Masked:
@@ -103,7 +108,8 @@ class MaskedDiT(nn.Module):
         form, dtype = one.form, jnp.dtype(self.dtype)
         c = TimeEmbedding(self.width, name="time")(one.t)
         for i, label in enumerate(conditions):
-            c = c + LabelEmbedding(label.form.features, self.width, self.label_std, name=f"label_{i}")(label.value)
+            table = LabelEmbedding(label.form.features, self.width, self.label_std, name=f"label_{i}")
+            c = c + weighted(label, table(label.value))
         c = c[:, None]
         tokens = constrain(form.patches(one.x), "batch", "length", "patch")
         x = Dense(self.width, ("patch", "embed"), dtype=dtype, name="patch")(tokens)
@@ -113,6 +119,12 @@ class MaskedDiT(nn.Module):
         shift, scale = ModulationRows(2, self.width, name="final_modulation")(c)
         out = Dense(form.out_features, ("embed", "patch"), zeros, name="final")(modulated_norm(x, shift, scale))
         return {form.name: form.unpatch(out.astype(jnp.float32))}, {}
+
+    def position_grids(self, forms: tuple[Form, ...]) -> dict[str, tuple[int, int]]:
+        """See `Positioned`: positions, and the offsets of pairs in the blocks' tables."""
+        ((rows, columns),) = (grid_of(form.shape[:-1], form.cut) for form in forms)
+        stacks = {f"{name}/relative": (2 * rows - 1, 2 * columns - 1) for name in STACKS}
+        return {"positions": (rows, columns), "decoder_positions": (rows, columns), **stacks}
 
     def _positions(self, name: str, form: Form) -> Float[Array, "n d"]:
         def start(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:

@@ -71,6 +71,7 @@ class MMDiT(nn.Module):
 
     takes: ClassVar[tuple[Kind, ...]] = ("label", "vector", "scalars", "tokens")
     streams: ClassVar[Literal["one"]] = "one"
+    weighs: ClassVar[bool] = True
 
     def runs(self) -> list[tuple[int, int, bool, bool]]:
         """(first, end, dual, last) of blocks of one kind in a row."""

@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from unified_jax.kernels.choice import Attention, check_attention
-from unified_jax.layers.conditions import VectorEmbedding, filled, key_range
+from unified_jax.layers.conditions import VectorEmbedding, filled, key_range, weighted
 from unified_jax.layers.embeddings import LabelEmbedding, TimeEmbedding, sinusoid
 from unified_jax.layers.form import ConditionInput, Kind, NoisyInput, only_stream
 from unified_jax.layers.init import declare, normal, zeros
@@ -89,6 +89,7 @@ class PixArt(nn.Module):
 
     takes: ClassVar[tuple[Kind, ...]] = ("tokens", "label", "vector", "scalars")
     streams: ClassVar[Literal["one"]] = "one"
+    weighs: ClassVar[bool] = True
 
     @nn.compact
     def __call__(
@@ -130,9 +131,9 @@ class PixArt(nn.Module):
         total: Any = 0.0
         labels = [shown for shown in given if shown.form.kind == "label"]
         for i, label in enumerate(labels):
-            total += LabelEmbedding(label.form.features, self.width, name=f"label_{i}")(label.value)
+            total += weighted(label, LabelEmbedding(label.form.features, self.width, name=f"label_{i}")(label.value))
         for shown in (one for one in given if one.form.kind == "vector"):
-            total += VectorEmbedding(self.width, name=f"vector_{shown.form.name}")(shown.value)
+            total += weighted(shown, VectorEmbedding(self.width, name=f"vector_{shown.form.name}")(shown.value))
         sizes = [shown for shown in given if shown.form.kind == "scalars"]
         if not sizes:
             return total
@@ -144,7 +145,7 @@ class PixArt(nn.Module):
             h = sinusoid(shown.value)
             h = Dense(self.width // SIZES, (None, "embed"), name=f"{shown.form.name}_fc1")(h)
             h = Dense(self.width // SIZES, ("embed", "mlp"), name=f"{shown.form.name}_fc2")(jax.nn.silu(h))
-            parts.append(h.reshape(len(h), -1))
+            parts.append(weighted(shown, h.reshape(len(h), -1)))
         return total + jnp.concatenate(parts, axis=-1)
 
     def _text(self, shown: ConditionInput) -> Float[Array, "b m d"]:

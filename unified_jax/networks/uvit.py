@@ -25,7 +25,7 @@ from jaxtyping import Array, Float
 
 from unified_jax.kernels.choice import Attention, check_attention
 from unified_jax.kernels.inputs import Visible
-from unified_jax.layers.conditions import filled
+from unified_jax.layers.conditions import filled, weighted
 from unified_jax.layers.conv import Conv
 from unified_jax.layers.embeddings import LabelEmbedding, sinusoid
 from unified_jax.layers.form import ConditionInput, Form, Kind, NoisyInput
@@ -95,6 +95,7 @@ class UVit(nn.Module):
 
     takes: ClassVar[tuple[Kind, ...]] = ("label", "vector", "tokens")
     streams: ClassVar[Literal["many"]] = "many"
+    weighs: ClassVar[bool] = True
 
     @nn.compact
     def __call__(
@@ -149,10 +150,10 @@ class UVit(nn.Module):
         found = []
         for shown in (filled(self, one) for one in conditions if one.form.kind == "vector"):
             token = Dense(self.width, (None, "embed"), name=f"vector_{shown.form.name}")(shown.value)
-            found.append((token, f"vector_{shown.form.name}_position"))
+            found.append((weighted(shown, token), f"vector_{shown.form.name}_position"))
         for i, label in enumerate(one for one in conditions if one.form.kind == "label"):
             token = LabelEmbedding(label.form.features, self.width, name=f"label_{i}")(label.value)
-            found.append((token, f"label_{i}_position"))
+            found.append((weighted(label, token), f"label_{i}_position"))
         return [(token + declare(self, n, normal(0.02), (self.width,), ("embed",)))[:, None] for token, n in found]
 
     def _texts(
@@ -180,6 +181,11 @@ class UVit(nn.Module):
         stop = total - texts[-1].value.shape[1] + texts[-1].length
         stop = jnp.broadcast_to(stop[:, None], (len(stop), total))
         return found, jnp.stack([jnp.zeros_like(stop), stop], axis=-1)
+
+    def position_grids(self, forms: tuple[Form, ...]) -> dict[str, tuple[int, int]]:
+        """See `Positioned`: the table of every image, unless `grid` fixes it."""
+        sizes = {f"{form.name}_positions": grid_of(form.shape[:-1], form.cut) for form in forms if not self.grid}
+        return {name: (size[0], size[1]) for name, size in sizes.items() if len(size) == 2}
 
     def _positions(self, form: Form) -> Float[Array, "n d"]:
         sizes = grid_of(form.shape[:-1], form.cut)

@@ -54,7 +54,7 @@ def search(
 
 def candidates(experiment: Experiment, target: Target) -> list[Experiment]:
     """Candidates that divide the chips, the parameters and the batch, and could fit; the likeliest first."""
-    weighed: list[tuple[float, int, Experiment]] = []
+    weighted: list[tuple[float, int, Experiment]] = []
     traced = {remat: _trace(_with(experiment, remat), target) for remat in POLICIES}
     shapes, axes = traced["none"][0].shapes, experiment.model.axes()
     for mesh, batch in _meshes(experiment, len(target.devices)):
@@ -70,8 +70,8 @@ def candidates(experiment: Experiment, target: Target) -> list[Experiment]:
             share = batch / experiment.batch_size
             if held + share * kept / len(target.devices) <= target.chip.memory:
                 seconds = _guess(program, target, mesh, share, flops)
-                weighed.append((batch / seconds, len(weighed), _with(one, remat)))
-    return [one for _, _, one in sorted(weighed, key=lambda w: (-w[0], w[1]))]
+                weighted.append((batch / seconds, len(weighted), _with(one, remat)))
+    return [one for _, _, one in sorted(weighted, key=lambda w: (-w[0], w[1]))]
 
 
 def _with(experiment: Experiment, remat: Any) -> Experiment:

@@ -32,7 +32,7 @@ from unified_jax.config import check_finite
 from unified_jax.processes.bound import bound_term
 from unified_jax.processes.grids import GridRequest
 from unified_jax.processes.levels import chain_grid
-from unified_jax.processes.schedules import Schedule, make_betas, zero_terminal_snr
+from unified_jax.processes.schedules import Schedule, make_betas, shift_betas, zero_terminal_snr
 from unified_jax.processes.targets import Prediction, Process, Target, coefficients, expand, mean_per_example, solve
 from unified_jax.processes.weights import loss_weight
 from unified_jax.typing import Keys
@@ -71,6 +71,8 @@ class DiscreteGaussian:
     """gamma of the weighting 'min_snr'."""
     timesteps: tuple[int, ...] = ()
     """Increasing indices of the kept steps (a shorter process); empty keeps all."""
+    shift: float = 1.0
+    """Resolution shift s: alpha / sigma of every step is divided by it (`schedules.shift_betas`)."""
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -85,6 +87,8 @@ class DiscreteGaussian:
                 "or a process in continuous time such as RectifiedFlow."
             )
         check_finite(self)
+        if self.shift <= 0:
+            raise ValueError(f"DiscreteGaussian.shift must be positive, found {self.shift}.")
         if self.snr_gamma <= 0:
             raise ValueError(f"DiscreteGaussian.snr_gamma must be positive, found {self.snr_gamma}.")
         if self.zero_snr and self.target == "eps":
@@ -112,6 +116,8 @@ class DiscreteGaussian:
             )
         if self.zero_snr:
             betas = zero_terminal_snr(betas)
+        if self.shift != 1.0:
+            betas = shift_betas(betas, self.shift)
         if not self.timesteps:
             return betas
         abar = np.cumprod(1.0 - betas)[list(self.timesteps)]

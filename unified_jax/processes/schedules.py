@@ -52,6 +52,21 @@ def zero_terminal_snr(betas: Float[np.ndarray, "t"]) -> Float[np.ndarray, "t"]:
     return 1.0 - np.concatenate([abar[:1], abar[1:] / abar[:-1]])
 
 
+def shift_betas(betas: Float[np.ndarray, "t"], shift: float) -> Float[np.ndarray, "t"]:
+    """The resolution shift s: alpha / sigma becomes 1/s of itself, abar' = abar / (abar + s^2 (1 - abar)).
+
+    An image of s times the side, at the same noise, tells s times as much: its neighbours average it (Hoogeboom et al.
+    2023, section 2). With s the ratio of the sides, a patch is as uncertain as before.
+
+    >>> abar = np.cumprod(1 - shift_betas(np.asarray([0.5]), 2.0))
+    >>> abar.round(6).tolist()  # 0.5 / (0.5 + 4 * 0.5)
+    [0.2]
+    """
+    abar = np.cumprod(1.0 - betas)
+    abar = abar / (abar + shift**2 * (1.0 - abar))
+    return 1.0 - abar / np.concatenate([[1.0], abar[:-1]])
+
+
 def space_timesteps(steps: int, sections: str) -> tuple[int, ...]:
     """Indices kept by the respacing notation of Nichol & Dhariwal 2021.
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import tyro
 
+from unified_jax.data.base import fields_read
 from unified_jax.errors import RunError, UserError
 from unified_jax.runs.recipe import parse_command
 from unified_jax.training.experiment import Experiment
@@ -36,7 +37,7 @@ def main(arguments: list[str]) -> None:
     splits = command.splits or tuple(dict.fromkeys((e.split, e.validation.split)))
     bad = 0
     for split in splits:
-        for _, name, source in e.data.parts(split, tuple(m.name for m in e.model.modalities)):
+        for _, name, source in e.data.parts(split, fields_read(e.model.modalities)):
             with tqdm(total=len(source), desc=f"{name} {split}", unit="record", dynamic_ncols=True) as bar:
                 found = check(name, source, e.model.modalities, command.workers, bar.update)
             bad += found.count

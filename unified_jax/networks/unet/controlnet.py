@@ -109,6 +109,7 @@ class Controlled(nn.Module):
     """Factor of the residuals."""
     takes: ClassVar[tuple[Kind, ...]] = UNet.takes
     streams: ClassVar[Literal["one"]] = "one"
+    weighs: ClassVar[bool] = True
 
     @nn.compact
     def __call__(

@@ -4,7 +4,8 @@ r"""What a U-Net tells its residual blocks: one vector e of the time and of the 
 
 SDXL's sizes and crops are scalars, its pooled text a vector (Podell et al. 2023); Stable Diffusion's image variations
 have a vector alone. `added` is an MLP, a matrix (then a norm), or nothing. A distilled model's guidance scale comes as
-a vector that joins the sinusoid of the time (Luo et al. 2023).
+a vector that joins the sinusoid of the time (Luo et al. 2023). One MLP reads all that is added, so the weight of a
+control condition scales what that MLP reads of it.
 """
 
 from typing import Literal
@@ -14,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from unified_jax.layers.conditions import weighted
 from unified_jax.layers.embeddings import LabelEmbedding, sinusoid
 from unified_jax.layers.form import ConditionInput
 from unified_jax.layers.mlp import Dense
@@ -72,17 +74,18 @@ class Embedding(nn.Module):
         h = waves(t, self.features, self.sine_first, self.shift)
         for one in conditions:
             if self.guided and one.form.name == self.guided:
-                h = h + Dense(self.features, (None, "embed"), bias=False, name="guided")(one.value)
+                h = h + weighted(one, Dense(self.features, (None, "embed"), bias=False, name="guided")(one.value))
         h = Dense(self.width, (None, "embed"), name="fc1")(h)
         emb = Dense(self.width, ("embed", "mlp"), name="fc2")(ACTIVATIONS[self.activation](h))
         labels = [one for one in conditions if one.form.kind == "label"]
         for i, one in enumerate(labels):
-            emb = emb + LabelEmbedding(one.form.features, self.width, name=f"label_{i}")(one.value)
-        vectors = [one.value for one in conditions if one.form.kind == "vector" and one.form.name != self.guided]
+            emb = emb + weighted(one, LabelEmbedding(one.form.features, self.width, name=f"label_{i}")(one.value))
+        told = [one for one in conditions if one.form.kind == "vector" and one.form.name != self.guided]
+        vectors = [weighted(one, one.value) for one in told]
         for one in conditions:
             if one.form.kind == "scalars":
                 found = waves(one.value, self.scalar_features, self.sine_first, self.shift)
-                vectors.append(found.reshape(len(found), -1))
+                vectors.append(weighted(one, found.reshape(len(found), -1)))
         if not vectors:
             return emb
         extra = self._added(jnp.concatenate([v.astype(jnp.float32) for v in vectors], axis=-1))

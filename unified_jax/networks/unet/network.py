@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from unified_jax.kernels.choice import Attention, check_attention
-from unified_jax.layers.conditions import filled
+from unified_jax.layers.conditions import filled, weighted
 from unified_jax.layers.conv import GroupNorm
 from unified_jax.layers.form import ConditionInput, Kind, NoisyInput, only_stream
 from unified_jax.layers.remat import Remat
@@ -107,6 +107,7 @@ class UNet(nn.Module):
 
     takes: ClassVar[tuple[Kind, ...]] = ("label", "vector", "scalars", "tokens", "map")
     streams: ClassVar[Literal["one"]] = "one"
+    weighs: ClassVar[bool] = True
 
     @property
     def ways(self) -> tuple[tuple[Level, ...], tuple[Level, ...]]:
@@ -150,7 +151,7 @@ class UNet(nn.Module):
         vectors = [shown for shown in given if shown.form.kind == "vector"]
         if self.vector_tokens and vectors and not texts:
             made = VectorTokens(self.vector_tokens, self.vector_features, name="tokens")(vectors[0].value)
-            texts = [ConditionInput(vectors[0].form, made)]
+            texts = [ConditionInput(vectors[0].form, weighted(vectors[0], made))]
         style = Style(self.groups, self.eps, self.activation, self.scale_shift, self.dtype, self.attention)
         emb = self._embedding()(one.t, given)
         return Shared(style, self.remat, emb, texts[0] if texts else None, self.padded)

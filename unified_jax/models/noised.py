@@ -1,0 +1,37 @@
+"""A stream of a batch at its times."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool
+
+from unified_jax.layers.form import NoisyInput
+from unified_jax.models.streams import Stream
+from unified_jax.processes.targets import diffuse, expand
+
+
+class Noised(NamedTuple):
+    """A stream of a batch."""
+
+    x0: Array
+    eps: Array
+    t: Array
+    x_t: Array
+    shown: NoisyInput
+    clean: Bool[Array, "b"] | None
+
+
+def noised(stream: Stream, x0: Array, eps: Array, t: Array, u: Array | None) -> Noised:
+    """The stream at these times; `u`, uniform, selects the examples at the ends of time."""
+    process = stream.process
+    if u is None:
+        x_t = diffuse(process, x0, eps, t)
+        shown = NoisyInput(stream.form, process.network_input(x_t, t), process.network_time(t))
+        return Noised(x0, eps, t, x_t, shown, None)
+    noise_time: Any = getattr(process, "noise_time")  # noqa: B009  (Stream refuses a process without one)
+    clean, pure = u < 0.5 * stream.ends, (u >= 0.5 * stream.ends) & (u < stream.ends)
+    t = jnp.where(pure, jnp.asarray(noise_time, t.dtype), t)
+    x_t = jnp.where(expand(pure, x0), process.start(eps, t), diffuse(process, x0, eps, t))
+    seen = jnp.where(expand(clean, x0), x0, process.network_input(x_t, t))
+    time = jnp.where(clean, 0.0, process.network_time(t))
+    return Noised(x0, eps, t, x_t, NoisyInput(stream.form, seen, time), clean)
