@@ -167,8 +167,8 @@ def _chain_reasons(process: Any) -> list[str]:
     reasons = []
     if process.timesteps:
         reasons.append("its chain is whole, found timesteps that are left out")
-    if process.table or process.zero_snr or process.schedule not in SCHEDULES:
-        reasons.append("its betas are linear or squared_cosine, without table and zero_snr")
+    if process.table or process.zero_snr or process.shift != 1.0 or process.schedule not in SCHEDULES:
+        reasons.append("its betas are linear or squared_cosine, without table, zero_snr and shift")
     elif process.schedule == "linear" and not _published_ends(process):
         reasons.append("its linear betas go from 1e-4 to 0.02, times 1000 / steps")
     return reasons

@@ -3,7 +3,8 @@ r"""Transfer of parameters from one model to a similar one.
 A parameter of the new model is copied from the same path of the old one. If the old model lacks the path, or
 `Tuning.fresh` names it, it keeps its initial value. With `Tuning.like` a modality that the old model lacks starts from
 another one's. Axes over a vocabulary are matched by the meaning of ids (`data.vocabulary.token_names`), so that a model
-with further modalities keeps its texts. Other differences in shape are errors.
+with further modalities keeps its texts. Tables over the places of a grid are resampled where the grid is another one
+(an image of another resolution). Other differences in shape are errors.
 """
 
 from dataclasses import dataclass
@@ -12,10 +13,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from unified_jax.data.vocabulary import token_names
 from unified_jax.errors import UserError
 from unified_jax.interop.names import flatten, unflatten
+from unified_jax.layers.form import Positioned
+from unified_jax.layers.resampling import resample
 from unified_jax.models.tuned import Tuning, matches
 from unified_jax.precision import seed_key
 from unified_jax.typing import Params
@@ -31,10 +35,12 @@ class Taken:
     """Axis of the vocabulary."""
     rows: tuple[int, ...] | None = None
     """The old id of each new one, -1 for a new id; None: the full parameter."""
+    grids: tuple[tuple[int, int], tuple[int, int]] | None = None
+    """Of a table over the places of a grid: the old and the new grid, where they differ."""
 
     @property
     def whole(self) -> bool:
-        """Whether all of it is copied."""
+        """Whether all of it is copied, or resampled."""
         return self.rows is None or min(self.rows) >= 0
 
 
@@ -53,6 +59,8 @@ class Graft:
         source, target = flatten(old), flatten(new)
         for path, where in self.taken.items():
             value = source[where.path]
+            if where.grids is not None:
+                value = resampled(value, *where.grids)
             if where.rows is not None:
                 rows = np.asarray(where.rows)
                 shape = [1] * value.ndim
@@ -67,6 +75,8 @@ class Graft:
         partly = sorted(path for path, where in self.taken.items() if not where.whole)
         said = f"{len(self.taken)} parameters are taken"
         said += f", of {', '.join(partly)} the rows that were there" if partly else ""
+        moved = sorted(path for path, where in self.taken.items() if where.grids)
+        said += f"; resampled: {', '.join(moved)}" if moved else ""
         said += f"; fresh: {', '.join(self.fresh)}" if self.fresh else ""
         return said + (f"; not used: {', '.join(self.left)}." if self.left else ".")
 
@@ -80,6 +90,7 @@ def plan_graft(old: Any, new: Any, tuning: Tuning) -> Graft:
     theirs, ours = flatten(jax.eval_shape(old.init, key)), flatten(jax.eval_shape(new.init, key))
     axes = flatten(new.axes())
     ids = _matching_ids(old, new, tuning)
+    before, after = position_grids(old), position_grids(new)
     taken, fresh, wrong = {}, [], []
     for path, shape in ours.items():
         source = path if path in theirs else _renamed(path, tuning)
@@ -91,8 +102,11 @@ def plan_graft(old: Any, new: Any, tuning: Tuning) -> Graft:
             sizes = [tuple(np.delete(s.shape, axis)) for s in (theirs[source], shape)]
             wrong += [] if sizes[0] == sizes[1] else [_differ(path, theirs[source].shape, shape.shape)]
         else:
-            taken[path] = Taken(source)
-            same = theirs[source].shape == shape.shape
+            was, now = before.get(source), after.get(path)
+            moves = (was, now) if was and now and was != now else None
+            taken[path] = Taken(source, grids=moves)
+            sizes = [np.delete(s.shape, -2) if moves else np.asarray(s.shape) for s in (theirs[source], shape)]
+            same = np.array_equal(sizes[0], sizes[1])
             wrong += [] if same else [_differ(path, theirs[source].shape, shape.shape)]
     if wrong or not taken:
         what = f"these differ: {'; '.join(wrong)}" if wrong else "no parameter has the same name"
@@ -102,6 +116,21 @@ def plan_graft(old: Any, new: Any, tuning: Tuning) -> Graft:
         )
     left = set(theirs) - {where.path for where in taken.values()}
     return Graft(taken, tuple(sorted(fresh)), tuple(sorted(left)))
+
+
+def position_grids(model: Any) -> dict[str, tuple[int, int]]:
+    """The tables of a model of streams over the places of a grid; {} of any other."""
+    network: Any = getattr(model, "network", None)
+    forms = tuple(stream.form for stream in getattr(model, "streams", ()))
+    return network.position_grids(forms) if forms and isinstance(network, Positioned) else {}
+
+
+def resampled(table: Array, old: tuple[int, int], new: tuple[int, int]) -> Array:
+    """A table `[..., rows * columns + others, d]` over another grid, linearly; the other rows are kept."""
+    places = old[0] * old[1]
+    grid = table[..., :places, :].reshape(*table.shape[:-2], *old, table.shape[-1])
+    moved = resample(grid, new, "linear").reshape(*table.shape[:-2], -1, table.shape[-1])
+    return jnp.concatenate([moved.astype(table.dtype), table[..., places:, :]], axis=-2)
 
 
 def _differ(path: str, found: tuple[int, ...], expected: tuple[int, ...]) -> str:
