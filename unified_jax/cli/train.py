@@ -14,7 +14,7 @@ from unified_jax.cli.heap import keep_heap
 from unified_jax.errors import UserError
 from unified_jax.hosts import Hosts, writes
 from unified_jax.runs.flags import check_devices
-from unified_jax.runs.recipe import parse_command, recipe_label
+from unified_jax.runs.recipe import parse_command, parse_stages, recipe_label
 from unified_jax.runs.weights_and_biases import check_installed
 from unified_jax.runs.xla_flags import recommend
 from unified_jax.training.experiment import Experiment
@@ -29,6 +29,9 @@ class TrainCommand:
     """Run directory; default runs/RECIPE."""
     resume: Literal["auto", "never", "must"] = "auto"
     """auto: resume if a checkpoint exists; never: refuse to; must: require a checkpoint."""
+    stages: bool = False
+    """Train the experiments of the recipe's stages(), each from the end of the one before, in RUN_DIR/stage_1, ...;
+    other flags hold for all of them."""
     init_from: str = ""
     """Start from the EMA of another run: its directory."""
     trust: bool = False
@@ -57,22 +60,40 @@ class TrainCommand:
 
 def parse(arguments: list[str]) -> tuple[str, TrainCommand]:
     """(recipe name, command). Raises UserError without a recipe; SystemExit 2 with a suggestion for a bad flag."""
+    recipe, (command, *_) = parse_all(arguments)
+    return recipe, command
+
+
+def parse_all(arguments: list[str]) -> tuple[str, list[TrainCommand]]:
+    """The same with a command for each stage where --stages is given, else with one."""
     more = "python train.py RECIPE --help lists the flags of a recipe with their defaults."
-    recipe, command = parse_command(TrainCommand, ("train.py", "python train.py RECIPE [--flags]", more), arguments)
+    called = ("train.py", "python train.py RECIPE [--flags]", more)
+    if "--stages" in arguments:
+        recipe, commands = parse_stages(TrainCommand, called, arguments)
+    else:
+        recipe, command = parse_command(TrainCommand, called, arguments)
+        commands = [command]
+    _check(commands[0])
+    return recipe, commands
+
+
+def _check(command: TrainCommand) -> None:
     if command.replay < -1 or command.stall < 0 or not 0 <= command.hours < math.inf:
         raise UserError(
             "--replay must be a step from 0 on, --stall and --hours not negative; found "
             f"{command.replay}, {command.stall} and {command.hours}."
         )
+    if command.stages and command.replay >= 0:
+        raise UserError("--replay recomputes a step of one run: name the stage's directory, without --stages.")
     check_devices(command.devices)
     if command.wandb:
         check_installed()
-    return recipe, command
 
 
 def main(arguments: list[str]) -> None:
     """Runs the command."""
-    recipe, command = parse(arguments)
+    recipe, commands = parse_all(arguments)
+    command = commands[0]
     if command.xla == "recommended":
         recommend(strict=command.experiment.reduction == "strict")
     use_fake_devices(command.devices)
@@ -91,12 +112,17 @@ def main(arguments: list[str]) -> None:
         run_dir, command.resume, init_from, trust=trust, code_changed=changed, wandb=command.wandb,
         hours=command.hours, stall=command.stall, places=places,
     )  # fmt: skip
+    experiments = tuple(one.experiment for one in commands)
     if command.dry_run:
         from unified_jax.runs.dry_run import dry_run
 
-        report = dry_run(command.experiment, run_dir, places)
-        if writes():
-            print(report)
+        for i, experiment in enumerate(experiments):
+            report = dry_run(experiment, run_dir / f"stage_{i + 1}" if command.stages else run_dir, places)
+            if writes():
+                print(report)
+        return
+    if command.stages:
+        _train_stages(experiments, start)
         return
     if command.replay >= 0:
         report = replay(command.experiment, start, command.replay)
@@ -107,9 +133,24 @@ def main(arguments: list[str]) -> None:
     if writes():
         _tell(summary, run_dir)
     if summary["finished"] and command.experiment.evaluate:
-        from unified_jax.runs.evaluate import EvaluateCommand, evaluate_run
+        _evaluate(command.experiment, run_dir)
 
-        evaluate_run(EvaluateCommand(str(run_dir), count=command.experiment.evaluate, trust=True))  # it just ran
+
+def _train_stages(experiments: tuple[Experiment, ...], start: Any) -> None:
+    from unified_jax.runs.staged import Staged
+
+    staged = Staged(experiments, start, _evaluate)
+    if staged.run():
+        if writes():
+            print(staged.table())
+    elif writes():
+        print("Stopped and saved; the same command goes on from there.", file=sys.stderr)
+
+
+def _evaluate(experiment: Experiment, run_dir: Path) -> None:
+    from unified_jax.runs.evaluate import EvaluateCommand, evaluate_run
+
+    evaluate_run(EvaluateCommand(str(run_dir), count=experiment.evaluate, trust=True))  # it just ran
 
 
 def _tell(summary: dict[str, Any], run_dir: Path) -> None:

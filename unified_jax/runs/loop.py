@@ -235,7 +235,7 @@ def make_watch(run: Run, first: int, checkpoints: Checkpoints, start: Start) -> 
     """The monitor of a run from step `first` on."""
     writer = MetricsWriter(start.run_dir, first, mute=not writes(), project=start.wandb)
     writer.describe(run.experiment)
-    progress = Progress(run.experiment.steps, first, not start.quiet and writes(), start.report)
+    progress = Progress(run.experiment.steps, first, not start.quiet and writes(), start.report, start.joint)
     watch = Watch(run.experiment, run.frozen, writer, progress, checkpoints, start.run_dir)
     watch.skipped = count_lines(writer.skipped_path, first)
     return watch

@@ -214,23 +214,31 @@ def to_host(metrics: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+class JointBar(NamedTuple):
+    """The bar of several runs, and the steps of those before this one."""
+
+    bar: Any
+    before: int
+
+
+def make_bar(steps: int, start: int, show: bool) -> Any:
+    """A bar of steps, silent unless shown."""
+    wait = 0.5 if sys.stderr.isatty() else 15
+    bar = tqdm(total=steps, initial=start, unit="step", disable=not show, dynamic_ncols=True, mininterval=wait)
+    # tqdm reads the wall clock, which may jump; a rate and an ETA need one that only runs forward.
+    bar._time = time.monotonic  # pyright: ignore[reportAttributeAccessIssue]
+    bar.start_t = bar.last_print_t = time.monotonic()
+    return bar
+
+
 class Progress:
     """The bar: step, rate and ETA by tqdm, and the main metrics. Silent except in the main process."""
 
-    def __init__(self, steps: int, start: int, show: bool, report: Callable[[int], None] | None = None) -> None:
-        self.show, self.report = show, report
-        tty = sys.stderr.isatty()
-        self.bar = tqdm(
-            total=steps,
-            initial=start,
-            unit="step",
-            disable=not show,
-            dynamic_ncols=True,
-            mininterval=0.5 if tty else 15,
-        )
-        # tqdm reads the wall clock, which may jump; a rate and an ETA need one that only runs forward.
-        self.bar._time = time.monotonic  # pyright: ignore[reportAttributeAccessIssue]
-        self.bar.start_t = self.bar.last_print_t = time.monotonic()
+    def __init__(
+        self, steps: int, start: int, show: bool, report: Callable[[int], None] | None, joint: JointBar | None = None
+    ) -> None:
+        self.show, self.report, self.joint = show, report, joint
+        self.bar, self.before = (make_bar(steps, start, show), 0) if joint is None else joint
 
     def update(self, step: int, values: dict[str, Any]) -> None:
         """Moves the bar to `step` and shows the latest values."""
@@ -245,7 +253,7 @@ class Progress:
                 shown["peak"] = f"{100 * values['time/share_of_peak']:.0f}%"
             shown["wait"] = f"{100 * values['time/data_wait_share']:.1f}%"
         self.bar.set_postfix(shown, refresh=False)
-        self.bar.update(step - self.bar.n)
+        self.bar.update(self.before + step - self.bar.n)
 
     def say(self, text: str) -> None:
         """A line above the bar; silent where the bar is."""
@@ -253,8 +261,9 @@ class Progress:
             say(text)
 
     def close(self) -> None:
-        """Leaves the bar on the screen."""
-        self.bar.close()
+        """Leaves the bar on the screen; a joint one goes on."""
+        if self.joint is None:
+            self.bar.close()
 
 
 def _short(value: Any) -> str:

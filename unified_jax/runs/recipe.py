@@ -1,4 +1,5 @@
-"""Recipes: a name under configs/ or a path to a Python file with `experiment() -> Experiment`.
+"""Recipes: a name under configs/ or a path to a Python file with `experiment() -> Experiment`, and for trainings in
+stages `stages() -> tuple[Experiment, ...]`.
 
 A recipe's keyword parameters, `experiment(size: int = 32)`, are its own flags: `train.py RECIPE --size 64`.
 """
@@ -52,7 +53,25 @@ def open_recipe(name: str, arguments: list[str], taken: Sequence[str] = ()) -> t
     `taken` are the command's flags. Raises UserError as `load_recipe`, and for a parameter named like another flag;
     SystemExit 2 for a value of another type.
     """
-    build = find_function(name, CONFIGS, RECIPE, "experiment")
+    build, rest = _with_values(name, "experiment", arguments, taken)
+    return call_function(name, RECIPE, build, Experiment), rest
+
+
+def open_stages(name: str, arguments: list[str], taken: Sequence[str]) -> tuple[tuple[Experiment, ...], list[str]]:
+    """The same of the recipe's `stages()`, which returns a tuple of experiments (`runs.staged`)."""
+    build, rest = _with_values(name, "stages", arguments, taken)
+    found = call_function(name, RECIPE, build, tuple, "stages")
+    if not found or not all(isinstance(one, Experiment) for one in found):
+        kinds = ", ".join(type(one).__name__ for one in found) or "none"
+        raise UserError(f"The recipe {name!r}: stages() returns one Experiment or more, found {kinds}.")
+    return found, rest
+
+
+def _with_values(
+    name: str, function: str, arguments: list[str], taken: Sequence[str]
+) -> tuple[Callable[[], Any], list[str]]:
+    """(a function of a recipe with the values that the arguments give its parameters, the other arguments)."""
+    build = find_function(name, CONFIGS, RECIPE, function)
     kinds, parameters = typing.get_type_hints(build), inspect.signature(build).parameters
     fields: list[Any] = []
     for parameter in parameters.values():
@@ -63,13 +82,13 @@ def open_recipe(name: str, arguments: list[str], taken: Sequence[str] = ()) -> t
         kind = kinds.get(parameter.name, type(parameter.default))
         fields.append((parameter.name, kind, dataclasses.field(default=parameter.default)))
     if not fields:
-        return call_function(name, RECIPE, build, Experiment), arguments
+        return build, arguments
     own, rest = _split(arguments, [f[0] for f in fields])
     if {"-h", "--help"} & set(arguments):
         print("parameters of the recipe: " + ", ".join(f"--{n.replace('_', '-')} ({f.default})" for n, _, f in fields))
     made = parse(dataclasses.make_dataclass("Recipe", fields), f"recipe {name}", own, infinite=True)
     values = {f.name: getattr(made, f.name) for f in dataclasses.fields(made)}
-    return call_function(name, RECIPE, lambda: build(**values), Experiment), rest
+    return lambda: build(**values), rest
 
 
 def parse_command(
@@ -82,12 +101,32 @@ def parse_command(
 
     Raises UserError without a recipe, SystemExit 2 for a bad flag.
     """
+    recipe, (one,) = _parsed(command, called, arguments, lambda *given: _single(open_recipe(*given)))
+    return recipe, one
+
+
+def parse_stages(
+    command: Callable[[Experiment], Built], called: tuple[str, str, str], arguments: list[str]
+) -> tuple[str, list[Built]]:
+    """The same for each of a recipe's stages, with the same flags."""
+    return _parsed(command, called, arguments, open_stages)
+
+
+def _single(opened: tuple[Experiment, list[str]]) -> tuple[tuple[Experiment, ...], list[str]]:
+    return (opened[0],), opened[1]
+
+
+def _parsed(
+    command: Callable[[Experiment], Built],
+    called: tuple[str, str, str],
+    arguments: list[str],
+    opened: Callable[[str, list[str], list[str]], tuple[tuple[Experiment, ...], list[str]]],
+) -> tuple[str, list[Built]]:
     program, usage, more = called
     recipe = first_word(arguments, usage, "recipes", recipe_names(), more)
-    taken = [field.name for field in dataclasses.fields(typing.cast(Any, command))]
-    experiment, flags = open_recipe(recipe, arguments[1:], taken)
     kind = typing.cast(Any, command)
-    return recipe, parse(kind, f"{program} {recipe}", flags, kind(experiment), infinite=True)
+    experiments, flags = opened(recipe, arguments[1:], [field.name for field in dataclasses.fields(kind)])
+    return recipe, [parse(kind, f"{program} {recipe}", flags, kind(one), infinite=True) for one in experiments]
 
 
 def _split(arguments: list[str], names: list[str]) -> tuple[list[str], list[str]]:
@@ -127,14 +166,17 @@ def find_function(name: str, folder: Path, words: tuple[str, str], function: str
     return build
 
 
-def call_function(name: str, words: tuple[str, str], build: Callable[[], Any], kind: type[Built]) -> Built:
+def call_function(
+    name: str, words: tuple[str, str], build: Callable[[], Any], kind: type[Built], function: str = ""
+) -> Built:
     """What a file's function returns. Raises UserError for another type, or if it raises."""
     built = _tried(name, words, build)
     if not isinstance(built, kind):
         article = "an" if kind.__name__[0] in "AEIO" else "a"
+        called = function or kind.__name__.lower()
         raise UserError(
-            f"The {words[0]} {name!r} needs a function {kind.__name__.lower()}() that returns {article} "
-            f"{kind.__name__}, found {type(built).__name__}."
+            f"The {words[0]} {name!r} needs a function {called}() that returns {article} {kind.__name__}, found "
+            f"{type(built).__name__}."
         )
     return built
 

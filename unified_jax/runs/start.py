@@ -22,6 +22,7 @@ from unified_jax.runs import directory as runs
 from unified_jax.runs.checkpoints import Checkpoints
 from unified_jax.runs.draws import check_same_draws
 from unified_jax.runs.features import check_features
+from unified_jax.runs.metrics import JointBar
 from unified_jax.runs.notice import say
 from unified_jax.runs.resume import branch_of, check_same_code, check_same_run
 from unified_jax.runs.saved import keep_base, load_frozen, load_params, loading
@@ -59,6 +60,8 @@ class Start:
     """Where stages are found instead of at their source, or in the run's folder."""
     stall: int = 0
     """Seconds without a finished step before the run prints the stacks of its threads and exits; 0: never."""
+    joint: JointBar | None = None
+    """The bar that it shares with other runs."""
 
 
 def create(start: Start) -> None:
