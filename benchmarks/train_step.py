@@ -6,8 +6,7 @@ A step is forward, backward, AdamW, the moving average of the weights, the norms
 metrics read back: float32, batch 8. The bound is what no program could pass (see `bound`). Each contestant has a
 process of its own (why: `turns.py`). Before anything is timed the twin's output on a fixed input must be ours to 1e-4
 of its largest entry. Ratios are PyTorch / ours: above 1 ours is faster. The bfloat16 rows are PyTorch's autocast, which
-uses the processor's bfloat16 instructions; XLA's CPU compiler gains nothing from them, so ours computes in float32 on a
-CPU and these rows stay ahead.
+uses the processor's bfloat16 instructions; ours computes in float32 here. Ours in bfloat16: `bf16_cpu.py`.
 
 Needs the extra `parity`. Writes benchmarks/results/train_step.json.
 """
