@@ -2,6 +2,7 @@
 
     python train.py caption_encoder && python train.py caption_autoencoder
     python train.py world_encoder && python train.py world_autoencoder
+    unified-jax data latents runs/world_autoencoder --each channel
     python train.py unidiffuser_world
     python sample.py --run runs/unidiffuser_world --given.caption "a red star at the top left"      # text to image
     python sample.py --run runs/unidiffuser_world --given.image picture.png --make caption          # image to text
@@ -24,7 +25,7 @@ def experiment(
     captions: str = "runs/caption_autoencoder",
 ) -> uj.Experiment:
     """Runs of the four recipes; until one is there, its recipe's network stands for it."""
-    latent = uj.planned_stage("autoencoder", autoencoder, "world_autoencoder")
+    latent = uj.planned_stage("autoencoder", autoencoder, "world_autoencoder", statistics=True)
     vision = uj.feature_token(uj.planned_stage("vision", encoder, "world_encoder"))
     words = uj.planned_stage("captions", captions, "caption_autoencoder")
     process = uj.RectifiedFlow(target="x0", loss="velocity", times=uj.times.LogitNormalTimes())

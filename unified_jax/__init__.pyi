@@ -116,13 +116,17 @@ from unified_jax.networks.dit import DiT as DiT, dit_preset as dit_preset
 from unified_jax.networks.gentron import GenTron as GenTron, gentron_preset as gentron_preset
 from unified_jax.networks.lightningdit import lightningdit_preset as lightningdit_preset
 from unified_jax.networks.mdit import MaskedDiT as MaskedDiT, masked_preset as masked_preset
+from unified_jax.networks.mmdit import MMDiT as MMDiT
 from unified_jax.networks.perceptrons import (
     PerceptronDiscriminator as PerceptronDiscriminator,
     PerceptronGenerator as PerceptronGenerator,
 )
+from unified_jax.networks.pixart import PixArt as PixArt
 from unified_jax.networks.prefix_decoder import PrefixDecoder as PrefixDecoder
 from unified_jax.networks.r3gan import R3ganDiscriminator as R3ganDiscriminator, R3ganGenerator as R3ganGenerator
 from unified_jax.networks.transfusion import Trunk as Trunk, trunk_preset as trunk_preset
+from unified_jax.networks.unet.levels import Level as UNetLevel
+from unified_jax.networks.unet.network import UNet as UNet
 from unified_jax.networks.uvit import UVit as UVit
 from unified_jax.networks.vit import Vit as Vit
 from unified_jax.processes import paths as paths, schedules as schedules, times as times

@@ -1,0 +1,39 @@
+"""How a DiT reads a caption: as one vector (adaLN), by cross-attention to its tokens, or both, judged by binding.
+
+    python -m unified_jax.cli.ablate text_conditioning
+
+With one object every way is right; with two the question is which colour is whose. Two CPU cores, about two hours,
+after the encoder and the autoencoder of `world_text`. Fixed before the runs: five seeds of 1,200 steps, 1,024 samples a
+cell; the claim is that cross-attention binds colours better than the vector alone (paired by seed, Holm-corrected,
+below 0.04). The vector is that of an encoder trained to name all attributes of both objects in the order of mention.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import unified_jax as uj
+
+
+def reading(*parts: str) -> Any:
+    """A change of the experiment: conditions of these parts alone."""
+
+    def change(experiment: uj.Experiment) -> uj.Experiment:
+        model: Any = experiment.model
+        kept = tuple(one for one in model.conditions if one.part in parts)
+        return replace(experiment, model=replace(model, conditions=kept))
+
+    return change
+
+
+def study() -> uj.Study:
+    """The base reads both."""
+    return uj.Study(
+        "world_text",
+        (uj.Variant("vector", reading("pooled")), uj.Variant("cross-attention", reading("tokens"))),
+        common={"steps": 1200, "checkpoint.every": 1200},
+        metrics=tuple(
+            uj.Metric(name) for name in ("binding/colour", "binding/size", "binding/place", "attribute_accuracy")
+        ),
+        samples=1024,
+        together="never",
+    )
