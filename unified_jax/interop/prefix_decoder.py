@@ -1,4 +1,4 @@
-r"""UniDiffuser's caption decoder as published (diffusers' UniDiffuserTextDecoder, and caption_decoder.pth) <-> our tree.
+r"""UniDiffuser's caption decoder as published (diffusers' class, and caption_decoder.pth) <-> our tree.
 
 theirs                                              ours (`networks.prefix_decoder`)
 encode_prefix, decode_prefix                        to_latents, to_prefix

@@ -1,4 +1,4 @@
-"""The part of `evaluate` for models of several modalities: the any-to-any matrix, its table, image grids and heat map."""
+"""The part of `evaluate` for models of several modalities: the any-to-any matrix, its table and images."""
 
 import dataclasses
 from typing import Any
