@@ -35,7 +35,9 @@ def experiment(
             network=uj.UVit(depth=6, width=192, heads=6, norms="post", clocks=("image", "caption"), remat="none"),
             streams=(
                 uj.Stream(image, process, latents=uj.Latents(latent), ends=0.2),
-                uj.Stream(image, process, name="image_vector", time="image", latents=uj.Latents(vision, patch=1)),
+                uj.Stream(
+                    image, process, name="image_vector", time="image", latents=uj.Latents(vision, patch=1), ends=0.2
+                ),
                 uj.Stream(words.model.text, process, latents=uj.Latents(words, patch=1), ends=0.2),
             ),
         ),
