@@ -135,6 +135,16 @@ def test_on_each_device_s_part(check):
     assert_close(by_w, wanted, terms * 2**13, False)  # eight parts, each rounded
 
 
+def test_sharded_by_the_compiler():
+    """Rows over four devices, features over two: the same numbers as float64 has."""
+    mesh = make_mesh(MeshShape(4, 1, 2), jax.devices())
+    x, w = drawn(0, 64, 32), drawn(1, 32, 24)
+    placed = [jax.device_put(t, NamedSharding(mesh, P(*cut))) for t, cut in ((x, ("data",)), (w, (None, "tensor")))]
+    by_x, by_w = jax.jit(jax.grad(lambda x, w: jnp.sum(product.matmul(x, w)), (0, 1)))(*placed)
+    assert_close(by_x, *exact("nm,dm->nd", np.ones((64, 24)), w), True)
+    assert_close(by_w, *exact("nd,nm->dm", x, np.ones((64, 24))), True)
+
+
 # As compiled: every product has bfloat16 operands and a float32 result, forward and backward.
 
 DOT = re.compile(r"%\S+ = (\w+)\[[^]]*\]\S* dot\(%(\S+?), %(\S+?)\)")
@@ -309,7 +319,7 @@ def test_convolutions_are_those_of_float32(stride, size, pads, apart):
         np.testing.assert_allclose(np.asarray(found, np.float32), one, atol=0.012 * float(jnp.abs(one).max()))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_mesh_of_eight_devices_computes_the_same():
     """DiT in bfloat16: the gradient of its loss, sharded over data, fsdp, tensor and sequence, as on one device."""
     from tests.helpers import call_of, stirred
