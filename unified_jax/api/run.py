@@ -20,6 +20,7 @@ from unified_jax.models.edited import SOURCE, Edit, Edited, Mode
 from unified_jax.models.free_running import ORDER
 from unified_jax.models.generation import Sampling
 from unified_jax.models.sampling import generate_many, sample_keys
+from unified_jax.models.sizes import of_size
 from unified_jax.models.stages import BUFFERS
 from unified_jax.models.transfusion import FREE
 from unified_jax.precision import same_numbers, seed_key
@@ -57,6 +58,10 @@ class Run:
     def modalities(self) -> tuple[Any, ...]:
         """The model's; labels have the names that the data set gives their classes."""
         return named(self.model.modalities, read_names(self.folder))
+
+    def sized(self, height: int, width: int) -> "Run":
+        """The run with its image of another size, one of `Image.buckets`. Raises UserError for any other."""
+        return replace(self, experiment=replace(self.experiment, model=of_size(self.model, (height, width))))
 
     def plan(
         self, sampler: Open[Sampler] | None = None, *, steps: int | None = None, guidance: float | None = None

@@ -49,6 +49,8 @@ class SampleCommand:
     """Outputs, separated by commas: sheet (image grid), png (images), mp4 (videos), files (one per sample and modality:
     PNG, GIF, WAV, PLY, TXT, CSV), npz, adm (arr_0, as ADM's evaluator reads). Default: sheet; for several modalities
     sheet,files."""
+    size: tuple[int, int] | None = None
+    """Height and width, one of the image's buckets; default: its own."""
     ema: str = "0"
     """EMA of the parameters by index, or none for the trained parameters."""
     best: bool = False
@@ -108,12 +110,14 @@ def main(arguments: list[str]) -> None:
     from tqdm import tqdm
 
     from unified_jax.api.run import load, wanted_of
+    from unified_jax.models.sizes import of_size
     from unified_jax.runs.directory import load_experiment, provenance, read_names
     from unified_jax.runs.stages import parse_places
     from unified_jax.samplers.watched import watched
 
     out = Path(command.out or Path(command.run) / "samples")
     model = load_experiment(Path(command.run), command.trust).model
+    model = model if command.size is None else of_size(model, command.size)
     check_room("--count", command.count, model.modalities)
     modalities = named(model.modalities, read_names(Path(command.run)))
     given = read_given(given_text, model, command.count, command.first, modalities)
@@ -127,6 +131,7 @@ def main(arguments: list[str]) -> None:
         command.run, ema=command.ema, best=command.best, step=command.step, trust=command.trust,
         stages=parse_places(command.stage), fsdp=command.fsdp,
     )  # fmt: skip
+    run = run if command.size is None else run.sized(*command.size)
     plan = with_flags(run.plan(), vars(command))
     which, total = (command.first, command.count), command.count * len(outs)
     edit, rows = command.editing.read(model, plan, range(command.count))

@@ -4,7 +4,8 @@ A seed defines one infinite, shuffled list of examples (Grain: each epoch shuffl
 by weight). Step k takes its positions [k B, (k + 1) B); a process prepares the rows of its devices. An example's *slot*
 is its position in that global batch; random numbers, also those of random crops (`base.Varies`), depend on no other
 position. There is no iterator state: resuming at step k starts reading at step k. An example's id is (part << 40) +
-index in its source. Skipped records (`data.texts`) are removed before shuffling.
+index in its source. Skipped records (`data.texts`) are removed before shuffling. Pictures of several proportions are
+batched by size (`data.buckets`).
 """
 
 import zlib
@@ -23,14 +24,17 @@ from unified_jax.data.base import (
     derived_first,
     fields_read,
     prepare_example,
+    told,
     vary_example,
     varying,
 )
+from unified_jax.data.buckets import Buckets, bucketed, divide, sized
 from unified_jax.data.packing import Packer
 from unified_jax.data.prefetch import Prefetcher
 from unified_jax.data.texts import kept_records
 from unified_jax.errors import UserError
 from unified_jax.modalities.base import Modality
+from unified_jax.modalities.crop import sizes_of
 from unified_jax.modalities.label import Label
 
 PART_BITS = 40
@@ -92,6 +96,8 @@ class Pipeline:
         self.order = _global_order(
             tuple((weight, name, list_) for (weight, name, _), list_ in zip(self.parts, used, strict=True)), seed
         )
+        self.views = [(modalities, self.varying)]
+        self.buckets = self._divided() if vary and bucketed(modalities) else None
         self.slots = (rows[:, None] * documents + np.arange(documents, dtype=np.int32)).reshape(-1).astype(np.int32)
         self._check_classes()
         for part in range(len(self.parts)):
@@ -100,8 +106,12 @@ class Pipeline:
     def batch(self, step: int) -> HostBatch:
         """The batch of one step."""
         first = step * self.batch_size
-        ids = np.asarray([self._id(int(self.order[first + slot])) for slot in range(self.batch_size)], np.int64)
-        examples = [self.example(int(ids[slot]), (step, int(slot))) for slot in self.slots]
+        if self.buckets is None:
+            view, places = 0, [int(self.order[first + slot]) for slot in range(self.batch_size)]
+        else:
+            view, places = self.buckets.records(step)
+        ids = np.asarray([self._id(int(place)) for place in places], np.int64)
+        examples = [self.example(int(ids[slot]), (step, int(slot)), view) for slot in self.slots]
         if self.packer:
             return HostBatch(self.packer.pack(examples, self.slots, self.seed, step), ids, first)
         arrays = {name: np.stack([example[name] for example in examples]) for name in (examples[0] if examples else ())}
@@ -147,15 +157,36 @@ class Pipeline:
         kept = self.kept[part]
         return place if kept is None else (part << PART_BITS) + int(kept[index])
 
-    def example(self, example_id: int, place: tuple[int, int] | None = None) -> dict[str, np.ndarray]:
-        """One example by its id, prepared; varied for its place (step, slot). Raises UserError for bad data."""
+    def _divided(self) -> Buckets:
+        """The records by the proportions of their pictures, all of which are looked at; and a view for each size."""
+        image, (_, name, source) = bucketed(self.modalities), self.parts[0]
+        if len(self.parts) > 1 or self.packer:
+            raise UserError("Buckets need a data set of one part, and a model that stacks its examples.")
+        self.views = []
+        for size in image.sizes:
+            view = sized(self.modalities, image, size)
+            self.views.append((view, [varying((source, *derived_first(view)))]))
+
+        def sizes(place: int) -> tuple[int, int]:
+            raw = source[self._id(place)].get(image.name)
+            with told(name, place, image.name, raw):
+                return sizes_of(raw)
+
+        count = len(source if self.kept[0] is None else self.kept[0])
+        return Buckets(divide(sizes, count, image), self.batch_size, self.seed)
+
+    def example(self, example_id: int, place: tuple[int, int] | None = None, view: int = 0) -> dict[str, np.ndarray]:
+        """One example by its id, prepared; varied for its place (step, slot). Raises UserError for bad data.
+
+        `view` is the bucket whose size its image gets.
+        """
         part, index = example_id >> PART_BITS, example_id & ((1 << PART_BITS) - 1)
         _, name, source = self.parts[part]
-        raw = source[index]
-        if place is not None and self.varying[part]:
+        raw, (modalities, owners) = source[index], self.views[view]
+        if place is not None and owners[part]:
             key = np.array([VARY | self.seed, (place[0] << 24) | place[1]], np.uint64)
-            raw = vary_example(name, index, raw, self.varying[part], key)
-        return prepare_example(name, index, raw, self.modalities)
+            raw = vary_example(name, index, raw, owners[part], key)
+        return prepare_example(name, index, raw, modalities)
 
 
 def _global_order(parts: tuple[tuple[float, str, Sized], ...], seed: int) -> Any:

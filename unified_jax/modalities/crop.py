@@ -21,7 +21,7 @@ from unified_jax.modalities.conditions import ConditionForm
 from unified_jax.modalities.fitting import Draw, part_of
 from unified_jax.modalities.image import Image
 from unified_jax.modalities.numbers import Numbers
-from unified_jax.modalities.pictures import decode_picture
+from unified_jax.modalities.pictures import upright_size
 from unified_jax.modalities.reading import File
 
 
@@ -107,8 +107,7 @@ class Crop:
 def sizes_of(raw: Any) -> tuple[int, int]:
     """(height, width) of a picture of a record, upright. Raises ValueError for what is none."""
     if isinstance(raw, File):
-        picture = decode_picture(raw.content)
-        return picture.height, picture.width
+        return upright_size(raw.content)
     shape = np.shape(raw)
     if len(shape) == 2:
         return shape[0], shape[1]

@@ -4,7 +4,7 @@ How pictures of other sizes become one size: `fitting`.
 """
 
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -55,6 +55,8 @@ class Image(Fitted):
     """Smallest and largest side of a random crop, as shares of the largest that there is."""
     border_noise: float = 0.0
     """With fit "replicate": standard deviation of the noise on what is added, in model space, drawn in each step."""
+    buckets: tuple[tuple[int, int], ...] = ()
+    """Further (height, width) of training batches; a record is fitted to that of the nearest proportions."""
 
     def __post_init__(self) -> None:
         if min(self.height, self.width, self.channels, self.patch) < 1:
@@ -62,6 +64,10 @@ class Image(Fitted):
         check_fit(self, get_args(PictureFit))
         if not 0 < self.crop[0] <= self.crop[1] <= 1:
             raise ValueError(f"Image.crop holds the smallest and the largest side, in (0, 1]; found {self.crop}.")
+        if any(min(size) < 1 for size in self.buckets) or len(set(self.sizes)) <= len(self.buckets):
+            raise ValueError(f"Image.buckets holds other sizes than its own, each once; found {self.buckets}.")
+        if self.buckets and (self.fit == "exact" or self.pads):
+            raise ValueError(f"Image.buckets cuts or scales pictures, such as fit 'random_crop'; found {self.fit!r}.")
         if self.border_noise < 0 or (self.border_noise and self.fit != "replicate"):
             raise ValueError(f"Image.border_noise is of fit 'replicate', found {self.border_noise} with {self.fit!r}.")
 
@@ -69,6 +75,18 @@ class Image(Fitted):
     def shape(self) -> tuple[int, int, int]:
         """(h, w, c)."""
         return self.height, self.width, self.channels
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """Every (height, width) that it is trained at, its own first."""
+        return ((self.height, self.width), *self.buckets)
+
+    def sized(self, height: int, width: int) -> "Image":
+        """The image of one of its sizes. Raises ValueError for another one."""
+        if (height, width) not in self.sizes:
+            known = ", ".join(f"{h} x {w}" for h, w in self.sizes)
+            raise ValueError(f"{self.name!r} has the sizes {known}; found {height} x {width}.")
+        return replace(self, height=height, width=width, buckets=())
 
     @property
     def cut(self) -> tuple[int, int]:

@@ -64,6 +64,20 @@ def decode_picture(content: bytes) -> Any:
         raise ValueError(f"it cannot be read as an image ({first_line(error)})") from None
 
 
+def upright_size(content: bytes) -> tuple[int, int]:
+    """(height, width) of `decode_picture`, from the head of the file. Raises ValueError where it cannot be read."""
+    from PIL import Image as Pillow
+
+    try:
+        with Pillow.open(io.BytesIO(content), formats=known_formats()) as file:
+            check_pixels(file)
+            turned = file.getexif().get(ORIENTATION, 1) in range(5, 9)
+            return (file.width, file.height) if turned else (file.height, file.width)
+    except Exception:  # what cannot be read is told as by whoever decodes it
+        picture = decode_picture(content)
+        return picture.height, picture.width
+
+
 def upright(file: Any) -> Any:
     """A loaded image, rotated as its EXIF tag says; without a copy where nothing is to be rotated."""
     from PIL import ImageOps

@@ -3,6 +3,7 @@
 from typing import Any
 
 from unified_jax.data.base import Derived
+from unified_jax.layers.form import Positioned
 from unified_jax.models.streams import Stream
 
 
@@ -31,6 +32,21 @@ def cut_images(model: Any) -> list[Any]:
             f"flip of the modality {found[0].image.name!r}."
         )
     return [source.image for source in found]
+
+
+def check_buckets(model: Any) -> None:
+    """Raises ValueError for an image of several sizes that the model or its network cannot follow."""
+    for stream in model.streams:
+        if not getattr(stream.modality, "buckets", ()):
+            continue
+        if stream.latents is not None or getattr(model, "align", None) is not None or stream.embedder != "linear":
+            raise ValueError(f"The buckets of {stream.label!r} need model space, patches, and no alignment.")
+        network: Any = model.network
+        if isinstance(network, Positioned) and network.position_grids((stream.form,)):
+            raise ValueError(
+                f"{type(network).__name__} has a table of positions for one size, and {stream.label!r} has buckets; "
+                "choose a network whose positions follow the size (DiT, or UVit with a grid)."
+            )
 
 
 def check_clocks(streams: tuple[Stream, ...]) -> None:

@@ -16,7 +16,7 @@ from unified_jax.layers.form import Backbone, ConditionInput, NoisyInput, check_
 from unified_jax.modalities.base import Continuous
 from unified_jax.modalities.image import Image
 from unified_jax.models.alignment import Alignment, active, check_alignment, projector_of
-from unified_jax.models.checks import check_fields, check_names, cut_images
+from unified_jax.models.checks import check_buckets, check_fields, check_names, cut_images
 from unified_jax.models.controls import check_controls, controlled
 from unified_jax.models.denoising import Denoising
 from unified_jax.models.latents import Latents
@@ -130,3 +130,4 @@ def check_declared(model: Any) -> None:
     check_names(f"{owner}'s streams and conditions", names)
     check_backbone(model.network, len(model.streams), forms, owner)
     check_controls(model, owner)
+    check_buckets(model)

@@ -1,5 +1,6 @@
 """A stream of a batch at its times."""
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -23,10 +24,12 @@ class Noised(NamedTuple):
 
 def noised(stream: Stream, x0: Array, eps: Array, t: Array, u: Array | None) -> Noised:
     """The stream at these times; `u`, uniform, selects the examples at the ends of time."""
-    process = stream.process
+    process, form = stream.process, stream.form
+    if getattr(stream.modality, "buckets", ()):  # the size of this batch
+        form = replace(form, shape=x0.shape[1:])
     if u is None:
         x_t = diffuse(process, x0, eps, t)
-        shown = NoisyInput(stream.form, process.network_input(x_t, t), process.network_time(t))
+        shown = NoisyInput(form, process.network_input(x_t, t), process.network_time(t))
         return Noised(x0, eps, t, x_t, shown, None)
     noise_time: Any = getattr(process, "noise_time")  # noqa: B009  (Stream refuses a process without one)
     clean, pure = u < 0.5 * stream.ends, (u >= 0.5 * stream.ends) & (u < stream.ends)
@@ -34,4 +37,4 @@ def noised(stream: Stream, x0: Array, eps: Array, t: Array, u: Array | None) -> 
     x_t = jnp.where(expand(pure, x0), process.start(eps, t), diffuse(process, x0, eps, t))
     seen = jnp.where(expand(clean, x0), x0, process.network_input(x_t, t))
     time = jnp.where(clean, 0.0, process.network_time(t))
-    return Noised(x0, eps, t, x_t, NoisyInput(stream.form, seen, time), clean)
+    return Noised(x0, eps, t, x_t, NoisyInput(form, seen, time), clean)

@@ -1,13 +1,14 @@
 """What a data set holds, in words and as a sheet of records: `unified-jax data show`."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from unified_jax.data.base import Browsable, DataSet, Named, Source
+from unified_jax.data.buckets import bucketed
 from unified_jax.data.kinds import FILMS, MEDIA, PICTURES, SOUNDS
 from unified_jax.data.tfds import SIGNS
 from unified_jax.errors import RunError, UserError
@@ -53,6 +54,19 @@ def look(data: DataSet, fields: tuple[str, ...] = (), splits: tuple[str, ...] = 
             lines += [f"  {line}" for line in _summary(source)] if len(source) else []
     first = next((source for parts in sources.values() for _, _, source in parts if len(source)), None)
     return Look(tuple(lines), None if first is None else _sheet(first, count))
+
+
+def bucket_lines(pipeline: Any, batch: int) -> list[str]:
+    """The buckets of a pipeline, and how unevenly an epoch of such batches sees its records; none without buckets."""
+    if pipeline.buckets is None:
+        return []
+    image, total = bucketed(pipeline.modalities), sum(pipeline.buckets.counts)
+    imbalance = replace(pipeline.buckets, batch=batch).imbalance()
+    lines = [
+        f"bucket {height} x {width}: {count} records ({count / total:.1%})"
+        for (height, width), count in zip(image.sizes, pipeline.buckets.counts, strict=True)
+    ]
+    return [*lines, f"imbalance: {imbalance:.1%} of an epoch's examples are repeated or left out"]
 
 
 def spread(length: int, count: int) -> list[int]:

@@ -57,11 +57,14 @@ def _show_recipe(command: ShowRecipe, path: Path) -> None:
     from unified_jax.data.pipeline import Pipeline
     from unified_jax.modalities.label import named
     from unified_jax.modalities.sheets import show_samples
+    from unified_jax.runs.looking import bucket_lines
 
     e = command.experiment
     pipeline = Pipeline(e.data, e.split, e.model.modalities, max(1, command.count), e.seed, vary=True)
     for _, name, source in pipeline.parts:
         print(f"split {e.split!r}: {len(source)} records of {name}")
+    for line in bucket_lines(pipeline, e.batch_size):
+        print(f"  {line}")
     rows = pipeline.batch(0).arrays
     shown = named(e.model.modalities, pipeline.class_names())
     for modality in shown:
