@@ -130,6 +130,29 @@ def test_guidance_comes_from_the_same_call(trained):
     assert float(jnp.abs(conditional - unconditional).max()) > 0.05
 
 
+def test_streams_sampled_together_are_guided_away_from_their_marginals(trained):
+    model, params = trained
+    keys, x = keys_of(2), {name: 0.5 * value for name, value in noise_of(FIELDS, keys_of(2)).items()}
+    t = {"image": jnp.full(2, 0.7), "audio": jnp.full(2, 0.4)}
+
+    @jax.jit
+    def found(keys):
+        guide, every = Guidance(joint=2.5), tuple(FIELDS)
+        said = [
+            model.sampling(params, {}, wanted, keys, SamplingPlan(guidance=g)).denoise
+            for wanted, g in ((every, guide), (every, Guidance()), (("image",), guide), (("audio",), Guidance()))
+        ]
+        alone = [said[2]({"image": x["image"]}, {"image": t["image"]})]
+        alone += [said[3]({"audio": x["audio"]}, {"audio": t["audio"]})]
+        return said[0](x, t), said[1](x, t), alone[0] | alone[1]
+
+    guided, joint, alone = found(keys)
+    for name in FIELDS:
+        expected = alone[name].x0 + 2.5 * (joint[name].x0 - alone[name].x0)
+        np.testing.assert_allclose(guided[name].x0, expected, rtol=1e-4, atol=1e-4)
+        assert float(jnp.abs(joint[name].x0 - alone[name].x0).max()) > 0.05
+
+
 TWICE = (
     Stream(IMAGE, name="again", time="image"),
     Stream(IMAGE),

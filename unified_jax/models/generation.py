@@ -2,7 +2,8 @@ r"""Sampling with a model of streams: one network for every marginal, conditiona
 
 A given stream enters as x0 at network time 0, an absent one (neither given nor wanted) as pure noise at its noise end.
 Wanted streams are denoised, each along its own grid (UniDiffuser, Bao et al. 2023). Guidance drops conditions, or
-treats given streams as absent: the same call with other times.
+treats given streams as absent: the same call with other times. So are streams that are sampled together guided away
+from their marginals (`Guidance.joint`).
 """
 
 from dataclasses import replace
@@ -19,7 +20,7 @@ from unified_jax.models.controls import controlled
 from unified_jax.models.nulls import without
 from unified_jax.models.streams import Stream
 from unified_jax.processes.targets import Process
-from unified_jax.samplers.guidance import clip_x0, guided
+from unified_jax.samplers.guidance import clip_x0, from_marginals, guided
 from unified_jax.samplers.loop import START, Denoiser, normal_like
 from unified_jax.samplers.plan import SamplingPlan
 from unified_jax.samplers.skip_layers import SkipLayers, away
@@ -98,6 +99,11 @@ def sampling(
     if plan.guidance.skip is not None:
         skipping = denoiser(request._replace(model=without_layers(model, plan.guidance.skip)), process, frozenset())
         denoise = away(denoise, denoiser(request, process, frozenset()), skipping, process, plan.guidance.skip)
+    parts = [tuple(s.label for s in made if s.clock == clock) for clock in dict.fromkeys(s.clock for s in made)]
+    if plan.guidance.joint != 1 and len(parts) > 1:
+        alone = ({name: process[name] for name in part} for part in parts)
+        marginals = tuple((part, denoiser(request, one, frozenset())) for part, one in zip(parts, alone, strict=True))
+        denoise = from_marginals(denoise, marginals, process, plan.guidance)
     if plan.clip:
         denoise = clip_x0(denoise, process)
     if len(model.streams) > 1:

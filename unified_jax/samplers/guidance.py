@@ -19,12 +19,16 @@ conditions to those of the axes before it, and with e_k the prediction given axe
 
 so e_0 drops the conditions of all axes, and scales of 1 are no guidance.
 
+Several streams that are sampled together are guided away from their marginals (UniDiffuser, Bao et al. 2023):
+
+    eps_m = (1 - s) eps_m(x_m alone) + s eps_m(x_1, x_2, ..),   alone: the other streams are pure noise
+
 `rescale` moves the standard deviation of the guided x0 back to that of the conditional one, by the share phi (Lin et
 al. 2023, section 3.4): large scales over-expose.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -87,6 +91,8 @@ class Guidance:
     """Several guidance directions, in place of one scale for all conditions."""
     skip: SkipLayers | None = None
     """Guidance away from the network without some of its blocks, added to the rest."""
+    joint: float = 1.0
+    """Scale of several sampled streams away from the marginal of each (UniDiffuser); 1 is none."""
 
     def __post_init__(self) -> None:
         check_finite(self)
@@ -97,8 +103,8 @@ class Guidance:
         names = [name for axis in self.axes for name in axis.without]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"Guidance axes must name different conditions; {', '.join(twice)} is in two axes.")
-        if self.channels < 0:
-            raise ValueError(f"Guidance.channels must not be negative, found {self.channels}.")
+        if self.channels < 0 or self.joint < 0:
+            raise ValueError(f"Guidance.channels and joint are not negative, found {self.channels} and {self.joint}.")
         if self.scale < 0 or self.power < 0 or not 0 <= self.rescale <= 1 or not 0 <= self.low <= self.high <= 1:
             raise ValueError(
                 "Guidance needs scale >= 0, power >= 0, rescale in [0, 1] and 0 <= low <= high <= 1; found scale = "
@@ -195,6 +201,20 @@ def classifier_free(conditional: Denoiser, unconditional: Denoiser, process: Any
         return jax.tree.map(leaf, process, conditional(x, t), unconditional(x, t), x, t)
 
     return denoise
+
+
+def from_marginals(
+    joint: Denoiser, marginals: tuple[tuple[tuple[str, ...], Denoiser], ...], process: Any, guidance: Guidance
+) -> Denoiser:
+    """The joint denoiser guided away from those of each of its parts alone: (names, denoiser of these streams)."""
+
+    def alone(x: Any, t: Any) -> Any:
+        found = {}
+        for names, denoise in marginals:
+            found |= denoise({name: x[name] for name in names}, {name: t[name] for name in names})
+        return found
+
+    return classifier_free(joint, alone, process, replace(guidance, scale=guidance.joint, axes=()))
 
 
 def restore_deviation(
