@@ -5,7 +5,7 @@
     unified-jax data latents runs/world_autoencoder --each channel
     python train.py unidiffuser_world
     python sample.py --run runs/unidiffuser_world --given.caption "a red star at the top left"      # text to image
-    python sample.py --run runs/unidiffuser_world --given.image picture.png --make caption          # image to text
+    python sample.py --run runs/unidiffuser_world --given.image picture.png --generate caption       # image to text
     python sample.py --run runs/unidiffuser_world                                                   # both
 
 As in Bao et al. 2023 an image is two things that share one time: the latent of an autoencoder and the vector of an

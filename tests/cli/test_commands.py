@@ -41,7 +41,7 @@ def ends(main, *arguments):
         ((), "Usage: python train.py RECIPE"),
         (
             ("quickstrat",),
-            "Unknown recipe 'quickstrat'; did you mean quickstart? Recipes: caption_encoder, captioned_images, dit",
+            "Unknown recipe 'quickstrat'; did you mean quickstart? Recipes: caption_autoencoder, caption_encoder, cap",
         ),
         (("no/such.py",), "does not exist"),
         (("quickstart", "--steps", "-3"), "--steps must be at least 1, found -3"),

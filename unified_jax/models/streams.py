@@ -73,7 +73,8 @@ class Stream:
     @property
     def cut(self) -> tuple[int, ...]:
         """Sizes of its patches."""
-        return self.modality.cut if self.latents is None else self.latents.cut
+        modality: Any = self.modality
+        return modality.cut if self.latents is None else self.latents.cut
 
     def to_space(self, params: Params, raw: Array, keys: Keys | None = None, turned: Any = None) -> Array:
         """Prepared arrays where it is denoised: model space, mirrored where `turned`, or latents, drawn by `keys`."""
