@@ -17,6 +17,7 @@ from unified_jax.modalities.sheets import show_samples
 from unified_jax.modalities.text import Text
 from unified_jax.models.gibbs import GibbsChain
 from unified_jax.runs.bench import Bench
+from unified_jax.samplers.guidance import Guidance
 
 ROUNDS = 16
 """Rounds of the chain."""
@@ -78,7 +79,8 @@ def _chain(
     start = text.prepare(write_caption(truth.scenes[0], bench.seed, HALF))
     given = {text.name: np.broadcast_to(start, (bench.count, *start.shape))}
     experiment = dataclasses.replace(bench.experiment, model=chain)
-    made = dataclasses.replace(bench, experiment=experiment).draw(given, (image.name, text.name), report)
+    plain = dataclasses.replace(bench.plan, guidance=Guidance())  # guidance samples another distribution
+    made = dataclasses.replace(bench, experiment=experiment).draw(given, (image.name, text.name), report, plain)
     drawn = {m.name: m.from_model(made[m.name]) for m in pair}
     bench.pictures[f"evaluation_{split}_gibbs.png"] = show_samples(pair, given, drawn, 16)
     found = matrix.read(image, drawn[image.name])
