@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from unified_jax.errors import UserError
-from unified_jax.models.base import Around, Declared
+from unified_jax.models.base import Around, Declared, Terms
 from unified_jax.samplers.gibbs import Conditional, State, gibbs
 from unified_jax.samplers.plan import SamplingPlan
-from unified_jax.typing import Keys, Params
+from unified_jax.typing import Batch, Keys, Params
 
 
 def blocked_gibbs(
@@ -74,6 +74,15 @@ class GibbsChain(Around, Declared):
     def axes(self) -> Any:
         """The model's."""
         return self.model.axes()
+
+    @property
+    def stages(self) -> tuple[Any, ...]:
+        """The model's."""
+        return self.model.stages
+
+    def losses(self, params: Params, aux: Any, batch: Batch, key: Array) -> tuple[Terms, Any, Terms]:
+        """The model's: a chain is another way to sample it."""
+        return self.model.losses(params, aux, batch, key)
 
     def generate(
         self, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: SamplingPlan

@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from unified_jax.data.world.caption import write_caption
@@ -66,7 +67,7 @@ def _trip(bench: Bench, split: str, truth: Truth, way: tuple[str, str], draw: An
     by_name: dict[str, Any] = {m.name: m for m in bench.experiment.model.modalities}
     first, second = (by_name[name] for name in way)
     middle = draw({way[0]: truth.raw[way[0]]}, way[1])
-    last = draw({way[1]: np.asarray(second.to_prepared(middle))}, way[0])
+    last = draw({way[1]: np.asarray(second.to_prepared(jnp.asarray(middle)))}, way[0])
     said = matrix.read(second, second.from_model(middle))
     return joint_modes.kept_row(truth.values, said, matrix.read(first, first.from_model(last)), way, split)
 
