@@ -7,13 +7,16 @@ The frozen encoder's tokens are pooled by four queries; a small GPT-2 behind the
 its latents in training makes it read what a diffusion model draws. Hardware: two CPU cores, three minutes.
 """
 
+from typing import Any
+
 import unified_jax as uj
 
 
 def experiment(encoder: str = "runs/caption_encoder") -> uj.Experiment:
     """`encoder` is a run of `caption_encoder`; until it is there, its recipe's network stands for it."""
     words = uj.planned_stage("words", encoder, "caption_encoder")
-    text = words.model.encoder.text
+    reader: Any = words.model
+    text = reader.encoder.text
     network = uj.PrefixDecoder(
         vocabulary=text.vocabulary + 1, length=64, width=96, depth=3, heads=4, hidden=384, latents=16, slots=4,
         normalise=True,

@@ -17,6 +17,8 @@ keeps at least 0.9 of what its middle says, and the Gibbs chain's largest total 
 floor.
 """
 
+from typing import Any
+
 import unified_jax as uj
 
 
@@ -31,15 +33,17 @@ def experiment(
     words = uj.planned_stage("captions", captions, "caption_autoencoder")
     process = uj.RectifiedFlow(target="x0", loss="velocity", times=uj.times.LogitNormalTimes())
     image = uj.Image(32, 32)
+    coder: Any = words.model
+    network: Any = uj.UVit(depth=6, width=192, heads=6, norms="post", clocks=("image", "caption"), remat="none")
     return uj.Experiment(
         model=uj.JointDiffusion(
-            network=uj.UVit(depth=6, width=192, heads=6, norms="post", clocks=("image", "caption"), remat="none"),
+            network=network,
             streams=(
                 uj.Stream(image, process, latents=uj.Latents(latent), ends=0.2),
                 uj.Stream(
                     image, process, name="image_vector", time="image", latents=uj.Latents(vision, patch=1), ends=0.2
                 ),
-                uj.Stream(words.model.text, process, latents=uj.Latents(words, patch=1), ends=0.2),
+                uj.Stream(coder.text, process, latents=uj.Latents(words, patch=1), ends=0.2),
             ),
         ),
         data=uj.World(resolution=32, max_objects=1),

@@ -19,6 +19,7 @@ Hardware: two CPU cores, ten minutes after the two others. Measured figures are 
 from typing import Any, Literal
 
 import unified_jax as uj
+from unified_jax.networks.unet.levels import Level
 
 Backbone = Literal["dit", "uvit", "pixart", "mmdit", "unet"]
 
@@ -35,7 +36,7 @@ def network(backbone: Backbone) -> Any:
         case "mmdit":
             return uj.MMDiT(depth=4, width=156, heads=4, remat="none")
         case "unet":
-            wide, deep = (uj.UNetLevel(channels, reads="tokens", heads=4) for channels in (48, 92))
+            wide, deep = (Level(channels, reads="tokens", heads=4) for channels in (48, 92))
             return uj.UNet(down=(wide, deep), middle=deep, remat="none")
 
 

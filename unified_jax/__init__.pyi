@@ -125,7 +125,6 @@ from unified_jax.networks.pixart import PixArt as PixArt
 from unified_jax.networks.prefix_decoder import PrefixDecoder as PrefixDecoder
 from unified_jax.networks.r3gan import R3ganDiscriminator as R3ganDiscriminator, R3ganGenerator as R3ganGenerator
 from unified_jax.networks.transfusion import Trunk as Trunk, trunk_preset as trunk_preset
-from unified_jax.networks.unet.levels import Level as UNetLevel
 from unified_jax.networks.unet.network import UNet as UNet
 from unified_jax.networks.uvit import UVit as UVit
 from unified_jax.networks.vit import Vit as Vit

@@ -62,6 +62,10 @@ class Encodable(Protocol):
         """Of one example in model space."""
         ...
 
+    def blank(self) -> np.ndarray:
+        """See `Modality.blank`."""
+        ...
+
     def to_model(self, raw: Array) -> Any:
         """See `Continuous.to_model`."""
         ...

@@ -162,8 +162,8 @@ class PrefixDecoder(nn.Module):
         stop = jnp.broadcast_to(at + 1 + jnp.arange(n), (b, n))
         visible = jnp.stack([jnp.zeros_like(stop), stop], axis=-1)
         cache = cache._replace(at=jnp.full_like(cache.at, at))
-        x, cache = self.blocks(x, cache, visible)
-        return self._scores(x[:, -1:])[:, 0], cache
+        after: Any = self.blocks(x, cache, visible)
+        return self._scores(after[0][:, -1:])[:, 0], after[1]
 
     def _scores(self, x: Float[Array, "b n d"]) -> Float[Array, "b n v"]:
         return jnp.matmul(self.norm(x), self.tokens.T, precision=EXACT)
