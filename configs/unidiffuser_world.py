@@ -56,5 +56,5 @@ def experiment(
         checkpoint=uj.Checkpointing(every=500),
         preview=uj.Previews(every=500, count=16, plan=uj.SamplingPlan(uj.Euler(), steps=32, guidance=uj.Guidance(1.5))),
         validation=uj.Validation(every=500, batches=4),
-        evaluate=512,
+        evaluate=128,
     )
