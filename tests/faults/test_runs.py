@@ -208,6 +208,7 @@ OTHER = {
     "reduction": "strict",
     "virtual_shards": 4,
     "seed": 3,
+    "dtype": "auto",
 }
 ALLOWED = {
     "mesh": dataclasses.replace(EXPERIMENT.mesh, data=2),
