@@ -27,7 +27,7 @@ class Boxed:
 
 
 class Wraps:
-    """A mixin without fields for a stage's model that is another one, seen otherwise: it has the other's parameters."""
+    """A mixin without fields for a model that is another one, seen otherwise: it has the other's parameters."""
 
     model: Any
     """The other model."""
@@ -60,3 +60,20 @@ class Wraps:
     def of_run(self, params: Params) -> Params:
         """See `Narrows`."""
         return getattr(self.model, "of_run", lambda params: params)(params)
+
+
+class HoldsEncoder:
+    """A mixin without fields for a model around a frozen encoder: see `stages.Holds`."""
+
+    encoder: Any
+    """The encoder's stage, or None."""
+
+    @property
+    def stages(self) -> tuple[Any, ...]:
+        """The encoder."""
+        return (self.encoder,) if self.encoder else ()
+
+    def init_aux(self, params: Params) -> Any:
+        """{}."""
+        del params
+        return {}

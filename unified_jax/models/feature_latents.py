@@ -30,6 +30,7 @@ from unified_jax.layers.modulation import AffineNorm
 from unified_jax.modalities.grid import grid_positions, unpatchify
 from unified_jax.models.autoencoders.model import Autoencoder
 from unified_jax.models.autoencoding import Autoencoding
+from unified_jax.models.boxed import HoldsEncoder
 from unified_jax.models.stages import STAGES, Encoder, Stage, check_stages, encode
 from unified_jax.networks.dit_block import Block
 from unified_jax.precision import seed_key
@@ -119,7 +120,7 @@ class Features(NamedTuple):
 
 
 @dataclass(frozen=True)
-class FeatureCoding(Autoencoding):
+class FeatureCoding(HoldsEncoder, Autoencoding):
     """A frozen image encoder and a decoder of its map."""
 
     network: Open[FeatureNetwork] = dataclasses.field(default_factory=FeatureDecoder)
@@ -140,16 +141,6 @@ class FeatureCoding(Autoencoding):
         made = jax.eval_shape(lambda x: network.init_with_output(seed_key(0), x, method="decode")[0], x).shape[1:]
         if made != tuple(self.shape):
             raise ValueError(f"The decoder makes {list(made)} of features, expected the data's {list(self.shape)}.")
-
-    @property
-    def stages(self) -> tuple[Stage, ...]:
-        """The encoder: see `stages.Holds`."""
-        return (self.encoder,) if self.encoder else ()
-
-    def init_aux(self, params: Params) -> Any:
-        """{}: see `stages.Holds`."""
-        del params
-        return {}
 
     def _boxed(self, key: Array) -> Params:
         network: Any = self.network

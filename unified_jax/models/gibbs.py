@@ -8,6 +8,7 @@ from jaxtyping import Array
 
 from unified_jax.errors import UserError
 from unified_jax.models.base import Around, Declared, Terms
+from unified_jax.models.boxed import Wraps
 from unified_jax.samplers.gibbs import Conditional, State, gibbs
 from unified_jax.samplers.plan import SamplingPlan
 from unified_jax.typing import Batch, Keys, Params
@@ -50,7 +51,7 @@ def blocked_gibbs(
 
 
 @dataclass(frozen=True)
-class GibbsChain(Around, Declared):
+class GibbsChain(Around, Wraps, Declared):
     """A model that is sampled by chains: all fields are wanted, all but the first are where the chain starts.
 
     One round over (a, b) from a given b is b -> a -> b: a variation that keeps what a says of b.
@@ -66,19 +67,6 @@ class GibbsChain(Around, Declared):
     def request(self, given: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """What is given and wanted, unchanged: a field may be both. `blocked_gibbs` checks it."""
         return given, wanted
-
-    def init(self, key: Array) -> Params:
-        """The model's."""
-        return self.model.init(key)
-
-    def axes(self) -> Any:
-        """The model's."""
-        return self.model.axes()
-
-    @property
-    def stages(self) -> tuple[Any, ...]:
-        """The model's."""
-        return self.model.stages
 
     def losses(self, params: Params, aux: Any, batch: Batch, key: Array) -> tuple[Terms, Any, Terms]:
         """The model's: a chain is another way to sample it."""

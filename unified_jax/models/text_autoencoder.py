@@ -23,7 +23,7 @@ from unified_jax.errors import UserError
 from unified_jax.interop import prefix_decoder as published
 from unified_jax.modalities.text import Text
 from unified_jax.models.base import Declared, Terms
-from unified_jax.models.boxed import Boxed
+from unified_jax.models.boxed import Boxed, HoldsEncoder
 from unified_jax.models.feature_latents import Features
 from unified_jax.models.stages import STAGES, Encoder, Published, Stage, check_stages, encode, own
 from unified_jax.networks.prefix_decoder import PrefixDecoder, write_text
@@ -36,7 +36,7 @@ DRAW = 7201
 
 
 @dataclass(frozen=True)
-class TextCoding(Boxed):
+class TextCoding(HoldsEncoder, Boxed):
     """Texts to latents and back: see `LatentModel`."""
 
     network: PrefixDecoder
@@ -73,16 +73,6 @@ class TextCoding(Boxed):
             raise ValueError(f"TextCoding needs {total} positions, the network has {self.network.length}.")
 
     # ---- parameters -----------------------------------------------------------------------------------------------
-
-    @property
-    def stages(self) -> tuple[Stage, ...]:
-        """The encoder: see `stages.Holds`."""
-        return (self.encoder,) if self.encoder else ()
-
-    def init_aux(self, params: Params) -> Any:
-        """{}: see `stages.Holds`."""
-        del params
-        return {}
 
     def _boxed(self, key: Array) -> Params:
         f, m = self._tokens
