@@ -66,11 +66,11 @@ class Encodable(Protocol):
         """See `Modality.blank`."""
         ...
 
-    def to_model(self, raw: Array) -> Any:
+    def to_model(self, raw: Array, /) -> Any:
         """See `Continuous.to_model`."""
         ...
 
-    def from_model(self, x: Any) -> np.ndarray:
+    def from_model(self, x: Any, /) -> np.ndarray:
         """See `Continuous.from_model`."""
         ...
 
