@@ -24,9 +24,10 @@ def evaluate_matrix(bench: Bench, splits: tuple[str, ...]) -> list[dict[str, Any
     for split in splits:
         found = _split_rows(bench, split)
         rows += found
-        bench.pictures[f"matrix_{split}.png"] = matrix.heat_map(found, names)
+        pairs = [row for row in found if "through" not in row]  # a round trip is no pair
+        bench.pictures[f"matrix_{split}.png"] = matrix.heat_map(pairs, names)
         if bench.show and writes():
-            _print_split(found, names, split)
+            _print_split(pairs, names, split)
     return rows
 
 
