@@ -235,9 +235,8 @@ class Progress:
     """The bar: step, rate and ETA by tqdm, and the main metrics. Silent except in the main process."""
 
     def __init__(
-        self, steps: int, start: int, show: bool, report: Callable[[int], None] | None = None,
-        joint: JointBar | None = None,
-    ) -> None:  # fmt: skip
+        self, steps: int, start: int, show: bool, report: Callable[[int], None] | None = None, joint: Any = None
+    ) -> None:
         self.show, self.report, self.joint = show, report, joint
         self.bar, self.before = (make_bar(steps, start, show), 0) if joint is None else joint
 
