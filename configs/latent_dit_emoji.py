@@ -11,9 +11,6 @@ numbers of 4 channels. Until the autoencoder is trained, a dry run and `plan` ta
 Hardware: two CPU cores for a first look; a GPU for more. Measured figures are in docs/measurements.md.
 """
 
-from pathlib import Path
-from typing import Any
-
 import unified_jax as uj
 
 GROUPS = (
@@ -24,10 +21,7 @@ GROUPS = (
 
 def experiment(autoencoder: str = "runs/emoji_autoencoder") -> uj.Experiment:
     """The network of `dit_emoji`; `autoencoder` is a run of 64 px."""
-    trained = (Path(autoencoder) / "config.json").is_file()
-    own = uj.stage("autoencoder", autoencoder) if trained else None
-    fresh: Any = uj.recipe("image_autoencoder").model
-    coder = own or uj.Stage("autoencoder", fresh.coder, autoencoder)
+    coder = uj.planned_stage("autoencoder", autoencoder, "image_autoencoder")
     return uj.Experiment(
         model=uj.Diffusion(
             network=uj.DiT(depth=6, width=256, heads=4, label_std=0.25, unroll=6),

@@ -25,7 +25,7 @@ from unified_jax.errors import UserError
 from unified_jax.interop.autoencoders import dc, levels, oobleck, published, settings
 from unified_jax.interop.autoencoders.settings import Statistics
 from unified_jax.modalities.conditions import ConditionForm
-from unified_jax.models.boxed import Boxed
+from unified_jax.models.boxed import Boxed, Scaled
 from unified_jax.models.stages import BUFFERS, Encoded, Part
 from unified_jax.networks.autoencoders import tiling
 from unified_jax.networks.autoencoders.coder import Levels
@@ -67,7 +67,7 @@ class Autoencoder(Protocol):
 
 
 @dataclass(frozen=True)
-class Autoencoding(Boxed):
+class Autoencoding(Scaled, Boxed):
     """An autoencoder of arrays of one shape, or of others with the same channels."""
 
     network: Open[Autoencoder]
@@ -88,12 +88,7 @@ class Autoencoding(Boxed):
     def __post_init__(self) -> None:
         if self.tiling is not None and type(self.network) is not KlAutoencoder:
             raise ValueError(f"Only a KlAutoencoder is computed in tiles, found {type(self.network).__name__}.")
-        if not all(s > 0 for s in self.scale) or not self.scale or not self.shift:
-            raise ValueError(f"Autoencoding.scale must be positive, found {self.scale} and shift {self.shift}.")
-        channels = self.latent_shape()[-1]
-        for name in ("scale", "shift"):
-            if len(getattr(self, name)) not in (1, channels):
-                raise ValueError(f"Autoencoding.{name} has {len(getattr(self, name))} numbers for {channels} channels.")
+        self.check_scale(self.latent_shape()[-1])
 
     def _boxed(self, key: Array) -> Params:
         network: Any = self.network
@@ -115,10 +110,6 @@ class Autoencoding(Boxed):
             return tiling.encode(network, params, x, self.tiling)
         return network.apply({"params": params}, x, method="encode")
 
-    def normalised(self, z: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
-        """(z - shift) * scale."""
-        return (z - jnp.asarray(self.shift, jnp.float32)) * jnp.asarray(self.scale, jnp.float32)
-
     def latents(self, moments: Moments, keys: Keys | None = None) -> Float[Array, "b ..."]:
         """Normalised latents, sampled with one key per row if `draw` says so."""
         if self.draw == "mean" or keys is None:
@@ -132,7 +123,7 @@ class Autoencoding(Boxed):
     def decode(self, params: Params, z: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
         """The data of normalised latents."""
         network: Any = self.network
-        z = z / jnp.asarray(self.scale, jnp.float32) + jnp.asarray(self.shift, jnp.float32)
+        z = self.unscaled(z)
         if self.tiling is not None:
             return tiling.decode(network, params, z, self.tiling)
         return network.apply({"params": params}, z, method="decode")

@@ -3,7 +3,8 @@
 from typing import Any
 
 import jax
-from jaxtyping import Array
+import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from unified_jax.precision import seed_key
 from unified_jax.sharding import logical_axes, unbox
@@ -77,3 +78,29 @@ class HoldsEncoder:
         """{}."""
         del params
         return {}
+
+
+class Scaled:
+    """A mixin without fields for latents of about unit size: (z - shift) * scale, and back."""
+
+    scale: tuple[float, ...]
+    """Factor of the latents: one, or one for each channel."""
+    shift: tuple[float, ...]
+    """Taken from the latents before: one, or one for each channel."""
+
+    def normalised(self, z: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
+        """(z - shift) * scale."""
+        return (z - jnp.asarray(self.shift, jnp.float32)) * jnp.asarray(self.scale, jnp.float32)
+
+    def unscaled(self, z: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
+        """z / scale + shift, as a decoder reads it."""
+        return z / jnp.asarray(self.scale, jnp.float32) + jnp.asarray(self.shift, jnp.float32)
+
+    def check_scale(self, channels: int) -> None:
+        """Raises ValueError for factors that are not positive, or numbers that are not one, or one for each channel."""
+        name = type(self).__name__
+        if not all(s > 0 for s in self.scale) or not self.scale or not self.shift:
+            raise ValueError(f"{name}.scale must be positive, found {self.scale} and shift {self.shift}.")
+        for field in ("scale", "shift"):
+            if len(getattr(self, field)) not in (1, channels):
+                raise ValueError(f"{name}.{field} has {len(getattr(self, field))} numbers for {channels} channels.")

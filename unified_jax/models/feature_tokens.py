@@ -18,14 +18,14 @@ from jaxtyping import Array, Float
 from unified_jax.config import Open, lacking
 from unified_jax.errors import UserError
 from unified_jax.kernels.reference import normalise
-from unified_jax.models.boxed import Wraps
+from unified_jax.models.boxed import Scaled, Wraps
 from unified_jax.models.feature_latents import Features
 from unified_jax.models.stages import Encoder, Stage
 from unified_jax.typing import Params
 
 
 @dataclass(frozen=True)
-class FeatureToken(Wraps):
+class FeatureToken(Scaled, Wraps):
     """An encoder as a latent space of one token: see `LatentModel`."""
 
     model: Open[Encoder]
@@ -40,10 +40,7 @@ class FeatureToken(Wraps):
     def __post_init__(self) -> None:
         if words := lacking(type(self.model), Encoder):
             raise ValueError(f"FeatureToken needs an encoder: {words}.")
-        features = self.latent_shape()[-1]
-        for name in ("scale", "shift"):
-            if len(getattr(self, name)) not in (1, features):
-                raise ValueError(f"FeatureToken.{name} has {len(getattr(self, name))} numbers for {features} features.")
+        self.check_scale(self.latent_shape()[-1])
 
     def latent_shape(self) -> tuple[int, ...]:
         """One token."""
@@ -55,10 +52,6 @@ class FeatureToken(Wraps):
         encoder: Any = self.model
         z = encoder.encode(params, x).pooled[:, None].astype(jnp.float32)
         return Features(normalise(z, "layer", 1e-6) if self.normalise else z, 0.0)
-
-    def normalised(self, z: Float[Array, "b 1 d"]) -> Float[Array, "b 1 d"]:
-        """(z - shift) * scale."""
-        return (z - jnp.asarray(self.shift, jnp.float32)) * jnp.asarray(self.scale, jnp.float32)
 
     def decode(self, params: Params, z: Float[Array, "b 1 d"]) -> Float[Array, "b ..."]:
         """Raises UserError: a vector holds no picture."""

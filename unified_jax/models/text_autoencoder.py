@@ -23,7 +23,7 @@ from unified_jax.errors import UserError
 from unified_jax.interop import prefix_decoder as published
 from unified_jax.modalities.text import Text
 from unified_jax.models.base import Declared, Terms
-from unified_jax.models.boxed import Boxed, HoldsEncoder
+from unified_jax.models.boxed import Boxed, HoldsEncoder, Scaled
 from unified_jax.models.feature_latents import Features
 from unified_jax.models.stages import STAGES, Encoder, Published, Stage, check_stages, encode, own
 from unified_jax.networks.prefix_decoder import PrefixDecoder, write_text
@@ -36,7 +36,7 @@ DRAW = 7201
 
 
 @dataclass(frozen=True)
-class TextCoding(HoldsEncoder, Boxed):
+class TextCoding(HoldsEncoder, Scaled, Boxed):
     """Texts to latents and back: see `LatentModel`."""
 
     network: PrefixDecoder
@@ -53,13 +53,7 @@ class TextCoding(HoldsEncoder, Boxed):
     def __post_init__(self) -> None:
         if self.encoder is None or (words := lacking(type(self.encoder.model), Encoder)):
             raise ValueError(f"TextCoding needs an encoder: {'there is none' if self.encoder is None else words}.")
-        for name in ("scale", "shift"):
-            if len(getattr(self, name)) not in (1, self.network.latents):
-                raise ValueError(
-                    f"TextCoding.{name} has {len(getattr(self, name))} numbers for {self.network.latents}."
-                )
-        if not all(s > 0 for s in self.scale):
-            raise ValueError(f"TextCoding.scale must be positive, found {self.scale}.")
+        self.check_scale(self.network.latents)
         if self.text.vocabulary > self.network.vocabulary:
             raise ValueError(
                 f"TextCoding: the tokenizer has {self.text.vocabulary} ids, the network {self.network.vocabulary}; the "
@@ -130,14 +124,9 @@ class TextCoding(HoldsEncoder, Boxed):
         made: Any = self.network.apply({"params": own(params)}, found.tokens, found.length, method="encode")
         return made
 
-    def normalised(self, z: Float[Array, "b s k"]) -> Float[Array, "b s k"]:
-        """(z - shift) * scale."""
-        return (z - jnp.asarray(self.shift, jnp.float32)) * jnp.asarray(self.scale, jnp.float32)
-
     def decode(self, params: Params, z: Float[Array, "b s k"]) -> Int[Array, "b n"]:
         """The likeliest tokens one after the other, -1 behind the end of each text."""
-        z = z / jnp.asarray(self.scale, jnp.float32) + jnp.asarray(self.shift, jnp.float32)
-        return write_text(self.network, own(params), z, self.text.length)
+        return write_text(self.network, own(params), self.unscaled(z), self.text.length)
 
 
 @dataclass(frozen=True)
