@@ -3,9 +3,9 @@
     python -m unified_jax.cli.ablate backbones
     python -m unified_jax.cli.ablate backbones_labels                the same from labels
 
-Two CPU cores, about an hour each, after the encoder and the autoencoder of `world_text`. Fixed before the runs: three
-seeds of 800 steps, 512 samples a cell; paired differences from DiT with intervals; with three seeds nothing is claimed,
-and neither is an agreement of the two rankings (n = 5).
+6.4e14 FLOPs of training (`--dry-run`), three hours on two CPU cores, after the encoder and the autoencoder of
+`world_text`. Fixed before the runs: three seeds of 800 steps, 512 samples a cell; paired differences from DiT with
+intervals; with three seeds nothing is claimed, and neither is an agreement of the two rankings (n = 5).
 """
 
 import runpy

@@ -7,11 +7,12 @@
     done
     python -m unified_jax.cli.ablate latent_spaces
 
-Two CPU cores, about two hours with the autoencoders, whose cost is a row of their own (`summary.json`). Fixed before
-the runs: three seeds, 512 decoded samples a cell, read by the world's readers; 64 tokens everywhere; the steps are 250,
-500, 1,000 and 2,000. A space needs the fewest of these steps at which the mean attribute accuracy is at least 0.9.
-Claims to show or refute: latents need at most 0.6 of the steps of pixels; features of a vision encoder (VF) save 30 %
-of the steps of plain latents. With three seeds intervals are printed and nothing is called better.
+2.9e15 FLOPs of training (`--dry-run`), half a day on two CPU cores, after the autoencoders, whose cost is in their
+`summary.json`. Fixed before the runs: three seeds, 512 decoded samples a cell, read by the world's readers; 64 tokens
+everywhere; the steps are 250, 500, 1,000 and 2,000. A space needs the fewest of these steps at which the mean attribute
+accuracy is at least 0.9. Claims to show or refute: latents need at most 0.6 of the steps of pixels; features of a
+vision encoder (VF) save 30 % of the steps of plain latents. With three seeds intervals are printed and nothing is
+called better.
 """
 
 from collections.abc import Callable
@@ -33,7 +34,7 @@ def space(run: str, steps: int) -> Callable[[uj.Experiment], uj.Experiment]:
         image = uj.Image(64, 64, 3, patch=8)
         latents = None
         if run:
-            latents = uj.Latents(uj.planned_stage("autoencoder", run, "world_autoencoder"))
+            latents = uj.Latents(uj.planned_stage("autoencoder", run, "world_autoencoder", flags=("--size", "64")))
             process = uj.RectifiedFlow(target="x0", loss="velocity", times=model.process.times)
             model = replace(model, process=process)
         model = replace(model, modality=image, latents=latents)
