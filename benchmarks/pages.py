@@ -137,7 +137,7 @@ def findings() -> list[str]:
 def speed() -> list[str]:
     """Against PyTorch on two CPU cores; the goals are the project's own."""
     rows = []
-    step, sample = ("training step, batch 8", "train_step", "step"), ("guided sampling, 50 steps", "sampling", "sample")
+    step, sample = ("training step, batch 8", "train_step", "step"), ("guided sampling", "sampling", "sample")
     for (what, name, part), goals in ((step, {64: "1.2", 256: "1.0"}), (sample, {64: "1.7", 256: "1.7"})):
         for one in whole(name)["lengths"]:
             ratios = {side["name"]: side["ratio_paired"] for side in one[part]}
@@ -322,7 +322,7 @@ def peers() -> list[str]:
     for length in whole("peers").get("lengths", []):
         for task in ("step", "sample"):
             for heap, rows in length[task].items():
-                what = f"{'training step' if task == 'step' else 'guided sampling, 50 steps'} | {length['tokens']}"
+                what = f"{'training step' if task == 'step' else 'guided sampling'} | {length['tokens']}"
                 cells = {row["name"].split(",")[0]: f"{row['ratio_paired']:.2f}" for row in rows}
                 kept = "kept" if heap == "kept" else "given back"
                 lines.append(" | ".join([what, kept, *(cells.get(name, "") for name in PEERS)]))

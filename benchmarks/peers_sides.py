@@ -24,7 +24,7 @@ from turns import timed
 
 DEPTH, WIDTH, HEADS, PATCH, CHANNELS, CLASSES, ROWS = 12, 384, 6, 2, 4, 1000, 8
 SIDES = {64: 16, 256: 32}
-SCALE, STEPS = 4.0, 50
+SCALE, STEPS = 4.0, 10
 """Of guided sampling."""
 PACKAGES = {
     "ours": "unified_jax", "hackable-diffusion": "hackable_diffusion", "FlaxDiff": "flaxdiff", "Dew": "dew",

@@ -20,7 +20,7 @@ def experiment(size: int = 64, flip: bool = False) -> uj.Experiment:
     return uj.Experiment(
         model=uj.Diffusion(
             network=uj.DiT(
-                depth=6 if small else 12, width=256 if small else 384, heads=4 if small else 6,
+                depth=4 if small else 12, width=192 if small else 384, heads=4 if small else 6,
                 remat="none" if small else "dots",
             ),
             process=uj.RectifiedFlow(target="x0", loss="velocity", times=uj.times.LogitNormalTimes(mean=0.5)),

@@ -17,7 +17,7 @@ def experiment(size: int = 32, frames: int = 8, rate: float = 8.0, classes: int 
     patch = (2, max(2, size // 8), max(2, size // 8))
     return uj.Experiment(
         model=uj.Diffusion(
-            network=uj.DiT(depth=6, width=192, heads=4, label_std=0.25, remat="none"),
+            network=uj.DiT(depth=4, width=192, heads=4, label_std=0.25, remat="none"),
             process=uj.RectifiedFlow(target="x0", loss="velocity", times=uj.times.LogitNormalTimes(mean=0.5)),
             modality=uj.Video(frames, size, size, 3, patch, rate, fit="random_crop", flip=False, start="random"),
             conditions=(uj.Label("label", classes),) if classes else (),

@@ -23,7 +23,7 @@ def experiment(seconds: float = 1.0, rate: int = 8000, letters: int = 48, names:
     )
     return uj.Experiment(
         model=uj.Transfusion(
-            network=uj.Trunk(depth=6, width=256, heads=4),
+            network=uj.Trunk(depth=4, width=192, heads=4),
             text=uj.Text(letters, too_long="crop", names=names),
             streams=(uj.Stream(sound, uj.RectifiedFlow(target="x0")),),
             length=2 * (letters + sound.tokens + 6),

@@ -8,6 +8,7 @@ index in its source. Skipped records (`data.texts`) are removed before shuffling
 batched by size (`data.buckets`).
 """
 
+import os
 import zlib
 from collections.abc import Sized
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ from unified_jax.modalities.crop import sizes_of
 from unified_jax.modalities.label import Label
 
 PART_BITS = 40
+MOST_THREADS = 8
+"""Each holds a batch."""
 VARY = 1 << 33
 """Marks the keys of variations; those of packing are marked by 1 << 32, and a seed has 32 bits."""
 
@@ -117,9 +120,10 @@ class Pipeline:
         arrays = {name: np.stack([example[name] for example in examples]) for name in (examples[0] if examples else ())}
         return HostBatch(arrays | {"slot": self.slots}, ids, first)
 
-    def batches(self, first_step: int, threads: int = 2, buffer: int = 4) -> Prefetcher[HostBatch]:
-        """Batches from `first_step` on, prepared in the background, without end."""
-        return Prefetcher(self.batch, first_step, threads, buffer)
+    def batches(self, first_step: int, threads: int = 0, buffer: int = 4) -> Prefetcher[HostBatch]:
+        """Batches from `first_step` on, prepared in the background, without end; threads 0: as many as cores feed."""
+        threads = threads or preparing_threads()
+        return Prefetcher(self.batch, first_step, threads, max(buffer, threads))
 
     def described(self) -> list[dict[str, Any]]:
         """Name, number of examples, crc32 of the first example, and the digest if it has one, of each part."""
@@ -187,6 +191,12 @@ class Pipeline:
             key = np.array([VARY | self.seed, (place[0] << 24) | place[1]], np.uint64)
             raw = vary_example(name, index, raw, owners[part], key)
         return prepare_example(name, index, raw, modalities)
+
+
+def preparing_threads() -> int:
+    """One more than this process's cores, as one thread at a time runs Python and waits for it; at most 8."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores + 1, MOST_THREADS)
 
 
 def _global_order(parts: tuple[tuple[float, str, Sized], ...], seed: int) -> Any:
