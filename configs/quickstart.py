@@ -11,6 +11,8 @@ import unified_jax as uj
 def experiment() -> uj.Experiment:
     """Attribute-conditional DiT on the world: one object, anywhere in its cell, so that no picture is seen twice."""
     shown = tuple(uj.Label(name, len(values), values) for name, values in uj.ATTRIBUTES if name != "motion")
+    # Asked for a shape and a colour alone, the model would draw pieces in several places (docs/decisions/0004).
+    plan = uj.SamplingPlan(uj.Euler(), steps=25, guidance=uj.Guidance(2.0), complete=True)
     return uj.Experiment(
         model=uj.Diffusion(
             network=uj.DiT(depth=4, width=192, heads=4, label_std=0.25, remat="none", unroll=4),
@@ -30,7 +32,7 @@ def experiment() -> uj.Experiment:
         batch_size=64,
         log_every=20,
         checkpoint=uj.Checkpointing(every=500),
-        preview=uj.Previews(every=500, count=16, plan=uj.SamplingPlan(uj.Euler(), steps=25, guidance=uj.Guidance(2.0))),
+        preview=uj.Previews(every=500, count=16, plan=plan),
         validation=uj.Validation(every=750, batches=4),
         evaluate=512,
     )

@@ -24,6 +24,7 @@ from unified_jax.models.sizes import of_size
 from unified_jax.models.stages import BUFFERS
 from unified_jax.models.transfusion import FREE
 from unified_jax.precision import same_numbers, seed_key
+from unified_jax.runs.completed import completed
 from unified_jax.runs.directory import read_names
 from unified_jax.runs.given import field_rows, given_rows, several
 from unified_jax.runs.image_edits import check_edit, edit_of, edit_rows
@@ -107,6 +108,7 @@ class Run:
     ) -> Samples:  # fmt: skip
         """`sample` of prepared rows, for a resolved request; `which` is (first, count). With `edit`, edits."""
         first, count = which
+        rows = completed(self.model, rows, count, first, seed) if plan.complete else rows
         for process in self.model.processes:
             plan.prepare(process)
         rules = self.experiment.rules

@@ -63,7 +63,7 @@ class SampleCommand:
     """NAME=PATH: where a stage of the model is, if it is not in the run's folder (a run or a file)."""
     sampler: str = ""
     """NAME[:OPTION=VALUE,...], such as heun, ddim:eta=0.5 or dpm_solver:order=3,sde=true. The
-    default of this and the next ten is the run's previews."""
+    default of this and the next eleven is the run's previews."""
     steps: int | None = None
     """Sampling steps."""
     guidance: float | None = None
@@ -82,6 +82,8 @@ class SampleCommand:
     """Resolution shift of the time grid."""
     clip: bool | None = None
     """Clip the predicted x0 to [-1, 1] at every step."""
+    complete: bool | None = None
+    """Draw labels that are not given uniformly from their classes, instead of asking without them."""
     temperature: float | None = None
     """Temperature of text sampling; 0 is greedy."""
     top_p: float | None = None

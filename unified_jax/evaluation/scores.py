@@ -91,7 +91,7 @@ def _no_image(model: Any) -> str:
 
 @dataclass(frozen=True)
 class WorldAttributes:
-    """Accuracy of the attributes that labels ask for (`evaluation.attributes`), all together and one by one."""
+    """Accuracy of the attributes that labels ask for (`evaluation.attributes`), and how often there is one object."""
 
     def suits(self, data: Any, model: Any) -> str:
         """See `Score`."""
@@ -104,8 +104,10 @@ class WorldAttributes:
 
     def __call__(self, samples: Samples) -> list[Row]:
         """See `Score`."""
-        names, hits, named = attribute_hits(read_image(samples.made), samples.given)
+        reading = read_image(samples.made)
+        names, hits, named = attribute_hits(reading, samples.given)
         rows = [accuracy_row("attribute_accuracy", sample_accuracy(hits, named), chance(names))]
+        rows.append(accuracy_row("count_accuracy", np.asarray(reading.count == 1, float), 0.5))
         for i, name in enumerate(names):
             one = sample_accuracy(hits[:, i : i + 1], named[:, i : i + 1])
             rows.append(accuracy_row(f"accuracy/{name}", one, chance((name,))))

@@ -46,6 +46,8 @@ class EvaluateCommand:
     """Import the custom code that the run keeps."""
     hosts: Hosts = Hosts()
     """Evaluate with several processes (docs/launch.md)."""
+    only: tuple[str, ...] = ()
+    """Give these conditions alone, of models that make one thing; default: all."""
     bits: int = 0
     """Also score this many examples per split in bits/dim (models of one image only); 0: none."""
     step: int | None = None
@@ -84,7 +86,9 @@ def evaluate_run(
 
         chosen = (plan or experiment.preview.plan).with_steps(command.steps, command.guidance)
         return evaluate_against(command, experiment, params, step, chosen, bars)
-    evaluate, fields = _evaluation_of(experiment.model, command.bits, experiment.scores)
+    evaluate, fields = _evaluation_of(experiment.model, command, experiment.scores)
+    if command.only and not fields:
+        raise UserError("--only is of models that make one thing; this one is evaluated in all its modes.")
     check_room("--count", command.count, experiment.model.modalities)
     check_room("--bits", command.bits, experiment.model.modalities)
     together(lambda: make_folder(out), by="first")
@@ -111,7 +115,7 @@ def _check(command: EvaluateCommand) -> None:
 
 
 def _evaluation_of(
-    model: Any, bits: int, scores: tuple[Any, ...] = ()
+    model: Any, command: EvaluateCommand, scores: tuple[Any, ...] = ()
 ) -> "tuple[Callable[[Bench, tuple[str, ...]], list[dict[str, Any]]], tuple[str, ...]]":
     """(the kind of evaluation of a model, the fields that it reads, () for all). Raises UserError if there is none."""
     from unified_jax.config import lacking
@@ -122,7 +126,7 @@ def _evaluation_of(
     from unified_jax.runs.edits import edits_images, evaluate_edits
     from unified_jax.runs.matrix import evaluate_matrix
 
-    if bits:
+    if command.bits:
         check_bits(model)
     made = [m for m in model.modalities if m.name in model.wantable]
     if edits_images(model):
@@ -132,8 +136,10 @@ def _evaluation_of(
     if len(made) > 1 and any(isinstance(m, Text) for m in made):
         return evaluate_matrix, ()
     given, wanted = model.request((), ()) if made else ((), ())
+    if strange := [name for name in command.only if name not in given]:
+        raise UserError(f"--only {strange[0]}: expected conditions of the model ({', '.join(given) or 'it has none'}).")
     if len(wanted) == 1 and (scores or all(isinstance(m, Image) for m in made if m.name in wanted)):
-        return functools.partial(_evaluate_one, bits=bits), (*given, *wanted)
+        return functools.partial(_evaluate_one, bits=command.bits, only=command.only), (*given, *wanted)
     what = ", ".join(f"{m.name} ({type(m).__name__})" for m in made) or "nothing"
     raise UserError(
         "Evaluated are models that make one image, that edit one, or that read and write text among other modalities; "
@@ -141,12 +147,13 @@ def _evaluation_of(
     )
 
 
-def _evaluate_one(bench: "Bench", splits: tuple[str, ...], bits: int) -> list[dict[str, Any]]:
+def _evaluate_one(bench: "Bench", splits: tuple[str, ...], bits: int, only: tuple[str, ...]) -> list[dict[str, Any]]:
     """The part for models that make one thing: the rows, and an image grid per split in the bench's images."""
     from unified_jax.evaluation import evaluate as ev
     from unified_jax.evaluation.bits import bits_per_dim
     from unified_jax.modalities.image import Image, sheet
     from unified_jax.modalities.sheets import show_samples
+    from unified_jax.runs.completed import completed
 
     data, count = bench.experiment.data, bench.count
     model: Any = bench.experiment.model
@@ -156,9 +163,10 @@ def _evaluate_one(bench: "Bench", splits: tuple[str, ...], bits: int) -> list[di
     rows: list[dict[str, Any]] = []
     for split in splits:
         examples = bench.examples(split, (*fields, name)).arrays
-        given = {field: examples[field] for field in fields}
+        given = {field: examples[field] for field in only or fields}
         with bench.bar(split, count) as bar:
-            made = bench.draw(given, (name,), bar.update)[name]
+            rows_given = completed(model, given, count, 0, bench.seed) if bench.plan.complete else given
+            made = bench.draw(rows_given, (name,), bar.update)[name]
         samples = ev.Samples(split, model, given, name, examples[name], modality.from_model(made))
         rows += ev.rows_of(samples, scores)
         if bits:

@@ -34,6 +34,8 @@ class SamplingPlan:
     """Where the last step of a discrete process ends: at the data, or at its first step, as Stable Diffusion's do."""
     clip: bool = False
     """Clip the predicted x0 to [-1, 1] at every step."""
+    complete: bool = False
+    """Draw labels that a request leaves out uniformly from their classes, instead of asking without them."""
     temperature: float = 0.0
     """Temperature of text sampling; 0 is greedy."""
     top_p: float = 1.0

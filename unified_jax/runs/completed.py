@@ -1,0 +1,25 @@
+"""Labels that a request leaves out, drawn: a picture of a red star gets some size and some place.
+
+A model of several labels learns the distribution for each set of given ones, and those of few labels last: it has to
+agree with itself, from noise alone, about all that was left open. Drawing the missing labels first, each uniformly from
+its classes, asks the model for what it knows best. Where labels depend on one another in the data, name them all.
+"""
+
+import zlib
+from typing import Any
+
+import numpy as np
+
+from unified_jax.modalities.label import Label
+
+
+def completed(model: Any, rows: dict[str, np.ndarray], count: int, first: int, seed: int) -> dict[str, np.ndarray]:
+    """`rows` `[count, ...]` and a class for each label of the model that has none; sample i depends on (seed, i)."""
+    asked, _ = model.request((), ())
+    missing = [m for m in model.modalities if m.name in asked and m.name not in rows and isinstance(m, Label)]
+    return rows | {m.name: np.array([_drawn(m, seed, first + i) for i in range(count)], np.int32) for m in missing}
+
+
+def _drawn(label: Label, seed: int, index: int) -> int:
+    rng = np.random.default_rng([seed, index, zlib.crc32(label.name.encode())])
+    return int(rng.integers(label.classes))
