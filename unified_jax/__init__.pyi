@@ -34,6 +34,7 @@ from unified_jax.data.folder import Folder as Folder
 from unified_jax.data.gaussians import Gaussians as Gaussians
 from unified_jax.data.hub import Hub as Hub
 from unified_jax.data.mixture import Mixture as Mixture
+from unified_jax.data.packed_rows import PackedRows as PackedRows
 from unified_jax.data.packing import Documents as Documents
 from unified_jax.data.records import Records as Records
 from unified_jax.data.table import Table as Table
@@ -61,6 +62,7 @@ from unified_jax.layers.form import (
     Backbone as Backbone,
     ConditionInput as ConditionInput,
     Form as Form,
+    Layout as Layout,
     NoisyInput as NoisyInput,
 )
 from unified_jax.modalities.action import Action as Action

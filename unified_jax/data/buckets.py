@@ -117,6 +117,19 @@ class Buckets:
         order = self._orders[bucket]
         return bucket, self.places[bucket][[int(order[before * self.batch + slot]) for slot in range(self.batch)]]
 
+    def mixed(self, step: int, count: int) -> tuple[Int[np.ndarray, "b"], Int[np.ndarray, "b"]]:
+        """The same of a step of `count` examples of all buckets, where `batch` is 1: (bucket, place) of each.
+
+        A step has the share of every bucket to within an example (`data.packed_rows`).
+        """
+        done, found = self.done(step * count), []
+        for _ in range(count):
+            bucket = self._next(done)
+            found.append((bucket, self.places[bucket][int(self._orders[bucket][done[bucket]])]))
+            done[bucket] += 1
+        buckets, places = np.asarray(found, np.int64).reshape(-1, 2).T
+        return buckets, places
+
     def imbalance(self, steps: int = 0) -> float:
         """Share of the examples of these steps that are too many or too few; 0: of an epoch.
 
@@ -127,7 +140,9 @@ class Buckets:
         return sum(abs(n - self.counts[j] * steps / total) for j, n in self.done(steps).items()) / steps
 
 
-def divide(sizes: Callable[[int], tuple[int, int]], count: int, image: Any) -> tuple[Int[np.ndarray, "_"], ...]:
+def divide(
+    sizes: Callable[[int], tuple[int, int]], count: int, image: Any, choose: Callable[[Any, Any], int] = nearest
+) -> tuple[Int[np.ndarray, "_"], ...]:
     """The records of each bucket, of `count` whose (height, width) a function says."""
-    bucket = np.asarray([nearest(sizes(i), image.sizes) for i in range(count)], np.int64)
+    bucket = np.asarray([choose(sizes(i), image.sizes) for i in range(count)], np.int64)
     return tuple(np.flatnonzero(bucket == j) for j in range(len(image.sizes)))

@@ -5,7 +5,7 @@ by weight). Step k takes its positions [k B, (k + 1) B); a process prepares the 
 is its position in that global batch; random numbers, also those of random crops (`base.Varies`), depend on no other
 position. There is no iterator state: resuming at step k starts reading at step k. An example's id is (part << 40) +
 index in its source. Skipped records (`data.texts`) are removed before shuffling. Pictures of several proportions are
-batched by size (`data.buckets`).
+batched by size (`data.buckets`), or lie side by side in rows (`data.packed_rows`).
 """
 
 import os
@@ -30,6 +30,7 @@ from unified_jax.data.base import (
     varying,
 )
 from unified_jax.data.buckets import Buckets, bucketed, divide, sized
+from unified_jax.data.packed_rows import RowPacker, roomiest
 from unified_jax.data.packing import Packer
 from unified_jax.data.prefetch import Prefetcher
 from unified_jax.data.texts import kept_records
@@ -55,6 +56,8 @@ class HostBatch:
     """Example ids of the global batch."""
     first: int
     """Global position of the batch's first example."""
+    rows: Int[np.ndarray, "b"] | None = None
+    """The row of each slot where rows are of mixed sizes, -1 of one that was dropped; None: they follow the slots."""
 
     @property
     def examples(self) -> list[int]:
@@ -73,7 +76,7 @@ class Pipeline:
         batch_size: int,
         seed: int,
         rows: Int[np.ndarray, "r"] | None = None,
-        packer: Packer | None = None,
+        packer: Packer | RowPacker | None = None,
         vary: bool = False,
     ) -> None:
         """Opens the data set and checks its first example. A packer combines several examples into a row.
@@ -88,7 +91,8 @@ class Pipeline:
             )
         rows = np.arange(batch_size // documents, dtype=np.int32) if rows is None else rows
         self.modalities, self.batch_size, self.name = modalities, batch_size, data.name
-        self.packer, self.seed = packer, seed
+        self.seed, self.rows = seed, rows
+        self.packer, self.mixer = (None, packer) if isinstance(packer, RowPacker) else (packer, None)
         self.parts = data.parts(split, fields_read(modalities))
         self.varying = [varying((source, *derived_first(modalities))) if vary else () for _, _, source in self.parts]
         for _, name, source in self.parts:
@@ -100,7 +104,7 @@ class Pipeline:
             tuple((weight, name, list_) for (weight, name, _), list_ in zip(self.parts, used, strict=True)), seed
         )
         self.views = [(modalities, self.varying)]
-        self.buckets = self._divided() if vary and bucketed(modalities) else None
+        self.buckets = self._divided(vary) if self.mixer or (vary and bucketed(modalities)) else None
         self.slots = (rows[:, None] * documents + np.arange(documents, dtype=np.int32)).reshape(-1).astype(np.int32)
         self._check_classes()
         for part in range(len(self.parts)):
@@ -109,6 +113,8 @@ class Pipeline:
     def batch(self, step: int) -> HostBatch:
         """The batch of one step."""
         first = step * self.batch_size
+        if self.mixer and self.buckets:
+            return self._mixed(self.mixer, self.buckets, step)
         if self.buckets is None:
             view, places = 0, [int(self.order[first + slot]) for slot in range(self.batch_size)]
         else:
@@ -119,6 +125,17 @@ class Pipeline:
             return HostBatch(self.packer.pack(examples, self.slots, self.seed, step), ids, first)
         arrays = {name: np.stack([example[name] for example in examples]) for name in (examples[0] if examples else ())}
         return HostBatch(arrays | {"slot": self.slots}, ids, first)
+
+    def _mixed(self, mixer: RowPacker, buckets: Buckets, step: int) -> HostBatch:
+        """The batch of a step in rows of mixed sizes."""
+        sizes, places = buckets.mixed(step, self.batch_size)
+        ids = np.asarray([self._id(int(place)) for place in places], np.int64)
+        rows = mixer.rows_of(sizes)
+
+        def example(slot: int) -> dict[str, np.ndarray]:
+            return self.example(int(ids[slot]), (step, slot), int(sizes[slot]))
+
+        return HostBatch(mixer.pack(self.rows, rows, sizes, example), ids, step * self.batch_size, rows)
 
     def batches(self, first_step: int, threads: int = 0, buffer: int = 4) -> Prefetcher[HostBatch]:
         """Batches from `first_step` on, prepared in the background, without end; threads 0: as many as cores feed."""
@@ -161,15 +178,16 @@ class Pipeline:
         kept = self.kept[part]
         return place if kept is None else (part << PART_BITS) + int(kept[index])
 
-    def _divided(self) -> Buckets:
+    def _divided(self, vary: bool) -> Buckets:
         """The records by the proportions of their pictures, all of which are looked at; and a view for each size."""
-        image, (_, name, source) = bucketed(self.modalities), self.parts[0]
+        bucket: Any = bucketed(self.modalities)
+        image, (_, name, source) = self.mixer.image if self.mixer else bucket, self.parts[0]
         if len(self.parts) > 1 or self.packer:
             raise UserError("Buckets need a data set of one part, and a model that stacks its examples.")
         self.views = []
         for size in image.sizes:
             view = sized(self.modalities, image, size)
-            self.views.append((view, [varying((source, *derived_first(view)))]))
+            self.views.append((view, [varying((source, *derived_first(view))) if vary else ()]))
 
         def sizes(place: int) -> tuple[int, int]:
             raw = source[self._id(place)].get(image.name)
@@ -177,6 +195,8 @@ class Pipeline:
                 return sizes_of(raw)
 
         count = len(source if self.kept[0] is None else self.kept[0])
+        if self.mixer:
+            return Buckets(divide(sizes, count, image, roomiest), 1, self.seed)
         return Buckets(divide(sizes, count, image), self.batch_size, self.seed)
 
     def example(self, example_id: int, place: tuple[int, int] | None = None, view: int = 0) -> dict[str, np.ndarray]:

@@ -70,6 +70,14 @@ def axial_rotations(places: Num[np.ndarray, "n a"], axes: tuple[int, ...], theta
     return Rotary(jnp.asarray(np.cos(whole), jnp.float32), jnp.asarray(np.sin(whole), jnp.float32))
 
 
+def token_rotations(places: Num[Array, "b n a"], axes: tuple[int, ...], theta: float) -> Rotary:
+    """The same for positions of every token's own, in float32."""
+    frequencies = [jnp.asarray(theta ** (-np.arange(size // 2) * 2.0 / size), jnp.float32) for size in axes]
+    angles = [places[..., i, None].astype(jnp.float32) * own for i, own in enumerate(frequencies)]
+    whole = jnp.concatenate(angles, axis=-1)
+    return Rotary(jnp.cos(whole), jnp.sin(whole))
+
+
 class TimeEmbedding(nn.Module):
     """A number `[b]` to a vector `[b, d]`, float32."""
 

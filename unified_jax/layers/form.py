@@ -7,7 +7,7 @@ A network is called as
 `noisy` is a tuple of denoised arrays, each with its form and its own time. Another modality at its own time is not a
 condition but a further noisy input (given: its x0 at network time 0; absent: pure noise at its noise end).
 `conditions` is a tuple of condition inputs. Forms are static: they hold shapes and names, never arrays, and are not
-leaves of a tree.
+leaves of a tree. `layout` says that the arrays are packed rows of several items, of several sizes (`Layout`).
 """
 
 import math
@@ -71,9 +71,9 @@ class NoisyInput(NamedTuple):
 
     form: Form
     x: Float[Array, "b ..."]
-    """The array, as `Process.network_input` gives it."""
+    """The array, as `Process.network_input` gives it; with a layout the tokens `[b, n, p]` of rows."""
     t: Float[Array, "b"]
-    """`Process.network_time` of this stream."""
+    """`Process.network_time` of this stream; with a layout `[b, k]`."""
     to: Float[Array, "b"] | None = None
     """Target time of the step (flow maps); reserved."""
 
@@ -89,6 +89,26 @@ class ConditionInput(NamedTuple):
     """Number of tokens; of an absent condition, the length of its null."""
     weight: Float[Array, "b"] | None = None
     """Share of a control condition's embedding at this time (`models.controls`); None: all of it."""
+
+
+class Layout(NamedTuple):
+    """Which token of a packed row is whose: up to k items, of any sizes, side by side in a row of n tokens.
+
+    With a layout everything of a call that is `[b, ...]` is `[b, k, ...]`: the time, and a condition's value, presence,
+    length and weight, for each item of a row. Noisy inputs and outputs are tokens, `[b, n, p]` in the order of
+    `Form.patches`. What the network answers in the place of padding is not read.
+    """
+
+    item: Int[Array, "b n"]
+    """Which of the row's k items a token belongs to; -1: padding."""
+    position: Int[Array, "b n a"]
+    """Its place in its own item's grid, which starts at 0."""
+    visible: Int[Array, "b n 2"]
+    """The key range that it attends to: its item's tokens, which lie side by side. Padding has an empty one."""
+    grid: Int[Array, "b k a"]
+    """Patches of each item along each axis; 0 of an item that is not there."""
+    stream: Int[Array, "b n"] | None = None
+    """Which noisy input a token is of; None: there is one."""
 
 
 @runtime_checkable
@@ -113,7 +133,8 @@ class Backbone(Protocol):
     ) -> tuple[dict[str, Float[Array, "b ..."]], dict[str, Any]]:
         """({name of a noisy input: output `[b, *sizes, out_channels]`, float32}, {name in `capture`: value}).
 
-        layout    packed rows of mixed sizes; reserved; every network refuses them so far
+        layout    a `Layout`: packed rows of mixed sizes. A network that takes them says so by `packs = True`; the
+                  others raise ValueError
         capture   "attention" (forces the reference implementation), "block/8": the tokens after a block
         """
         ...
@@ -151,7 +172,9 @@ def own_parameters(network: Any, variables: Any) -> Any:
     return variables.get("params", {})
 
 
-def check_outputs(network: Any, noisy: tuple[NoisyInput, ...], found: Any, capture: tuple[str, ...]) -> Any:
+def check_outputs(
+    network: Any, noisy: tuple[NoisyInput, ...], found: Any, capture: tuple[str, ...], layout: Layout | None = None
+) -> Any:
     """What a network answered. Raises UserError unless it is what `Backbone` says; a wrong shape would broadcast."""
     name = type(network).__name__
     if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], dict)):
@@ -160,11 +183,11 @@ def check_outputs(network: Any, noisy: tuple[NoisyInput, ...], found: Any, captu
         if form.name not in found[0]:
             raise UserError(f"{name} gives no output {form.name!r}; it gives {', '.join(found[0]) or 'none'}.")
         shape, wanted = found[0][form.name].shape, (len(x), *form.shape[:-1], form.out_channels)
+        what = "the array's sizes, and form.out_channels"
+        if layout is not None:
+            wanted, what = (*x.shape[:2], form.out_features), "the rows' tokens, and form.out_features"
         if shape != wanted:
-            raise UserError(
-                f"{name}'s output {form.name!r} is {list(shape)}, expected {list(wanted)}: the array's sizes, and "
-                "form.out_channels."
-            )
+            raise UserError(f"{name}'s output {form.name!r} is {list(shape)}, expected {list(wanted)}: {what}.")
     if missing := [one for one in capture if one not in found[1]]:
         raise UserError(f"{name} does not capture {', '.join(missing)}.")
     return found

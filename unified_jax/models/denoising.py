@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Num
 
 from unified_jax.errors import UserError
-from unified_jax.layers.form import ConditionInput, NoisyInput, check_outputs, own_parameters
+from unified_jax.layers.form import ConditionInput, Layout, NoisyInput, check_outputs, own_parameters
 from unified_jax.modalities.conditions import NEGATIVE
 from unified_jax.models import generation
 from unified_jax.models.alignment import aligned, captures
@@ -123,11 +123,11 @@ class Denoising(HoldsLatents, Declared):
 
     def call(
         self, params: Params, noisy: tuple[NoisyInput, ...], conditions: tuple[ConditionInput, ...],
-        capture: tuple[str, ...] = (),
+        capture: tuple[str, ...] = (), layout: Layout | None = None,
     ) -> tuple[dict[str, Array], dict[str, Any]]:  # fmt: skip
         """The network's raw output per stream, and what was captured."""
-        found: Any = self.network.apply({"params": own(params)}, noisy, conditions, capture=capture)
-        return check_outputs(self.network, noisy, found, capture)
+        found: Any = self.network.apply({"params": own(params)}, noisy, conditions, layout=layout, capture=capture)
+        return check_outputs(self.network, noisy, found, capture, layout)
 
     # ---- training -------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 """One modality denoised by one network under conditions: DDPM, improved DDPM, rectified flow, EDM, DiT, SiT.
 
-The behaviour is that of `Denoising` (`models/denoising.py`). Loss terms and metrics have the process's names.
+The behaviour is that of `Denoising` (`models/denoising.py`), on packed rows that of `InRows` (`models/packed.py`). Loss
+terms and metrics have the process's names.
 """
 
 import functools
@@ -11,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from unified_jax.config import Open, check_open
+from unified_jax.data.packed_rows import PackedRows
 from unified_jax.errors import UserError
 from unified_jax.layers.form import Backbone, ConditionInput, NoisyInput, check_backbone
 from unified_jax.modalities.base import Continuous
@@ -18,9 +20,9 @@ from unified_jax.modalities.image import Image
 from unified_jax.models.alignment import Alignment, active, check_alignment, projector_of
 from unified_jax.models.checks import check_buckets, check_fields, check_names, cut_images
 from unified_jax.models.controls import check_controls, controlled
-from unified_jax.models.denoising import Denoising
 from unified_jax.models.latents import Latents
 from unified_jax.models.likelihood import bits_per_dim
+from unified_jax.models.packed import InRows, check_rows
 from unified_jax.models.stages import Stage, check_stages
 from unified_jax.models.streams import Condition, ConditionSource, Stream, condition
 from unified_jax.networks.dit import DiT
@@ -31,7 +33,7 @@ from unified_jax.typing import Batch, Keys, Params
 
 
 @dataclass(frozen=True)
-class Diffusion(Denoising):
+class Diffusion(InRows):
     """A conditional diffusion model of one modality."""
 
     network: Open[Backbone] = field(default_factory=DiT)
@@ -54,10 +56,13 @@ class Diffusion(Denoising):
     """The latent space of a frozen autoencoder in which the modality is denoised; None: model space."""
     align: Alignment | None = None
     """Alignment of the network's tokens with the features of a frozen encoder; None: none."""
+    rows: PackedRows | None = None
+    """Training on packed rows, in which images of all `Image.buckets` lie side by side; None: a batch has one size."""
 
     def __post_init__(self) -> None:
         check_alignment(self.align, self.network, self.latents, "Diffusion")
         check_declared(self)
+        check_rows(self)
 
     @functools.cached_property
     def streams(self) -> tuple[Stream, ...]:

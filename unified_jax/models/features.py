@@ -58,7 +58,10 @@ def encodings(conditions: tuple[Any, ...], params: Params, given: dict[str, Any]
             continue
         key = (one.encoder, one.source.name)
         if key not in found:
-            found[key] = encode(one.encoder, params, jnp.asarray(given[one.source.name]))
+            value = jnp.asarray(given[one.source.name])
+            lead = value.shape[: value.ndim - one.source.blank().ndim]  # [b], and of packed rows [b, k]
+            made = encode(one.encoder, params, value.reshape(-1, *value.shape[len(lead) :]))
+            found[key] = jax.tree.map(lambda a, lead=lead: a.reshape(*lead, *a.shape[1:]), made)
         fields |= {field(one.encoder, one.source, n): a for n, a in _parts(found[key], one.part).items()}
     return fields
 

@@ -29,16 +29,24 @@ def losses_inside(
     """The process's losses over what is inside; None: over everything."""
     if inside is None:
         return process.losses(output, x0, eps, x_t, t)
+    places = [_places(array) for array in settled(process, output, x0, eps, x_t, t, inside)]
+    everywhere: Any = jax.vmap(process.losses, in_axes=(1, 1, 1, 1, None), out_axes=1)
+    found = everywhere(*places, t)
+    held = inside.reshape(len(inside), -1)
+    return {name: jnp.sum(jnp.where(held, value, 0.0), axis=1) / jnp.sum(held, axis=1) for name, value in found.items()}
+
+
+def settled(
+    process: Process, output: Array, x0: Array, eps: Array, x_t: Array, t: Array, inside: Bool[Array, "b ..."]
+) -> tuple[Array, Array, Array, Array]:
+    """(output, x0, eps, x_t) with one value outside, where nothing has a gradient and no loss is undefined."""
     one = jnp.ones((len(x0),) + (1,) * (x0.ndim - 2) + x0.shape[-1:], x0.dtype)
     p, q = (expand(v, one) for v in process.target_coefficients(t))
     rest = jnp.zeros((*one.shape[:-1], output.shape[-1] - one.shape[-1]), output.dtype)
     same = (jnp.concatenate([((p - q) * one).astype(output.dtype), rest], axis=-1), one, -one)
     pairs = zip((output, x0, eps, x_t), (*same, diffuse(process, one, -one, t)), strict=True)
-    places = [_places(jnp.where(inside, a, b)) for a, b in pairs]
-    everywhere: Any = jax.vmap(process.losses, in_axes=(1, 1, 1, 1, None), out_axes=1)
-    found = everywhere(*places, t)
-    held = inside.reshape(len(inside), -1)
-    return {name: jnp.sum(jnp.where(held, value, 0.0), axis=1) / jnp.sum(held, axis=1) for name, value in found.items()}
+    made = [jnp.where(inside, a, b) for a, b in pairs]
+    return made[0], made[1], made[2], made[3]
 
 
 def with_border_noise(

@@ -19,7 +19,8 @@ a zero-initialised projection after).
 
 Several labels are supported (the paper has one, the class); each has its own table, whose last row is the null class.
 With `grid`, an image of other sizes has the positions i m / n, for m places of the grid and n of its own: new positions
-lie between known ones (docs/conditioning.md).
+lie between known ones (docs/conditioning.md). With adaLN it takes packed rows (`layout`; Dehghani et al. 2023, "Patch
+n' Pack"): each token has the modulation and the positions of its item, and attends to its item alone.
 `norm`, `mlp`, `rotary` and `shift` are LightningDiT's options (`networks.lightningdit`). The blocks are one block
 scanned over a leading `layers` axis of its parameters, rematerialised by a named policy.
 """
@@ -32,18 +33,19 @@ from jaxtyping import Array, Float
 
 from unified_jax.kernels.choice import Attention, check_attention
 from unified_jax.kernels.inputs import Modulation, Rotary
-from unified_jax.layers.conditions import VectorEmbedding, filled, key_range, weighted
+from unified_jax.layers.conditions import VectorEmbedding, filled, weighted
 from unified_jax.layers.embeddings import (
     LabelEmbedding,
     TimeEmbedding,
     axial_rotations,
-    scaled_positions,
     sincos_positions,
+    token_rotations,
 )
-from unified_jax.layers.form import ConditionInput, Form, Kind, NoisyInput, only_stream
+from unified_jax.layers.form import ConditionInput, Kind, Layout, NoisyInput, only_stream
 from unified_jax.layers.init import zeros
 from unified_jax.layers.mlp import Dense
 from unified_jax.layers.modulation import ModulationRows
+from unified_jax.layers.packed import each_item, item_rows, memory_of, places_of
 from unified_jax.layers.remat import Remat, rematerialised
 from unified_jax.networks.dit_block import Block, Conditioning, modulated
 from unified_jax.sharding import constrain
@@ -118,6 +120,11 @@ class DiT(nn.Module):
         """Labels; with adaLN also vectors and tokens."""
         return ("label", "vector", "tokens") if self.conditioning in ("adaln_zero", "adaln") else ("label",)
 
+    @property
+    def packs(self) -> bool:
+        """With adaLN: packed rows of mixed sizes (`Layout`)."""
+        return self.conditioning in ("adaln_zero", "adaln")
+
     streams: ClassVar[Literal["one"]] = "one"
     weighs: ClassVar[bool] = True
 
@@ -133,10 +140,11 @@ class DiT(nn.Module):
         """See `Backbone`. captured["attention"] is `[layers, b, h, n, n]`, captured["block/3"] `[b, n, d]`."""
         blocks_kept = captured_blocks(capture, self.depth)
         dtype = jnp.dtype(self.dtype)
-        one = only_stream("DiT", noisy, layout)
-        form = one.form
-        tokens = constrain(form.patches(one.x), "batch", "length", "patch")
-        parts = [TimeEmbedding(self.width, self.frequency_shift, name="time")(one.t)]
+        one = only_stream(f"DiT with conditioning {self.conditioning!r}", noisy, None if self.packs else layout)
+        form, (batch, *items) = one.form, one.t.shape
+        tokens = constrain(one.x if layout else form.patches(one.x), "batch", "length", "patch")
+        conditions = tuple(each_item(shown, layout) for shown in conditions)
+        parts = [TimeEmbedding(self.width, self.frequency_shift, name="time")(one.t.reshape(-1))]
         for i, label in enumerate(shown for shown in conditions if shown.form.kind == "label"):
             table = LabelEmbedding(label.form.features, self.width, self.label_std, name=f"label_{i}")
             parts.append(weighted(label, table(label.value)))
@@ -147,34 +155,40 @@ class DiT(nn.Module):
         one_row = self.conditioning in ("adaln_zero", "adaln")
         tokens_of_c = jnp.stack(parts, axis=1)
         c = jnp.sum(tokens_of_c, axis=1, keepdims=True) if one_row else tokens_of_c
+        c = c.reshape(batch, *items, self.width) if layout else c
         x = Dense(self.width, ("patch", "embed"), dtype=dtype, name="patch")(tokens)
-        x = x + sincos_positions(jnp.asarray(scaled_positions(form, self.grid)), self.width).astype(dtype)
+        places = places_of(form, self.grid, layout)
+        x = x + sincos_positions(jnp.asarray(places), self.width).astype(dtype)
         if self.conditioning == "in_context":
             x = jnp.concatenate([x, c.astype(dtype)], axis=1)
         x = constrain(x, "batch", "length", "embed")
-        turned = self._rotations(form, len(x)) if self.rotary else None
-        x, found = self._blocks(x, c, "attention" in capture, bool(blocks_kept), texts, turned)
+        turned = self._rotations(places, batch) if self.rotary else None
+        x, found = self._blocks(x, c, "attention" in capture, bool(blocks_kept), texts, turned, layout)
         x = x[:, : tokens.shape[1]]
-        rows = Modulation(*ModulationRows(2, self.width, name="final_modulation")(c)) if one_row else None
+        final = ModulationRows(2, self.width, name="final_modulation")(c) if one_row else None
+        rows = None if final is None else Modulation(*final, index=item_rows(layout))
         h = modulated(x, rows, self.norm, "final_norm")
-        out = Dense(form.out_features, ("embed", "patch"), zeros, name="final")(h)
+        out = Dense(form.out_features, ("embed", "patch"), zeros, name="final")(h).astype(jnp.float32)
         captured = {name: found["hidden"][i, :, : tokens.shape[1]] for name, i in blocks_kept.items()}
         captured |= {"attention": found["attention"]} if "attention" in capture else {}
-        return {form.name: form.unpatch(out.astype(jnp.float32))}, captured
+        return {form.name: out if layout else form.unpatch(out)}, captured
 
-    def _rotations(self, form: Form, batch: int) -> Rotary:
+    def _rotations(self, places: Any, batch: int) -> Rotary:
         """Angles of the patches. Raises ValueError if the axes do not share a head evenly."""
-        places, head = scaled_positions(form, self.grid), self.width // self.heads
-        axes = places.shape[-1]
+        head, axes = self.width // self.heads, places.shape[-1]
         if head % (2 * axes):
             raise ValueError(f"DiT.rotary over {axes} axes needs heads divisible by {2 * axes}, found {head}.")
-        return axial_rotations(places, (head // axes,) * axes, 10000.0, batch)
+        shares = (head // axes,) * axes
+        if places.ndim == 3:
+            return token_rotations(places, shares, 10000.0)
+        return axial_rotations(places, shares, 10000.0, batch)
 
     def _blocks(
-        self, x: Array, c: Array, attention: bool, hidden: bool, texts: list[ConditionInput], rotary: Rotary | None
-    ) -> tuple[Array, dict[str, Array]]:
+        self, x: Array, c: Array, attention: bool, hidden: bool, texts: list[ConditionInput], rotary: Rotary | None,
+        layout: Layout | None,
+    ) -> tuple[Array, dict[str, Array]]:  # fmt: skip
         block = rematerialised(Block, self.remat, static=(4, 5))
-        broadcast: Any = (nn.broadcast,) * 6
+        broadcast: Any = (nn.broadcast,) * 7
         stack = nn.scan(
             block,
             variable_axes={"params": 0},
@@ -190,8 +204,9 @@ class DiT(nn.Module):
             self.conditioning, self.heads, self.mlp_ratio, self.qk_norm, dtype, self.attention, names, self.norm,
             self.mlp, self.shift, name="blocks",
         )  # fmt: skip
-        memories = tuple((o.value, key_range(o, x.shape[1])) for o in texts)
-        return blocks(x, c, None, attention, hidden, memories, rotary)
+        memories = tuple(memory_of(o, x.shape[1], layout) for o in texts)
+        visible = layout.visible if layout else None
+        return blocks(x, c, visible, attention, hidden, memories, rotary, item_rows(layout))
 
 
 def captured_blocks(capture: tuple[str, ...], depth: int) -> dict[str, int]:

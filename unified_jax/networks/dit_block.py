@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from unified_jax.kernels.choice import Attention
-from unified_jax.kernels.inputs import Modulation, Rotary, Visible
+from unified_jax.kernels.inputs import Index, Modulation, Rotary, Visible
 from unified_jax.kernels.xla import modulate, pick_rows
 from unified_jax.layers.attention import AttentionHalf, CrossAttentionHalf
 from unified_jax.layers.mlp import Mlp
@@ -47,15 +47,17 @@ class Block(nn.Module):
         hidden: bool = False,
         memories: tuple[tuple[Array, Visible | None], ...] = (),
         rotary: Rotary | None = None,
+        index: Index | None = None,
     ) -> tuple[Float[Array, "b n d"], dict[str, Array]]:
         """(x, captured); c is one row per example (adaLN) or the tokens of the condition (cross).
 
         memories   (tokens `[b, m, f]`, visible range) of each token condition in `reads`
+        index      the row of c that modulates each token (adaLN); None: the only one
 
         captured["attention"] with `capture`, captured["hidden"], the new x, with `hidden`.
         """
         d = x.shape[-1]
-        first, second = self._rows(c, d)
+        first, second = self._rows(c, d, index)
         half = AttentionHalf(
             self.heads, norm=self.norm, affine=first is None or self.norm == "rms", qk_norm=self.qk_norm,
             dtype=self.dtype, attention=self.attention, name="attention",
@@ -75,11 +77,11 @@ class Block(nn.Module):
         else:
             h = EncoderMlp(int(2 / 3 * int(d * self.mlp_ratio)), "silu", True, dtype=self.dtype, name="mlp")(h)
         if second is not None and second.gate is not None:
-            h = pick_rows(second.gate, None) * h
+            h = pick_rows(second.gate, index) * h
         x = computed_once(constrain(x + h.astype(x.dtype), "batch", "length", "embed"))
         return x, captured | ({"hidden": x} if hidden else {})
 
-    def _rows(self, c: Array, d: int) -> tuple[Modulation | None, Modulation | None]:
+    def _rows(self, c: Array, d: int, index: Index | None) -> tuple[Modulation | None, Modulation | None]:
         """Modulation of the attention branch and of the MLP branch."""
         if self.conditioning in ("cross", "in_context"):
             return None, None
@@ -89,7 +91,7 @@ class Block(nn.Module):
 
         def one(rows: tuple[Array, ...]) -> Modulation:
             shift = rows[0] if shifts else jnp.zeros_like(rows[0])
-            return Modulation(shift, rows[shifts], rows[-1] if gates else None)
+            return Modulation(shift, rows[shifts], rows[-1] if gates else None, index)
 
         return one(rows[:each]), one(rows[each:])
 
@@ -100,5 +102,5 @@ def modulated(
     """The norm of x, modulated; of a LayerNorm without modulation, with a gain and a bias. Inside a compact call."""
     if norm == "rms":
         h = Norm("rms", name=name)(x)
-        return h if rows is None else modulate(h, rows.shift, rows.scale, None)
-    return AffineNorm(name=name)(x) if rows is None else modulated_norm(x, rows.shift, rows.scale)
+        return h if rows is None else modulate(h, rows.shift, rows.scale, rows.index)
+    return AffineNorm(name=name)(x) if rows is None else modulated_norm(x, rows.shift, rows.scale, rows.index)

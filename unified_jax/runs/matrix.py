@@ -61,7 +61,8 @@ def _split_rows(bench: Bench, split: str) -> list[dict[str, Any]]:
     scenes = [source.scene(int(i)) for i in index]
     truth = {name: np.asarray([getattr(s.objects[0], name) for s in scenes]) for name, _ in ATTRIBUTES}
     raw = {name: examples.arrays[name] for name in names}
-    chains = model.packer is None  # a model of streams: no document order, and every field may be read and made
+    documents = model.packer is not None and not getattr(model.packer, "mixed", False)
+    chains = not documents  # a model of streams: no document order, and every field may be read and made
     total = (len(matrix.requests(names)) + (joint_modes.count_of(model) if chains else 0)) * bench.count
     with bench.bar(split, total) as bar:
 

@@ -88,8 +88,12 @@ def _report(run: Run, state: object, step: int) -> str:
     ]
     several = len(batch.ids) // len(order)  # documents of a packed row
     for row in order:
-        slots = range(row * several, (row + 1) * several)
+        own = None if batch.rows is None else np.flatnonzero(batch.rows == row)
+        slots = range(row * several, (row + 1) * several) if own is None else own.tolist()
+        if not slots:
+            continue  # a packed row without pictures
+        named = f"{slots[0]:5d}" if own is None else " ".join(map(str, slots))
         ids = " ".join(f"{batch.ids[slot]:8d}" for slot in slots)
         values = "  ".join(f"{name} {value[row]:.6g}" for name, value in losses.items())
-        lines.append(f"  slot {slots[0]:5d}  id {ids}  {values}")
+        lines.append(f"  slot {named}  id {ids}  {values}")
     return "\n".join(lines)

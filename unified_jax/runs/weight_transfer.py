@@ -148,7 +148,7 @@ def _renamed(path: str, tuning: Tuning) -> str:
 
 def _matching_ids(old: Any, new: Any, tuning: Tuning) -> tuple[int, ...] | None:
     """The old id of each new one; None for models without a vocabulary, or with the same."""
-    if old.packer is None or new.packer is None:
+    if any(one.packer is None or getattr(one.packer, "mixed", False) for one in (old, new)):
         return None
     place = {name: i for i, name in enumerate(token_names(old.modalities))}
     alike = dict(tuning.like)

@@ -57,13 +57,17 @@ def _show_recipe(command: ShowRecipe, path: Path) -> None:
     from unified_jax.data.pipeline import Pipeline
     from unified_jax.modalities.label import named
     from unified_jax.modalities.sheets import show_samples
+    from unified_jax.runs.full_rows import row_lines
     from unified_jax.runs.looking import bucket_lines
 
     e = command.experiment
     pipeline = Pipeline(e.data, e.split, e.model.modalities, max(1, command.count), e.seed, vary=True)
     for _, name, source in pipeline.parts:
         print(f"split {e.split!r}: {len(source)} records of {name}")
-    for line in bucket_lines(pipeline, e.batch_size):
+    lines = bucket_lines(pipeline, e.batch_size)
+    if getattr(e.model.packer, "mixed", False):
+        lines = row_lines(Pipeline(e.data, e.split, e.model.modalities, e.batch_size, e.seed, packer=e.model.packer))
+    for line in lines:
         print(f"  {line}")
     rows = pipeline.batch(0).arrays
     shown = named(e.model.modalities, pipeline.class_names())
