@@ -140,12 +140,15 @@ def test_tokens_after_a_block_are_captured_without_those_of_the_condition():
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
-    [({"capture": ("block/3",)}, "block/0' .. 'block/2'"), ({"layout": object()}, "layout must be None")],
+    ("conditioning", "options", "words"),
+    [
+        ("adaln_zero", {"capture": ("block/3",)}, "block/0' .. 'block/2'"),
+        ("cross", {"layout": object()}, "DiT with conditioning 'cross' reads arrays of one size: layout must be None"),
+    ],
 )
-def test_what_it_cannot_do_is_said(options, words):
+def test_what_it_cannot_do_is_said(conditioning, options, words):
     with pytest.raises(ValueError, match=words):
-        jax.eval_shape(lambda: small().init(jax.random.key(0), *inputs(), **options))
+        jax.eval_shape(lambda: small(conditioning=conditioning).init(jax.random.key(0), *inputs(), **options))
 
 
 def test_bfloat16_keeps_float32_parameters_and_output():

@@ -6,9 +6,10 @@ A record goes to the size of the nearest proportions; of several with the same p
 it is not enlarged. Every size has its share of each step (`buckets.Buckets`), so steps have about as many tokens.
 
 Which picture goes to which row is a function of the sizes of a step's slots alone, which every process knows: in
-falling order of their tokens each goes to the emptiest row that has room for it, so that rows, and the shards of a
-batch, have about as many tokens. Where this leaves pictures out, the first row with room is taken instead, which packs
-tighter. What does not fit then is dropped and counted; nothing is carried over.
+falling order of their tokens each goes to the emptiest row that has room for it, so that rows have about as many
+tokens. Where this leaves pictures out, the first row with room is taken instead, which packs tighter. What does not fit
+then is dropped and counted; nothing is carried over. Full and less full rows alternate, so that the shards of a batch,
+however many, have about as many tokens too.
 
 Of a row, in the batch:
 
@@ -167,10 +168,18 @@ def placed(tokens: Int[np.ndarray, "b"], rows: int, length: int, items: int) -> 
         return found
 
     even = fill(False)
-    if (even >= 0).all():
-        return even
-    tight = fill(True)
-    return tight if tokens[tight < 0].sum() < tokens[even < 0].sum() else even
+    tight = even if (even >= 0).all() else fill(True)
+    return _alternating(tight if tokens[tight < 0].sum() < tokens[even < 0].sum() else even, tokens, rows)
+
+
+def _alternating(row: Int[np.ndarray, "b"], tokens: Int[np.ndarray, "b"], rows: int) -> Int[np.ndarray, "b"]:
+    """The same with rows in another order: any 2^j equal runs of them hold every 2^j-th of the rows by fullness."""
+    there = row >= 0
+    full = np.argsort(-np.bincount(row[there], tokens[there], rows), kind="stable")
+    bits = max(1, (rows - 1).bit_length())
+    place = np.empty(rows, np.int64)
+    place[full] = sorted(range(rows), key=lambda i: int(f"{i:0{bits}b}"[::-1], 2))
+    return np.where(there, place[row], -1)
 
 
 def imbalance(used: Int[np.ndarray, "r"], shards: int) -> float:

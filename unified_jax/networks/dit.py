@@ -155,7 +155,8 @@ class DiT(nn.Module):
         one_row = self.conditioning in ("adaln_zero", "adaln")
         tokens_of_c = jnp.stack(parts, axis=1)
         c = jnp.sum(tokens_of_c, axis=1, keepdims=True) if one_row else tokens_of_c
-        c = c.reshape(batch, *items, self.width) if layout else c
+        # Laid out here, gradients too: the partitioner of jax 0.10 would mix up rows on a mesh of data x fsdp x tensor.
+        c = constrain(c.reshape(batch, *items, self.width), "batch", None, "embed") if layout else c
         x = Dense(self.width, ("patch", "embed"), dtype=dtype, name="patch")(tokens)
         places = places_of(form, self.grid, layout)
         x = x + sincos_positions(jnp.asarray(places), self.width).astype(dtype)
