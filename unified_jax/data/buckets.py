@@ -117,18 +117,23 @@ class Buckets:
         order = self._orders[bucket]
         return bucket, self.places[bucket][[int(order[before * self.batch + slot]) for slot in range(self.batch)]]
 
-    def mixed(self, step: int, count: int) -> tuple[Int[np.ndarray, "b"], Int[np.ndarray, "b"]]:
-        """The same of a step of `count` examples of all buckets, where `batch` is 1: (bucket, place) of each.
+    def shares(self, step: int, count: int) -> list[tuple[int, int]]:
+        """(bucket, how many it had before) of each example of a step of `count`, of all buckets; `batch` is 1.
 
         A step has the share of every bucket to within an example (`data.packed_rows`).
         """
         done, found = self.done(step * count), []
         for _ in range(count):
             bucket = self._next(done)
-            found.append((bucket, self.places[bucket][int(self._orders[bucket][done[bucket]])]))
+            found.append((bucket, done[bucket]))
             done[bucket] += 1
-        buckets, places = np.asarray(found, np.int64).reshape(-1, 2).T
-        return buckets, places
+        return found
+
+    def mixed(self, step: int, count: int) -> tuple[Int[np.ndarray, "b"], Int[np.ndarray, "b"]]:
+        """(the buckets of such a step's examples, the places of their records)."""
+        found = self.shares(step, count)
+        places = [self.places[j][int(self._orders[j][i])] for j, i in found]
+        return np.asarray([j for j, _ in found], np.int64), np.asarray(places, np.int64)
 
     def imbalance(self, steps: int = 0) -> float:
         """Share of the examples of these steps that are too many or too few; 0: of an epoch.

@@ -19,7 +19,7 @@ def row_lines(pipeline: Any) -> list[str]:
     rows = batch // mixer.policy.per_row
     full, lost, uneven = 0.0, 0, 0.0
     for step in range(STEPS):
-        sizes, _ = pipeline.buckets.mixed(step, batch)
+        sizes = np.asarray([bucket for bucket, _ in pipeline.buckets.shares(step, batch)], np.int64)
         row = mixer.rows_of(sizes)
         there = row >= 0
         used = np.bincount(row[there], mixer.tokens(sizes)[there], rows).astype(np.int64)
