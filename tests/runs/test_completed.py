@@ -14,7 +14,7 @@ MODEL = uj.Diffusion(
 
 
 def test_missing_labels_are_uniform_and_given_ones_stay() -> None:
-    """6,000 draws of six classes: chi-squared under its 99.9th percentile for five degrees; shape is as it was given."""
+    """6,000 draws of six classes: chi-squared under its 99.9th percentile; the given label is as it was."""
     shape = np.arange(6000, dtype=np.int32) % 6
     rows = completed(MODEL, {"colour": shape}, 6000, 0, seed=3)
     counts = np.bincount(rows["shape"], minlength=6)
