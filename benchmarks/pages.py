@@ -137,7 +137,7 @@ def findings() -> list[str]:
 def speed() -> list[str]:
     """Against PyTorch on two CPU cores; the goals are the project's own."""
     rows = []
-    step, sample = ("training step, batch 8", "train_step", "step"), ("guided sampling", "sampling", "sample")
+    step, sample = ("training step, batch 8", "train_step", "step"), ("guided sampling, 50 steps", "sampling", "sample")
     for (what, name, part), goals in ((step, {64: "1.2", 256: "1.0"}), (sample, {64: "1.7", 256: "1.7"})):
         for one in whole(name)["lengths"]:
             ratios = {side["name"]: side["ratio_paired"] for side in one[part]}
@@ -331,18 +331,16 @@ def peers() -> list[str]:
 
 
 def peers_memory() -> list[str]:
-    """Peaks of memory and first calls, with the heap given back."""
+    """Peaks of memory, and our first call."""
     lines = []
     for length in whole("peers").get("lengths", []):
-        for name in ("ours", *PEERS):
-            if first := length["firsts"].get(f"{name}, heap given"):
-                numbers = (first["parameters"] / 1e6, first["peak_step_gib"], first["peak_gib"], first["first_step"])
-                cells = [f"{value:.1f}" for value in numbers]
-                lines.append(" | ".join([name, str(length["tokens"]), *cells]))
-        start = length["start"]
+        tokens = str(length["tokens"])
+        for name, first in length["firsts"].items():
+            numbers = (first["parameters"] / 1e6, first["peak_step_gib"], first["peak_gib"])
+            lines.append(" | ".join([name, tokens, *(f"{value:.1f}" for value in numbers), ""]))
         for name in ("cold", "warm"):
-            cells = ["", "", "", f"{start[name]['first_step']:.1f}"]
-            lines.append(" | ".join([f"ours, {name} cache of programs", str(length["tokens"]), *cells]))
+            seconds = f"{length['start'][name]['first_step']:.1f}"
+            lines.append(" | ".join([f"ours, {name} cache of programs", tokens, "", "", "", seconds]))
     head = "library | tokens | parameters, millions | GiB after steps | GiB after samples | first step, s"
     return table(head, lines or ["all | 64, 256 | not measured |  |  | "])
 
