@@ -1,7 +1,6 @@
 """Stable Diffusion from the folder of a pipeline: each latent and the image are those of the published program."""
 
 import dataclasses
-import json
 import shutil
 
 import jax
@@ -10,33 +9,11 @@ import numpy as np
 import pytest
 
 import unified_jax as uj
-from tests.runs.pipeline_folder import unpack
+from tests.runs.pipeline_folder import away, edited, latents_of, unpack
 from unified_jax.cli import convert
 from unified_jax.errors import UserError
 from unified_jax.interop import pipelines
 from unified_jax.runs.pipelines import read_pipeline
-
-
-def away(ours, theirs):
-    """The largest difference, as a share of the largest number."""
-    return float(np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max())
-
-
-def latents_of(run, plan, noise, compiled=None):
-    """(what the denoiser was shown and the end, the compiled denoiser): every state of a sampler's loop."""
-    denoise, process, grid, _ = run.sampling({"text": "a red star"}, count=len(noise), plan=plan)
-    if compiled is None:
-        compiled = jax.jit(denoise).lower(noise, jnp.full(len(noise), grid[0])).compile()
-    seen = []
-
-    def told(x, t):
-        seen.append(x)
-        with jax.disable_jit(False):
-            return compiled(x, t)
-
-    with jax.disable_jit():  # the loop runs as Python, so that all its states are seen
-        end = plan.run(told, process, noise, grid, jax.random.split(jax.random.key(0), len(noise)))
-    return [*seen[1:], end], compiled
 
 
 def check_pipeline(name, folder):
@@ -87,12 +64,6 @@ def test_a_converted_pipeline_draws_what_its_folder_draws(tmp_path, capsys):
     made = run.sample({"text": "a red star"}, count=2, plan=run.plan(steps=3))["image"]
     other = run.sample({"text": "blue"}, count=2, plan=run.plan(steps=3))["image"]
     assert made.shape == (2, 16, 16, 3) and not np.array_equal(made, other)
-
-
-def edited(folder, part, **changes):
-    """Changes a file of JSON in place."""
-    path = folder / part
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 CASES = {

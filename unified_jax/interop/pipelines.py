@@ -1,19 +1,23 @@
 """A pipeline in a folder as diffusers saves it: the parts that model_index.json names, and what its scheduler says.
 
     text_encoder/  tokenizer/  unet/  vae/  scheduler/      Stable Diffusion 1.x and 2.x
+    with text_encoder_2/, tokenizer_2/                      SDXL
+    ... transformer/ instead of unet/                       PixArt, SD3 (with three text encoders), Flux
 
 A scheduler is a process, and a plan to sample it. Those of diffusers that begin their steps at 1 ("leading", with an
 offset) and end at the level of the first step instead of the data are read as they are: a plan's `offset` and `last`.
+`interop.flow_scheduler` reads those of flows.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from unified_jax.errors import UserError
 from unified_jax.interop.folder import Settings, read_json
 from unified_jax.processes.gaussian import DiscreteGaussian, Variance
-from unified_jax.processes.grids import Spacing
+from unified_jax.processes.grids import Last, Spacing
 from unified_jax.processes.schedules import Schedule
 from unified_jax.processes.targets import Target
 from unified_jax.samplers.choice import Ddim, Ddpm, DpmSolver, Euler, EulerAncestral, Pndm, UniPc
@@ -37,6 +41,12 @@ VARIANCES: dict[str, Variance] = {
     "fixed_large": "fixed_large",
 }
 SPACINGS: dict[str, Spacing] = {"leading": "leading", "trailing": "trailing", "linspace": "default"}
+PLACED: dict[str, tuple[Any, ...]] = {
+    "euler_at_final": (False,), "use_lu_lambdas": (False,), "lower_order_final": (True,), "final_sigmas_type": ("zero",),
+    "lambda_min_clipped": (float("-inf"), None), "predict_x0": (True,), "disable_corrector": ([],),
+    "interpolation_type": ("linear",), "timestep_type": ("discrete",), "sigma_min": (None,), "sigma_max": (None,),
+}  # fmt: skip
+"""Options of solvers over noise levels that have one value here, the first by default."""
 LEVELS = ("karras", "exponential", "beta")
 """Spacings by level, `use_KIND_sigmas`."""
 
@@ -70,8 +80,31 @@ def parts_of(folder: Path, known: Mapping[str, tuple[str, ...]]) -> dict[str, Pa
     return {name: folder / name for name in known}
 
 
-def scheduler(folder: Path, guidance: float) -> tuple[DiscreteGaussian, SamplingPlan]:
-    """(the process, the plan of 50 steps) of a scheduler's folder. Raises UserError for options that are not served."""
+def class_of(folder: Path) -> str:
+    """The class that the index of a pipeline names; empty where it names none."""
+    return str(read_json(folder / INDEX).get("_class_name") or "")
+
+
+def left_out(folder: Path, names: tuple[str, ...]) -> tuple[str, ...]:
+    """These parts, if a pipeline was saved without the first of them, else ()."""
+    return names if read_json(folder / INDEX).get(names[0]) == [None, None] else ()
+
+
+def zeroed(folder: Path) -> bool:
+    """Whether the absent prompt of an SDXL is zeros, not the encoding of the empty prompt."""
+    return bool(read_json(folder / INDEX).get("force_zeros_for_empty_prompt", True))
+
+
+def scheduler(folder: Path, guidance: float, steps: int = 50) -> tuple[DiscreteGaussian, SamplingPlan]:
+    """(the process, the plan of so many steps) of a scheduler's folder.
+
+    Raises UserError for options that are not served.
+    """
+    process, plan = _read(folder, guidance)
+    return process, replace(plan, steps=steps)
+
+
+def _read(folder: Path, guidance: float) -> tuple[DiscreteGaussian, SamplingPlan]:
     path = folder / SCHEDULER
     config = read_json(path)
     said = Settings(config, repr(str(path)))
@@ -87,15 +120,14 @@ def scheduler(folder: Path, guidance: float) -> tuple[DiscreteGaussian, Sampling
         case "DDPMScheduler":
             return process, _chain_plan(Ddpm(), said, "leading", guidance, True)
         case "EulerDiscreteScheduler":
-            return process, _plan(Euler(), said, "linspace", guidance)
+            return process, _placed(Euler(), said, guidance)
         case "EulerAncestralDiscreteScheduler":
-            return process, _plan(EulerAncestral(), said, "linspace", guidance)
+            return process, _placed(EulerAncestral(), said, guidance)
         case "DPMSolverMultistepScheduler":
-            return process, _plan(_dpm_solver(said), said, "linspace", guidance)
+            return process, _placed(_dpm_solver(said), said, guidance, "instead")
         case "UniPCMultistepScheduler":
-            said.require("predict_x0", True)
             form: Any = said.get("solver_type", "bh2")
-            return process, _plan(UniPc(said.get("solver_order", 2), form), said, "linspace", guidance)
+            return process, _placed(UniPc(said.get("solver_order", 2), form), said, guidance, "instead")
         case _:
             raise UserError(
                 f"{path}: a {name} is not read here; expected PNDM, DDIM, DDPM, Euler, EulerAncestral, "
@@ -128,15 +160,22 @@ def _process(said: Settings, config: Mapping[str, Any]) -> DiscreteGaussian:
 
 def _chain_plan(sampler: Any, said: Settings, spacing: str, guidance: float, to_data: bool) -> SamplingPlan:
     """Of a solver over a process's own steps: theirs ends at the level of the first step unless `to_data`."""
-    last: Literal["data", "first"] = "data" if to_data else "first"
+    last: Last = "data" if to_data else "first"
     clip = sampler != Pndm() and said.get("clip_sample", True)
     return _plan(sampler, said, spacing, guidance, last, clip)
 
 
+def _placed(sampler: Any, said: Settings, guidance: float, last: Last = "data") -> SamplingPlan:
+    """Of a solver over noise levels; `last` is of spacings that count steps from the data."""
+    for option, allowed in PLACED.items():
+        said.require(option, *allowed)
+    plan = _plan(sampler, said, "linspace", guidance)
+    return replace(plan, last=last) if plan.spacing in ("default", "leading") else plan
+
+
 def _plan(
-    sampler: Any, said: Settings, spacing: str, guidance: float, last: Literal["data", "first"] = "data",
-    clip: bool = False,
-) -> SamplingPlan:  # fmt: skip
+    sampler: Any, said: Settings, spacing: str, guidance: float, last: Last = "data", clip: bool = False
+) -> SamplingPlan:
     found = said.get("timestep_spacing", spacing)
     if found not in SPACINGS:
         raise UserError(f"{said.what}: timestep_spacing is {found!r}; expected one of {', '.join(SPACINGS)}.")
@@ -148,7 +187,6 @@ def _plan(
 
 
 def _dpm_solver(said: Settings) -> DpmSolver:
-    said.require("euler_at_final", False)
     kind = said.get("algorithm_type", "dpmsolver++")
     if kind not in ("dpmsolver++", "sde-dpmsolver++"):
         raise UserError(f"{said.what}: algorithm_type is {kind!r}; expected dpmsolver++ or sde-dpmsolver++.")

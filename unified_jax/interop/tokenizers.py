@@ -55,6 +55,15 @@ def tokenizer_json(folder: Path) -> str:
         raise UserError(f"The tokenizer of {str(folder)!r} cannot be read: {error}") from error
 
 
+def lowered(tokenizer: str) -> str:
+    """The JSON of a tokenizer whose texts lose upper case and the blanks around them first (PixArt's captions)."""
+    content = json.loads(tokenizer)
+    first = [{"type": "Lowercase"}, {"type": "Strip", "strip_left": True, "strip_right": True}]
+    own = [content["normalizer"]] if content.get("normalizer") else []
+    changed = content | {"normalizer": {"type": "Sequence", "normalizers": [*first, *own]}}
+    return json.dumps(changed, ensure_ascii=False, separators=(",", ":"))
+
+
 def pad_id(folder: Path, tokenizer: str, otherwise: int) -> int:
     """The id of the token that fills a text up; `otherwise` where no file says it.
 

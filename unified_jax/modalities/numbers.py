@@ -23,14 +23,18 @@ class Numbers:
     """How many numbers."""
     kind: Literal["vector", "scalars"] = "vector"
     """One vector, or scalars that a network embeds one by one."""
+    default: tuple[float, ...] = ()
+    """What they are where they are not given, and guidance leaves them so (sizes of SDXL); (): zeros, which are null."""
 
     def __post_init__(self) -> None:
         if self.count < 1:
             raise ValueError(f"Numbers {self.name!r} needs a count of at least 1, found {self.count}.")
+        if self.default and len(self.default) != self.count:
+            raise ValueError(f"Numbers {self.name!r} are {self.count}, and default has {len(self.default)}.")
 
     def blank(self) -> Float[np.ndarray, " v"]:
-        """Zeros."""
-        return np.zeros(self.count, np.float32)
+        """The default, or zeros."""
+        return np.asarray(self.default or (0.0,) * self.count, np.float32)
 
     def prepare(self, raw: Any) -> Float[np.ndarray, " v"]:
         """Finite numbers, as many as `count`."""
@@ -56,8 +60,8 @@ class Numbers:
         return " ".join(f"{number:.4g}" for number in np.asarray(value).tolist())
 
     def condition_form(self) -> ConditionForm:
-        """Zeros where absent."""
-        return ConditionForm(self.name, self.kind, self.count, null="zero")
+        """The default or zeros where absent."""
+        return ConditionForm(self.name, self.kind, self.count, null="default" if self.default else "zero")
 
     def to_condition(self, raw: Array) -> Float[Array, "b v"]:
         """Unchanged."""

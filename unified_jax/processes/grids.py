@@ -4,7 +4,8 @@ A sampler says in `Needs` what it steps over and which ends it cannot reach; a p
 and shift (`GridRequest`); `Process.grid` answers with the process to sample with and its grid.
 
 Continuous time: uniform from 1 to 0, with the resolution shift t' = s t / (1 + (s - 1) t) (Esser et al. 2024, section
-5.3.2; s > 1 spends more steps near noise). The shift keeps both ends. Noise levels
+5.3.2; s > 1 spends more steps near noise). The shift keeps both ends. With `lowest`, k times from 1 down to it, then
+shifted, and then the data: as Stable Diffusion 3 is sampled, whose steps end at 1 / 1000. Noise levels
 s = sigma / alpha, k of them from `high` down to `low`, and then 0:
 
     Karras          (high^(1/rho) + i / (k - 1) (low^(1/rho) - high^(1/rho)))^rho, rho = 7 (Karras et al. 2022, eq. 5)
@@ -30,6 +31,10 @@ from unified_jax.processes.times import shift_times
 Spacing = Literal["default", "leading", "trailing", "karras", "exponential", "beta"]
 LevelSpacing = Literal["karras", "exponential", "beta"]
 StepSpacing = Literal["linspace", "leading", "trailing"]
+
+Last = Literal["data", "first", "instead"]
+"""The end of a discrete process's k steps: the data after them; the level of its first step after them; or the data in
+the place of the last of k + 1 whole steps (the grid of diffusers' DPM-Solver and UniPC)."""
 
 SHORT = 1e-3
 """Distance from t = 0 (or 1) of a grid that must not reach the data (or the noise)."""
@@ -70,8 +75,10 @@ class GridRequest:
     """The sampler's name in error messages."""
     offset: int = 0
     """Added to the steps of the spacing "leading"."""
-    last: Literal["data", "first"] = "data"
-    """Where the last step of a discrete process ends: at the data, or at its first step."""
+    last: Last = "data"
+    """Where the last step of a discrete process ends."""
+    lowest: float = 0.0
+    """Last time before the data in continuous time, before the shift; 0: times are even to the data."""
 
     @property
     def by_level(self) -> bool:
@@ -103,7 +110,8 @@ def level_grid(request: GridRequest, low: float, high: float, default: LevelSpac
     request.refuse(last="it says where the steps of a discrete process end, and these are noise levels")
     if request.needs.adaptive:
         return adaptive_grid(request, high, low, 0.0)
-    request.refuse(shift="it applies to uniform grids in continuous time, and these are noise levels")
+    why = "it applies to uniform grids in continuous time, and these are noise levels"
+    request.refuse(shift=why, lowest=why)
     levels = request.levels(low, high, request.steps, default)
     return np.append(levels, 0.5 * low if request.needs.above_data else 0.0)
 
@@ -111,7 +119,7 @@ def level_grid(request: GridRequest, low: float, high: float, default: LevelSpac
 def adaptive_grid(request: GridRequest, start: float, near: float, end: float) -> Float[np.ndarray, "k"]:
     """End points for an adaptive solver: from start to `near` the data, then one last step."""
     why = f"the sampler {request.sampler} chooses its own times"
-    request.refuse(spacing=why, shift=why)
+    request.refuse(spacing=why, shift=why, lowest=why)
     return np.asarray([start, near, end] if end < near else [start, end])
 
 
@@ -137,8 +145,11 @@ def time_grid(process: Any, request: GridRequest, start: float = 1.0, end: float
     if not request.by_level:
         if request.spacing != "default":
             request.levels(1.0, 1.0, 1)  # refuses a spacing of discrete steps
+        if request.lowest:
+            return _grid_above(request, start, end)
         return uniform_grid(request.steps, request.shift, start, end)
-    request.refuse(shift=f"spacing {request.spacing!r} places the times itself")
+    why = f"spacing {request.spacing!r} places the times itself"
+    request.refuse(shift=why, lowest=why)
     with jax.ensure_compile_time_eval():
         alpha, sigma = process.alpha_sigma(jnp.asarray([near_noise, max(near_data, end)]))
         high, low = (float(v) for v in sigma / alpha)
@@ -154,7 +165,8 @@ def time_grid(process: Any, request: GridRequest, start: float = 1.0, end: float
 def _grid_with_last(request: GridRequest, start: float, end: float) -> Float[np.ndarray, "k"]:
     """A uniform grid, then one last step of the length that the sampler asks for."""
     size, name = request.needs.last_size, request.sampler
-    request.refuse(spacing=f"the sampler {name} has uniform steps and a special last one")
+    why = f"the sampler {name} has uniform steps and a special last one"
+    request.refuse(spacing=why, lowest=why)
     if request.steps < 2:
         raise UserError(f"The sampler {name} needs at least two steps, of which the last is special.")
     if end + size >= start:
@@ -163,6 +175,14 @@ def _grid_with_last(request: GridRequest, start: float, end: float) -> Float[np.
             f"{start:g}; choose a shorter one."
         )
     return np.append(uniform_grid(request.steps - 1, request.shift, start, end + size), end)
+
+
+def _grid_above(request: GridRequest, start: float, end: float) -> Float[np.ndarray, "k"]:
+    """Times from start down to `lowest`, shifted, and then the end."""
+    times = shift_times(np.linspace(start, request.lowest, request.steps), request.shift)
+    if times[-1] <= end:
+        raise UserError(f"lowest is above the last time {end:g} of the process, found {request.lowest:g}.")
+    return np.append(times, end)
 
 
 def uniform_grid(steps: int, shift: float = 1.0, start: float = 1.0, end: float = 0.0) -> Float[np.ndarray, "k"]:

@@ -131,8 +131,11 @@ def chain_grid(chain: Chain, request: GridRequest) -> tuple[Any, np.ndarray]:
         raise UserError(
             f"The sampler {name} needs whole steps; spacing {request.spacing!r} has none. Leave it at 'default'."
         )
-    request.refuse(shift="it applies to uniform grids in continuous time, and this process has discrete steps")
+    why = "it applies to uniform grids in continuous time, and this process has discrete steps"
+    request.refuse(shift=why, lowest=why)
     if needs.over in ("chain", "either") and not request.by_level:
+        if request.last == "instead":
+            raise UserError(f"last 'instead' is of solvers over noise levels, and {name} steps over whole steps.")
         steps = _visited(chain, request)
         if request.last == "data":
             return chain.respaced(steps), discrete_grid(request.steps)
@@ -140,11 +143,22 @@ def chain_grid(chain: Chain, request: GridRequest) -> tuple[Any, np.ndarray]:
         return chain.respaced(steps), discrete_grid(len(steps))[:-1]
     if request.by_level or (needs.even_log_levels and request.spacing == "default"):
         return levels, level_grid(request, levels.sigma_min, levels.sigma_max, "exponential")
-    spacing = "linspace" if request.spacing == "default" else request.spacing
-    table = levels.at_steps(_within(chain, spaced_steps(chain.steps, request.steps, spacing, request.offset)))  # type: ignore[arg-type]
+    table = levels.at_steps(_within(chain, _steps_between(chain, request)))
     if request.last == "first":
         return levels, np.append(table, levels.sigma_min)
     return levels, np.append(table, 0.5 * levels.sigma_min if needs.above_data else 0.0)
+
+
+def _steps_between(chain: Chain, request: GridRequest) -> np.ndarray:
+    """The (fractional) steps of a solver over noise levels; of "instead" all but the last of one more, rounded."""
+    spacing: Any = "linspace" if request.spacing == "default" else request.spacing
+    if request.last != "instead":
+        return spaced_steps(chain.steps, request.steps, spacing, request.offset)
+    if request.steps == chain.steps:
+        raise UserError(
+            f"last 'instead' places one step more than the {request.steps} that the process has; use fewer."
+        )
+    return spaced_steps(chain.steps, request.steps + 1, spacing, request.offset).round()[:-1]
 
 
 def _visited(chain: Chain, request: GridRequest) -> tuple[int, ...]:

@@ -1,64 +1,72 @@
-"""Stable Diffusion from a folder as diffusers saves it: a run whose text encoder and autoencoder are stages.
+"""Folders as diffusers saves them: runs whose text encoders and autoencoder are stages.
 
-    text --CLIP (stage "text")--> tokens --+
-    noise ------------------------------> U-Net, step by step -> latents --VAE (stage "vae")--> image
+    text --CLIP, T5 (stage "text")--> tokens, vector --+
+    noise ---------------------------------> U-Net or transformer, step by step -> latents --VAE (stage "vae")--> image
 
-The unconditional half of guidance reads the encoding of the empty prompt, as those models were trained.
+The unconditional half of guidance reads what those models were trained with: the encoding of the empty prompt, or
+zeros (SDXL). A folder's index says its family; PixArt, SD3 and Flux are in `runs.transformer_pipelines`.
 """
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
-from unified_jax.data.tfds import Tfds
 from unified_jax.errors import UserError
-from unified_jax.interop import pipelines, tokenizers
-from unified_jax.interop.autoencoders import published
-from unified_jax.modalities.image import Image
-from unified_jax.models.autoencoding import Autoencoding, network_of
+from unified_jax.interop import pipelines
 from unified_jax.models.clip_encoder import clip_encoder
-from unified_jax.models.diffusion import Diffusion
-from unified_jax.models.latents import Latents
 from unified_jax.models.stages import STAGES, Stage
 from unified_jax.models.streams import Condition
 from unified_jax.networks.unet.released import Released, load_unet
 from unified_jax.runs.adapters import write_run
+from unified_jax.runs.pipeline_parts import (
+    CLIP,
+    CLIP_TOKENIZER,
+    KL,
+    PROJECTED,
+    TEXT,
+    Pipeline,
+    Request,
+    assembled,
+    check_features,
+    check_tokenizers,
+    coder_of,
+    joined_encoders,
+    pipeline_of,
+    prompt_conditions,
+    sizes_condition,
+)
 from unified_jax.runs.saved import loading
 from unified_jax.runs.stages import read_stage
+from unified_jax.runs.transformer_pipelines import read_flux, read_pixart, read_sd3
 from unified_jax.sharding import MeshShape, make_mesh
-from unified_jax.training.experiment import Experiment, Previews
 from unified_jax.typing import Params
 
 GUIDANCE = 7.5
 """The scale at which Stable Diffusion is shown."""
+SCHEDULERS = (
+    "PNDMScheduler", "DDIMScheduler", "DDPMScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler",
+    "DPMSolverMultistepScheduler", "UniPCMultistepScheduler",
+)  # fmt: skip
 PARTS: dict[str, tuple[str, ...]] = {
-    "text_encoder": ("CLIPTextModel",),
-    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
+    "text_encoder": CLIP,
+    "tokenizer": CLIP_TOKENIZER,
     "unet": ("UNet2DConditionModel",),
-    "vae": ("AutoencoderKL",),
-    "scheduler": (
-        "PNDMScheduler", "DDIMScheduler", "DDPMScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler",
-        "DPMSolverMultistepScheduler", "UniPCMultistepScheduler",
-    ),
-}  # fmt: skip
+    "vae": KL,
+    "scheduler": SCHEDULERS,
+}
 """Part of a pipeline -> its classes."""
+XL_PARTS = PARTS | {"text_encoder_2": PROJECTED, "tokenizer_2": CLIP_TOKENIZER}
+"""Of SDXL."""
 MORE = ("class_embed_type", "addition_embed_type", "encoder_hid_dim_type", "num_class_embeds", "time_cond_proj_dim")
 """Options of a U-Net that reads more than a text."""
-
-
-class Pipeline(NamedTuple):
-    """A pipeline as a model of ours."""
-
-    experiment: Experiment
-    params: Params
-    """Of the network; its stages are read from their sources."""
 
 
 def read_pipeline(folder: str | Path, size: int | None = None, dtype: Any = "float32") -> Pipeline:
     """The pipeline of a folder.
 
-    size    side of an image in pixels; None: as the U-Net was trained
+    size    side of an image in pixels; None: as the network was trained
     dtype   compute dtype of all parts; their weights stay float32
 
     Raises UserError for parts that are missing, of other classes, or do not fit each other.
@@ -66,44 +74,74 @@ def read_pipeline(folder: str | Path, size: int | None = None, dtype: Any = "flo
     folder = Path(folder)
     if not pipelines.is_pipeline(folder):
         raise UserError(f"The folder {str(folder)!r} holds no {pipelines.INDEX}, so it is no pipeline of diffusers.")
+    asked = Request(folder, size, dtype)
+    return FAMILIES.get(pipelines.class_of(folder), read_stable_diffusion)(asked)
+
+
+def read_stable_diffusion(asked: Request) -> Pipeline:
+    """Stable Diffusion 1.x or 2.x."""
+    folder = asked.folder
     parts = pipelines.parts_of(folder, PARTS)
-    if not any((parts["tokenizer"] / name).is_file() for name in tokenizers.FILES):
-        raise UserError(f"The folder {str(parts['tokenizer'])!r} holds no tokenizer: {' or '.join(tokenizers.FILES)}.")
+    check_tokenizers(parts)
     process, plan = pipelines.scheduler(parts["scheduler"], GUIDANCE)
     unet = load_unet(parts["unet"])
     _check_conditions(unet, folder)
-    text = clip_encoder(parts["text_encoder"], parts["tokenizer"], null="empty", name="text", dtype=dtype)
-    read, wanted = text.network.width, unet.config["cross_attention_dim"]
-    if wanted != read:
-        raise UserError(f"The U-Net of {str(folder)!r} reads tokens of {wanted} features, its text encoder has {read}.")
-    coder = _autoencoder(parts["vae"], size, unet.config["sample_size"], dtype)
-    if coder.latent_shape()[-1] != unet.config["in_channels"]:
-        raise UserError(
-            f"The U-Net of {str(folder)!r} reads {unet.config['in_channels']} channels, and latents of its autoencoder "
-            f"have {coder.latent_shape()[-1]}; a U-Net of inpainting is not served."
+    source = parts["text_encoder"]
+    text = clip_encoder(source, parts["tokenizer"], null="empty", name=TEXT, dtype=asked.dtype)
+    check_features(asked, "tokens", unet.config["cross_attention_dim"], text.network.width)
+    coder = coder_of(asked, parts["vae"], unet.config["sample_size"], unet.config["in_channels"])
+    network: Any = unet.network.clone(dtype=asked.dtype)
+    prompt = Condition(text.text, encoder=Stage(TEXT, text, str(source)))
+    return pipeline_of(assembled(coder, network, process, (prompt,)), plan, unet.params)
+
+
+def read_sdxl(asked: Request) -> Pipeline:
+    """Stable Diffusion XL's base: guided at 5, away from zeros or from the empty prompt as its index says.
+
+    The picture's original size, its crop's corner and its size in pixels are the condition "sizes".
+    """
+    folder = asked.folder
+    parts = pipelines.parts_of(folder, XL_PARTS)
+    check_tokenizers(parts)
+    process, plan = pipelines.scheduler(parts["scheduler"], 5.0)
+    unet = load_unet(parts["unet"])
+    _check_conditions(unet, folder, "addition_embed_type")
+    clips = tuple(
+        clip_encoder(
+            parts[f"text_encoder{n}"], parts[f"tokenizer{n}"], skip=1, norm=False, name=TEXT, dtype=asked.dtype
         )
-    network: Any = unet.network.clone(dtype=dtype)
-    model = Diffusion(
-        network=network,
-        process=process,
-        modality=Image(*coder.shape, patch=1),
-        conditions=(Condition(text.text, encoder=Stage("text", text, str(parts["text_encoder"]))),),
-        latents=Latents(Stage("vae", coder, str(parts["vae"])), patch=1),
+        for n in ("", "_2")
     )
-    return Pipeline(Experiment(model=model, data=Tfds("unknown"), preview=Previews(plan=plan)), unet.params)
+    null = "zero" if pipelines.zeroed(folder) else "empty"
+    text = joined_encoders(asked, clips, ((0, 1),), (1,), null=null)
+    check_features(asked, "tokens", unet.config["cross_attention_dim"], text.widest)
+    vector = text.condition_form("pooled").features
+    told = unet.config["projection_class_embeddings_input_dim"] - 6 * unet.config["addition_time_embed_dim"]
+    check_features(asked, "six sizes and a vector", told, vector)
+    coder = coder_of(asked, parts["vae"], unet.config["sample_size"], unet.config["in_channels"])
+    sizes = sizes_condition("sizes", coder.side, coder.side, 0.0, 0.0, coder.side, coder.side)
+    network: Any = unet.network.clone(dtype=asked.dtype)
+    model = assembled(coder, network, process, (*prompt_conditions(asked, text), sizes))
+    return pipeline_of(model, plan, unet.params)
 
 
-def _autoencoder(folder: Path, size: int | None, latent: int | None, dtype: Any) -> Autoencoding:
-    cls, config, said = published.described(folder)
-    network, factor = network_of(repr(str(folder)), cls, config, dtype), 2 ** (len(config["block_out_channels"]) - 1)
-    side = size or factor * int(latent or 64)
-    if side % factor:
-        raise UserError(f"The autoencoder {str(folder)!r} takes sides that are multiples of {factor}, found {side}.")
-    return Autoencoding(network, (side, side, config["in_channels"]), said.scale, said.shift)
+FAMILIES: dict[str, Callable[[Request], Pipeline]] = {
+    "PixArtAlphaPipeline": read_pixart,
+    "PixArtSigmaPipeline": read_pixart,
+    "StableDiffusion3Pipeline": read_sd3,
+    "StableDiffusionXLPipeline": read_sdxl,
+    "FluxPipeline": read_flux,
+}
+"""Class of a pipeline -> how it is read; others have the parts of Stable Diffusion 1 and 2, or are refused."""
 
 
-def _check_conditions(unet: Released, folder: Path) -> None:
-    for option in MORE:
+def _check_conditions(unet: Released, folder: Path, told: str = "") -> None:
+    """Raises UserError for a U-Net with conditions other than a text and `told`, an option that adds text and sizes."""
+    if told and unet.config.get(told) != "text_time":
+        raise UserError(
+            f"The U-Net of {str(folder)!r} reads no sizes ({told} = {unet.config.get(told)!r}); expected 'text_time'."
+        )
+    for option in (one for one in MORE if one != told):
         if unet.config.get(option) is not None:
             raise UserError(
                 f"The U-Net of {str(folder)!r} reads more than a text ({option} = {unet.config[option]!r}); "
@@ -126,4 +164,4 @@ def convert_pipeline(folder: Path, target: Path) -> str:
     found = read_pipeline(folder)
     write_run(target, found.experiment, found.params, {"source": folder.name, "layout": "diffusers pipeline"})
     count = sum(value.size for value in jax.tree.leaves(found.params))
-    return f"A U-Net of {count:,} parameters, its text encoder and its autoencoder, of {folder} in {target}"
+    return f"A network of {count:,} parameters, its text encoder and its autoencoder, of {folder} in {target}"

@@ -1,14 +1,14 @@
 """The plan of a sampling run: sampler, number and spacing of steps, guidance, and the resulting grid."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from unified_jax.config import Open, check_finite, check_open
 from unified_jax.errors import UserError
 from unified_jax.moved import present_name
-from unified_jax.processes.grids import GridRequest, Spacing, check_falls
+from unified_jax.processes.grids import GridRequest, Last, Spacing, check_falls
 from unified_jax.processes.targets import Process
 from unified_jax.samplers.choice import Euler, Sampler
 from unified_jax.samplers.guidance import Guidance
@@ -30,8 +30,9 @@ class SamplingPlan:
     """Resolution shift of a uniform grid in continuous time."""
     offset: int = 0
     """Added to the steps of the spacing "leading" (Stable Diffusion was sampled with 1)."""
-    last: Literal["data", "first"] = "data"
-    """Where the last step of a discrete process ends: at the data, or at its first step, as Stable Diffusion's do."""
+    last: Last = "data"
+    """Where the last step of a discrete process ends: at the data, at its first step, as Stable Diffusion's do, or at
+    the data "instead" of the last of one step more, as diffusers' DPM-Solver and UniPC do."""
     clip: bool = False
     """Clip the predicted x0 to [-1, 1] at every step."""
     complete: bool = False
@@ -40,6 +41,8 @@ class SamplingPlan:
     """Temperature of text sampling; 0 is greedy."""
     top_p: float = 1.0
     """Nucleus sampling of text: the smallest set of tokens with this total probability."""
+    lowest: float = 0.0
+    """Last time before the data in continuous time, before the shift (Stable Diffusion 3); 0: even to the data."""
 
     def __post_init__(self) -> None:
         check_finite(self)
@@ -52,6 +55,8 @@ class SamplingPlan:
             )
         if self.offset < 0 or (self.offset and self.spacing != "leading"):
             raise UserError(f"offset is added to the steps of the spacing 'leading' alone, found {self.offset}.")
+        if not 0 <= self.lowest < 1:
+            raise UserError(f"lowest is a time in [0, 1), found {self.lowest}.")
         if self.shift <= 0:
             raise UserError(f"shift must be positive, found {self.shift}.")
 
@@ -67,7 +72,7 @@ class SamplingPlan:
         """
         name = type(self.sampler).__name__
         request = GridRequest(
-            self.steps, self.spacing, self.shift, self.sampler.needs, name, self.offset, self.last
+            self.steps, self.spacing, self.shift, self.sampler.needs, name, self.offset, self.last, self.lowest
         )  # fmt: skip
         process, grid = process.grid(request)
         check_falls(grid, request)
