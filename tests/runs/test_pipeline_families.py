@@ -16,6 +16,7 @@ import unified_jax as uj
 from tests.runs.pipeline_folder import away, edited, latents_of, unpack
 from unified_jax.cli import convert
 from unified_jax.errors import UserError
+from unified_jax.interop import pipelines
 from unified_jax.interop.flow_scheduler import flow_scheduler
 from unified_jax.modalities.prompts import joined
 from unified_jax.models.text_encoders import TextEncoders
@@ -25,46 +26,46 @@ STATES, IMAGE = 2e-5, 1e-4
 """Largest difference of a latent and of the decoded image, as a share of the largest number."""
 
 
-def check_family(name, folder, case="plain", given=None, shown=False, run=None, compiled=None):
-    """(the run, the compiled denoiser): from given latents, all states and the image of a case."""
+def check_family(name, folder, case="plain", given=None, shown=False, run=None):
+    """The run; from given latents, all states and the image of a case."""
     tensors, request = unpack(name, folder)
     run = run or uj.pipeline(folder, size=request["size"])
     plan = run.plan(steps=request["steps"])
     plan = plan if name == "pipeline_flux" else plan.with_steps(None, request["scale"])
     noise = jnp.moveaxis(jnp.asarray(tensors["in/latents"]), 1, -1)
     given = {"text": request["prompt"]} | (given or {})
-    states, compiled = latents_of(run, plan, noise, compiled, given, shown)
+    states, _ = latents_of(run, plan, noise, None, given, shown)
     theirs = np.moveaxis(tensors[f"{case}/latents"], 2, -1)
     assert len(states) == len(theirs) == request["steps"]
     found = [away(ours, wanted) for ours, wanted in zip(states, theirs, strict=True)]
     assert max(found) < STATES, found
     image = jax.jit(run.model.streams[0].from_space)(run.params, states[-1])
     assert away(image, np.moveaxis(tensors[f"{case}/decoded"], 1, -1)) < IMAGE
-    return run, compiled
+    return run
 
 
+@pytest.mark.nightly
 def test_all_latents_and_the_image_of_pixart_alpha_are_the_published_ones(tmp_path):
-    run, _ = check_family("pipeline_pixart", tmp_path / "pipe", shown=True)
+    run = check_family("pipeline_pixart", tmp_path / "pipe", shown=True)
     assert [c.label for c in run.model.reads] == ["text", "size", "aspect"]  # told at 1024 pixels
     assert run.plan().steps == 20 and run.plan().guidance.scale == 4.5
 
 
 @pytest.mark.nightly
 def test_all_latents_and_the_image_of_pixart_sigma_are_the_published_ones(tmp_path):
-    run, _ = check_family("pipeline_sigma", tmp_path / "pipe", shown=True)
+    run = check_family("pipeline_sigma", tmp_path / "pipe", shown=True)
     assert [(c.label, c.form.length) for c in run.model.reads] == [("text", 300)]
 
 
 def test_all_latents_and_the_image_of_stable_diffusion_3_are_the_published_ones(tmp_path):
-    run, _ = check_family("pipeline_sd3", tmp_path / "pipe")
+    run = check_family("pipeline_sd3", tmp_path / "pipe")
     assert [c.form.length for c in run.model.reads] == [77 + 256, 1]
     assert run.plan().steps == 28 and run.plan().guidance.scale == 7.0
 
 
 @pytest.mark.nightly
 def test_all_latents_and_the_image_of_sdxl_are_the_published_ones_away_from_zeros_and_from_the_empty_prompt(tmp_path):
-    run, compiled = check_family("pipeline_sdxl", tmp_path / "pipe")
-    del compiled
+    run = check_family("pipeline_sdxl", tmp_path / "pipe")
     told = {"sizes": np.asarray([20, 24, 1, 2, 16, 16]), "negative.text": ""}
     check_family("pipeline_sdxl", tmp_path / "pipe", "told", told, run=run)
     edited(tmp_path / "pipe", "model_index.json", force_zeros_for_empty_prompt=False)
@@ -74,7 +75,7 @@ def test_all_latents_and_the_image_of_sdxl_are_the_published_ones_away_from_zero
 
 @pytest.mark.nightly
 def test_all_latents_and_the_image_of_flux_are_the_published_ones(tmp_path):
-    run, _ = check_family("pipeline_flux", tmp_path / "pipe")
+    run = check_family("pipeline_flux", tmp_path / "pipe")
     assert run.plan().guidance.scale == 1.0
     (told,) = (c for c in run.model.reads if c.label == "guidance")
     assert told.source.default == (3.5,)
@@ -83,10 +84,12 @@ def test_all_latents_and_the_image_of_flux_are_the_published_ones(tmp_path):
 @pytest.mark.nightly
 def test_a_converted_sd3_draws_what_its_folder_draws(tmp_path):
     unpack("pipeline_sd3", tmp_path / "pipe")
-    wanted = uj.pipeline(tmp_path / "pipe").sample({"text": "a red star"}, count=1, steps=2)["image"]
+    run = uj.pipeline(tmp_path / "pipe")
+    wanted = run.sample({"text": "a red star"}, count=1, plan=run.plan(steps=2))["image"]
     convert.main([str(tmp_path / "pipe"), str(tmp_path / "run")])
     shutil.rmtree(tmp_path / "pipe")  # a run holds its stages
-    found = uj.load(tmp_path / "run").sample({"text": "a red star"}, count=1, steps=2)["image"]
+    run = uj.load(tmp_path / "run")
+    found = run.sample({"text": "a red star"}, count=1, plan=run.plan(steps=2))["image"]
     np.testing.assert_array_equal(found, wanted)
 
 
@@ -97,7 +100,8 @@ def test_sd3_without_t5_reads_zeros_in_its_place(tmp_path):
     (tokens, _) = read_pipeline(folder).experiment.model.reads
     encoder = tokens.encoder.model
     assert (tokens.form.length, tokens.form.features) == (77 + 256, 24)
-    found = encoder.encode(encoder.init(jax.random.key(0)), jnp.asarray(tokens.source.prepare("red"))[None])
+    ids = jnp.asarray(tokens.source.prepare("red"))[None]
+    found = jax.jit(encoder.encode)(encoder.read(str(folder)), ids)
     assert np.any(found.tokens[0, :77, :20]) and not np.any(found.tokens[0, :77, 20:])
     assert not np.any(found.tokens[0, 77:])
 
@@ -105,16 +109,37 @@ def test_sd3_without_t5_reads_zeros_in_its_place(tmp_path):
 @pytest.mark.parametrize(
     ("options", "even", "expected"),
     [  # of FlowMatchEulerDiscreteScheduler.set_timesteps(4): static, dynamic (mu of 16 tokens), and Flux's own times
-        ({"shift": 3.0}, False, [1.0, 0.858202, 0.603609, 0.008946, 0.0]),
-        ({"use_dynamic_shifting": True}, False, [1.0, 0.767008, 0.450989, 0.001582, 0.0]),
-        ({"use_dynamic_shifting": True, "time_shift_type": "linear"}, True, [1.0, 0.583, 0.318, 0.134, 0.0]),
+        ({"shift": 3.0}, False, [1.0, 0.8576923, 0.6021506, 0.0089286, 0.0]),
+        ({"use_dynamic_shifting": True}, False, [1.0, 0.7602449, 0.4425613, 0.0015822, 0.0]),
+        (
+            {"use_dynamic_shifting": True, "time_shift_type": "linear"},
+            True,
+            [1.0, 0.5795006, 0.3147751, 0.1327913, 0.0],
+        ),
     ],
 )
 def test_times_of_a_flow_are_the_published_ones(tmp_path, options, even, expected):
     config = {"_class_name": "FlowMatchEulerDiscreteScheduler"} | options
     (tmp_path / "scheduler_config.json").write_text(json.dumps(config))
     process, plan = flow_scheduler(tmp_path, 1.0, 4, 16, even)
-    np.testing.assert_allclose(plan.prepare(process)[1], expected, atol=2e-6)
+    np.testing.assert_allclose(plan.prepare(process)[1], expected, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["DPMSolverMultistepScheduler", "UniPCMultistepScheduler"])
+@pytest.mark.parametrize(
+    ("options", "steps"),  # of DPMSolverMultistepScheduler.set_timesteps(4) in diffusers 0.42
+    [
+        ({}, [999, 749, 500, 250]),
+        ({"timestep_spacing": "leading", "steps_offset": 1}, [801, 601, 401, 201]),
+        ({"timestep_spacing": "trailing"}, [999, 749, 499, 249]),
+    ],
+)
+def test_steps_of_multistep_solvers_are_the_published_ones(tmp_path, name, options, steps):
+    (tmp_path / "scheduler_config.json").write_text(json.dumps({"_class_name": name} | options))
+    process, plan = pipelines.scheduler(tmp_path, 1.0, 4)
+    levels, grid = plan.prepare(process)
+    assert grid[-1] == 0
+    np.testing.assert_allclose(levels.network_time(jnp.asarray(grid[:-1])), steps, atol=2e-3)
 
 
 FLOW = "scheduler/scheduler_config.json"

@@ -42,8 +42,8 @@ VARIANCES: dict[str, Variance] = {
 }
 SPACINGS: dict[str, Spacing] = {"leading": "leading", "trailing": "trailing", "linspace": "default"}
 PLACED: dict[str, tuple[Any, ...]] = {
-    "euler_at_final": (False,), "use_lu_lambdas": (False,), "lower_order_final": (True,), "final_sigmas_type": ("zero",),
-    "lambda_min_clipped": (float("-inf"), None), "predict_x0": (True,), "disable_corrector": ([],),
+    "euler_at_final": (False,), "use_lu_lambdas": (False,), "lower_order_final": (True,), "predict_x0": (True,),
+    "final_sigmas_type": ("zero",), "lambda_min_clipped": (float("-inf"), None), "disable_corrector": ([],),
     "interpolation_type": ("linear",), "timestep_type": ("discrete",), "sigma_min": (None,), "sigma_max": (None,),
 }  # fmt: skip
 """Options of solvers over noise levels that have one value here, the first by default."""

@@ -24,7 +24,7 @@ class Numbers:
     kind: Literal["vector", "scalars"] = "vector"
     """One vector, or scalars that a network embeds one by one."""
     default: tuple[float, ...] = ()
-    """What they are where they are not given, and guidance leaves them so (sizes of SDXL); (): zeros, which are null."""
+    """What they are where they are not given, and guidance leaves them so (SDXL's sizes); (): zeros, which are null."""
 
     def __post_init__(self) -> None:
         if self.count < 1:

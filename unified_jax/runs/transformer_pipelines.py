@@ -14,7 +14,6 @@ from unified_jax.models.clip_encoder import ClipEncoder, clip_encoder
 from unified_jax.models.stages import Stage
 from unified_jax.models.streams import Condition
 from unified_jax.models.t5_encoder import T5TextEncoder, t5_text_encoder
-from unified_jax.models.text_encoders import TextEncoders
 from unified_jax.networks.flux import Flux
 from unified_jax.networks.mmdit import MMDiT, position_table
 from unified_jax.networks.pixart import PixArt
