@@ -4,6 +4,7 @@ The files are of tests/goldens/make_pipeline_families.py: the prompt has upper c
 lowers and takes off and the other T5s read; SD3's second tokenizer fills texts up with another token than the first.
 """
 
+import dataclasses
 import json
 import shutil
 
@@ -139,6 +140,8 @@ def test_steps_of_multistep_solvers_are_the_published_ones(tmp_path, name, optio
     process, plan = pipelines.scheduler(tmp_path, 1.0, 4)
     levels, grid = plan.prepare(process)
     assert grid[-1] == 0
+    whole, grid = dataclasses.replace(plan, sampler=uj.Ddim()).prepare(process)  # another sampler takes the same
+    assert [int(whole.network_time(jnp.asarray(i))) for i in grid[:-1]] == steps and grid[-1] == -1
     np.testing.assert_allclose(levels.network_time(jnp.asarray(grid[:-1])), steps, atol=2e-3)
 
 

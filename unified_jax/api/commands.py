@@ -45,9 +45,9 @@ def train(
 
 
 def pipeline(folder: str | Path, *, size: int | None = None, dtype: Literal["float32", "bfloat16"] = "float32") -> Run:
-    """Opens Stable Diffusion 1.x or 2.x in the folder of a diffusers pipeline, to sample from it.
+    """Opens the folder of a diffusers pipeline, to sample from it: Stable Diffusion 1 to 3.5 and XL, PixArt or Flux.
 
-    size    side of an image in pixels; None: as the U-Net was trained
+    size    side of an image in pixels; None: as the network was trained
     dtype   compute dtype; the weights stay float32
 
     `unified-jax convert FOLDER RUN` makes a run of it. Raises UserError for parts that are missing or do not fit.

@@ -1,7 +1,7 @@
 """`python -m unified_jax.cli.convert --from FILE_OR_RUN --layout LAYOUT --to OUT`: weights in and out.
 
     --from FILE --to RUN_DIR             third-party weights as a run that sample.py draws from
-    --from FOLDER --to RUN_DIR           Stable Diffusion as a folder of a diffusers pipeline, with its stages
+    --from FOLDER --to RUN_DIR           a pipeline of diffusers (Stable Diffusion, PixArt, Flux) with its stages
     --from FILE --to NAME.safetensors    the same as one file in our layout, the model's configuration in its metadata
     --from RUN_DIR --to NAME.safetensors a run's parameters in a layout; of a tuned run, merged with its base
     --layout adapter                     only the trained part of a tuned run: to a file, and from it with --base RUN

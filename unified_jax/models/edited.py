@@ -6,7 +6,8 @@
     invert           the noise of the image, found without guidance, denoised under other conditions
     interpolate      what lies between two images: their noises, mixed on their sphere
 
-They work on one denoised stream, in data or in latents; the model is not changed. What is known stays exactly as given,
+They work on one denoised stream, in data or in latents, interpolation on several (`models.between`); the model is not
+changed. What is known stays exactly as given,
 also where the latents of an autoencoder would change it.
 """
 
@@ -20,6 +21,7 @@ from jaxtyping import Array, Float
 from unified_jax.config import check_finite
 from unified_jax.errors import UserError
 from unified_jax.models.base import Around, Declared, Terms
+from unified_jax.models.between import between
 from unified_jax.samplers.choice import Ddim
 from unified_jax.samplers.ddim import ddim
 from unified_jax.samplers.editing import image_to_image, inpaint, invert
@@ -91,9 +93,11 @@ class Edited(Around, Declared):
         self, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: SamplingPlan
     ) -> dict[str, Float[Array, "b ..."]]:
         """See `Model`. Conditions of the image itself, for its inversion, are `edit.source.FIELD`."""
-        (stream,) = self.model.streams
         own = {name: value for name, value in given.items() if not name.startswith("edit.")}
         of_image = {n.removeprefix(SOURCE): value for n, value in given.items() if n.startswith(SOURCE)}
+        if len(self.model.streams) > 1:
+            return self._between(params, own | of_image, given, wanted, keys, plan)
+        (stream,) = self.model.streams
         whole = jnp.asarray(given[IMAGE])
         x0, edit = stream.to_space(params, whole), self.edit
         if edit.mode in ("invert", "interpolate"):
@@ -109,6 +113,16 @@ class Edited(Around, Declared):
         )
         known = stream.modality.to_model(whole)
         return {wanted[0]: jnp.where(fill > 0, stream.from_space(params, made), known)}
+
+    def _between(
+        self, params: Params, own: dict[str, Array], given: dict[str, Array], wanted: tuple[str, ...], keys: Keys,
+        plan: SamplingPlan,
+    ) -> dict[str, Float[Array, "b ..."]]:  # fmt: skip
+        """What lies between two images, and what is said of it."""
+        pair, shares = (jnp.asarray(given[IMAGE]), jnp.asarray(given[OTHER])), jnp.asarray(given[SHARE])
+        made = between(self.model, params, own, pair, shares, keys, plan, self.edit.iterations)
+        by_field = {stream.modality.name: stream for stream in self.model.streams[::-1]}
+        return {name: by_field[name].from_space(params, made[by_field[name].label]) for name in wanted}
 
     def _from_noise(
         self, params: Params, own: dict[str, Array], of_image: dict[str, Array], x0: Array, given: dict[str, Array],

@@ -59,10 +59,13 @@ class Request(NamedTuple):
     """What the network reads."""
     instead: tuple[ConditionInput, ...] = ()
     """What it reads in the place of a dropped condition (negative prompts); () for the nulls."""
+    held: dict[str, Array] | None = None
+    """Given streams by label, where they are denoised."""
 
     def clean(self, stream: Stream) -> bool:
         """Whether a stream is given: a model of one stream reads only its conditions."""
-        return len(self.model.streams) > 1 and stream.modality.name in self.given
+        there = stream.modality.name in self.given or stream.label in (self.held or {})
+        return len(self.model.streams) > 1 and there
 
 
 def generate(
@@ -79,14 +82,18 @@ def generate(
 
 
 def sampling(
-    model: Any, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: SamplingPlan
-) -> Sampling:
-    """The guided denoiser of the wanted streams and their partners, and its initial noise."""
+    model: Any, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: SamplingPlan,
+    held: dict[str, Array] | None = None,
+) -> Sampling:  # fmt: skip
+    """The guided denoiser of the wanted streams and their partners, and its initial noise.
+
+    `held` are given streams by label, where they are denoised: latents, or model space.
+    """
     given, against = without_negatives(given), negatives(given)
     conditions = model.conditions_of(params, given, len(keys), keys)
     replaced = against or any(c.form.null == "empty" for c in model.reads)
     instead = model.conditions_of(params, against, len(keys), keys) if replaced else ()
-    request = Request(model, params, given, keys, plan, conditions, instead)
+    request = Request(model, params, given, keys, plan, conditions, instead, held)
     made = partners(request, wanted)
     check_request(request)
     views = {stream.label: plan.prepare(stream.process) for stream in made}
@@ -195,7 +202,9 @@ def _still(request: Request, stream: Stream, dropped: bool) -> NoisyInput:
     """A stream that is not sampled: clean if given, else pure noise."""
     count = len(request.keys)
     if request.clean(stream) and not dropped:
-        x0 = stream.to_space(request.params, jnp.asarray(request.given[stream.modality.name]))
+        x0 = (request.held or {}).get(stream.label)
+        if x0 is None:
+            x0 = stream.to_space(request.params, jnp.asarray(request.given[stream.modality.name]))
         return NoisyInput(stream.form, x0, jnp.zeros(count))
     process: Any = stream.process
     end = process.noise_time if hasattr(process, "noise_time") else request.plan.prepare(process)[1][0]

@@ -134,10 +134,8 @@ def chain_grid(chain: Chain, request: GridRequest) -> tuple[Any, np.ndarray]:
     why = "it applies to uniform grids in continuous time, and this process has discrete steps"
     request.refuse(shift=why, lowest=why)
     if needs.over in ("chain", "either") and not request.by_level:
-        if request.last == "instead":
-            raise UserError(f"last 'instead' is of solvers over noise levels, and {name} steps over whole steps.")
         steps = _visited(chain, request)
-        if request.last == "data":
+        if request.last != "first":
             return chain.respaced(steps), discrete_grid(request.steps)
         steps = steps if steps[0] == 0 else (0, *steps)
         return chain.respaced(steps), discrete_grid(len(steps))[:-1]
@@ -150,7 +148,7 @@ def chain_grid(chain: Chain, request: GridRequest) -> tuple[Any, np.ndarray]:
 
 
 def _steps_between(chain: Chain, request: GridRequest) -> np.ndarray:
-    """The (fractional) steps of a solver over noise levels; of "instead" all but the last of one more, rounded."""
+    """Decreasing (fractional) steps; of "instead" all but the last of one more, rounded."""
     spacing: Any = "linspace" if request.spacing == "default" else request.spacing
     if request.last != "instead":
         return spaced_steps(chain.steps, request.steps, spacing, request.offset)
@@ -163,6 +161,8 @@ def _steps_between(chain: Chain, request: GridRequest) -> np.ndarray:
 
 def _visited(chain: Chain, request: GridRequest) -> tuple[int, ...]:
     """Increasing indices of the full process; default: uniform, rounded as in improved DDPM; one step is the last."""
+    if request.last == "instead":
+        return tuple(int(t) for t in _within(chain, _steps_between(chain, request))[::-1])
     if request.spacing == "default" and request.steps > 1:
         return space_timesteps(chain.steps, str(request.steps))
     spacing = "linspace" if request.spacing == "default" else request.spacing

@@ -18,8 +18,13 @@ from unified_jax.samplers.plan import SamplingPlan
 def check_edit(edit: Edit, model: Any, plan: SamplingPlan) -> None:
     """Raises UserError for a model or a sampler that the edit does not suit."""
     streams = getattr(model, "streams", ())
-    if len(streams) != 1:
-        raise UserError("Edits are of one denoised image; this model denoises " + ("several." if streams else "none."))
+    if not streams or (len(streams) > 1 and edit.mode != "interpolate"):
+        raise UserError(
+            "Edits are of one denoised image, interpolation also of one of several streams; this model denoises "
+            + ("several." if streams else "none.")
+        )
+    if len(streams) > 1 and len(streams[0].modality.shape) != 3:
+        raise UserError(f"Interpolation is of images, and the first stream is {streams[0].modality.name!r}.")
     if edit.mode not in ("invert", "interpolate") and edit.strength < 1 and plan.sampler.needs.adaptive:
         raise UserError(
             f"An edit begins at one of the steps, and {type(plan.sampler).__name__} chooses its own; name another "
