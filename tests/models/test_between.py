@@ -1,7 +1,5 @@
 """Interpolation between two images by a model of several streams: its ends, and each step written out."""
 
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,8 +18,9 @@ from unified_jax.samplers.guidance import Guidance
 from unified_jax.samplers.plan import SamplingPlan
 
 STEPS, SCALE, CALLS = 4, 1.5, 20
-DOWN = tuple(itertools.pairwise(np.linspace(1.0, 0.0, STEPS + 1)))
-UP = tuple((s, t) for t, s in DOWN[::-1])
+TIMES = np.linspace(1.0, 0.0, STEPS + 1, dtype=np.float32)
+DOWN = np.stack([TIMES[:-1], TIMES[1:]], axis=1)
+UP = DOWN[::-1, ::-1]
 MODEL = joint(Small())
 PARAMS = weights(MODEL, 0.03)
 PAIR = tuple(batch_of(MODEL, 1, seed)["image"] for seed in (1, 2))
@@ -49,24 +48,29 @@ def absent(name, keys):
 @jax.jit
 def read_by_hand(image, noise, nothing):
     """(the noise of an image, the sound that is sampled given it, guided away from no image)."""
-    audio = noise
-    for t, s in DOWN:
+
+    def step(audio, times):
+        t, s = times
         given, alone = velocities(image, 0.0, audio, t)["audio"], velocities(nothing, 1.0, audio, t)["audio"]
-        audio = audio + (s - t) * (alone + SCALE * (given - alone))
-    x = image
-    for s, t in UP:  # x at t from which a step leads to x at s
-        x = jax.lax.fori_loop(
-            0, CALLS, lambda _, at, x=x, s=s, t=t: x + (t - s) * velocities(at, t, audio, 0.0)["image"], x
-        )
-    return x, audio
+        return audio + (s - t) * (alone + SCALE * (given - alone)), None
+
+    def back(x, times):  # x at t from which a step leads to x at s
+        s, t = times
+        closer = lambda _, at: x + (t - s) * velocities(at, t, audio, 0.0)["image"]  # noqa: E731
+        return jax.lax.fori_loop(0, CALLS, closer, x), None
+
+    audio = jax.lax.scan(step, noise, DOWN)[0]
+    return jax.lax.scan(back, image, UP)[0], audio
 
 
 @jax.jit
 def drawn_by_hand(x, audio, nothing):
-    for t, s in DOWN:
+    def step(x, times):
+        t, s = times
         given, alone = velocities(x, t, audio, 0.0)["image"], velocities(x, t, nothing, 1.0)["image"]
-        x = x + (s - t) * (alone + SCALE * (given - alone))
-    return x
+        return x + (s - t) * (alone + SCALE * (given - alone)), None
+
+    return jax.lax.scan(step, x, DOWN)[0]
 
 
 def test_a_mixed_sample_is_what_its_steps_say():
@@ -81,6 +85,7 @@ def test_a_mixed_sample_is_what_its_steps_say():
     assert np.abs(made["image"] - images[0]).max() > 0.1
 
 
+@pytest.mark.nightly
 def test_the_first_and_the_last_sample_are_the_two_images():
     rows = [np.repeat(image, 2, axis=0) for image in PAIR]
     given = {FIRST: rows[0], OTHER: rows[1], SHARE: np.asarray([0.0, 1.0], np.float32)}
