@@ -14,9 +14,9 @@ MODEL = uj.Diffusion(
 
 
 def test_missing_labels_are_uniform_and_given_ones_stay() -> None:
-    """6,000 draws of six classes: chi-squared under its 99.9th percentile; the given label is as it was."""
+    """6,000 draws of six classes: chi-squared under its 99.9th percentile; null is missing."""
     shape = np.arange(6000, dtype=np.int32) % 6
-    rows = completed(MODEL, {"colour": shape}, 6000, 0, seed=3)
+    rows = completed(MODEL, {"colour": shape, "shape": np.full(6000, 6, np.int32)}, 6000, 0, seed=3)
     counts = np.bincount(rows["shape"], minlength=6)
     assert counts.shape == (6,) and ((counts - 1000) ** 2 / 1000).sum() < 20.5
     assert np.array_equal(rows["colour"], shape)

@@ -147,7 +147,8 @@ def main(arguments: list[str]) -> None:
             made = run.sample_rows(given | rows, wanted, which, seed, plan, command.batch, bar.update, edit)
             if writes():
                 chosen = {} if made.chosen is None else {"made": made.chosen}
-                write_samples(folder, modalities, given, made, formats, request | {"seed": seed} | chosen)
+                shown = given | {name: value for name, value in made.given.items() if name not in rows}
+                write_samples(folder, modalities, shown, made, formats, request | {"seed": seed} | chosen)
     if writes():
         print(f"{total} samples in {', '.join(map(str, outs.values()))}")
 

@@ -14,10 +14,16 @@ from unified_jax.modalities.label import Label
 
 
 def completed(model: Any, rows: dict[str, np.ndarray], count: int, first: int, seed: int) -> dict[str, np.ndarray]:
-    """`rows` `[count, ...]` and a class for each label of the model that has none; sample i depends on (seed, i)."""
+    """`rows` `[count, ...]` with a class for each label that is missing or null; sample i depends on (seed, i)."""
     asked, _ = model.request((), ())
-    missing = [m for m in model.modalities if m.name in asked and m.name not in rows and isinstance(m, Label)]
-    return rows | {m.name: np.array([_drawn(m, seed, first + i) for i in range(count)], np.int32) for m in missing}
+    labels = [m for m in model.modalities if m.name in asked and isinstance(m, Label)]
+    return rows | {m.name: _classes(m, rows.get(m.name, np.full(count, m.null)), first, seed) for m in labels}
+
+
+def _classes(label: Label, given: np.ndarray, first: int, seed: int) -> np.ndarray:
+    return np.where(given == label.null, [_drawn(label, seed, first + i) for i in range(len(given))], given).astype(
+        np.int32
+    )
 
 
 def _drawn(label: Label, seed: int, index: int) -> int:
