@@ -345,6 +345,20 @@ def peers_memory() -> list[str]:
     return table(head, lines or ["all | 64, 256 | not measured |  |  | "])
 
 
+def completed() -> list[str]:
+    """What a model draws where labels are left out."""
+    rows = read("completed")
+    found = {(tuple(row["given"]), row["complete"]): row for row in rows}
+    lines = []
+    for given in dict.fromkeys(key[0] for key in found):
+        cells = [", ".join(given)]
+        for metric in ("count_accuracy", "attribute_accuracy"):
+            cells += [with_interval(found[given, complete][metric]) for complete in (False, True)]
+        lines.append(" | ".join(cells))
+    head = "given | one object: the model | drawn first | all right: the model | drawn first"
+    return table(head, lines or ["all | not measured |  |  | "])
+
+
 def distance_memory() -> list[str]:
     """Peaks of memory."""
     rows = read("distance_memory")
@@ -368,6 +382,7 @@ TABLES = {
     "docs/backbones.md": (backbones,),
     "docs/data.md": (reading, waits),
     "docs/evaluation.md": (distances, recipe_distances, distance_memory, fid_peers),
+    "docs/recipes.md": (completed,),
     "docs/finetuning.md": (edits, action, new_pairs, emoji),
 }
 

@@ -72,15 +72,17 @@ def link(
 
 def evaluate(
     run: Run | str | Path, *, count: int = 512, splits: tuple[str, ...] = (), seed: int = 0,
-    plan: SamplingPlan | None = None, trust: bool = False,
+    plan: SamplingPlan | None = None, only: tuple[str, ...] = (), trust: bool = False,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Evaluates a run: the rows of its evaluation.json, with metric, split, value and interval.
 
     count    samples per split
     splits   splits that provide the conditions; default: test, and on the world also held_out
+    only     conditions that are given alone; default: all
     """
     folder = run.folder if isinstance(run, Run) else Path(run)
-    command = EvaluateCommand(str(folder), count=count, splits=splits, seed=seed, trust=trust or isinstance(run, Run))
+    trust = trust or isinstance(run, Run)
+    command = EvaluateCommand(str(folder), count=count, splits=splits, seed=seed, only=only, trust=trust)
     return evaluate_run(command, plan)
 
 
