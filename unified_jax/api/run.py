@@ -82,7 +82,7 @@ class Run:
         """Samples the model. Sample i of a seed is always the same, for any `count` and `batch`.
 
         given      conditions by field: a class name or number, a text, a file path, an array; or a list with one per
-                   sample, which repeats. Other conditions are dropped
+                   sample, which repeats. Other conditions are dropped, or labels drawn (`SamplingPlan.complete`)
         generate   fields to generate, in this order; default: all that are not given. ("free",): the model chooses
         count      number of samples; default: the length of the longest list in `given`, or 1
         first      index of the first sample: `first=17, count=1` is only sample 17
