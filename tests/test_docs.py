@@ -157,7 +157,17 @@ PAGES = {
     "benchmarks/README.md",
     *(
         f"docs/{name}.md"
-        for name in ("backbones", "data", "kernels", "launch", "scaling", "studies", "finetuning", "evaluation")
+        for name in (
+            "backbones",
+            "data",
+            "kernels",
+            "launch",
+            "scaling",
+            "studies",
+            "finetuning",
+            "evaluation",
+            "recipes",
+        )
     ),
 }
 

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 from tests.helpers import call_of
 from unified_jax.errors import UserError
 from unified_jax.interop import lightningdit as interop
+from unified_jax.layers.embeddings import scaled_positions
 from unified_jax.modalities.image import Image
 from unified_jax.networks.dit import DiT
 from unified_jax.networks.lightningdit import flow, lightningdit_preset
@@ -47,7 +48,7 @@ def test_xl_has_the_published_number_of_parameters():
 
 def test_a_token_turns_with_its_row_in_the_first_half_of_a_head_and_with_its_column_in_the_second():
     """That queries and keys are turned by these angles is shown by the stored outputs of the published code."""
-    turned = SMALL._rotations(given()[0][0].form, 1)
+    turned = SMALL._rotations(scaled_positions(given()[0][0].form, ()), 1)
     assert turned.cos.shape == (1, 8, 4)
     np.testing.assert_allclose(turned.cos[0, 4 + 3], np.cos([1, 0.01, 3, 0.03]), atol=1e-6)  # row 1, column 3
     np.testing.assert_allclose(turned.sin[0, 4 + 3], np.sin([1, 0.01, 3, 0.03]), atol=1e-6)

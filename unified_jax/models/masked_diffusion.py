@@ -78,6 +78,8 @@ class _Seeing:
     def __call__(self, noisy: Any, conditions: Any = (), *, layout: Any = None, capture: Any = ()) -> Any:
         raise NotImplementedError("only applied")
 
-    def apply(self, variables: Any, noisy: Any, conditions: Any, capture: tuple[str, ...] = ()) -> Any:
+    def apply(
+        self, variables: Any, noisy: Any, conditions: Any, layout: Any = None, capture: tuple[str, ...] = ()
+    ) -> Any:
         """See `nn.Module.apply`."""
-        return self.network.apply(variables, noisy, conditions, capture=capture, masked=self.masked)
+        return self.network.apply(variables, noisy, conditions, layout=layout, capture=capture, masked=self.masked)
