@@ -152,6 +152,7 @@ def one_leaf(tree, path):
     return functools.reduce(lambda branch, key: branch[key.key], path, tree)
 
 
+@pytest.mark.nightly
 def test_options_conditions_and_learned_variances_are_those_of_single_pictures():
     params, batch, arrays, _ = packed(LIGHTNING)
     assert arrays["caption.text.tokens"].shape == (8, 5, 12, 16) and arrays["caption.text.length"].shape == (8, 5)
