@@ -145,18 +145,23 @@ class Stop(BaseException):
     """What ends a run here."""
 
 
+def check_resumes(e, folder, last):
+    """That a run which stops after a step, and goes on, ends with the loss of one that did not stop."""
+    whole = loop.train(e, Start(folder / "whole", quiet=True))
+
+    def report(step):
+        if step == last:
+            raise Stop
+
+    with pytest.raises(Stop):
+        loop.train(e, Start(folder / "cut", quiet=True, report=report))
+    assert loop.train(e, Start(folder / "cut", quiet=True))["loss"] == whole["loss"]
+
+
 @pytest.mark.nightly
 def test_a_run_with_buckets_resumes_bit_for_bit(tmp_path, monkeypatch):
     on_one_device(monkeypatch)
     still = {"preview": Previews(every=0), "validation": Validation(every=0), "checkpoint": Checkpointing(every=3)}
     model = dataclasses.replace(TINY.model, modality=dataclasses.replace(IMAGE, flip=False))
     e = dataclasses.replace(TINY, model=model, data=Album(), steps=14, **still)
-    whole = loop.train(e, Start(tmp_path / "whole", quiet=True))
-
-    def report(step):
-        if step == 8:
-            raise Stop
-
-    with pytest.raises(Stop):
-        loop.train(e, Start(tmp_path / "cut", quiet=True, report=report))
-    assert loop.train(e, Start(tmp_path / "cut", quiet=True))["loss"] == whole["loss"]
+    check_resumes(e, tmp_path, 8)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.data.test_buckets import Album
+from tests.data.test_buckets import Album, check_resumes
 from tests.helpers import TINY, on_one_device
 from unified_jax.data.packed_rows import PackedRows, RowPacker, imbalance, patches_of, placed, roomiest
 from unified_jax.data.pipeline import Pipeline
@@ -15,9 +15,7 @@ from unified_jax.modalities.grid import patchify
 from unified_jax.modalities.image import Image
 from unified_jax.modalities.label import Label
 from unified_jax.networks.dit import DiT
-from unified_jax.runs import loop
 from unified_jax.runs.full_rows import row_lines
-from unified_jax.runs.start import Start
 from unified_jax.training.experiment import Checkpointing, Previews, Validation
 
 IMAGE = Image(16, 16, 3, 4, fit="random_crop", flip=True, buckets=((8, 32), (32, 8), (32, 32)))
@@ -140,10 +138,6 @@ def test_shards_of_a_skewed_set_are_even(length, full):
         imbalance(used[0], 5)
 
 
-class Stop(BaseException):
-    """What ends a run here."""
-
-
 @pytest.mark.nightly
 def test_a_run_on_packed_rows_resumes_bit_for_bit(tmp_path, monkeypatch):
     on_one_device(monkeypatch)
@@ -153,12 +147,4 @@ def test_a_run_on_packed_rows_resumes_bit_for_bit(tmp_path, monkeypatch):
         rows=PackedRows(90, 2, 8),
     )  # fmt: skip
     e = dataclasses.replace(TINY, model=model, data=Album(), steps=10, **still)
-    whole = loop.train(e, Start(tmp_path / "whole", quiet=True))
-
-    def report(step):
-        if step == 8:
-            raise Stop
-
-    with pytest.raises(Stop):
-        loop.train(e, Start(tmp_path / "cut", quiet=True, report=report))
-    assert loop.train(e, Start(tmp_path / "cut", quiet=True))["loss"] == whole["loss"]
+    check_resumes(e, tmp_path, 8)

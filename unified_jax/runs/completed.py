@@ -21,11 +21,8 @@ def completed(model: Any, rows: dict[str, np.ndarray], count: int, first: int, s
 
 
 def _classes(label: Label, given: np.ndarray, first: int, seed: int) -> np.ndarray:
-    return np.where(given == label.null, [_drawn(label, seed, first + i) for i in range(len(given))], given).astype(
-        np.int32
-    )
-
-
-def _drawn(label: Label, seed: int, index: int) -> int:
-    rng = np.random.default_rng([seed, index, zlib.crc32(label.name.encode())])
-    return int(rng.integers(label.classes))
+    made = np.array(given, np.int32)
+    for i in np.flatnonzero(made == label.null):
+        rng = np.random.default_rng([seed, first + int(i), zlib.crc32(label.name.encode())])
+        made[i] = rng.integers(label.classes)
+    return made

@@ -110,6 +110,8 @@ def _check(command: EvaluateCommand) -> None:
         raise UserError(
             f"--count must be at least 2, --batch at least 1 and --bits not negative; found {count}, {batch}, {bits}."
         )
+    if command.only and command.against:
+        raise UserError("--only restricts scores of samples; --against compares sets under all conditions.")
     check_seed(command.seed)
     check_steps(command.steps)
 
