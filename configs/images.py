@@ -2,10 +2,12 @@
 
     unified-jax train images --data.path photos --size 64
     unified-jax train images --data.path photos --size 64 --classes 9     # class folders, or a column label
+    unified-jax train images --data.path photos --size 64 --mixed         # proportions kept, small pictures stay small
     unified-jax sample --run runs/images --given.label cat --count 16
 
 Pictures of every size and mode are cropped to squares as papers do, at random places in training, and mirrored (not
-with --no-flip). `unified-jax data show photos` shows what is there, `data check images --data.path photos` names what
+with --no-flip); with --mixed, to five shapes of about as many pixels or a quarter, side by side in packed rows, and `sample
+--size 48 80` draws any of them. `unified-jax data show photos` shows what is there, `data check images --data.path photos` names what
 cannot be read. Hardware: two CPU cores for a first look in ten minutes at 32 or 64 pixels, for which the network is
 small; a GPU for more (`--model.network.depth 12 --model.network.width 384 --model.network.heads 6`). Measured figures
 are in docs/measurements.md.
@@ -14,9 +16,13 @@ are in docs/measurements.md.
 import unified_jax as uj
 
 
-def experiment(size: int = 64, classes: int = 0, flip: bool = True) -> uj.Experiment:
+def experiment(size: int = 64, classes: int = 0, flip: bool = True, mixed: bool = False) -> uj.Experiment:
     """DiT that predicts x0 with the velocity's loss: 64 tokens up to 64 pixels, patches of at most 16 pixels."""
-    small = size <= 64
+    small, patch = size <= 64, max(2, min(16, size // 8))
+    grids = ((6, 10), (10, 6), (4, 4), (3, 5), (5, 3)) if mixed else ()
+    buckets = tuple((size * h // 8, size * w // 8) for h, w in grids)
+    # Room for four pictures of the largest size in a row of tokens.
+    rows = uj.PackedRows(length=4 * (size // patch) ** 2, per_row=4, items=16) if mixed else None
     plan = uj.SamplingPlan(uj.Euler(), steps=32, guidance=uj.Guidance(2.0 if classes else 1.0))
     return uj.Experiment(
         model=uj.Diffusion(
@@ -25,8 +31,9 @@ def experiment(size: int = 64, classes: int = 0, flip: bool = True) -> uj.Experi
                 remat="none" if small else "dots",
             ),
             process=uj.RectifiedFlow(target="x0", loss="velocity", times=uj.times.LogitNormalTimes(mean=0.5)),
-            modality=uj.Image(size, size, 3, patch=max(2, min(16, size // 8)), fit="random_crop", flip=flip),
+            modality=uj.Image(size, size, 3, patch=patch, fit="random_crop", flip=flip, buckets=buckets),
             conditions=(uj.Label("label", classes),) if classes else (),
+            rows=rows,
         ),
         data=uj.Files(),
         optimizer=uj.Optimization(uj.Muon(b2=0.98), learning_rate=4e-3, warmup_steps=100, clip_norm=1.0),

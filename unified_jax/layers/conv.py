@@ -127,9 +127,23 @@ class GroupNorm(nn.Module):
         """The largest number of groups, at most `groups`, that divides the channels."""
         channels = x.shape[-1]
         groups = math.gcd(self.groups, channels)
-        h = x.astype(jnp.float32).reshape(x.shape[0], -1, groups, channels // groups)
-        mean = jnp.mean(h, axis=(1, 3), keepdims=True)
-        variance = jnp.mean(jnp.square(h - mean), axis=(1, 3), keepdims=True)
-        h = ((h - mean) * jax.lax.rsqrt(variance + self.eps)).reshape(x.shape)
+        h = x.astype(jnp.float32)
+        h = h - at_channels(group_mean(h, groups), h)
         gain = declare(self, "gain", ones, (channels,), (self.axis,))
-        return h * gain + declare(self, "bias", zeros, (channels,), (self.axis,))
+        scale = at_channels(jax.lax.rsqrt(group_mean(jnp.square(h), groups) + self.eps), h) * gain
+        return h * scale + declare(self, "bias", zeros, (channels,), (self.axis,))
+
+
+def group_mean(x: Float[Array, "n *s c"], groups: int) -> Float[Array, "n g"]:
+    """The mean over all positions and the channels of a group.
+
+    Positions come first: on a CPU the gradient of one mean over both takes up to seven times as long.
+    """
+    each = jnp.mean(x, axis=tuple(range(1, x.ndim - 1)))
+    return jnp.mean(each.reshape(len(x), groups, -1), axis=2)
+
+
+def at_channels(of_groups: Float[Array, "n g"], x: Float[Array, "n *s c"]) -> Float[Array, "n ... c"]:
+    """Each group's number at each of its channels, to be broadcast over the positions of x."""
+    spread = jnp.repeat(of_groups, x.shape[-1] // of_groups.shape[1], axis=1)
+    return spread.reshape(len(x), *(1,) * (x.ndim - 2), x.shape[-1])

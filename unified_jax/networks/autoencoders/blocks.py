@@ -43,17 +43,17 @@ class GroupNorm(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"], window: Window | None = None) -> Float[Array, "b h w c"]:
         """The groups must divide the channels."""
         channels = x.shape[-1]
-        h = x.astype(jnp.float32).reshape(*x.shape[:3], self.groups, channels // self.groups)
+        h = x.astype(jnp.float32)
         if window is None or not self.has_variable(STATISTICS, "moments"):
-            found = windows.moments(h)
+            found = windows.moments(h, self.groups)
         else:
             found = self.get_variable(STATISTICS, "moments")
         if window is not None and self.is_mutable_collection(SUMS):
-            h, added = jax.lax.optimization_barrier((h, windows.sums(h, window)))  # so that h is not held for them
+            tile = windows.sums(h.reshape(*h.shape[:3], self.groups, -1), window)
+            h, added = jax.lax.optimization_barrier((h, tile))  # so that h is not held for them
             self.put_variable(SUMS, "moments", added)
-        h = windows.normalised(h, found, EPSILON).reshape(x.shape)
         gain = declare(self, "gain", ones, (channels,), ("patch",))
-        return h * gain + declare(self, "bias", zeros, (channels,), ("patch",))
+        return windows.normalised(h, found, gain, EPSILON) + declare(self, "bias", zeros, (channels,), ("patch",))
 
 
 class CodeNorm(nn.Module):

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from unified_jax.layers.conv import at_channels, group_mean
+
 
 class Window(NamedTuple):
     """One tile for each row of a batch; positions are those of the current level."""
@@ -69,16 +71,15 @@ def pooled(parts: Float[Array, "t b g 3"]) -> Float[Array, "b g 2"]:
     return jnp.stack([whole, apart / total], axis=-1)
 
 
-def moments(grouped: Float[Array, "b h w g k"]) -> Float[Array, "b g 2"]:
+def moments(x: Float[Array, "b h w c"], groups: int) -> Float[Array, "b g 2"]:
     """(mean, variance) of each group over the whole array."""
-    mean = jnp.mean(grouped, axis=(1, 2, 4), keepdims=True)
-    variance = jnp.mean(jnp.square(grouped - mean), axis=(1, 2, 4))
-    return jnp.stack([mean[:, 0, 0, :, 0], variance], axis=-1)
+    mean = group_mean(x, groups)
+    return jnp.stack([mean, group_mean(jnp.square(x - at_channels(mean, x)), groups)], axis=-1)
 
 
 def normalised(
-    grouped: Float[Array, "b h w g k"], found: Float[Array, "b g 2"], eps: float
-) -> Float[Array, "b h w g k"]:
-    """(x - mean) / sqrt(variance + eps)."""
+    x: Float[Array, "b h w c"], found: Float[Array, "b g 2"], gain: Float[Array, "c"], eps: float
+) -> Float[Array, "b h w c"]:
+    """gain (x - mean) / sqrt(variance + eps)."""
     mean, variance = found[..., 0], found[..., 1]
-    return (grouped - mean[:, None, None, :, None]) * jax.lax.rsqrt(variance + eps)[:, None, None, :, None]
+    return (x - at_channels(mean, x)) * (at_channels(jax.lax.rsqrt(variance + eps), x) * gain)
