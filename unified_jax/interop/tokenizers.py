@@ -79,8 +79,13 @@ def pad_id(folder: Path, tokenizer: str, otherwise: int) -> int:
 
 
 def _pad(folder: Path) -> tuple[str, str]:
-    """(the token that fills a text up, the file that says so), or empty."""
-    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+    """(the token that fills a text up, the file that says so), or empty.
+
+    The map holds before a tokenizer_config.json without `added_tokens_decoder`: Stable Diffusion 2's "!" stands there.
+    """
+    config, special = "tokenizer_config.json", "special_tokens_map.json"
+    newer = "added_tokens_decoder" in read_json(folder / config, optional=True)
+    for name in (config, special) if newer else (special, config):
         said: Any = read_json(folder / name, optional=True).get("pad_token")
         token = said.get("content") if isinstance(said, dict) else said
         if isinstance(token, str):
