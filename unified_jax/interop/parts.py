@@ -15,6 +15,8 @@ TORCH = (".pt", ".pth", ".ckpt", ".bin")
 """Suffixes of torch files."""
 SAFETENSORS = ".safetensors"
 INDEX = ".index.json"
+PUBLISHED = ("diffusion_pytorch_model", "model", "pytorch_model")
+"""Names that diffusers and transformers read where no variant is asked for."""
 PART = re.compile(r"(.+)-(\d+)-of-(\d+)(\.\w+)")
 
 
@@ -62,7 +64,7 @@ def check_listed(path: Path, files: Files, held: dict[str, str]) -> None:
 
 
 def _folder(folder: Path) -> Files:
-    """Safetensors before torch's files, an index before loose parts."""
+    """Safetensors before torch's files, an index before loose parts, a published name before its variants."""
     names = sorted(p.name for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
     for endings in ((SAFETENSORS,), TORCH):
         indexes = [name for name in names if name.endswith(tuple(e + INDEX for e in endings))]
@@ -78,6 +80,7 @@ def _folder(folder: Path) -> Files:
             if number in place:
                 raise UserError(f"{str(folder)!r} holds part {number} of {count} twice: {place[number]}, {name}.")
             place[number] = name
+        sets = _without_variants(sets)
         if len(sets) > 1:
             every = [min(numbered.values()) for numbered in sets.values()]
             raise UserError(f"{str(folder)!r} holds several sets of weights: {', '.join(every)}; give one of them.")
@@ -85,6 +88,17 @@ def _folder(folder: Path) -> Files:
             _check_numbers(folder, count, set(numbered))
             return Files(tuple(folder / numbered[number] for number in sorted(numbered)))
     raise UserError(f"{str(folder)!r} holds no file that ends in .safetensors, {', '.join(TORCH)}.")
+
+
+def _without_variants(sets: dict[tuple[str, int], dict[int, str]]) -> dict[tuple[str, int], dict[int, str]]:
+    """The set with a published name alone where all others are variants of it: NAME.fp16, NAME.non_ema."""
+    plain = [(stem, count) for stem, count in sets if Path(stem).stem in PUBLISHED]
+    if len(plain) != 1:
+        return sets
+    (one,) = plain
+    name, _, ending = one[0].rpartition(".")
+    kin = all(stem.startswith(f"{name}.") and stem.endswith(f".{ending}") for stem, _ in sets)
+    return {one: sets[one]} if kin else sets
 
 
 def _check_numbers(folder: Path, count: int, found: set[int]) -> None:

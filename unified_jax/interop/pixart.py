@@ -12,10 +12,22 @@ transformer_blocks.i.attn1                      blocks/attention
 transformer_blocks.i.attn2                      blocks/cross_NAME
 transformer_blocks.i.ff.net.{0.proj,2}          blocks/mlp/fc{1,2}
 scale_shift_table, proj_out                     final_table, final
+
+Released files of alpha also hold `caption_projection.y_embedding`, the null of its training, which no sampler reads.
 """
+
+from collections.abc import Mapping
+from typing import Any
 
 from unified_jax.interop.encoder_lines import patch_lines
 from unified_jax.interop.table import BIAS, Form, Line, Table, linear
+
+UNUSED = "caption_projection.y_embedding"
+
+
+def read_by_the_network(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """The arrays of a file without the null of alpha's training: an absent prompt is the empty one."""
+    return {name: value for name, value in tensors.items() if name != UNUSED}
 
 
 def table(name: str, channels: int, *, sizes: bool, bias: bool = True) -> Table:

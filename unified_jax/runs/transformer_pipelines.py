@@ -100,9 +100,8 @@ def read_pixart(asked: Request) -> Pipeline:
     model = assembled(coder, network, process, (prompt, *told), o.patch)
     lines = pixart.table(TEXT, o.channels, sizes=o.sizes, bias=o.bias)
     what = f"The folder {str(parts['transformer'])!r}"
-    return pipeline_of(
-        model, plan, table.read(what, files.read(parts["transformer"]), lines, expected_of(asked, model))
-    )
+    tensors = pixart.read_by_the_network(files.read(parts["transformer"]))
+    return pipeline_of(model, plan, table.read(what, tensors, lines, expected_of(asked, model)))
 
 
 def read_sd3(asked: Request) -> Pipeline:
@@ -115,7 +114,13 @@ def read_sd3(asked: Request) -> Pipeline:
     process, plan = flow_scheduler(parts["scheduler"], 7.0, 28, (coder.latent[0] // o.patch) ** 2)
     clips: list[ClipEncoder | T5TextEncoder] = [
         clip_encoder(
-            parts[f"text_encoder{n}"], parts[f"tokenizer{n}"], skip=1, norm=False, name=TEXT, dtype=asked.dtype
+            parts[f"text_encoder{n}"],
+            parts[f"tokenizer{n}"],
+            projected=True,
+            skip=1,
+            norm=False,
+            name=TEXT,
+            dtype=asked.dtype,
         )
         for n in ("", "_2")
     ]
@@ -145,7 +150,7 @@ def read_flux(asked: Request) -> Pipeline:
     coder = coder_of(asked, parts["vae"], 128, o.channels, 2)
     steps = 28 if o.guided else 4
     process, plan = flow_scheduler(parts["scheduler"], 1.0, steps, (coder.latent[0] // 2) ** 2, even=True)
-    clip = clip_encoder(parts["text_encoder"], parts["tokenizer"], name=TEXT, dtype=asked.dtype)
+    clip = clip_encoder(parts["text_encoder"], parts["tokenizer"], projected=False, name=TEXT, dtype=asked.dtype)
     t5 = _whole_t5(asked, parts, "_2", 512 if o.guided else 256)
     found = joined_encoders(asked, (clip, t5), ((1,),), (0,))
     check_features(asked, "a vector", o.pooled, found.condition_form("pooled").features)
