@@ -12,6 +12,7 @@ offset) and end at the level of the first step instead of the data are read as t
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from unified_jax.errors import UserError
@@ -47,6 +48,8 @@ PLACED: dict[str, tuple[Any, ...]] = {
     "interpolation_type": ("linear",), "timestep_type": ("discrete",), "sigma_min": (None,), "sigma_max": (None,),
 }  # fmt: skip
 """Options of solvers over noise levels that have one value here, the first by default."""
+OTHER_FORMS = ("bh1", "bh2", "logrho")
+"""Other solvers' `solver_type`, in whose place the reference takes its own default."""
 LEVELS = ("karras", "exponential", "beta")
 """Spacings by level, `use_KIND_sigmas`."""
 
@@ -80,9 +83,9 @@ def parts_of(folder: Path, known: Mapping[str, tuple[str, ...]]) -> dict[str, Pa
     return {name: folder / name for name in known}
 
 
-def class_of(folder: Path) -> str:
-    """The class that the index of a pipeline names; empty where it names none."""
-    return str(read_json(folder / INDEX).get("_class_name") or "")
+def class_of(folder: Path, file: str = INDEX) -> str:
+    """The class that the index of a pipeline, or another file, names; empty where it names none."""
+    return str(read_json(folder / file).get("_class_name") or "")
 
 
 def left_out(folder: Path, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -95,18 +98,30 @@ def zeroed(folder: Path) -> bool:
     return bool(read_json(folder / INDEX).get("force_zeros_for_empty_prompt", True))
 
 
-def scheduler(folder: Path, guidance: float, steps: int = 50) -> tuple[DiscreteGaussian, SamplingPlan]:
-    """(the process, the plan of so many steps) of a scheduler's folder.
+def scheduler(
+    folder: Path, guidance: float, steps: int = 50, fixed: Mapping[str, Any] = MappingProxyType({})
+) -> tuple[DiscreteGaussian, SamplingPlan]:
+    """(the process, the plan of so many steps) of a scheduler's folder. `fixed` are options that its pipeline sets.
 
-    Raises UserError for options that are not served.
+    Raises UserError for options that are not served, and for another class than the pipeline's index names.
     """
-    process, plan = _read(folder, guidance)
+    process, plan = _read(folder, guidance, fixed)
+    _check_class(folder)
     return process, replace(plan, steps=steps)
 
 
-def _read(folder: Path, guidance: float) -> tuple[DiscreteGaussian, SamplingPlan]:
+def _check_class(folder: Path) -> None:
+    named, found = read_json(folder.parent / INDEX, optional=True).get(folder.name), class_of(folder, SCHEDULER)
+    if isinstance(named, list) and named[-1] != found:
+        raise UserError(
+            f"{str(folder.parent / INDEX)!r} names the scheduler {named[-1]}, and {SCHEDULER} is of a {found}; let "
+            "both name the one that is wanted."
+        )
+
+
+def _read(folder: Path, guidance: float, fixed: Mapping[str, Any]) -> tuple[DiscreteGaussian, SamplingPlan]:
     path = folder / SCHEDULER
-    config = read_json(path)
+    config = read_json(path) | fixed
     said = Settings(config, repr(str(path)))
     name = config.get("_class_name")
     process = _process(said, config)
@@ -120,14 +135,13 @@ def _read(folder: Path, guidance: float) -> tuple[DiscreteGaussian, SamplingPlan
         case "DDPMScheduler":
             return process, _chain_plan(Ddpm(), said, "leading", guidance, True)
         case "EulerDiscreteScheduler":
-            return process, _placed(Euler(), said, guidance)
+            return process, _by_level(Euler(), said, guidance)
         case "EulerAncestralDiscreteScheduler":
-            return process, _placed(EulerAncestral(), said, guidance)
+            return process, _by_level(EulerAncestral(), said, guidance)
         case "DPMSolverMultistepScheduler":
-            return process, _placed(_dpm_solver(said), said, guidance, "instead")
+            return process, _multistep(_dpm_solver(said), said, guidance, process.schedule == "squared_cosine")
         case "UniPCMultistepScheduler":
-            form: Any = said.get("solver_type", "bh2")
-            return process, _placed(UniPc(said.get("solver_order", 2), form), said, guidance, "instead")
+            return process, _multistep(_uni_pc(said), said, guidance)
         case _:
             raise UserError(
                 f"{path}: a {name} is not read here; expected PNDM, DDIM, DDPM, Euler, EulerAncestral, "
@@ -162,6 +176,8 @@ def _chain_plan(sampler: Any, said: Settings, spacing: str, guidance: float, to_
     """Of a solver over a process's own steps: theirs ends at the level of the first step unless `to_data`."""
     last: Last = "data" if to_data else "first"
     clip = sampler != Pndm() and said.get("clip_sample", True)
+    if clip:
+        said.require("clip_sample_range", 1.0)
     return _plan(sampler, said, spacing, guidance, last, clip)
 
 
@@ -171,6 +187,26 @@ def _placed(sampler: Any, said: Settings, guidance: float, last: Last = "data") 
         said.require(option, *allowed)
     plan = _plan(sampler, said, "linspace", guidance)
     return replace(plan, last=last) if plan.spacing in ("default", "leading") else plan
+
+
+def _by_level(sampler: Any, said: Settings, guidance: float) -> SamplingPlan:
+    """Of Euler's methods, which begin at the first level's noise alone unless steps are counted from the data."""
+    plan = _placed(sampler, said, guidance)
+    return plan if said.config.get("timestep_spacing") == "leading" else replace(plan, begin="level")
+
+
+def _multistep(sampler: Any, said: Settings, guidance: float, cut: bool = False) -> SamplingPlan:
+    """Of a solver of several steps, which tells the network whole steps: of Karras' levels the nearest, unless `cut`.
+
+    Raises UserError for levels between whole steps whose fractions the reference cuts off.
+    """
+    plan = _placed(sampler, said, guidance, "instead")
+    if plan.spacing in ("exponential", "beta") or (plan.spacing == "karras" and cut):
+        raise UserError(
+            f"{said.what}: use_{plan.spacing}_sigmas is not served here: the reference cuts the fractions of its steps "
+            "off; choose another scheduler."
+        )
+    return replace(plan, whole=plan.spacing == "karras")
 
 
 def _plan(
@@ -190,5 +226,14 @@ def _dpm_solver(said: Settings) -> DpmSolver:
     kind = said.get("algorithm_type", "dpmsolver++")
     if kind not in ("dpmsolver++", "sde-dpmsolver++"):
         raise UserError(f"{said.what}: algorithm_type is {kind!r}; expected dpmsolver++ or sde-dpmsolver++.")
-    form: Any = said.get("solver_type", "midpoint")
-    return DpmSolver(said.get("solver_order", 2), form, sde=kind.startswith("sde"))
+    said.require("solver_type", "midpoint", "heun", *OTHER_FORMS)
+    form: Any = "heun" if said.config.get("solver_type") == "heun" else "midpoint"
+    said.require("solver_order", 2, 1, *(() if kind.startswith("sde") else (3,)))
+    order = said.get("solver_order", 2)
+    return DpmSolver(order, form, sde=kind.startswith("sde"), as_published=order == 3)
+
+
+def _uni_pc(said: Settings) -> UniPc:
+    said.require("solver_type", "bh2", "bh1", "midpoint", "heun", "logrho")
+    said.require("solver_order", 2, 1, 3)
+    return UniPc(said.get("solver_order", 2), "bh1" if said.config.get("solver_type") == "bh1" else "bh2")

@@ -36,6 +36,9 @@ Last = Literal["data", "first", "instead"]
 """The end of a discrete process's k steps: the data after them; the level of its first step after them; or the data in
 the place of the last of k + 1 whole steps (the grid of diffusers' DPM-Solver and UniPC)."""
 
+Begin = Literal["noise", "level"]
+"""What a discrete process's noise levels begin with: its pure noise, or s eps at the first level s."""
+
 SHORT = 1e-3
 """Distance from t = 0 (or 1) of a grid that must not reach the data (or the noise)."""
 
@@ -79,6 +82,10 @@ class GridRequest:
     """Where the last step of a discrete process ends."""
     lowest: float = 0.0
     """Last time before the data in continuous time, before the shift; 0: times are even to the data."""
+    whole: bool = False
+    """Whether the network is told whole steps at the noise levels of a discrete process."""
+    begin: Begin = "noise"
+    """What is at the first noise level of a discrete process."""
 
     @property
     def by_level(self) -> bool:
@@ -128,6 +135,8 @@ def time_grid(process: Any, request: GridRequest, start: float = 1.0, end: float
     `time_of_level`). Raises UserError for options that do not suit continuous time."""
     needs, middle = request.needs, 0.5 * (start + end)
     request.refuse(last="it says where a discrete process ends, and this one has continuous time")
+    why = "it is of the noise levels of discrete steps, and this process has continuous time"
+    request.refuse(whole=why, begin=why)
     if needs.over == "chain":
         raise UserError(f"The sampler {request.sampler} needs a discrete process; choose another for this model.")
     if needs.over == "levels":

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 
 from unified_jax.errors import UserError
 from unified_jax.processes.chain import Chain
-from unified_jax.processes.grids import GridRequest, adaptive_grid, discrete_grid, level_grid, spaced_steps
+from unified_jax.processes.grids import Begin, GridRequest, adaptive_grid, discrete_grid, level_grid, spaced_steps
 from unified_jax.processes.schedules import space_timesteps
 from unified_jax.processes.targets import Prediction, Process, coefficients, expand, solve_pair
 from unified_jax.typing import Keys
@@ -34,6 +34,10 @@ class NoiseLevels:
 
     chain: Chain
     """The discrete process that the network was trained on: a `DiscreteGaussian`."""
+    whole: bool = False
+    """Whether the network is told the nearest whole step."""
+    begin: Begin = "noise"
+    """What sampling begins with at a level s: sqrt(1 + s^2) eps, or s eps."""
 
     @functools.cached_property
     def table(self) -> Float[np.ndarray, "t"]:
@@ -84,17 +88,18 @@ class NoiseLevels:
         return expand(self._scale(t), x_t) * x_t
 
     def network_time(self, t: Array) -> Array:
-        """The (fractional) step whose noise level is t."""
+        """The (fractional) step whose noise level is t; with `whole` the nearest."""
         logs = jnp.asarray(np.log(self.table), jnp.result_type(float))
-        return jnp.interp(jnp.log(jnp.maximum(t, 1e-10)), logs, jnp.arange(len(self.table), dtype=logs.dtype))
+        step = jnp.interp(jnp.log(jnp.maximum(t, 1e-10)), logs, jnp.arange(len(self.table), dtype=logs.dtype))
+        return jnp.round(step) if self.whole else step
 
     def unit_time(self, t: Array) -> Array:
         """(step + 1) / T."""
         return (self.network_time(t) + 1.0) / len(self.table)
 
     def start(self, eps: Array, t: Array) -> Array:
-        """The discrete process starts at x_T = eps, which is sqrt(1 + s^2) eps here."""
-        return eps / expand(self._scale(t), eps)
+        """The discrete process starts at x_T = eps, which is sqrt(1 + s^2) eps here; or s eps."""
+        return eps * expand(t, eps) if self.begin == "level" else eps / expand(self._scale(t), eps)
 
     def predict(self, output: Array, x_t: Array, t: Array) -> Prediction:
         """The solve in the discrete process's variables; x0 and eps are the same in both. Drops a learned variance."""
@@ -120,7 +125,7 @@ def chain_grid(chain: Chain, request: GridRequest) -> tuple[Any, np.ndarray]:
     chain, needs, name = chain.respaced(()), request.needs, request.sampler
     if needs.over == "path":
         raise UserError(f"The sampler {name} needs continuous time; use Karras with churn, or Ddpm, with this model.")
-    levels = NoiseLevels(chain)
+    levels = NoiseLevels(chain, request.whole, request.begin)
     if needs.adaptive:
         return levels, adaptive_grid(request, levels.sigma_max, levels.sigma_min, 0.0)
     if request.steps > chain.steps:

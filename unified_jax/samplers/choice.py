@@ -140,6 +140,8 @@ class DpmSolver:
     """Add noise: solve the SDE."""
     of_eps: bool = False
     """Fit eps instead of x0 (order 3 only without noise); ends above sigma = 0."""
+    as_published: bool = False
+    """Order 3 as its authors' code and diffusers have it, with half of D2, which makes it one of second order."""
 
     def __post_init__(self) -> None:
         if self.order not in (1, 2, 3) or (self.sde and self.of_eps and self.order == 3):
@@ -152,7 +154,10 @@ class DpmSolver:
 
     def __call__(self, denoise: Denoiser, process: Any, x: Any, grid: Any, keys: Keys) -> Any:
         """See `dpm_solver.dpm_solver`."""
-        return dpm_solver(denoise, process, x, grid, keys, self.order, self.form, self.sde, self.of_eps)
+        return dpm_solver(
+            denoise, process, x, grid, keys, self.order, self.form, self.sde, self.of_eps,
+            as_published=self.as_published,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 from unified_jax.config import Open, check_finite, check_open
 from unified_jax.errors import UserError
 from unified_jax.moved import present_name
-from unified_jax.processes.grids import GridRequest, Last, Spacing, check_falls
+from unified_jax.processes.grids import Begin, GridRequest, Last, Spacing, check_falls
 from unified_jax.processes.targets import Process
 from unified_jax.samplers.choice import Euler, Sampler
 from unified_jax.samplers.guidance import Guidance
@@ -43,6 +43,12 @@ class SamplingPlan:
     """Nucleus sampling of text: the smallest set of tokens with this total probability."""
     lowest: float = 0.0
     """Last time before the data in continuous time, before the shift (Stable Diffusion 3); 0: even to the data."""
+    whole: bool = False
+    """Of a discrete process over its noise levels: tell the network the nearest whole step, not a fraction, as
+    diffusers' DPM-Solver and UniPC do with Karras' levels."""
+    begin: Begin = "noise"
+    """Where a discrete process over its noise levels begins: at its own pure noise, or at the noise of the first
+    "level" s alone, s eps instead of sqrt(1 + s^2) eps, as diffusers' Euler does."""
 
     def __post_init__(self) -> None:
         check_finite(self)
@@ -72,7 +78,8 @@ class SamplingPlan:
         """
         name = type(self.sampler).__name__
         request = GridRequest(
-            self.steps, self.spacing, self.shift, self.sampler.needs, name, self.offset, self.last, self.lowest
+            self.steps, self.spacing, self.shift, self.sampler.needs, name, self.offset, self.last, self.lowest,
+            self.whole, self.begin,
         )  # fmt: skip
         process, grid = process.grid(request)
         check_falls(grid, request)
