@@ -71,7 +71,7 @@ class ConvertCommand:
     autoencoder: str = ""
     """An autoencoder's folder or file: the run then draws pictures, not latents."""
     size: int | None = None
-    """Side of the image or latent of a diffusers model; default: the file's, else 32."""
+    """Side of the image or latent of a diffusers model, of a pipeline's image; default: the file's, else 32."""
     published_time: bool = False
     """Read a diffusers model with DiT's time frequencies, not those of diffusers."""
     ema: str = "0"
@@ -90,7 +90,8 @@ def main(arguments: list[str]) -> None:
     if target.exists() and (to_file or not target.is_dir() or any(target.iterdir())):
         raise UserError(f"--to {command.to!r} exists already; choose another name.")
     if is_pipeline(source):
-        print(convert_pipeline(source, target))
+        refuse_unused(command, exported=False, pipeline=True)
+        print(convert_pipeline(source, target, command.size))
         return
     exported = source.is_dir() and (command.layout in ("unified", *ADAPTERS) or not parts.holds_weights(source))
     refuse_unused(command, exported)
@@ -117,22 +118,24 @@ def main(arguments: list[str]) -> None:
     print("; ".join((f"{count:,} parameters of {source.name} ({command.layout}) in {target}", *said)))
 
 
-def refuse_unused(command: ConvertCommand, exported: bool) -> None:
+def refuse_unused(command: ConvertCommand, exported: bool, pipeline: bool = False) -> None:
     """Raises UserError for an option without effect."""
-    foreign = not exported and command.layout in ("dit", "sit", "diffusers_dit", "lightningdit")
+    foreign = not exported and not pipeline and command.layout in ("dit", "sit", "diffusers_dit", "lightningdit")
     diffusers = foreign and command.layout == "diffusers_dit"
     for option, given, used in (
+        ("--layout", command.layout != "unified", not pipeline),
         ("--heads", command.heads is not None, foreign),
         ("--classes", command.classes is not None, foreign),
         ("--autoencoder", bool(command.autoencoder), foreign),
-        ("--size", command.size is not None, diffusers),
+        ("--size", command.size is not None, diffusers or pipeline),
         ("--published-time", command.published_time, diffusers),
-        ("--base", bool(command.base), not exported and command.layout in ADAPTERS),
+        ("--base", bool(command.base), not exported and not pipeline and command.layout in ADAPTERS),
         ("--ema", command.ema != "0", exported or foreign),
     ):
         if given and not used:
-            what = "written" if exported else "read"
-            raise UserError(f"{option} has no meaning where the layout {command.layout} is {what}; leave it out.")
+            what = f"the layout {command.layout} is {'written' if exported else 'read'}"
+            what = "a pipeline of diffusers is read" if pipeline else what
+            raise UserError(f"{option} has no meaning where {what}; leave it out.")
 
 
 def read_weights(path: Path, command: ConvertCommand) -> tuple[Experiment, Params, tuple[str, ...]]:

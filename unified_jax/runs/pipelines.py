@@ -7,6 +7,7 @@ The unconditional half of guidance reads what those models were trained with: th
 zeros (SDXL). A folder's index says its family; PixArt, SD3 and Flux are in `runs.transformer_pipelines`.
 """
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import jax
 
 from unified_jax.errors import UserError
 from unified_jax.interop import pipelines
+from unified_jax.interop.folder import Settings
 from unified_jax.models.clip_encoder import clip_encoder
 from unified_jax.models.stages import STAGES, Stage
 from unified_jax.models.streams import Condition
@@ -59,6 +61,8 @@ PARTS: dict[str, tuple[str, ...]] = {
 """Part of a pipeline -> its classes."""
 XL_PARTS = PARTS | {"text_encoder_2": PROJECTED, "tokenizer_2": CLIP_TOKENIZER}
 """Of SDXL."""
+OLD_SCHEDULER = {"steps_offset": 1, "clip_sample": False}
+"""What the pipeline of Stable Diffusion 1 and 2 sets whatever its scheduler's file says: old files lack both."""
 MORE = ("class_embed_type", "addition_embed_type", "encoder_hid_dim_type", "num_class_embeds", "time_cond_proj_dim")
 """Options of a U-Net that reads more than a text."""
 
@@ -83,13 +87,13 @@ def read_stable_diffusion(asked: Request) -> Pipeline:
     folder = asked.folder
     parts = pipelines.parts_of(folder, PARTS)
     check_tokenizers(parts)
-    process, plan = pipelines.scheduler(parts["scheduler"], GUIDANCE)
+    process, plan = pipelines.scheduler(parts["scheduler"], GUIDANCE, fixed=OLD_SCHEDULER)
     unet = load_unet(parts["unet"])
     _check_conditions(unet, folder)
     source = parts["text_encoder"]
     text = clip_encoder(source, parts["tokenizer"], null="empty", name=TEXT, dtype=asked.dtype)
     check_features(asked, "tokens", unet.config["cross_attention_dim"], text.network.width)
-    coder = coder_of(asked, parts["vae"], unet.config["sample_size"], unet.config["in_channels"])
+    coder = coder_of(asked, parts["vae"], _latent_side(unet, folder, old=64), unet.config["in_channels"])
     network: Any = unet.network.clone(dtype=asked.dtype)
     prompt = Condition(text.text, encoder=Stage(TEXT, text, str(source)))
     return pipeline_of(assembled(coder, network, process, (prompt,)), plan, unet.params)
@@ -108,7 +112,13 @@ def read_sdxl(asked: Request) -> Pipeline:
     _check_conditions(unet, folder, "addition_embed_type")
     clips = tuple(
         clip_encoder(
-            parts[f"text_encoder{n}"], parts[f"tokenizer{n}"], skip=1, norm=False, name=TEXT, dtype=asked.dtype
+            parts[f"text_encoder{n}"],
+            parts[f"tokenizer{n}"],
+            projected=n == "_2",
+            skip=1,
+            norm=False,
+            name=TEXT,
+            dtype=asked.dtype,
         )
         for n in ("", "_2")
     )
@@ -118,7 +128,7 @@ def read_sdxl(asked: Request) -> Pipeline:
     vector = text.condition_form("pooled").features
     told = unet.config["projection_class_embeddings_input_dim"] - 6 * unet.config["addition_time_embed_dim"]
     check_features(asked, "six sizes and a vector", told, vector)
-    coder = coder_of(asked, parts["vae"], unet.config["sample_size"], unet.config["in_channels"])
+    coder = coder_of(asked, parts["vae"], _latent_side(unet, folder), unet.config["in_channels"])
     sizes = sizes_condition("sizes", coder.side, coder.side, 0.0, 0.0, coder.side, coder.side)
     network: Any = unet.network.clone(dtype=asked.dtype)
     model = assembled(coder, network, process, (*prompt_conditions(asked, text), sizes))
@@ -149,6 +159,21 @@ def _check_conditions(unet: Released, folder: Path, told: str = "") -> None:
             )
 
 
+def _latent_side(unet: Released, folder: Path, old: int = 0) -> int | None:
+    """The side of the latents that a U-Net was trained on, None where it says none.
+
+    old   what a smaller one of a file before diffusers 0.9 means: Stable Diffusion 1's first files say 32
+
+    Raises UserError for sides of two lengths.
+    """
+    side, version = unet.config.get("sample_size"), str(unet.config.get("_diffusers_version", "1"))
+    if side is None:
+        return None
+    if type(side) is int and side < old and re.match(r"0\.[0-8](\D|$)", version):
+        return old
+    return Settings(unet.config, f"The U-Net of {str(folder)!r}").side("sample_size", 64)
+
+
 def whole_params(found: Pipeline) -> Params:
     """The parameters of the network and of the stages, on this machine's devices."""
     model, mesh = found.experiment.model, make_mesh(MeshShape())
@@ -157,11 +182,11 @@ def whole_params(found: Pipeline) -> Params:
     return {**jax.tree.map(jax.numpy.asarray, found.params), STAGES: stages}
 
 
-def convert_pipeline(folder: Path, target: Path) -> str:
-    """Writes a pipeline as a run and returns a message."""
+def convert_pipeline(folder: Path, target: Path, size: int | None = None) -> str:
+    """Writes a pipeline as a run and returns a message. `size` as in `read_pipeline`."""
     if target.suffix == ".safetensors":
         raise UserError("A pipeline becomes a run, which holds its stages: name a folder with --to.")
-    found = read_pipeline(folder)
+    found = read_pipeline(folder, size)
     write_run(target, found.experiment, found.params, {"source": folder.name, "layout": "diffusers pipeline"})
     count = sum(value.size for value in jax.tree.leaves(found.params))
     return f"A network of {count:,} parameters, its text encoder and its autoencoder, of {folder} in {target}"
