@@ -4,7 +4,7 @@ r"""LoRA files (Hu et al. 2021) in the layouts of peft, diffusers and kohya <-> 
 
     peft         base_model.model.MODULE.lora_A.weight, .lora_B.weight; alpha in adapter_config.json
     diffusers    unet.MODULE.lora_A.weight, transformer.MODULE. ...; also MODULE.lora.down.weight, .lora.up.weight and
-                 MODULE.processor.to_q_lora.down.weight; no alpha, which then is r
+                 MODULE.processor.to_q_lora.down.weight; alpha in the header, else it is r
     kohya        lora_unet_MODULE.lora_down.weight, .lora_up.weight, .alpha, with _ for every dot of the module
 
 A module is one of the base model's own: a flattened name is looked up among them, never taken apart. What is left over

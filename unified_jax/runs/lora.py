@@ -20,6 +20,7 @@ from unified_jax.interop import files, lora, mmdit, table as tables, unets
 from unified_jax.interop.folder import read_json
 from unified_jax.interop.lora import LoraLayout, Update
 from unified_jax.interop.names import flatten, shapes
+from unified_jax.interop.parts import SAFETENSORS
 from unified_jax.interop.table import Table
 from unified_jax.models.stages import own
 from unified_jax.models.tuned import Tuned, Tuning
@@ -36,6 +37,8 @@ from unified_jax.typing import Params
 AdapterLayout = Literal["adapter", LoraLayout]
 ADAPTERS: Final = ("adapter", "peft", "diffusers", "kohya")
 ADAPTER_CONFIG = "adapter_config.json"
+HEADER = "lora_adapter_metadata"
+"""Where diffusers writes an adapter's options, in a safetensors header."""
 
 
 class Family(NamedTuple):
@@ -68,7 +71,7 @@ def family_of(model: Any, params: Params) -> tuple[str, Table]:
 def merged_params(
     model: Any, params: Params, what: str, tensors: dict[str, np.ndarray], said: dict[str, Any]
 ) -> Params:
-    """A model's own parameters with the updates of a file; `said` is peft's adapter_config.json, or {}.
+    """A model's own parameters with the updates of a file; `said` are peft's options, as in adapter_config.json.
 
     Raises UserError for options that are not served, and for arrays that do not fit.
     """
@@ -87,11 +90,27 @@ def import_lora(path: Path, base: Path, target: Path, trust: bool) -> str:
     """Makes a run from a run and a LoRA file of peft, diffusers or kohya, and returns a message. Raises UserError."""
     experiment, params, _ = open_run(base, trust=trust)
     host = jax.tree.map(np.asarray, jax.device_get(own(params)))
-    said = read_json(path.parent / ADAPTER_CONFIG, optional=True)
+    said = said_by(path, family_of(experiment.model, host)[0])
     found = merged_params(experiment.model, host, repr(str(path)), files.read(path), said)
     places = kept_places(base, experiment.model)
     write_run(target, replace(experiment, tuning=Tuning()), found, {"source": path.name, "base": base.name}, places)
     return f"{path.name} added to {base} in {target}"
+
+
+def said_by(path: Path, part: str) -> dict[str, Any]:
+    """The options of a LoRA file: those that diffusers writes in its header, else the adapter_config.json beside it.
+
+    `part` is the network's name in a pipeline, which stands before its options. Raises UserError for a damaged header.
+    """
+    header = files.read_metadata(path).get(HEADER) if path.suffix == SAFETENSORS and path.is_file() else None
+    if header is None:
+        return read_json(path.parent / ADAPTER_CONFIG, optional=True)
+    try:
+        options = dict(json.loads(header))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"The {HEADER} in the header of {str(path)!r} cannot be read: {error}.") from error
+    named = {name.removeprefix(f"{part}."): value for name, value in options.items() if name.startswith(f"{part}.")}
+    return named or {name: value for name, value in options.items() if "." not in name}
 
 
 def is_ours(path: Path) -> bool:
