@@ -11,6 +11,7 @@ from unified_jax.api.run import Run
 from unified_jax.data.tfds import Tfds
 from unified_jax.errors import UserError
 from unified_jax.modalities.image import Image
+from unified_jax.modalities.label import Label
 from unified_jax.models.diffusion import Diffusion
 from unified_jax.runs.image_edits import EditFlags, edit_of, edit_rows, read_mask
 from unified_jax.samplers.choice import Dopri5, Euler
@@ -64,6 +65,16 @@ def test_the_ends_of_an_interpolation_are_the_images(run, images):
         assert np.abs(ours.astype(int) - given).max() <= 2
     back = run.edit(images, mode="invert", iterations=12, plan=fine)["image"]
     assert np.abs(back.astype(int) - images).max() <= 2
+
+
+def test_what_an_image_shows_may_be_a_class_by_its_name(tmp_path, images):
+    """Names of classes are the data set's, for `given` and for `source` alike."""
+    (tmp_path / "names.json").write_text('{"label": ["cat", "dog"]}')
+    model = Diffusion(Plain(), modality=Image(8, 8, 3, 2), conditions=(Label("label", 2),))
+    run = Run(tmp_path, Experiment(model=model, data=Tfds("unknown")), model.init(jax.random.key(0)), 0)
+    made = [run.edit(images[0], {"label": one}, mode="invert", source={"label": other}, plan=PLAN)["image"]
+            for one, other in (("cat", "dog"), (0, 1))]  # fmt: skip
+    assert np.array_equal(*made)
 
 
 def test_masks_and_images_come_from_files_and_white_is_filled(tmp_path, images):

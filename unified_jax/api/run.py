@@ -145,7 +145,8 @@ class Run:
         rows |= edit_rows(edit, model, range(count), images, mask, other, at)
         if source and mode not in ("invert", "interpolate"):
             raise UserError(f"source has no use in the edit {mode!r}; leave it out.")
-        rows |= {SOURCE + name: row for name, row in given_rows(source, model, count).items()}
+        of_image = given_rows(source, model, count, modalities=self.modalities)
+        rows |= {SOURCE + name: row for name, row in of_image.items()}
         return self.sample_rows(rows, model.wantable, (0, count), seed, plan, batch, lambda done: None, edit)
 
     def sampling(
