@@ -3,14 +3,16 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
+from PIL import Image as Pillow
 
 from tests.helpers import EXPERIMENT
 from unified_jax.cli import runs as command
 from unified_jax.cli.entry import run_command
 from unified_jax.errors import UserError
 from unified_jax.runs.directory import save_experiment
-from unified_jax.runs.listing import compare, describe, find_runs, table
+from unified_jax.runs.listing import compare, describe, draw_curves, find_runs, table
 
 
 @pytest.fixture
@@ -53,6 +55,15 @@ def test_runs_are_compared_by_settings_and_curves(folder, capsys):
     assert out.read_bytes().startswith(b"\x89PNG")
     assert run_command(command.main, [str(a), "--compare"]) == 2
     assert "at least two runs" in capsys.readouterr().err
+
+
+def test_a_curve_of_one_point_is_seen(folder):
+    """The point is the middle of its axes, where nothing else is drawn."""
+    draw_curves([folder / "b"], folder / "b.png")
+    with Pillow.open(folder / "b.png") as picture:
+        pixels = np.asarray(picture.convert("RGB")).astype(int)
+    rows, columns = (slice(2 * n // 5, 3 * n // 5) for n in pixels.shape[:2])
+    assert (np.abs(pixels[rows, columns] - (0x1F, 0x77, 0xB4)).max(axis=-1) < 8).any()
 
 
 def test_what_is_no_run_is_a_sentence(folder, capsys):

@@ -86,7 +86,8 @@ def draw_curves(runs: list[Path], path: Path) -> None:
             if points:
                 shown += 1
                 label = f"{run.name} {'validation' if style != '-' else 'loss'}"
-                axes.plot(*zip(*points, strict=True), style, color=f"C{i}", label=label, markersize=3)
+                drawn = style if len(points) > 1 else "o"  # a line through one point is not seen
+                axes.plot(*zip(*points, strict=True), drawn, color=f"C{i}", label=label, markersize=3)
     if not shown:
         plt.close(figure)
         raise UserError("None of these runs has a line of metrics yet.")
