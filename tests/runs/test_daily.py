@@ -89,6 +89,12 @@ def test_more_steps_are_a_branch_that_is_recorded(folder, tmp_path, capfd):
     assert rates[7] > rates[6]
 
 
+def test_other_settings_are_told_before_the_records_that_follow_from_them(folder):
+    other = dataclasses.replace(LONG, data=dataclasses.replace(LONG.data, seed=3))
+    with pytest.raises(uj.UserError, match=r"holds a run with another data\.seed"):
+        loop.train(other, Start(folder, quiet=True))
+
+
 def test_data_may_move_and_must_stay_the_same(tmp_path):
     """A folder is where examples lie, not what they are; their number and the first of them are compared."""
     save_experiment(tmp_path, dataclasses.replace(EXPERIMENT, data=Tfds(data_dir="here")))

@@ -32,8 +32,8 @@ from unified_jax.runs.memory import check_state_fits
 from unified_jax.runs.metrics import MetricsWriter, Pending, Progress, count_lines, last_loss
 from unified_jax.runs.monitor import Watch
 from unified_jax.runs.patience import over
-from unified_jax.runs.resume import DATA, check_same_data, data_moved
-from unified_jax.runs.start import Start, begin, create
+from unified_jax.runs.resume import DATA
+from unified_jax.runs.start import Start, begin, check_there, create
 from unified_jax.runs.watchdog import Pulse
 from unified_jax.sharding import make_mesh
 from unified_jax.training.experiment import Experiment
@@ -109,17 +109,12 @@ def opened(run: Run, start: Start) -> Iterator[tuple[Checkpoints, State]]:
     with contextlib.ExitStack() as stack:
         together(lambda: stack.enter_context(RunLock(folder)), by="first")
         checkpoints = stack.enter_context(Checkpoints(folder, keep.keep, keep_every=keep.keep_every))
-        together(lambda: _check_data(run, folder, checkpoints), by="first")
+        together(lambda: check_there(run.experiment, start, checkpoints, run.pipeline.described), by="first")
         state, frozen = begin(run.experiment, run.program, run.key, start, checkpoints)
         run.frozen = awake(run.experiment.model, frozen)
         if not over(run.experiment, folder, int(state.step)):
             together(lambda: _describe(run, folder, int(state.step)), by="first")
         yield checkpoints, state
-
-
-def _check_data(run: Run, folder: Path, checkpoints: Checkpoints) -> None:
-    if checkpoints.steps():
-        check_same_data(run.pipeline.described(), folder, data_moved(run.experiment, folder))
 
 
 def close_run(run: Run, start: Start, summary: dict[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from unified_jax.runs.draws import check_same_draws
 from unified_jax.runs.features import check_features
 from unified_jax.runs.metrics import JointBar
 from unified_jax.runs.notice import say
-from unified_jax.runs.resume import branch_of, check_same_code, check_same_run
+from unified_jax.runs.resume import branch_of, check_same_code, check_same_data, check_same_run, data_moved
 from unified_jax.runs.saved import keep_base, load_frozen, load_params, loading
 from unified_jax.runs.stages import Places, begin_stages, check_sources, read_stage, recorded_checksum
 from unified_jax.runs.weight_transfer import Graft, plan_graft
@@ -69,6 +69,18 @@ def create(start: Start) -> None:
     if start.resume == "must" and not (start.run_dir / "checkpoints").is_dir():
         raise UserError(f"--resume must: {str(start.run_dir)!r} holds no finished checkpoint.")
     runs.create(start.run_dir)
+
+
+def check_there(
+    experiment: Experiment, start: Start, checkpoints: Checkpoints, described: Callable[[], list[dict[str, Any]]]
+) -> None:
+    """Raises UserError if what is there is another run: in its settings, and if they are the same in its records.
+
+    described  of the data now (`Pipeline.described`); asked where a run is there
+    """
+    if saved := checkpoints.steps():
+        _check_start(experiment, start, saved)
+        check_same_data(described(), start.run_dir, data_moved(experiment, start.run_dir))
 
 
 def begin(
