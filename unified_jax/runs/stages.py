@@ -91,7 +91,8 @@ def check_places(model: Any, places: Places) -> None:
     """Raises UserError for a place of a stage that the model does not have."""
     there = [one.name for one in model.stages]
     if unknown := sorted(set(places) - set(there)):
-        raise UserError(f"--stage {unknown[0]}: this run has the stages {', '.join(there) or 'none'}.")
+        told = f"this run has the stages {', '.join(there)}" if there else "this run has no stages"
+        raise UserError(f"--stage {unknown[0]}: {told}.")
 
 
 def check_sources(model: Any, places: Places) -> None:
@@ -110,7 +111,7 @@ def check_sources(model: Any, places: Places) -> None:
         if one.keep == "reference" and not path.is_file():
             raise UserError(
                 f"The stage {one.name!r} is kept as a reference to {str(path)!r}, which is no file: write one with "
-                "unified-jax convert export, or keep a copy."
+                "unified-jax convert --from RUN --to FILE.safetensors, or keep a copy."
             )
 
 
