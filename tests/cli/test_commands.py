@@ -38,7 +38,7 @@ def ends(main, *arguments):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), "Usage: python train.py RECIPE"),
+        ((), "Usage: unified-jax train RECIPE"),
         (
             ("quickstrat",),
             "Unknown recipe 'quickstrat'; did you mean quickstart? Recipes: caption_autoencoder, caption_encoder, cap",

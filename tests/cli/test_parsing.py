@@ -157,7 +157,7 @@ def test_help_is_help(capsys):
             with pytest.raises(SystemExit) as stop:
                 command.main([flag])
             out, err = capsys.readouterr()
-            assert (stop.value.code, err) == (0, "") and "usage: " in out
+            assert (stop.value.code, err) == (0, "") and "usage: unified-jax " in out  # what an installed one is called
 
 
 def test_every_command_runs_as_a_module(monkeypatch, capsys):
@@ -191,6 +191,25 @@ def test_misspelt_words_are_answered_with_the_right_one(capsys):
     ):
         assert run_command(command.main, words) == 2
         assert answer in capsys.readouterr().err
+
+
+def test_a_word_that_is_no_source_of_data_is_told_what_would_be(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    (tmp_path / "mine.py").write_text("")
+    for words, told in (
+        (["show", "mine"], "no file, folder or recipe 'mine'; did you mean mine.py?"),
+        (["encode", "mine"], "Unknown recipe 'mine'; did you mean mine.py? Recipes: caption"),
+        (["latents", "mine"], "no run directory or recipe 'mine'; did you mean mine.py?"),
+        (["show", "nothere"], "There is no file, folder or recipe 'nothere'. Usage: unified-jax data show PATH or REC"),
+        (["build", "quikstart"], "no file, folder or recipe 'quikstart'; did you mean quickstart?"),
+        (["check", str(folder)], f"unified-jax data check images --data.path {folder}"),
+        (["show", str(folder)], "holds no files with data; expected pictures, sounds, films, tables or tars"),
+        (["check", "images", "--data.path", str(folder)], "has no image files (.png, .jpg,"),
+    ):
+        assert run_command(data.main, words) == 2
+        assert told in capsys.readouterr().err
 
 
 def test_without_a_home_commands_go_on_without_a_cache(monkeypatch, tmp_path, capsys):

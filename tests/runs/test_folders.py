@@ -50,7 +50,7 @@ def test_files_of_others_are_refused_by_name_and_left_alone(tmp_path, name):
     (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / "out" / name).write_text("mine")
     before = holds(tmp_path)
-    with pytest.raises(UserError, match=f"holds '{name}', which sample.py did not write"):
+    with pytest.raises(UserError, match=f"holds '{name}', which `unified-jax sample` did not write"):
         draw(tmp_path / "out", 1)
     with pytest.raises(RunError, match="did not write"), new_folder(tmp_path / "out"):
         pass  # it came while the samples were drawn

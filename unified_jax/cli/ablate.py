@@ -44,8 +44,8 @@ def main(arguments: list[str]) -> None:
     from unified_jax.studies.study import load_study, parse_settings, study_names
 
     if not arguments:
-        raise UserError(f"Usage: ablate STUDY [--dry-run]; studies: {', '.join(study_names())}, or a path.")
-    command = parse(AblateCommand, "ablate", arguments)
+        raise UserError(f"Usage: unified-jax ablate STUDY [--dry-run]; studies: {', '.join(study_names())}, or a path.")
+    command = parse(AblateCommand, "unified-jax ablate", arguments)
     study, settings = load_study(command.study), parse_settings(command.set)
     if command.init_from:
         study = dataclasses.replace(study, init_from=command.init_from)

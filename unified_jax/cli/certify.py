@@ -29,7 +29,7 @@ class CertifyCommand:
 
 def main(arguments: list[str]) -> None:
     """Runs the command."""
-    command = parse(CertifyCommand, "certify", arguments)
+    command = parse(CertifyCommand, "unified-jax certify", arguments)
     rows = certify(Path(command.folder), command.only)
     for row in rows:
         if not (command.failures and row.verdict.startswith(("pass", "uncovered"))):

@@ -1,6 +1,6 @@
-"""`python -m unified_jax.cli.convert --from FILE_OR_RUN --layout LAYOUT --to OUT`: weights in and out.
+"""`unified-jax convert --from FILE_OR_RUN --layout LAYOUT --to OUT`: weights in and out.
 
-    --from FILE --to RUN_DIR             third-party weights as a run that sample.py draws from
+    --from FILE --to RUN_DIR             third-party weights as a run that `sample` draws from
     --from FOLDER --to RUN_DIR           a pipeline of diffusers (Stable Diffusion, PixArt, Flux) with its stages
     --from FILE --to NAME.safetensors    the same as one file in our layout, the model's configuration in its metadata
     --from RUN_DIR --to NAME.safetensors a run's parameters in a layout; of a tuned run, merged with its base
@@ -84,7 +84,7 @@ def main(arguments: list[str]) -> None:
     """Runs the command."""
     if len(arguments) >= 2 and not any(word.startswith("-") for word in arguments[:2]):
         arguments = ["--from", arguments[0], "--to", *arguments[1:]]
-    command = tyro.cli(ConvertCommand, prog="convert", args=arguments)
+    command = tyro.cli(ConvertCommand, prog="unified-jax convert", args=arguments)
     source, target = Path(command.source), Path(command.to)
     to_file = target.suffix == ".safetensors"
     if target.exists() and (to_file or not target.is_dir() or any(target.iterdir())):

@@ -38,7 +38,7 @@ class DistanceCommand:
 def main(arguments: list[str]) -> None:
     """Runs the command."""
     words = [word for i, word in enumerate(arguments) if not any(w.startswith("-") for w in arguments[: i + 1])]
-    command = parse(DistanceCommand, f"distance {' '.join(words)}", arguments[len(words) :])
+    command = parse(DistanceCommand, f"unified-jax distance {' '.join(words)}", arguments[len(words) :])
     if len(words) != (1 if command.statistics else 2):
         raise UserError(f"Name two sets, or one with --statistics: {USAGE}.")
     if command.batch < 1:

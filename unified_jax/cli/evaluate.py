@@ -9,7 +9,7 @@ from unified_jax.runs.flags import parse
 
 def main(arguments: list[str]) -> None:
     """Runs the command."""
-    command = parse(EvaluateCommand, "evaluate", arguments)
+    command = parse(EvaluateCommand, "unified-jax evaluate", arguments)
     use_compilation_cache()
     start_process(command.hosts)
     evaluate_run(command)

@@ -27,8 +27,9 @@ class LinkCommand:
 
 def main(arguments: list[str]) -> None:
     """Runs the command."""
-    more = "link RECIPE --help lists the flags of a recipe with their defaults."
-    recipe, command = parse_command(LinkCommand, ("link", "link RECIPE --run DIR", more), arguments)
+    more = "unified-jax link RECIPE --help lists the flags of a recipe with their defaults."
+    called = ("unified-jax link", "unified-jax link RECIPE --run DIR", more)
+    recipe, command = parse_command(LinkCommand, called, arguments)
     use_compilation_cache()
     from unified_jax.runs.link import link
     from unified_jax.runs.listing import LINKED

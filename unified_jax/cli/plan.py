@@ -39,9 +39,10 @@ class PlanCommand:
 @same_numbers()
 def main(arguments: list[str]) -> None:
     """Runs the command."""
-    more = "plan RECIPE --help lists the flags of a recipe with their defaults."
+    more = "unified-jax plan RECIPE --help lists the flags of a recipe with their defaults."
     jax.config.update("jax_platforms", "cpu")  # targets are only compiled for
-    _, command = parse_command(PlanCommand, ("plan", "plan RECIPE --target KIND:SHAPE", more), arguments)
+    called = ("unified-jax plan", "unified-jax plan RECIPE --target KIND:SHAPE", more)
+    _, command = parse_command(PlanCommand, called, arguments)
     if command.most < 1:
         raise UserError(f"--most must be at least 1, found {command.most}.")
     from unified_jax.planning.hardware import open_target

@@ -33,14 +33,15 @@ def main(arguments: list[str]) -> None:
         "noise": (NoiseCommand, noise),
     }
     known = ("attention", *kinds)
-    more = "probe KIND --help lists the flags of a kind."
-    name = first_word(arguments, "probe KIND --run DIR", "kinds", known, more)
+    more = "unified-jax probe KIND --help lists the flags of a kind."
+    name = first_word(arguments, "unified-jax probe KIND --run DIR", "kinds", known, more)
     if name not in known:
         near = meant(name, known)
-        raise UserError(f"Unknown probe {name!r}{near} Usage: probe KIND --run DIR; kinds: {', '.join(known)}.")
+        usage = "unified-jax probe KIND --run DIR"
+        raise UserError(f"Unknown probe {name!r}{near} Usage: {usage}; kinds: {', '.join(known)}.")
     given, rest = split_arguments(arguments[1:])
     if name == "attention":
-        command = parse(AttentionCommand, "probe attention", rest)
+        command = parse(AttentionCommand, "unified-jax probe attention", rest)
         check_seed(command.seed)
         check_steps(command.steps)
         use_compilation_cache()
@@ -49,7 +50,7 @@ def main(arguments: list[str]) -> None:
     if given:
         raise UserError("--given belongs to the probe of attention.")
     kind, act = kinds[name]
-    command = parse(kind, f"probe {name}", rest)
+    command = parse(kind, f"unified-jax probe {name}", rest)
     check_seed(command.seed)
     use_compilation_cache()
     act(command)

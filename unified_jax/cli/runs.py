@@ -30,7 +30,7 @@ class RunsCommand:
 
 def main(arguments: list[str]) -> None:
     """Runs the command."""
-    command = parse(RunsCommand, "runs", arguments)
+    command = parse(RunsCommand, "unified-jax runs", arguments)
     runs = find_runs([Path(folder) for folder in command.folders])
     if not runs:
         raise UserError(f"There is no run in {', '.join(command.folders)}.")

@@ -1,4 +1,4 @@
-"""`python sample.py --run DIR ...`: sample from a run directory."""
+"""`unified-jax sample --run DIR ...`: sample from a run directory."""
 
 import sys
 from dataclasses import dataclass, fields
@@ -104,7 +104,7 @@ class SampleCommand:
 def main(arguments: list[str]) -> None:
     """Runs the command."""
     given_text, rest = split_arguments(arguments)
-    command = parse(SampleCommand, "sample.py", rest)
+    command = parse(SampleCommand, "unified-jax sample", rest)
     formats = _check(command)
     use_fake_devices(command.devices)
     use_compilation_cache()

@@ -1,4 +1,4 @@
-"""`python train.py RECIPE ...`: parse, train, evaluate."""
+"""`unified-jax train RECIPE ...`: parse, train, evaluate."""
 
 import math
 import os
@@ -66,8 +66,8 @@ def parse(arguments: list[str]) -> tuple[str, TrainCommand]:
 
 def parse_all(arguments: list[str]) -> tuple[str, list[TrainCommand]]:
     """The same with a command for each stage where --stages is given, else with one."""
-    more = "python train.py RECIPE --help lists the flags of a recipe with their defaults."
-    called = ("train.py", "python train.py RECIPE [--flags]", more)
+    more = "unified-jax train RECIPE --help lists the flags of a recipe with their defaults."
+    called = ("unified-jax train", "unified-jax train RECIPE [--flags]", more)
     if "--stages" in arguments:
         recipe, commands = parse_stages(TrainCommand, called, arguments)
     else:

@@ -74,8 +74,7 @@ def _scanned(data: Folder, listing: Listing, split: str, wanted: dict[str, str])
     first = media[0] if media else _main_kind(listing)
     found = np.flatnonzero(listing.of_suffixes(_suffixes(listing, first)))
     if not len(found):
-        counts = ", ".join(f"{n} of {k}" for k in KINDS if (n := int(listing.of_suffixes(KINDS[k]).sum())))
-        raise UserError(f"The folder {data.path!r} has no files of {first}; it has {counts or 'none that are known'}.")
+        raise UserError(f"The folder {data.path!r} {_lacks(listing, first)}.")
     sides, there = by_folder([folder.split("/")[0] for folder in listing.folders])
     group, side = pick_split(data.name, split, there, data.test)
     rows = found[within(sides, group)[listing.column("folder")[found]]]
@@ -84,6 +83,14 @@ def _scanned(data: Folder, listing: Listing, split: str, wanted: dict[str, str])
     names = _classes(data, listing, found, sides) if LABEL in wanted.values() else ((), np.zeros(0, np.int32))
     others = {kind: _beside(listing, rows, kind) for kind in media[1:]}
     return FolderSource(data.name, listing, rows, tuple(wanted.items()), first, *names, others)
+
+
+def _lacks(listing: Listing, kind: str) -> str:
+    """What a folder without files of a kind has instead, in words."""
+    if kind == FILE:
+        return "holds no files with data; expected pictures, sounds, films, tables or tars"
+    counts = ", ".join(f"{n} {k}" for k in KINDS if (n := int(listing.of_suffixes(KINDS[k]).sum())))
+    return f"has no {kind} files ({', '.join(KINDS[kind])}); of other kinds it has {counts or 'none'}"
 
 
 def _suffixes(listing: Listing, kind: str) -> tuple[str, ...]:

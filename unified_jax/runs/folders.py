@@ -110,8 +110,8 @@ def _refuse_strangers(out: Path, place: Path) -> None:
         raise UserError(f"The output directory {str(out)!r} cannot be written: it is a file.")
     if found := _strangers(place):
         raise UserError(
-            f"The output directory {str(out)!r} holds {found!r}, which sample.py did not write there; name a new one "
-            "with --out."
+            f"The output directory {str(out)!r} holds {found!r}, which `unified-jax sample` did not write there; name "
+            "a new one with --out."
         )
 
 

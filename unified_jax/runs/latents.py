@@ -30,7 +30,7 @@ from unified_jax.precision import same_numbers
 from unified_jax.runs import directory as runs
 from unified_jax.runs.flags import parse
 from unified_jax.runs.latent_record import RECORD
-from unified_jax.runs.recipe import load_recipe, parse_command
+from unified_jax.runs.recipe import load_recipe, near_recipe, parse_command, recipe_names
 from unified_jax.runs.saved import loading
 from unified_jax.runs.stages import read_stage, stage as stage_of
 from unified_jax.sharding import MeshShape, make_mesh
@@ -87,7 +87,9 @@ def main(arguments: list[str]) -> None:
     named = bool(arguments) and not arguments[0].startswith("-")
     if named and not (Path(arguments[0]) / "config.json").is_file():
         more = "A run directory of an autoencoder serves too: unified-jax data latents RUN --help."
-        called = ("data latents", "unified-jax data latents RECIPE or RUN", more)
+        if not arguments[0].endswith(".py") and arguments[0] not in (known := recipe_names()):
+            raise UserError(f"There is no run directory or recipe {arguments[0]!r}{near_recipe(arguments[0], known)}")
+        called = ("unified-jax data latents", "unified-jax data latents RECIPE or RUN", more)
         recipe, asked = parse_command(OfRecipe, called, arguments)
         command, experiment = asked.of(recipe), asked.experiment
     else:

@@ -142,6 +142,11 @@ def _split(arguments: list[str], names: list[str]) -> tuple[list[str], list[str]
     return own, rest
 
 
+def near_recipe(name: str, known: Sequence[str]) -> str:
+    """`; did you mean X?`: a file here whose suffix was left out, or a name that is close (`errors.meant`)."""
+    return f"; did you mean {name}.py?" if name and Path(f"{name}.py").is_file() else meant(name, known)
+
+
 def load_built(name: str, folder: Path, words: tuple[str, str], function: str, kind: type[Built]) -> Built:
     """What `function()` of a file returns: of `folder`/`name`.py, or of a path to a .py file.
 
@@ -156,7 +161,7 @@ def find_function(name: str, folder: Path, words: tuple[str, str], function: str
     path = Path(name) if name.endswith(".py") else folder / f"{name}.py"
     if not path.is_file():
         known = sorted(other.stem for other in folder.glob("*.py"))
-        what = f"Unknown {one} {name!r}{meant(name, known)}"
+        what = f"Unknown {one} {name!r}{near_recipe(name, known)}"
         if name.endswith(".py"):
             what = f"The {one} file {name!r} {'is a folder' if path.is_dir() else 'does not exist'}."
         raise UserError(f"{what} {several.capitalize()}: {', '.join(known)}, or a path to a .py file.")

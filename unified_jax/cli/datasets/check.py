@@ -1,10 +1,12 @@
 """`unified-jax data check RECIPE`: every record once, all faults by kind."""
 
+import shlex
 from dataclasses import dataclass
 from typing import Annotated
 
 import tyro
 
+from unified_jax.cli.datasets.source import is_path
 from unified_jax.data.base import fields_read
 from unified_jax.errors import RunError, UserError
 from unified_jax.runs.recipe import parse_command
@@ -26,7 +28,11 @@ class CheckCommand:
 def main(arguments: list[str]) -> None:
     """Runs the command."""
     more = "unified-jax data check RECIPE --help lists the flags of a recipe with their defaults."
-    _, command = parse_command(CheckCommand, ("data check", "unified-jax data check RECIPE", more), arguments)
+    if arguments and not arguments[0].startswith("-") and is_path(arguments[0]):
+        asked = f"unified-jax data check images --data.path {shlex.quote(arguments[0])}"
+        raise UserError(f"{arguments[0]!r} is a path; its records are checked as a recipe reads them: {asked}.")
+    called = ("unified-jax data check", "unified-jax data check RECIPE", more)
+    _, command = parse_command(CheckCommand, called, arguments)
     if command.workers < 1:
         raise UserError(f"--workers must be at least 1, found {command.workers}.")
     from tqdm import tqdm

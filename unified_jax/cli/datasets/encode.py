@@ -37,7 +37,7 @@ class EncodeCommand:
 def main(arguments: list[str]) -> None:
     """Runs the command."""
     more = "unified-jax data encode RECIPE --help lists the flags of a recipe with their defaults."
-    called = ("data encode", "unified-jax data encode RECIPE --to DIR", more)
+    called = ("unified-jax data encode", "unified-jax data encode RECIPE --to DIR", more)
     _, command = parse_command(EncodeCommand, called, arguments)
     check_devices(command.devices)
     use_fake_devices(command.devices)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from unified_jax.data.files import Files
 from unified_jax.errors import UserError
 from unified_jax.runs.flags import parse
-from unified_jax.runs.recipe import parse_command, recipe_names
+from unified_jax.runs.recipe import near_recipe, parse_command, recipe_names
 
 Command = TypeVar("Command")
 
@@ -46,8 +46,11 @@ def read_command(
     if not arguments or arguments[0].startswith("-"):
         if not {"-h", "--help"} & set(arguments):
             raise UserError(f"Name a path or a recipe: {usage}. {usage} --help lists the flags.")
-        parse(of_path, f"data {action} PATH", ["--help"])
+        parse(of_path, f"unified-jax data {action} PATH", ["--help"])
     word = arguments[0]
     if is_path(word):
-        return word, parse(of_path, f"data {action} {word}", arguments[1:])
-    return parse_command(of_recipe, (f"data {action}", usage, f"{usage} --help lists the flags."), arguments)
+        return word, parse(of_path, f"unified-jax data {action} {word}", arguments[1:])
+    if not word.endswith(".py") and word not in (known := recipe_names()):
+        raise UserError(f"There is no file, folder or recipe {word!r}{near_recipe(word, known)} Usage: {usage}.")
+    called = (f"unified-jax data {action}", usage, f"{usage} --help lists the flags.")
+    return parse_command(of_recipe, called, arguments)

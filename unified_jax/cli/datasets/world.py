@@ -41,7 +41,7 @@ class WorldCommand:
 
 def main(arguments: list[str]) -> None:
     """Runs the command."""
-    command = parse(WorldCommand, "data build", arguments)
+    command = parse(WorldCommand, "unified-jax data build", arguments)
     from tqdm import tqdm
 
     from unified_jax.data.world import World
