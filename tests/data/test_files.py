@@ -211,7 +211,7 @@ def test_faults_of_folders_are_named(tmp_path):
     root = tmp_path / "photos"
     for fields, words in {
         ("depth",): "'depth' .* no column of a folder",
-        ("audio",): "no files of audio; .* 20 of image",
+        ("audio",): "no audio files .*; of other kinds it has 20 image",
     }.items():
         with pytest.raises(UserError, match=words):
             only(data, fields=fields)
