@@ -23,6 +23,7 @@ from unified_jax.modalities.label import Label
 from unified_jax.modalities.reading import File
 from unified_jax.runs.building import Order, build
 from unified_jax.runs.checking import check
+from unified_jax.runs.looking import look
 
 
 def png(i, mode="RGB", size=(8, 8)):
@@ -207,12 +208,13 @@ def test_the_commands_show_check_and_build(photos, tmp_path, capsys, monkeypatch
         assert sheet.width > 500
     (tmp_path / "own.py").write_text(RECIPE)
     assert run(capsys, "check", "own.py", "--data.path", str(photos))[0] == 0
-    code, said = run(capsys, "show", "own.py", "--data.path", str(photos), "--classes", "3")
-    assert code == 2 and "set --classes 2" in said
+    for action in ("show", "check"):
+        code, said = run(capsys, action, "own.py", "--data.path", str(photos), "--classes", "3")
+        assert code == 2 and "set --classes 2" in said
     assert run(capsys, "show", "own.py", "--data.path", str(photos), "--count", "5", "--to", "s.png")[0] == 0
     (tmp_path / "mine").mkdir()
     messy(tmp_path / "mine" / "one")
-    code, said = run(capsys, "check", "own.py", "--data.path", "mine", "--splits", "train")
+    code, said = run(capsys, "check", "own.py", "--data.path", "mine", "--splits", "train", "--classes", "1")
     assert code == 1 and "cannot be used" in said and "--skip" in said
     code, said = run(capsys, "build", "own.py", "--data.path", str(photos), "--to", "built", "--skip")
     assert code == 0 and "photos (train 19, test 1 records)" in said
@@ -224,6 +226,12 @@ def test_the_commands_show_check_and_build(photos, tmp_path, capsys, monkeypatch
     ):  # fmt: skip
         code, said = run(capsys, *words)
         assert code == 2 and wrong in said, said
+
+
+def test_a_film_is_shown_as_one_also_where_it_is_a_gif(tmp_path):
+    frames = [Pillow.new("RGB", (12, 8), colour) for colour in ("red", "green", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert "video: films of 3 frames, 12 wide, 8 high" in "\n".join(look(Folder(str(tmp_path))).lines)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from unified_jax.data.base import (
     DataSet,
     Named,
     Recorded,
+    Source,
     derived_first,
     fields_read,
     prepare_example,
@@ -106,7 +107,7 @@ class Pipeline:
         self.views = [(modalities, self.varying)]
         self.buckets = self._divided(vary) if self.mixer or (vary and bucketed(modalities)) else None
         self.slots = (rows[:, None] * documents + np.arange(documents, dtype=np.int32)).reshape(-1).astype(np.int32)
-        self._check_classes()
+        check_classes(self.name, self.parts, self.modalities)
         for part in range(len(self.parts)):
             self.example(self._id(part << PART_BITS))
 
@@ -154,23 +155,7 @@ class Pipeline:
 
     def class_names(self) -> dict[str, tuple[str, ...]]:
         """Field -> names of its classes, as far as the data set knows them."""
-        return {
-            field: names
-            for _, _, source in self.parts[::-1]
-            if isinstance(source, Named)
-            for field, names in source.class_names
-        }
-
-    def _check_classes(self) -> None:
-        """Raises UserError where a label has another number of classes than the data set."""
-        for modality in self.modalities:
-            names = self.class_names().get(modality.name, ())
-            if isinstance(modality, Label) and names and not modality.names and len(names) != modality.classes:
-                shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-                raise UserError(
-                    f"Data set {self.name!r} has {len(names)} classes of {modality.name!r} ({shown}), the model has "
-                    f"{modality.classes}: set --classes {len(names)}, or Label(classes={len(names)}) in the recipe."
-                )
+        return class_names(self.parts)
 
     def _id(self, place: int) -> int:
         """The id of the example at a position of the lists before shuffling, which omit skipped records."""
@@ -211,6 +196,26 @@ class Pipeline:
             key = np.array([VARY | self.seed, (place[0] << 24) | place[1]], np.uint64)
             raw = vary_example(name, index, raw, owners[part], key)
         return prepare_example(name, index, raw, modalities)
+
+
+def class_names(parts: tuple[tuple[float, str, Source], ...]) -> dict[str, tuple[str, ...]]:
+    """Field -> names of its classes, as far as the sources of `DataSet.parts` know them."""
+    return {
+        field: names for _, _, source in parts[::-1] if isinstance(source, Named) for field, names in source.class_names
+    }
+
+
+def check_classes(name: str, parts: tuple[tuple[float, str, Source], ...], modalities: tuple[Modality, ...]) -> None:
+    """Raises UserError where a label has another number of classes than the parts of the data set `name`."""
+    known = class_names(parts)
+    for modality in modalities:
+        names = known.get(modality.name, ())
+        if isinstance(modality, Label) and names and not modality.names and len(names) != modality.classes:
+            shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+            raise UserError(
+                f"Data set {name!r} has {len(names)} classes of {modality.name!r} ({shown}), the model has "
+                f"{modality.classes}: set --classes {len(names)}, or Label(classes={len(names)}) in the recipe."
+            )
 
 
 def preparing_threads() -> int:

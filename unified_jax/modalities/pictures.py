@@ -64,6 +64,14 @@ def decode_picture(content: bytes) -> Any:
         raise ValueError(f"it cannot be read as an image ({first_line(error)})") from None
 
 
+def frames_of(content: bytes) -> int:
+    """How many frames an encoded image that can be read has; 1 unless it is animated."""
+    from PIL import Image as Pillow
+
+    with Pillow.open(io.BytesIO(content), formats=known_formats()) as file:
+        return getattr(file, "n_frames", 1)
+
+
 def upright_size(content: bytes) -> tuple[int, int]:
     """(height, width) of `decode_picture`, from the head of the file. Raises ValueError where it cannot be read."""
     from PIL import Image as Pillow

@@ -15,7 +15,7 @@ from unified_jax.errors import RunError, UserError
 from unified_jax.modalities.files import draw_words
 from unified_jax.modalities.image import to_pillow
 from unified_jax.modalities.meshes import FORMATS as MESHES, read_cloud
-from unified_jax.modalities.pictures import decode_picture, shallow
+from unified_jax.modalities.pictures import decode_picture, frames_of, shallow
 from unified_jax.modalities.points import Points
 from unified_jax.modalities.reading import File, first_line
 from unified_jax.modalities.sheets import sheet_of_rows
@@ -128,6 +128,8 @@ def _measure_file(file: File) -> tuple[str, Any]:
         raise ValueError(f"{file.name!r} is empty")
     if file.suffix in PICTURES or content.startswith(SIGNS):
         picture = decode_picture(content)
+        if file.suffix in FILMS and (frames := frames_of(content)) > 1:
+            return "film", (picture.width, picture.height, frames)
         return "image", (picture.width, picture.height, picture.mode)
     if file.suffix in SOUNDS:
         sound = read_sound(file)
@@ -145,6 +147,9 @@ def _told_kind(kind: str, values: list[Any], names: tuple[str, ...]) -> str:
         sizes = [f"{_range([v[axis] for v in values])}" for axis in (0, 1)]
         modes = ", ".join(f"{count} {mode}" for mode, count in Counter(v[2] for v in values).most_common(4))
         return f"images, {sizes[0]} wide, {sizes[1]} high ({modes})"
+    if kind == "film":
+        width, height, frames = (_range([v[axis] for v in values]) for axis in range(3))
+        return f"films of {frames} frames, {width} wide, {height} high"
     if kind == "audio":
         rates = ", ".join(f"{count} at {rate} Hz" for rate, count in Counter(v[1] for v in values).most_common(4))
         return f"audio of {_range([round(v[0], 2) for v in values])} seconds ({rates})"

@@ -37,13 +37,16 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"--workers must be at least 1, found {command.workers}.")
     from tqdm import tqdm
 
+    from unified_jax.data.pipeline import check_classes
     from unified_jax.runs.checking import check
 
     e = command.experiment
     splits = command.splits or tuple(dict.fromkeys((e.split, e.validation.split)))
     bad = 0
     for split in splits:
-        for _, name, source in e.data.parts(split, fields_read(e.model.modalities)):
+        parts = e.data.parts(split, fields_read(e.model.modalities))
+        check_classes(e.data.name, parts, e.model.modalities)
+        for _, name, source in parts:
             with tqdm(total=len(source), desc=f"{name} {split}", unit="record", dynamic_ncols=True) as bar:
                 found = check(name, source, e.model.modalities, command.workers, bar.update)
             bad += found.count
