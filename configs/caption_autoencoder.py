@@ -1,7 +1,7 @@
 """Captions as four vectors of sixteen numbers: the latent space in which `unidiffuser_world` denoises text.
 
-    python train.py caption_encoder
-    python train.py caption_autoencoder
+    unified-jax train caption_encoder
+    unified-jax train caption_autoencoder
 
 The frozen encoder's tokens are pooled by four queries; a small GPT-2 behind them writes the caption again. The noise on
 its latents in training makes it read what a diffusion model draws. Hardware: two CPU cores, three minutes.

@@ -1,6 +1,6 @@
 """An encoder of captions: a small transformer that learns what a caption of the world says, of one object or two.
 
-    python train.py caption_encoder
+    unified-jax train caption_encoder
 
 `world_text` draws pictures from its encodings. Hardware: two CPU cores, three minutes.
 """

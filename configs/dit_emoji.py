@@ -1,7 +1,7 @@
 """DiT on emoji: 64 px pictures of a given group (nine) and drawing style (two), rectified flow predicting x0.
 
     unified-jax data get emoji
-    python train.py dit_emoji
+    unified-jax train dit_emoji
 
 Hardware: one GPU; it also starts on two CPU cores, slowly. Not measured yet.
 Needs a TFDS set uj_emoji with features image, label (the group) and style under --data.data-dir.

@@ -1,7 +1,7 @@
 """DiT on Fashion-MNIST: class-conditional, adaLN-Zero, eps with a learned variance (DDPM, 1,000 steps).
 
     unified-jax data get fashion_mnist
-    python train.py dit_fashion_mnist
+    unified-jax train dit_fashion_mnist
 
 Hardware: two CPU cores show clothes of the right class within ten minutes; all 20,000 steps want an accelerator.
 Measured figures (of a run stopped after 1,041 steps) are in docs/measurements.md. Needs the TFDS set fashion_mnist

@@ -1,7 +1,7 @@
 """dit_fashion_mnist with another conditioning: in-context tokens (DiT, section 3.2).
 
     unified-jax data get fashion_mnist
-    python train.py dit_in_context_fashion_mnist
+    unified-jax train dit_in_context_fashion_mnist
 
 Hardware and data: as dit_fashion_mnist (adaLN-Zero), from which it differs in the conditioning alone. Measured figures
 are in docs/measurements.md.

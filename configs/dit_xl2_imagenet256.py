@@ -1,6 +1,6 @@
 """DiT-XL/2 on ImageNet at 256 px: the published recipe (Peebles & Xie 2022), 675 M parameters.
 
-    python train.py dit_xl2_imagenet256 --data.path DATA --vae VAE --mesh.fsdp 8
+    unified-jax train dit_xl2_imagenet256 --data.path DATA --vae VAE --mesh.fsdp 8
 
 DATA is a folder with a folder of pictures for each class, tars, or a set that TFDS wrote (imagenet2012/5.1.0): pictures
 of any size, cropped at the centre; `--classes N` for another number of classes. VAE is Stable Diffusion's autoencoder:

@@ -1,6 +1,6 @@
 """DiT-XL/2 on ImageNet at 512 px: the published recipe (Peebles & Xie 2022), 1,024 tokens.
 
-    python train.py dit_xl2_imagenet512 --data.path DATA --vae VAE --mesh.fsdp 8
+    unified-jax train dit_xl2_imagenet512 --data.path DATA --vae VAE --mesh.fsdp 8
 
 As dit_xl2_imagenet256, with its data, autoencoder and hardware, on latents of 64 x 64. The paper trains 3 M steps of
 256 examples: FID-50K 3.04 with guidance 1.5 (their figure; nothing was measured here).

@@ -1,7 +1,7 @@
 """EDM on Fashion-MNIST (Karras et al. 2022): preconditioned network, lognormal noise levels, Heun's sampler.
 
     unified-jax data get fashion_mnist
-    python train.py edm_fashion_mnist
+    unified-jax train edm_fashion_mnist
 
 Hardware and data: as dit_fashion_mnist, from which it differs in the process and the sampler alone. Measured
 figures are in docs/measurements.md.

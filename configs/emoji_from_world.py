@@ -1,7 +1,7 @@
 """A DiT that was trained on the world (quickstart) learns emoji: 64 px, nine groups, two styles.
 
     unified-jax data get emoji
-    python train.py emoji_from_world --init-from runs/quickstart
+    unified-jax train emoji_from_world --init-from runs/quickstart
 
 Hardware: two CPU cores, 3 minutes for what docs/finetuning.md shows; a GPU for good pictures. The network is the
 quickstart's, on four times as many patches; only the tables of the labels start anew.

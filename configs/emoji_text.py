@@ -2,8 +2,8 @@
 
     pip install "unified_jax[text]"
     unified-jax data get emoji
-    python train.py emoji_text
-    python sample.py --run runs/emoji_text --given.caption "a red apple" --count 8
+    unified-jax train emoji_text
+    unified-jax sample --run runs/emoji_text --given.caption "a red apple" --count 8
 
 Hardware: two CPU cores, ten minutes for a first look; one GPU for the whole schedule.
 Needs a TFDS set uj_emoji with features image and caption under --data.data-dir.

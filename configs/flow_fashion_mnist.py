@@ -2,7 +2,7 @@
 in small).
 
     unified-jax data get fashion_mnist
-    python train.py flow_fashion_mnist
+    unified-jax train flow_fashion_mnist
 
 Hardware and data: as dit_fashion_mnist, from which it differs in the process alone. Measured: the first
 328 steps (docs/measurements.md).

@@ -1,7 +1,7 @@
 """A small GAN on a grid of Gaussians in the plane: which losses drop modes (`configs/studies/gan.py`).
 
-    python train.py gan_gaussians
-    python train.py gan_gaussians --no-model.r1 --no-model.r2
+    unified-jax train gan_gaussians
+    unified-jax train gan_gaussians --no-model.r1 --no-model.r2
 
 Hardware: two CPU cores, two to three minutes. The evaluation at the end counts the modes that samples reach.
 """

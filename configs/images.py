@@ -6,11 +6,11 @@
     unified-jax sample --run runs/images --given.label cat --count 16
 
 Pictures of every size and mode are cropped to squares as papers do, at random places in training, and mirrored (not
-with --no-flip); with --mixed, to five shapes of about as many pixels or a quarter, side by side in packed rows, and `sample
---size 48 80` draws any of them. `unified-jax data show photos` shows what is there, `data check images --data.path photos` names what
-cannot be read. Hardware: two CPU cores for a first look in ten minutes at 32 or 64 pixels, for which the network is
-small; a GPU for more (`--model.network.depth 12 --model.network.width 384 --model.network.heads 6`). Measured figures
-are in docs/measurements.md.
+with --no-flip). With --mixed: to six shapes of about as many pixels or a quarter, side by side in packed
+rows, and `sample --size 48 80` draws any shape. `unified-jax data show photos` shows what is there, `data check images
+--data.path photos` names what cannot be read. Hardware: two CPU cores for a first look in ten minutes at 32 or 64
+pixels, for which the network is small; a GPU for more (`--model.network.depth 12 --model.network.width 384
+--model.network.heads 6`). Measured figures are in docs/measurements.md.
 """
 
 import unified_jax as uj

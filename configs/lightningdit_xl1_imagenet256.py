@@ -1,6 +1,7 @@
 """LightningDiT-XL/1 on ImageNet at 256 px (Yao, Yang & Wang 2025): VA-VAE's f16 latents of 32 channels, 64 epochs.
 
-    python train.py lightningdit_xl1_imagenet256 --data.path DATA --vae VAE --statistics latents_stats.pt --mesh.fsdp 8
+    unified-jax train lightningdit_xl1_imagenet256 --data.path DATA --vae VAE --statistics latents_stats.pt \\
+        --mesh.fsdp 8
 
 DATA as in dit_xl2_imagenet256. VAE is the published file of VA-VAE, which does not hold the mean and standard deviation
 of its 32 channels over the training set: the authors' latents_stats.pt, or a file of `unified-jax data latents`, does

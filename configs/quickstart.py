@@ -1,6 +1,6 @@
 """A first model in five minutes: draw a shape of a given colour, size and place (the world, 32 px, rectified flow).
 
-    python train.py quickstart
+    unified-jax train quickstart
 
 Hardware: two CPU cores. Measured figures are in docs/measurements.md.
 """

@@ -1,8 +1,8 @@
 """R3GAN on Fashion-MNIST, by class: the relativistic loss with R1 and R2, and the paper's schedules, at a small size.
 
     unified-jax data get fashion_mnist
-    python train.py r3gan_fashion_mnist
-    python sample.py --run runs/r3gan_fashion_mnist --given.label Sneaker
+    unified-jax train r3gan_fashion_mnist
+    unified-jax sample --run runs/r3gan_fashion_mnist --given.label Sneaker
 
 Hardware: an accelerator for all 20,000 steps, where widths can grow (the paper's networks for 32 pixels have four
 stages of 768 channels in 96 groups, two blocks each). Looked at on two busy CPU cores after 450 steps, all that was

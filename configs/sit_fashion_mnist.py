@@ -1,7 +1,7 @@
 """SiT on Fashion-MNIST (Ma et al. 2024): the velocity of the generalised variance-preserving path, sampled by its SDE.
 
     unified-jax data get fashion_mnist
-    python train.py sit_fashion_mnist
+    unified-jax train sit_fashion_mnist
 
 Hardware and data: as dit_fashion_mnist, from which it differs in the process and the sampler alone. Measured
 figures are in docs/measurements.md.

@@ -1,6 +1,6 @@
 """SiT-XL/2 on ImageNet at 256 px (Ma et al. 2024): the straight path's velocity, sampled by its SDE.
 
-    python train.py sit_xl2_imagenet256 --data.path DATA --vae VAE --mesh.fsdp 8
+    unified-jax train sit_xl2_imagenet256 --data.path DATA --vae VAE --mesh.fsdp 8
 
 As dit_xl2_imagenet256, with its data, autoencoder and hardware. The network counts time from noise (0) to data (1), as
 the published one does. The paper trains 7 M steps of 256 examples: FID-50K 8.3 without guidance (SDE), with guidance

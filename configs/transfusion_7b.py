@@ -1,6 +1,6 @@
 """Transfusion 7B as published (Zhou et al. 2024): text and pictures of 256 px, rows of 4,096 tokens.
 
-    python train.py transfusion_7b --data.path DATA --vae VAE --mesh.fsdp 64
+    unified-jax train transfusion_7b --data.path DATA --vae VAE --mesh.fsdp 64
 
 DATA holds pictures with captions (docs/data.md). Pictures are 32 x 32 latents in patches of 2 x 2, 256 tokens. The
 paper trained an autoencoder of 8 channels of its own, which is not published: VAE is Stable Diffusion's (4 channels), a

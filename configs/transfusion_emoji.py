@@ -1,8 +1,8 @@
 """Transfusion on emoji: captions and 64 px pictures, either from the other.
 
     unified-jax data get emoji
-    python train.py transfusion_emoji
-    python sample.py --run runs/transfusion_emoji --given.caption "red apple" --generate image
+    unified-jax train transfusion_emoji
+    unified-jax sample --run runs/transfusion_emoji --given.caption "red apple" --generate image
 
 Hardware: one GPU; two CPU cores do a step in some seconds. Not measured yet. Needs a TFDS set uj_emoji with the
 features caption and image.

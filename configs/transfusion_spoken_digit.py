@@ -1,8 +1,8 @@
 """Transfusion on spoken digits: the word and its sound, either from the other.
 
     unified-jax data get spoken_digit
-    python train.py transfusion_spoken_digit
-    python sample.py --run runs/transfusion_spoken_digit --given.caption seven --generate audio
+    unified-jax train transfusion_spoken_digit
+    unified-jax sample --run runs/transfusion_spoken_digit --given.caption seven --generate audio
 
 Hardware: one GPU; two CPU cores do a step in a second or two. Not measured yet. Needs a TFDS set uj_spoken_digit with
 the features label (0 to 9) and audio (int16, 8 kHz); what is longer than a second is cut off.

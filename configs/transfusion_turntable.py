@@ -1,8 +1,8 @@
 r"""Transfusion on turning fruit: a caption and a first frame become a film.
 
     unified-jax data get turntable
-    python train.py transfusion_turntable
-    python sample.py --run runs/transfusion_turntable --given.caption "a tomato, rotating on a white background" \
+    unified-jax train transfusion_turntable
+    unified-jax sample --run runs/transfusion_turntable --given.caption "a tomato, rotating on a white background" \
         --given.image @tomato.png --generate video
 
 Hardware: one GPU. Not measured yet. Needs a TFDS set uj_turntable with the features caption and video (16 frames, 64

@@ -1,6 +1,6 @@
 """Transfusion on the world: captions, pictures, films, sounds and clouds of points, any of them from any others.
 
-    python train.py transfusion_world
+    unified-jax train transfusion_world
 
 Hardware: two CPU cores, 45 minutes. Measured figures are in docs/measurements.md.
 """

@@ -1,6 +1,6 @@
 """Transfusion on the whole world, for accelerators: one object or two, with jitter, all modalities, 0.16B parameters.
 
-    python train.py transfusion_world_large
+    unified-jax train transfusion_world_large
 
 Hardware: one GPU or more. Not measured yet; the aim is 0.95 in every pair (of the one-object world: --data.max-objects
 1).

@@ -1,12 +1,12 @@
 """UniDiffuser on the world: one network for images, captions, one given the other, and both, by times alone.
 
-    python train.py caption_encoder && python train.py caption_autoencoder
-    python train.py world_encoder && python train.py world_autoencoder
+    unified-jax train caption_encoder && unified-jax train caption_autoencoder
+    unified-jax train world_encoder && unified-jax train world_autoencoder
     unified-jax data latents runs/world_autoencoder --each channel
-    python train.py unidiffuser_world
-    python sample.py --run runs/unidiffuser_world --given.caption "a red star at the top left"      # text to image
-    python sample.py --run runs/unidiffuser_world --given.image picture.png --generate caption       # image to text
-    python sample.py --run runs/unidiffuser_world                                                   # both
+    unified-jax train unidiffuser_world
+    unified-jax sample --run runs/unidiffuser_world --given.caption "a red star at the top left"      # text to image
+    unified-jax sample --run runs/unidiffuser_world --given.image @picture.png --generate caption       # image to text
+    unified-jax sample --run runs/unidiffuser_world                                                   # both
 
 As in Bao et al. 2023 an image is two things that share one time: the latent of an autoencoder and the vector of an
 image encoder; a caption is the latents of a frozen text encoder, from which a decoder writes it again; the network is a

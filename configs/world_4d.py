@@ -1,6 +1,6 @@
 """Transfusion on the moving world: captions, films of 16 frames, their depth and their sound.
 
-    python train.py world_4d
+    unified-jax train world_4d
 
 Hardware: one GPU. Not measured yet.
 """

@@ -1,7 +1,7 @@
 """An autoencoder of the world's pictures, a fourth of their sides and four channels: the latent space of small models.
 
-    python train.py world_autoencoder
-    python train.py world_autoencoder --size 64 --run-dir runs/world_autoencoder64
+    unified-jax train world_autoencoder
+    unified-jax train world_autoencoder --size 64 --run-dir runs/world_autoencoder64
     unified-jax evaluate --run runs/world_autoencoder
     uj.Latents(uj.stage("ae", "runs/world_autoencoder"), patch=1)      # in a recipe of a diffusion model
 

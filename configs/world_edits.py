@@ -1,6 +1,6 @@
 """Editing: transfusion_world learns to follow instructions ("make it red") from 8,000 triples of the world.
 
-    python train.py world_edits --init-from runs/transfusion_world
+    unified-jax train world_edits --init-from runs/transfusion_world
 
 Hardware: two CPU cores, 10 minutes. Figures are in docs/measurements.md. The instruction is read as captions are, the
 edited picture is denoised as pictures are (`Tuning.like`); all of the trunk is trained.

@@ -1,7 +1,7 @@
 """Encoders of the world's images, for distances between features: one has seen the labels, the other has not.
 
-    python train.py world_encoder
-    python train.py world_encoder --no-labels --run-dir runs/world_masked
+    unified-jax train world_encoder
+    unified-jax train world_encoder --no-labels --run-dir runs/world_masked
 
 The first names the attributes of the object (the labels' cross-entropy), the second predicts masked patches (SimMIM).
 `unified-jax evaluate --run RUN --against test --encoder runs/world_encoder runs/world_masked`. Hardware: two CPU cores,

@@ -1,10 +1,10 @@
 """Pictures from free captions: a sentence names one object or two, and leaves out what it likes.
 
-    python train.py caption_encoder && python train.py world_autoencoder
+    unified-jax train caption_encoder && unified-jax train world_autoencoder
     unified-jax data latents runs/world_autoencoder --each channel
-    python train.py world_text
-    python train.py world_text --backbone mmdit --run-dir runs/world_text_mmdit
-    python sample.py --run runs/world_text --given.caption "a red star and a small blue ring at the top left"
+    unified-jax train world_text
+    unified-jax train world_text --backbone mmdit --run-dir runs/world_text_mmdit
+    unified-jax sample --run runs/world_text --given.caption "a red star and a small blue ring at the top left"
 
 A frozen caption encoder stands beside a transformer, which reads its tokens (by cross-attention, or jointly) and its
 vector with the time, and denoises the latents of the world's autoencoder. Where things go, how many there are and which

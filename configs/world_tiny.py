@@ -1,6 +1,6 @@
 """quickstart at a fifth of its size: what studies compare in half a minute a run.
 
-    python train.py world_tiny
+    unified-jax train world_tiny
 
 Hardware: two CPU cores. It is the base of the studies under configs/studies/; their results are in docs/studies.md.
 """

@@ -1,6 +1,6 @@
 """A sixth modality for transfusion_world: the path that an agent takes to the object.
 
-    python train.py world_with_action --init-from runs/transfusion_world
+    unified-jax train world_with_action --init-from runs/transfusion_world
 
 Hardware: two CPU cores, 10 minutes. The trunk is frozen: what is trained are the action's embedder and head, and the
 tokens (further ones begin and end an action). Low-rank updates of the trunk beside it, or all of it:

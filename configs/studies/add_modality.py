@@ -1,6 +1,6 @@
 """A sixth modality for a trained model: what the new pairs gain and the old ones lose, by how the trunk is tuned.
 
-    python -m unified_jax.cli.ablate add_modality --init-from runs/transfusion_world
+    unified-jax ablate add_modality --init-from runs/transfusion_world
 
 For an accelerator; 15 cells. The base freezes the trunk (`world_with_action`).
 """

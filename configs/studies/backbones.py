@@ -1,7 +1,7 @@
 """Five backbones with the same number of parameters (within 2 %): pictures of one object or two from captions.
 
-    python -m unified_jax.cli.ablate backbones
-    python -m unified_jax.cli.ablate backbones_labels                the same from labels
+    unified-jax ablate backbones
+    unified-jax ablate backbones_labels                the same from labels
 
 6.4e14 FLOPs of training (`--dry-run`), three hours on two CPU cores, after the encoder and the autoencoder of
 `world_text`. Fixed before the runs: three seeds of 800 steps, 512 samples a cell; paired differences from DiT with

@@ -1,6 +1,6 @@
 """Five backbones with the same number of parameters (within 2 %): pictures of one object from its labels.
 
-    python -m unified_jax.cli.ablate backbones_labels
+    unified-jax ablate backbones_labels
 
 Two CPU cores, about two hours, after the autoencoder of `world_text`. Fixed before the runs: see `backbones`.
 """

@@ -1,6 +1,6 @@
 """How to weigh five modalities: by hand, by magnitude, by uncertainty, GradNorm, PCGrad (`training/balancing.py`).
 
-    python -m unified_jax.cli.ablate balancing
+    unified-jax ablate balancing
 
 For an accelerator: transfusion_world, five seeds an arm. Equal seconds, because GradNorm and PCGrad cost more a step.
 """

@@ -1,6 +1,6 @@
 """Which way of telling a DiT its time and labels is best at equal FLOPs (DiT, section 3.2 and figure 5).
 
-    python -m unified_jax.cli.ablate dit_conditioning
+    unified-jax ablate dit_conditioning
 
 Two CPU cores, about a quarter of an hour.
 """

@@ -1,6 +1,6 @@
 """Loss against compute over sizes and patches of DiT (DiT, section 5, figures 6 to 8), with a fitted power law.
 
-    python -m unified_jax.cli.ablate dit_scaling
+    unified-jax ablate dit_scaling
 
 For an accelerator: the world at 64 px. Steps are equal, so that FLOPs differ by size and patch, as in the paper.
 """

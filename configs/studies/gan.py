@@ -1,6 +1,6 @@
 """Which loss of a GAN drops modes: {relativistic, separable} x {R1 + R2, R1, none} on a grid of Gaussians.
 
-    python -m unified_jax.cli.ablate gan
+    unified-jax ablate gan
 
 Two CPU cores, about a quarter of an hour. Fixed before the runs, with five seeds and 2,000 samples a cell:
 

@@ -1,6 +1,6 @@
 """How strongly, and when, to guide (classifier-free guidance; the interval of arXiv 2404.07724). Trains once a seed.
 
-    python -m unified_jax.cli.ablate guidance
+    unified-jax ablate guidance
 
 The arms differ in sampling alone and share their trained models. Hardware: quickstart's, five times.
 """

@@ -5,7 +5,7 @@
       python -m unified_jax.cli.train world_autoencoder --size 64 --also $also --run-dir runs/ae64_$also
       python -m unified_jax.cli.data latents runs/ae64_$also --each channel
     done
-    python -m unified_jax.cli.ablate latent_spaces
+    unified-jax ablate latent_spaces
 
 2.9e15 FLOPs of training (`--dry-run`), half a day on two CPU cores, after the autoencoders, whose cost is in their
 `summary.json`. Fixed before the runs: three seeds, 512 decoded samples a cell, read by the world's readers; 64 tokens

@@ -1,6 +1,6 @@
 """A/A: the same recipe twice, with other seeds. Whatever it calls a difference is none.
 
-    python -m unified_jax.cli.ablate same_twice
+    unified-jax ablate same_twice
 
 Two CPU cores, about five minutes.
 """

@@ -1,6 +1,6 @@
 """What the network predicts, on which path: x0, eps or velocity, over straight lines and quarter circles.
 
-    python -m unified_jax.cli.ablate target_schedule
+    unified-jax ablate target_schedule
 
 Two CPU cores, about a quarter of an hour. Losses of different targets cannot be compared, so samples are.
 """

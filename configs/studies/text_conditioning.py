@@ -1,6 +1,6 @@
 """How a DiT reads a caption: as one vector (adaLN), by cross-attention to its tokens, or both, judged by binding.
 
-    python -m unified_jax.cli.ablate text_conditioning
+    unified-jax ablate text_conditioning
 
 With one object every way is right; with two the question is which colour is whose. 5.4e14 FLOPs of training
 (`--dry-run`), three hours on two CPU cores, after the encoder and the autoencoder of `world_text`. Fixed before the

@@ -1,6 +1,6 @@
 """Which times to train at (SD3, arXiv 2403.03206, section 3.1).
 
-    python -m unified_jax.cli.ablate time_sampling --set data.data_dir=/sets
+    unified-jax ablate time_sampling --set data.data_dir=/sets
 
 For an accelerator: SiT on Fashion-MNIST, all its steps.
 """

@@ -1,6 +1,6 @@
 """What Transfusion's paper ablates (arXiv 2408.11039, section 4.3): mask inside a span, embedder, weight of the image.
 
-    python -m unified_jax.cli.ablate transfusion_parts
+    unified-jax ablate transfusion_parts
 
 For an accelerator: transfusion_world, five seeds an arm.
 """

@@ -1,6 +1,6 @@
 """One model of five modalities against four of a caption and one other, each of a quarter of its parameters and FLOPs.
 
-    python -m unified_jax.cli.ablate unified_vs_specialists
+    unified-jax ablate unified_vs_specialists
 
 For an accelerator. The claim under test: a unified model nearly reaches specialists that together cost as much. Two
 questions beside it: what a modality that is seen in a tenth of the documents gains from the others (beside a

@@ -121,7 +121,7 @@ def _check_class(folder: Path) -> None:
 
 def _read(folder: Path, guidance: float, fixed: Mapping[str, Any]) -> tuple[DiscreteGaussian, SamplingPlan]:
     path = folder / SCHEDULER
-    config = read_json(path) | fixed
+    config = read_json(path) | dict(fixed)
     said = Settings(config, repr(str(path)))
     name = config.get("_class_name")
     process = _process(said, config)
