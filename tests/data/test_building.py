@@ -228,6 +228,12 @@ def test_the_commands_show_check_and_build(photos, tmp_path, capsys, monkeypatch
         assert code == 2 and wrong in said, said
 
 
+def test_a_set_without_a_test_split_is_shown_without_one(photos):
+    assert Folder(str(photos)).splits() == ("train", "test")
+    lines = look(Folder(str(photos), test=0.0), ("label",)).lines
+    assert [line for line in lines if line.startswith("split")] == ["split 'train': 20 records of photos"]
+
+
 def test_a_film_is_shown_as_one_also_where_it_is_a_gif(tmp_path):
     frames = [Pillow.new("RGB", (12, 8), colour) for colour in ("red", "green", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])

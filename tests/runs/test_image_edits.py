@@ -13,6 +13,7 @@ from unified_jax.errors import UserError
 from unified_jax.modalities.image import Image
 from unified_jax.modalities.label import Label
 from unified_jax.models.diffusion import Diffusion
+from unified_jax.models.edited import SHARE
 from unified_jax.runs.image_edits import EditFlags, edit_of, edit_rows, read_mask
 from unified_jax.samplers.choice import Dopri5, Euler
 from unified_jax.samplers.plan import SamplingPlan
@@ -112,6 +113,14 @@ CASES = {
     "nothing to fill": ("room around", lambda m, i: edit_rows(usual("outpaint"), m, range(1), i)),
     "a file that is none": ("no such file", lambda m, i: read_mask("nothing.png", (8, 8))),
 }
+
+
+def test_shares_of_an_interpolation_go_on_where_the_first_samples_end(images):
+    model = Diffusion(Plain(), modality=Image(8, 8, 3, 2))
+    whole, last = (edit_rows(usual("interpolate"), model, which, images[0], other=images[1])
+                   for which in (range(8), range(3, 8)))  # fmt: skip
+    np.testing.assert_array_equal(last[SHARE], whole[SHARE][3:])
+    assert (last[SHARE][0], last[SHARE][-1]) == (np.float32(3 / 7), 1)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -24,7 +24,7 @@ from unified_jax.data.kinds import KINDS, MEDIA, TEXTS, split_of
 from unified_jax.data.listing import Listing, list_files
 from unified_jax.data.located import Labelled
 from unified_jax.data.metadata import has_metadata, metadata_columns, metadata_part
-from unified_jax.data.splits import by_folder, part_of, pick_split, within
+from unified_jax.data.splits import by_folder, known_splits, part_of, pick_split, within
 from unified_jax.errors import RunError, UserError
 from unified_jax.modalities.reading import File, read_text
 
@@ -38,9 +38,9 @@ class Folder(Labelled):
     """The files of a folder as records."""
 
     def splits(self) -> tuple[str, ...]:
-        """The splits that its folders name, and test."""
+        """The splits that its folders name, and test where a share is held out."""
         _, there = by_folder([folder.split("/")[0] for folder in list_files(Path(self.path)).folders])
-        return tuple(dict.fromkeys((*there, "test")))
+        return known_splits(there, self.test)
 
     def columns(self, split: str) -> tuple[str, ...]:
         """Columns of the metadata, or kinds of files, captions and labels that are there."""

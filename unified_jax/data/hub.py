@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from unified_jax.config import check_finite
 from unified_jax.data.base import Source
 from unified_jax.data.rows import ArrowRows, RowSource
-from unified_jax.data.splits import check_share, part_of, pick_split
+from unified_jax.data.splits import check_share, known_splits, part_of, pick_split
 from unified_jax.data.table import cells_of, check_columns
 from unified_jax.errors import UserError
 from unified_jax.modalities.reading import first_line
@@ -47,8 +47,8 @@ class Hub:
         return self.set
 
     def splits(self) -> tuple[str, ...]:
-        """The splits of the set, and test."""
-        return tuple(dict.fromkeys((*self._opened(), "test")))
+        """The splits of the set, and test where a share is held out."""
+        return known_splits(self._opened(), self.test)
 
     def columns(self, split: str) -> tuple[str, ...]:
         """Its columns."""

@@ -4,6 +4,7 @@ Row i is in the split test where a hash of i is among the smallest `share` of al
 a list keeps its split wherever it lies, and rows that are neighbours are in both.
 """
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import numpy as np
@@ -40,16 +41,26 @@ def within(sides: list[str | None], group: str) -> Bool[np.ndarray, "k"]:
     return np.array([side == group for side in sides], bool) if any(sides) else np.ones(len(sides), bool)
 
 
+def known_splits(there: Iterable[str], share: float) -> tuple[str, ...]:
+    """The splits that are there, and test where a share of train is held out for it.
+
+    >>> known_splits(("train",), 0.05), known_splits(("train",), 0.0)
+    (('train', 'test'), ('train',))
+    """
+    there = tuple(there)
+    return (*there, "test") if "test" not in there and "train" in there and share > 0 else there
+
+
 def pick_split(name: str, split: str, there: tuple[str, ...], share: float) -> tuple[str, Side]:
     """(the split that is read, which of its records) for a wanted split. UserError for one that is not there."""
-    held = "test" not in there and "train" in there and share > 0
+    known = known_splits(there, share)
+    held = known != there
     if split in there:
         return split, "kept" if split == "train" and held else "all"
     if split == "test" and held:
         return "train", "held"
-    known = ", ".join((*there, "test") if held else there)
     more = "" if share else "; a positive test share holds some out"
-    raise UserError(f"Data set {name!r} has no split {split!r}; it has: {known or 'none'}{more}.")
+    raise UserError(f"Data set {name!r} has no split {split!r}; it has: {', '.join(known) or 'none'}{more}.")
 
 
 def part_of(count: int, side: Side, share: float) -> Int[np.ndarray, "k"] | None:

@@ -16,7 +16,7 @@ from unified_jax.data.base import Source
 from unified_jax.data.kinds import MEDIA, split_in
 from unified_jax.data.located import Labelled
 from unified_jax.data.rows import ArrowRows, Cell, Rows, RowSource, parquet_rows
-from unified_jax.data.splits import part_of, pick_split
+from unified_jax.data.splits import known_splits, part_of, pick_split
 from unified_jax.errors import UserError
 from unified_jax.modalities.reading import first_line
 
@@ -35,8 +35,8 @@ class Table(Labelled):
         return tuple(_open(next(iter(self._files().values())))[1].names)
 
     def splits(self) -> tuple[str, ...]:
-        """The splits that its files have, and test."""
-        return tuple(dict.fromkeys((*self._files(), "test")))
+        """The splits that its files have, and test where a share is held out."""
+        return known_splits(self._files(), self.test)
 
     def parts(self, split: str, fields: tuple[str, ...]) -> tuple[tuple[float, str, Source], ...]:
         """The single part of this data set. UserError for an unknown file, split or column."""

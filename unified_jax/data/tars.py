@@ -20,7 +20,7 @@ from unified_jax.data.base import Source
 from unified_jax.data.kinds import KINDS
 from unified_jax.data.listing import joined
 from unified_jax.data.located import Located
-from unified_jax.data.splits import part_of, pick_split
+from unified_jax.data.splits import known_splits, part_of, pick_split
 from unified_jax.data.tar_index import Index, read_index, tar_files
 from unified_jax.errors import UserError
 from unified_jax.modalities.reading import File, decode_text, first_line
@@ -34,8 +34,8 @@ class Shards(Located):
     """The records of WebDataset tars."""
 
     def splits(self) -> tuple[str, ...]:
-        """The splits that its tars have, and test."""
-        return tuple(dict.fromkeys((*tar_files(self.path), "test")))
+        """The splits that its tars have, and test where a share is held out."""
+        return known_splits(tar_files(self.path), self.test)
 
     def columns(self, split: str) -> tuple[str, ...]:
         """Columns of the first record."""

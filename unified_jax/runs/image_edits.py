@@ -40,6 +40,8 @@ def edit_rows(
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """The fields of an edit, a row per sample: images repeat, shares of an interpolation go from 0 to 1.
 
+    With `--first`, they are those of the last samples of all: of samples 3 to 7, 3/7 to 1.
+
     image, other   a file, an array, or a list with one for each sample
     mask           a file, or an array `[h, w]`: 1 (white) is filled
     at             row and column of the smaller image of an outpainting; None: the middle
@@ -66,7 +68,7 @@ def edit_rows(
         rows[FILL] = np.broadcast_to(fill, (len(which), *fill.shape)).copy()
     if other is not None:
         rows[OTHER] = field_rows(modality, other, which)
-        rows[SHARE] = np.linspace(0.0, 1.0, len(which)).astype(np.float32)
+        rows[SHARE] = np.linspace(0.0, 1.0, which.stop).astype(np.float32)[which.start :]
     return rows
 
 
