@@ -103,7 +103,7 @@ def test_the_commands_write_pictures(tmp_path, capsys):
     for arguments, words in (
         (["noise", *here, "--parts", "3"], "--parts must be at least 2 and divide the 8 rows"),
         (["attention", *here, "--query", "5", "0"], "--query: The image has 2 x 2 patches"),
-        (["spectrum", *here], "Usage: probe KIND"),
+        (["spectra", *here], "Usage: unified-jax probe KIND"),
         (["noise", *here, "--given.shape", "star"], "--given belongs to the probe of attention"),
     ):
         assert run_command(probe.main, arguments) == 2

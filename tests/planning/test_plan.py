@@ -165,7 +165,7 @@ def test_bad_requests_end_with_a_sentence(capfd):
     assert run_command(plan.main, []) == 2
     said = capfd.readouterr().err
     assert "Unknown target 'v7:2x2'" in said
-    assert "Usage: plan" in said
+    assert "Usage: unified-jax plan" in said
     if importlib.util.find_spec("libtpu") is None:
         assert run_command(plan.main, ["quickstart", "--target", "v5e:2x2"]) == 2
         assert "pip install 'jax[tpu]'" in capfd.readouterr().err

@@ -1,10 +1,11 @@
-"""`python -m unified_jax.cli.probe KIND --run DIR`: attention, similarity, loss floor and gradient noise of a model.
+"""`unified-jax probe KIND --run DIR`: attention, similarity, loss floor, gradient noise and spectra of a model.
 
     attention   maps of every block and head while sampling: PNGs, a GIF over the steps; of a Transfusion model
                 also the attention mass from one modality to another: PNGs, JSON
     similarity  similarity of all modalities in the trunk of a Transfusion model (CKA): PNG, JSON and a table
     loss        loss over time against the Bayes floor (Diffusion models of the finite world): PNG, JSON
     noise       the gradient noise scale by loss term (any model): JSON and a table
+    spectrum    DCT spectra of pictures, latents and reconstructions: PNG, JSON
 
 Files go to RUN/probes/.
 """
@@ -22,6 +23,7 @@ from unified_jax.errors import UserError, meant
 from unified_jax.precision import same_numbers
 from unified_jax.runs.flags import check_seed, check_steps, first_word, parse
 from unified_jax.runs.given import split_arguments
+from unified_jax.runs.spectra import SpectrumCommand, spectrum
 
 
 @same_numbers()
@@ -31,6 +33,7 @@ def main(arguments: list[str]) -> None:
         "similarity": (SimilarityCommand, similarity),
         "loss": (LossCommand, loss),
         "noise": (NoiseCommand, noise),
+        "spectrum": (SpectrumCommand, spectrum),
     }
     known = ("attention", *kinds)
     more = "unified-jax probe KIND --help lists the flags of a kind."

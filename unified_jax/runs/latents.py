@@ -112,7 +112,7 @@ def measure(command: LatentsCommand, recipe: Experiment | None = None) -> dict[s
     run_dir = Path(command.source)
     is_run = recipe is None and (run_dir / "config.json").is_file()
     experiment = runs.load_experiment(run_dir, command.trust) if is_run else recipe or load_recipe(command.source)
-    stage, modality = _of_run(run_dir, command.trust, experiment) if is_run else _of_recipe(experiment)
+    stage, modality = of_run(run_dir, command.trust, experiment) if is_run else of_recipe(experiment)
     mesh = make_mesh(MeshShape(), jax.devices()[:1])
     params, checksum = read_stage(stage, experiment.model, loading(mesh, experiment.rules, trust=command.trust))
     found = {**statistics(stage.model, params, modality, experiment, command), "checksum": checksum, "ema": stage.ema}
@@ -122,14 +122,20 @@ def measure(command: LatentsCommand, recipe: Experiment | None = None) -> dict[s
     return found
 
 
-def _of_run(run_dir: Path, trust: bool, experiment: Experiment) -> tuple[Stage, Any]:
-    stage, (modality, *_) = stage_of("autoencoder", run_dir, trust=trust, statistics=False), experiment.model.modalities
+def of_run(run_dir: Path, trust: bool, experiment: Experiment, statistics: bool = False) -> tuple[Stage, Any]:
+    """(a run's autoencoder, with its measured scale and shift if asked; its modality).
+
+    Raises UserError for a run that is no autoencoder.
+    """
+    stage = stage_of("autoencoder", run_dir, trust=trust, statistics=statistics)
+    modality, *_ = experiment.model.modalities
     if words := lacking(type(stage.model), LatentModel):
         raise UserError(f"The run {str(run_dir)!r} is no autoencoder: {words}.")
     return stage, modality
 
 
-def _of_recipe(experiment: Experiment) -> tuple[Stage, Any]:
+def of_recipe(experiment: Experiment) -> tuple[Stage, Any]:
+    """(the autoencoder of a model's first latents; their modality). Raises UserError for a model without."""
     streams = [one for one in getattr(experiment.model, "streams", ()) if one.latents is not None]
     if not streams:
         raise UserError(
