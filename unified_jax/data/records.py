@@ -97,7 +97,7 @@ class Records:
             if column not in head["fields"]:
                 raise UserError(
                     f"Data set {self.name!r}: {column!r} (for field {field!r}) is missing; it has "
-                    f"{', '.join(head['fields'])}. Map names with --data.rename FIELD NAME."
+                    f"{', '.join(head['fields'])}. Map names with --data.rename (`data`: --rename) FIELD NAME."
                 )
         entry = head["splits"][split]
         folder = Path(self.path).expanduser() / split

@@ -107,7 +107,7 @@ def check_columns(name: str, wanted: dict[str, str], columns: tuple[str, ...]) -
         if column not in columns:
             raise UserError(
                 f"Data set {name!r}: column {column!r} (for field {field!r}) is missing; it has {', '.join(columns)}. "
-                "Map names with --data.rename FIELD COLUMN."
+                "Map names with --data.rename (`data`: --rename) FIELD COLUMN."
             )
 
 

@@ -56,7 +56,7 @@ class Shards(Located):
                 there = sorted({*index.names(0), *source.entries(0)})
                 raise UserError(
                     f"Data set {self.name!r}: {column!r} (for field {field!r}) is not in its first record; it has "
-                    f"{', '.join(there)}. Map names with --data.rename FIELD COLUMN."
+                    f"{', '.join(there)}. Map names with --data.rename (`data`: --rename) FIELD COLUMN."
                 )
         rows = part_of(len(source), side, self.test)
         return ((1.0, self.name, source if rows is None else ShardSource(self.name, index, wanted, rows)),)

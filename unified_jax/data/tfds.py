@@ -49,7 +49,7 @@ class Tfds:
             if feature not in features:
                 raise UserError(
                     f"Data set {self.set!r}: feature {feature!r} (for field {field!r}) is missing; it has "
-                    f"{', '.join(features)}. Map names with --data.rename FIELD FEATURE."
+                    f"{', '.join(features)}. Map names with --data.rename (`data`: --rename) FIELD FEATURE."
                 )
         kinds = _pictures(source.dataset_info.features)
         pictures = tuple((name, kinds[name]) for name in wanted.values() if name in kinds)
