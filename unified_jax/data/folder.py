@@ -68,8 +68,8 @@ def _scanned(data: Folder, listing: Listing, split: str, wanted: dict[str, str])
         if column not in COLUMNS:
             raise UserError(
                 f"Data set {data.name!r}: {column!r} (for field {field!r}) is no column of a folder; they are "
-                f"{', '.join(COLUMNS)}, or those of a metadata.csv in it. Map names with --data.rename (`data`: --rename) "
-                "FIELD COLUMN."
+                f"{', '.join(COLUMNS)}, or those of a metadata.csv in it. Map names with --data.rename "
+                "(`data`: --rename) FIELD COLUMN."
             )
     media = tuple(dict.fromkeys(c for c in wanted.values() if c in KINDS or c == FILE))
     first = media[0] if media else _main_kind(listing)
