@@ -95,7 +95,7 @@ def _parts(run_dir: Path, trust: bool, experiment: Any) -> tuple[Stage | None, I
     coder: Any = stage.model if stage else None
     if not isinstance(image, Image) or (coder is not None and len(coder.latent_shape()) != 3):
         raise UserError(f"Spectra are of images and latents with rows and columns; this run has {image.name!r}.")
-    return stage, image
+    return stage, image.sized(image.height, image.width)  # of its own size alone, without buckets
 
 
 def _arrays(
