@@ -32,14 +32,19 @@ def measure(run: uj.Run, given: tuple[str, ...], complete: bool, count: int) -> 
     return {"given": given, "complete": complete, "n": count} | found
 
 
-def main() -> None:
-    """Measures and writes."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])  # pyright: ignore[reportOptionalMemberAccess]
+def open_asked(about: str) -> tuple[uj.Run, int]:
+    """The run and the count that the command line names."""
+    parser = argparse.ArgumentParser(description=about.split("\n")[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("--count", type=int, default=512)
     asked = parser.parse_args()
-    run = uj.load(asked.run)
-    rows = [measure(run, given, complete, asked.count) for given in GIVEN for complete in (False, True)]
+    return uj.load(asked.run), asked.count
+
+
+def main() -> None:
+    """Measures and writes."""
+    run, count = open_asked(str(__doc__))
+    rows = [measure(run, given, complete, count) for given in GIVEN for complete in (False, True)]
     write("completed", {"step": run.step, "rows": rows})
 
 

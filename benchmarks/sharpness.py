@@ -7,13 +7,10 @@ spectrum is that of `probe spectrum`, of the whole picture as one block. 1 is as
 the ratio of two means (delta method). Writes benchmarks/results/sharpness.json.
 """
 
-import argparse
-from pathlib import Path
-
 import numpy as np
+from completed import open_asked
 from turns import write
 
-import unified_jax as uj
 from unified_jax.data.pipeline import Pipeline
 from unified_jax.evaluation.probes.spectrum import block_energies, upper_third
 
@@ -29,19 +26,15 @@ def ratio(made: np.ndarray, truth: np.ndarray) -> tuple[float, float, float]:
 
 def main() -> None:
     """Draws, measures, writes."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])  # pyright: ignore[reportOptionalMemberAccess]
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--count", type=int, default=512)
-    asked = parser.parse_args()
-    run = uj.load(asked.run)
-    batch = Pipeline(run.experiment.data, "test", run.model.modalities, asked.count, 0).batch(0).arrays
+    run, count = open_asked(str(__doc__))
+    batch = Pipeline(run.experiment.data, "test", run.model.modalities, count, 0).batch(0).arrays
     truth = batch["image"]
     given = {m.name: batch[m.name].tolist() for m in run.model.modalities if m.name != "image"}
-    made = np.asarray(run.sample(given, count=asked.count)["image"])
+    made = np.asarray(run.sample(given, count=count)["image"])
     value, low, high = ratio(made, truth)
     itself = ratio(truth[::2], truth[1::2])[0]
     print(f"sharpness {value:.3f} [{low:.3f}, {high:.3f}]; one half of the data against the other {itself:.3f}")
-    write("sharpness", {"step": run.step, "count": asked.count, "value": value, "low": low, "high": high})
+    write("sharpness", {"step": run.step, "count": count, "value": value, "low": low, "high": high})
 
 
 if __name__ == "__main__":

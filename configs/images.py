@@ -20,7 +20,8 @@ def experiment(size: int = 64, classes: int = 0, flip: bool = True, mixed: bool 
     """DiT that predicts x0 with the velocity's loss: 64 tokens up to 64 pixels, patches of at most 16 pixels."""
     small, patch = size <= 64, max(2, min(16, size // 8))
     grids = ((6, 10), (10, 6), (4, 4), (3, 5), (5, 3)) if mixed else ()
-    buckets = tuple((size * h // 8, size * w // 8) for h, w in grids)
+    unit = patch * max(1, size // 8 // patch)  # sizes are whole patches
+    buckets = tuple((h * unit, w * unit) for h, w in grids)
     # Room for four pictures of the largest size in a row of tokens.
     rows = uj.PackedRows(length=4 * (size // patch) ** 2, per_row=4, items=16) if mixed else None
     plan = uj.SamplingPlan(uj.Euler(), steps=32, guidance=uj.Guidance(2.0 if classes else 1.0))

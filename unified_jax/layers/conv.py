@@ -137,7 +137,7 @@ class GroupNorm(nn.Module):
 def group_mean(x: Float[Array, "n *s c"], groups: int) -> Float[Array, "n g"]:
     """The mean over all positions and the channels of a group.
 
-    Positions come first: on a CPU the gradient of one mean over both takes up to seven times as long.
+    Positions come first: on a CPU the gradient of one mean over both takes several times as long.
     """
     each = jnp.mean(x, axis=tuple(range(1, x.ndim - 1)))
     return jnp.mean(each.reshape(len(x), groups, -1), axis=2)
