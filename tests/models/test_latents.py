@@ -16,6 +16,8 @@ from unified_jax.models.latents import Latents
 from unified_jax.models.released_latents import channel_statistics, sd_latents, vavae_latents
 from unified_jax.networks.autoencoders.coder import Levels
 from unified_jax.networks.autoencoders.kl import KlAutoencoder
+from unified_jax.networks.unet.levels import Level
+from unified_jax.networks.unet.network import UNet
 from unified_jax.runs import loop
 from unified_jax.runs.dry_run import dry_run
 from unified_jax.runs.start import Start
@@ -88,6 +90,20 @@ def test_a_given_latent_stream_of_several_is_the_mean(params, batch):
     np.testing.assert_allclose(x, (moments.mean - 0.1) * 0.5, atol=1e-6)
     np.testing.assert_allclose(image.from_space(params, x), CODER.decode(params["stages"]["coder"], x), atol=1e-6)
     assert depth.to_space(params, jnp.zeros((2, 8, 8, 1), jnp.uint8)).shape == (2, 8, 8, 1)
+
+
+def test_the_latent_of_a_given_picture_is_a_condition_and_may_be_left_out(params, batch):
+    before = uj.Condition(uj.Image(8, 8, name="before"), encoder=STAGE, part="map")
+    network = UNet((Level(4, 1),), Level(4, 1), groups=2)
+    model = uj.Diffusion(network, modality=IMAGE, conditions=(before,), latents=Latents(STAGE))
+    shown = model.conditions_of(params, {"before": batch["image"]}, 3)[0]
+    own = params["stages"]["coder"]
+    wanted = CODER.normalised(CODER.moments(own, IMAGE.to_model(batch["image"])).mean)
+    np.testing.assert_allclose(shown.value, wanted, atol=1e-6)
+    assert shown.present.all()
+    absent = model.conditions_of(params, {}, 3)[0]
+    assert absent.value.shape == (3, 4, 4, 2) and not absent.present.any()
+    assert jax.eval_shape(model.init, jax.random.key(0))["conv_in"]["kernel"].shape == (3, 3, 2 + 2, 4)
 
 
 def test_a_run_trains_opens_without_the_source_and_samples(tmp_path, params, one_device, monkeypatch):

@@ -13,9 +13,14 @@ from unified_jax.modalities.action import Action
 from unified_jax.modalities.image import Image
 from unified_jax.modalities.label import Label
 from unified_jax.modalities.text import Text
+from unified_jax.models.diffusion import Diffusion
+from unified_jax.models.streams import Condition
 from unified_jax.models.transfusion import Stream, Transfusion
 from unified_jax.models.tuned import Tuning
 from unified_jax.networks.transfusion import Trunk
+from unified_jax.networks.unet.controlnet import Controlled, control_of
+from unified_jax.networks.unet.levels import Level
+from unified_jax.networks.unet.network import UNet
 from unified_jax.runs.weight_transfer import plan_graft
 from unified_jax.samplers.plan import SamplingPlan
 
@@ -87,3 +92,19 @@ def test_another_width_is_refused_with_every_name():
     assert "--tuning.fresh" in str(e.value)
     with pytest.raises(UserError, match="no parameter has the same name"):
         plan_graft(OLD, wide, Tuning(fresh=(".*",)))
+
+
+def test_a_controlnet_and_its_u_net_both_start_from_the_u_net_alone():
+    alone = UNet((Level(4, 1),), Level(4, 1), groups=2)
+    hint = Condition(Image(8, 8, channels=1, name="mask"), "hint")
+    plain = Diffusion(alone, modality=Image(4, 4, 3))
+    both = Diffusion(Controlled(alone, control_of(alone, (2, 4))), modality=Image(4, 4, 3), conditions=(hint,))
+    graft = plan_graft(plain, both, Tuning(train=("^control/",)))
+    assert {path.split("/")[1] for path in graft.fresh} == {"hint", "zero_0", "zero_1", "zero_middle"}
+    assert graft.left == ()
+    trained = stirred(plain.init, 0.15)
+    new = graft.apply(trained, jax.jit(both.init)(jax.random.key(1)))
+    jax.tree.map(np.testing.assert_array_equal, new["base"], trained)
+    jax.tree.map(np.testing.assert_array_equal, new["control"]["middle"], trained["middle"])
+    again = plan_graft(both, both, Tuning(train=("^control/",)))  # from a run of both, each has its own
+    assert again.fresh == () and again.left == ()

@@ -149,6 +149,15 @@ class Positioned(Protocol):
         ...
 
 
+@runtime_checkable
+class Grafted(Protocol):
+    """A network that is built around another one: what it starts from is called differently there."""
+
+    def begins_as(self, path: str) -> str:
+        """The path, in the other network, of the parameter from which the one at `path` starts."""
+        ...
+
+
 def check_backbone(network: Any, streams: int, conditions: tuple[ConditionForm, ...], owner: str) -> None:
     """Raises ValueError for unsupported conditions, or more streams than the network denoises."""
     name = type(network).__name__

@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 
 from unified_jax.config import Open
 from unified_jax.errors import UserError
@@ -116,8 +116,10 @@ class Autoencoding(Scaled, Boxed):
             return self.normalised(moments.mean)
         return self.normalised(moments.draw(keys))
 
-    def encode(self, params: Params, x: Float[Array, "b ..."], keys: Keys | None = None) -> Encoded:
-        """See `Encoder`: normalised latents, as a map."""
+    def encode(self, params: Params, x: Num[Array, "b ..."], keys: Keys | None = None) -> Encoded:
+        """See `Encoder`: normalised latents, as a map; of images as they are prepared, or in model space."""
+        if x.dtype == jnp.uint8:
+            x = x.astype(jnp.float32) / 127.5 - 1.0  # as `Image.to_model`
         return Encoded(map=self.latents(self.moments(params, x), keys))
 
     def decode(self, params: Params, z: Float[Array, "b ..."]) -> Float[Array, "b ..."]:

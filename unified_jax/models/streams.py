@@ -8,7 +8,6 @@ import numpy as np
 from jaxtyping import Array, Bool
 
 from unified_jax.config import Open, check_finite, check_open, lacking
-from unified_jax.errors import UserError
 from unified_jax.layers.embedders import make_embedder
 from unified_jax.layers.form import ConditionInput, EmbedderKind, Form
 from unified_jax.modalities.base import Continuous, Encodable, Modality
@@ -224,9 +223,9 @@ class Condition:
 
     def _encoded(self, form: ConditionForm, count: int, encoded: Encoded | None, keys: Keys | None) -> ConditionInput:
         if encoded is None:
-            if form.kind == "map":
-                raise UserError(f"The condition {self.label!r} is a map of an encoder, which must be given.")
             shape = (count, form.features) if form.kind == "vector" else (count, form.length, form.features)
+            if form.kind == "map":
+                shape = (count, *features_of(self.encoder, self.source, self.part)[0].shape)  # pyright: ignore[reportArgumentType]
             return ConditionInput(form, jnp.zeros(shape), jnp.zeros((count,), bool))
         value: Any = getattr(encoded, self.part)
         length = encoded.length if self.part == "tokens" else None

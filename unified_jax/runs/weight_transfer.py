@@ -2,9 +2,10 @@ r"""Transfer of parameters from one model to a similar one.
 
 A parameter of the new model is copied from the same path of the old one. If the old model lacks the path, or
 `Tuning.fresh` names it, it keeps its initial value. With `Tuning.like` a modality that the old model lacks starts from
-another one's. Axes over a vocabulary are matched by the meaning of ids (`data.vocabulary.token_names`), so that a model
-with further modalities keeps its texts. Tables over the places of a grid are resampled where the grid is another one
-(an image of another resolution). Other differences in shape are errors.
+another one's, and a network that is built around another one (a ControlNet) names where its parameters were
+(`layers.form.Grafted`). Axes over a vocabulary are matched by the meaning of ids (`data.vocabulary.token_names`), so
+that a model with further modalities keeps its texts. Tables over the places of a grid are resampled where the grid is
+another one (an image of another resolution). Other differences in shape are errors.
 """
 
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from jaxtyping import Array
 from unified_jax.data.vocabulary import token_names
 from unified_jax.errors import UserError
 from unified_jax.interop.names import flatten, unflatten
-from unified_jax.layers.form import Positioned
+from unified_jax.layers.form import Grafted, Positioned
 from unified_jax.layers.resampling import resample
 from unified_jax.models.tuned import Tuning, matches
 from unified_jax.precision import seed_key
@@ -93,7 +94,7 @@ def plan_graft(old: Any, new: Any, tuning: Tuning) -> Graft:
     before, after = position_grids(old), position_grids(new)
     taken, fresh, wrong = {}, [], []
     for path, shape in ours.items():
-        source = path if path in theirs else _renamed(path, tuning)
+        source = path if path in theirs else _renamed(path, new, tuning)
         if matches(tuning.fresh, path) or source not in theirs:
             fresh.append(path)
         elif ids is not None and "vocab" in axes[path]:
@@ -137,8 +138,10 @@ def _differ(path: str, found: tuple[int, ...], expected: tuple[int, ...]) -> str
     return f"{path} found {list(found)} expected {list(expected)}"
 
 
-def _renamed(path: str, tuning: Tuning) -> str:
-    """The path of the modality from which this one starts."""
+def _renamed(path: str, new: Any, tuning: Tuning) -> str:
+    """The path of the network, or of the modality, from which this one starts."""
+    network: Any = getattr(new, "network", None)
+    path = network.begins_as(path) if isinstance(network, Grafted) else path
     first, slash, rest = path.partition("/")
     for new, old in tuning.like:
         if first.startswith(f"{new}_"):

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from unified_jax.data.world.render import coverage, render_image
+from unified_jax.data.world.render import coverage, render_image, render_mask
 from unified_jax.data.world.scene import BACKGROUND_RGB, COLOUR_RGB, RADII, SHAPES, Object, Scene, sample_scene
+from unified_jax.data.world.source import World
 
 
 def alone(shape, colour=0, size=2, x=0.5, y=0.5):
@@ -84,3 +85,19 @@ def test_two_objects_do_not_erase_one_another():
         single = render_image(Scene((one,)), 32)
         inside = np.any(single != BACKGROUND_RGB, axis=-1)
         np.testing.assert_array_equal(both[inside], single[inside])
+
+
+def test_the_mask_is_the_share_of_each_pixel_whatever_the_colours():
+    scene = next(s for s in (sample_scene(0, "train", i) for i in range(99)) if len(s.objects) == 2)
+    other = Scene(tuple(Object(o.shape, 7 - o.colour, o.size, o.place, 0, o.x, o.y, o.radius) for o in scene.objects))
+    mask = render_mask(scene, 32)
+    np.testing.assert_array_equal(mask, render_mask(other, 32))
+    each = [render_mask(Scene((o,)), 32).astype(int) for o in scene.objects]
+    np.testing.assert_array_equal(mask, np.maximum(*each))
+    one = alone(5, 2)  # a ring: its picture is background + share (colour - background)
+    reach = COLOUR_RGB[2].astype(float) - BACKGROUND_RGB
+    channel = int(np.abs(reach).argmax())
+    share = (render_image(one, 32)[..., channel] - float(BACKGROUND_RGB[channel])) / reach[channel]
+    np.testing.assert_allclose(render_mask(one, 32)[..., 0] / 255, share, atol=0.6 / abs(reach[channel]) + 0.5 / 255)
+    source = World().source("test", ("mask",))
+    np.testing.assert_array_equal(source[3]["mask"], render_mask(source.scene(3), 32))

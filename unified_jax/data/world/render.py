@@ -119,6 +119,17 @@ def render_image(scene: Scene, resolution: int) -> UInt8[np.ndarray, "r r 3"]:
     return render_video(scene, resolution, 1)[0]
 
 
+def render_mask(scene: Scene, resolution: int) -> UInt8[np.ndarray, "r r 1"]:
+    """Where the objects of the image are, whatever their colours: the share of each pixel that they cover."""
+    share = np.zeros((resolution, resolution), np.float32)
+    for object in scene.objects:
+        x, y, radius = object.x * resolution, object.y * resolution, object.radius * resolution
+        rows, columns = window(x, y, radius, resolution)
+        part = share[rows[0] : rows[1], columns[0] : columns[1]]
+        np.maximum(part, coverage(object.shape, x, y, radius, rows, columns), out=part)
+    return np.round(share * 255).astype(np.uint8)[..., None]
+
+
 def render_video(scene: Scene, resolution: int, frames: int) -> UInt8[np.ndarray, "f r r 3"]:
     """The video: objects move and are reflected at the walls. ValueError for a resolution below 16."""
     if resolution < MIN_RESOLUTION:

@@ -18,6 +18,7 @@ the attribute, which is the null row of a `Label(absent=True)`):
 
 and, only on request,
 
+    mask                                  uint8     [r, r, 1], where the objects of the image are
     named_shape, named_shape_2, ...       int32     what the caption says of the attribute, of its objects in the order
                                                     of mention; the number of values where it says nothing
 
@@ -40,7 +41,7 @@ from unified_jax.data.world.action import render_action
 from unified_jax.data.world.cache import read_cached
 from unified_jax.data.world.caption import NAMES, read_caption, write_caption
 from unified_jax.data.world.edits import Edit, draw_edit
-from unified_jax.data.world.render import MIN_RESOLUTION, render_image, render_video
+from unified_jax.data.world.render import MIN_RESOLUTION, render_image, render_mask, render_video
 from unified_jax.data.world.scene import ATTRIBUTES, COLOURS, FRAMES, SPLITS, Scene, generator, sample_scene
 from unified_jax.data.world.solid import render_depth, render_points
 from unified_jax.data.world.sound import RATE, render_audio
@@ -54,6 +55,7 @@ FIELDS = (
 )
 
 EDIT_FIELDS = ("instruction", "edited")
+ASKED_FIELDS = ("mask",)
 NAMED_FIELDS = tuple(f"named_{name}{end}" for end in ("", "_2") for name in NAMES)
 
 _CAPTION_STREAM, _POINTS_STREAM, _EDIT_STREAM = 1, 2, 3
@@ -114,8 +116,8 @@ class World:
         if split not in SPLITS:
             raise ValueError(f"{self.name!r} has no split {split!r}; expected one of {', '.join(SPLITS)}.")
         for field in fields or ():
-            if field not in FIELDS + NAMED_FIELDS + EDIT_FIELDS:
-                expected = ", ".join(FIELDS + NAMED_FIELDS + EDIT_FIELDS)
+            if field not in FIELDS + ASKED_FIELDS + NAMED_FIELDS + EDIT_FIELDS:
+                expected = ", ".join(FIELDS + ASKED_FIELDS + NAMED_FIELDS + EDIT_FIELDS)
                 raise ValueError(f"{self.name!r} has no field {field!r}; expected some of {expected}.")
             if field in EDIT_FIELDS and self.max_objects != 1:
                 raise ValueError(
@@ -182,6 +184,8 @@ class WorldSource:
         match field:
             case "image":
                 return render_image(scene, self.world.resolution)
+            case "mask":
+                return render_mask(scene, self.world.resolution)
             case "video":
                 return render_video(scene, self.world.resolution, self.world.frames)
             case "depth":

@@ -111,6 +111,10 @@ class Controlled(nn.Module):
     streams: ClassVar[Literal["one"]] = "one"
     weighs: ClassVar[bool] = True
 
+    def begins_as(self, path: str) -> str:
+        """See `Grafted`: the U-Net, and the copy, start from the U-Net that was trained alone."""
+        return path.removeprefix("base/").removeprefix("control/")
+
     @nn.compact
     def __call__(
         self, noisy: tuple[NoisyInput, ...], conditions: tuple[ConditionInput, ...] = (), *, layout: Any = None,
