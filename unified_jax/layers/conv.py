@@ -109,7 +109,7 @@ def _wide(x: Array, kernel: Array, stride: tuple[int, ...], pads: Pads, apart: t
     """A convolution whose gradient by the kernel is a product for each tap.
 
     The compiler's own is a convolution with a kernel of the map's size. On one AVX2 core the whole gradient of 64
-    features at 64 x 64 took two to three and a half times as long with it, and eleven times inside a loop (microbatches).
+    features at 64 x 64 took two to three times as long with it, and eleven times inside a loop (microbatches).
     """
     return _plain(x, kernel, stride, pads, 1, apart)
 
