@@ -359,6 +359,20 @@ def completed() -> list[str]:
     return table(head, lines or ["all | not measured |  |  | "])
 
 
+def control() -> list[str]:
+    """Whether a ControlNet's pictures follow their maps."""
+    found, lines = whole("control"), []
+    for name, said in (("own", "its own"), ("another", "another scene's")):
+        rows = found.get("maps", {}).get(name)
+        names = ("shape", "size", "place", "colour", "one_object")
+        lines += [f"{said} | " + " | ".join(with_interval(rows[key]) for key in names)] if rows else []
+    if lines:
+        agree = found["agree"]
+        lines.append(f"(two scenes agree) | {agree['shape']:.3g} | {agree['size']:.3g} | {agree['place']:.3g} |  | ")
+    head = "map | shape | size | place | colour, by the caption | one object"
+    return table(head, lines or ["all | not measured |  |  |  | "])
+
+
 def distance_memory() -> list[str]:
     """Peaks of memory."""
     rows = read("distance_memory")
@@ -383,7 +397,7 @@ TABLES = {
     "docs/data.md": (reading, waits),
     "docs/evaluation.md": (distances, recipe_distances, distance_memory, fid_peers),
     "docs/recipes.md": (completed,),
-    "docs/finetuning.md": (edits, action, new_pairs, emoji),
+    "docs/finetuning.md": (edits, action, new_pairs, control, emoji),
 }
 
 
