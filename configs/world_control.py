@@ -4,7 +4,7 @@
     unified-jax data latents runs/world_autoencoder --each channel
     unified-jax train world_control --alone --run-dir runs/world_control_base
     unified-jax train world_control --init-from runs/world_control_base
-    unified-jax sample --run runs/world_control --given.caption "a red thing" --given.mask outline.png
+    unified-jax sample --run runs/world_control --given.caption "a red thing" --given.mask @outline.png
 
 First a U-Net learns pictures of one object from the vector of a caption (`--alone`). Then it stays as it is: a copy of
 its way down and middle reads the map, and what the copy finds is added by convolutions that are zero at the start

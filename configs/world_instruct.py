@@ -3,7 +3,7 @@
     unified-jax train caption_encoder && unified-jax train world_autoencoder
     unified-jax data latents runs/world_autoencoder --each channel
     unified-jax train world_instruct
-    unified-jax sample --run runs/world_instruct --given.instruction "make it red" --given.image picture.png
+    unified-jax sample --run runs/world_instruct --given.instruction "make it red" --given.image @picture.png
 
 The given picture's latent joins the channels of the noisy one (Brooks et al. 2023, arXiv 2211.09800). The instruction
 is read by the encoder of captions, which has never seen one: a new value is named by the words that captions use.
