@@ -46,6 +46,5 @@ def experiment(
             drop_all=0.05,
         ),
         preview=dataclasses.replace(base.preview, plan=plan),
-        steps=1800,
         evaluate=1024,
     )
