@@ -24,7 +24,7 @@ import unified_jax as uj
 from unified_jax.networks.unet.controlnet import Controlled, control_of
 from unified_jax.networks.unet.levels import Level
 
-NETWORK = uj.UNet(
+NETWORK: Any = uj.UNet(
     down=(Level(48, 1), Level(96, 1)), middle=Level(96, reads="itself", heads=4), scale_shift=True, remat="none"
 )
 
@@ -65,7 +65,8 @@ def experiment(
     if alone:
         return whole
     mask = uj.Condition(uj.Image(32, 32, channels=1, name="mask"), "hint")
+    model: Any = whole.model
     model = dataclasses.replace(
-        whole.model, network=Controlled(NETWORK, control_of(NETWORK, (16, 32, 64))), conditions=(caption, mask)
+        model, network=Controlled(NETWORK, control_of(NETWORK, (16, 32, 64))), conditions=(caption, mask)
     )
     return dataclasses.replace(whole, model=model, tuning=uj.Tuning(train=("^control/",)), steps=600)
