@@ -32,9 +32,14 @@ def reading(*parts: str) -> Any:
 
 def of_a_dit(experiment: uj.Experiment) -> uj.Experiment:
     """`world_text --backbone dit`, for 1,200 steps."""
-    model: Any = replace(experiment.model, network=RECIPE["network"]("dit"))
-    kept = uj.Checkpointing(every=1200)
-    return replace(experiment, model=model, optimizer=RECIPE["optimizer"]("dit"), steps=1200, checkpoint=kept)
+    model: Any = experiment.model
+    return replace(
+        experiment,
+        model=replace(model, network=RECIPE["network"]("dit")),
+        optimizer=RECIPE["optimizer"]("dit"),
+        steps=1200,
+        checkpoint=uj.Checkpointing(every=1200),
+    )
 
 
 def study() -> uj.Study:
