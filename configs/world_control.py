@@ -10,10 +10,10 @@ First a U-Net learns pictures of one object from the vector of a caption (`--alo
 its way down and middle reads the map, and what the copy finds is added by convolutions that are zero at the start
 (`networks.unet.controlnet`). The map is halved twice to the size of the latents.
 
-Goals, set before the run (`python benchmarks/control.py runs/world_control --count 1024`), on 1,024 scenes of the split held_out
-with captions that name the colour alone: shape, size and place are those of the map in at least 0.95 each (lower end of
-the 95 % interval). With the map of another scene they agree with their own scene as often as two scenes agree (inside
-the interval).
+Goals, set before the run (`python benchmarks/control.py runs/world_control --count 1024`), on scenes of the split
+held_out with captions that name the colour alone: shape, size and place are those of the map in at least 0.95 each
+(lower end of the 95 % interval). With the map of another scene they agree with their own scene as often as two scenes
+agree (inside the interval).
 Hardware: two CPU cores, ten minutes for the U-Net and ten for the ControlNet.
 """
 
