@@ -26,12 +26,11 @@ NETWORKS: dict[str, Any] = {
 
 def from_labels(experiment: uj.Experiment) -> uj.Experiment:
     """A DiT that reads four labels in the place of the caption, for 800 steps."""
-    model: Any = experiment.model
+    start = RECIPE["with_backbone"](experiment, "dit")
     labels = tuple(uj.Label(name, len(values), values) for name, values in uj.ATTRIBUTES if name != "motion")
     return replace(
-        experiment,
-        model=replace(model, network=RECIPE["network"]("dit"), conditions=labels, drop_some=0.2),
-        optimizer=RECIPE["optimizer"]("dit"),
+        start,
+        model=replace(start.model, conditions=labels, drop_some=0.2),
         data=uj.World(resolution=32, max_objects=1),
         steps=800,
         checkpoint=uj.Checkpointing(every=800),

@@ -32,14 +32,8 @@ def reading(*parts: str) -> Any:
 
 def of_a_dit(experiment: uj.Experiment) -> uj.Experiment:
     """`world_text --backbone dit`, for 1,200 steps."""
-    model: Any = experiment.model
-    return replace(
-        experiment,
-        model=replace(model, network=RECIPE["network"]("dit")),
-        optimizer=RECIPE["optimizer"]("dit"),
-        steps=1200,
-        checkpoint=uj.Checkpointing(every=1200),
-    )
+    kept = uj.Checkpointing(every=1200)
+    return replace(RECIPE["with_backbone"](experiment, "dit"), steps=1200, checkpoint=kept)
 
 
 def study() -> uj.Study:
