@@ -1,6 +1,6 @@
 """Whether a ControlNet's picture follows its map, and only its map, where the caption is silent.
 
-    python benchmarks/control.py RUN [--count 1024]          (a run of world_control)
+    python benchmarks/control.py RUN [--count 512]          (a run of world_control)
 
 Scenes of one object from the split held_out; the caption names the colour alone. Samples are drawn by the run's own
 plan with the scene's map, and with the map of another scene, the next one in the split. The readers say how often
