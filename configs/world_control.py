@@ -17,13 +17,16 @@ agree (inside the interval).
 Hardware: two CPU cores, ten minutes for the U-Net and ten for the ControlNet.
 """
 
-import dataclasses
+import runpy
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import unified_jax as uj
 from unified_jax.networks.unet.controlnet import Controlled, control_of
 from unified_jax.networks.unet.levels import Level
 
+BASE = Path(__file__).parent / "world_text.py"
 NETWORK: Any = uj.UNet(
     down=(Level(48, 1), Level(96, 1)), middle=Level(96, reads="itself", heads=4), scale_shift=True, remat="none"
 )
@@ -34,39 +37,23 @@ def experiment(
     autoencoder: str = "runs/world_autoencoder",
     encoder: str = "runs/caption_encoder",
 ) -> uj.Experiment:
-    """The U-Net and its copy, of which the copy is trained; or the U-Net alone."""
-    stage = uj.planned_stage("text", encoder, "caption_encoder")
-    latent = uj.planned_stage("autoencoder", autoencoder, "world_autoencoder", statistics=True)
-    reader: Any = stage.model
-    caption = uj.Condition(reader.encoder.text, encoder=stage, part="pooled")
-    plan = uj.SamplingPlan(uj.Euler(), steps=32, shift=3.0, guidance=uj.Guidance(2.0))
-    whole = uj.Experiment(
-        model=uj.Diffusion(
-            network=NETWORK,
-            process=uj.RectifiedFlow(target="x0", times=uj.times.UniformTimes(shift=3.0)),
-            modality=uj.Image(32, 32),
-            conditions=(caption,),
-            drop_all=0.1,
-            latents=uj.Latents(latent),
-        ),
+    """The U-Net and its copy, of which the copy is trained; or the U-Net alone. Both are trained as `world_text` is."""
+    base: Any = runpy.run_path(str(BASE))["experiment"]("unet", autoencoder, encoder)
+    vector = next(one for one in base.model.conditions if one.part == "pooled")
+    caption = replace(vector, name="")
+    whole = replace(
+        base,
+        model=replace(base.model, network=NETWORK, conditions=(caption,)),
         data=uj.World(resolution=32, max_objects=1),
-        optimizer=uj.Optimization(
-            uj.AdamW(b2=0.99), learning_rate=2e-3, warmup_steps=50, schedule="cosine", final_fraction=0.05,
-            clip_norm=1.0,
-        ),
         ema=(uj.Ema(decay=0.99),),
         steps=1200,
-        batch_size=64,
         checkpoint=uj.Checkpointing(every=300),
-        preview=uj.Previews(every=600, count=16, plan=plan),
+        preview=replace(base.preview, every=600),
         validation=uj.Validation(every=300, batches=4),
-        evaluate=512,
-    )  # fmt: skip
+    )
     if alone:
         return whole
     mask = uj.Condition(uj.Image(32, 32, channels=1, name="mask"), "hint")
-    model: Any = whole.model
-    model = dataclasses.replace(
-        model, network=Controlled(NETWORK, control_of(NETWORK, (16, 32, 64))), conditions=(caption, mask)
-    )
-    return dataclasses.replace(whole, model=model, tuning=uj.Tuning(train=("^control/",)), steps=600)
+    network = Controlled(NETWORK, control_of(NETWORK, (16, 32, 64)))
+    model = replace(whole.model, network=network, conditions=(caption, mask))
+    return replace(whole, model=model, tuning=uj.Tuning(train=("^control/",)), steps=600)
