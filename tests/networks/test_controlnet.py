@@ -9,11 +9,11 @@ import pytest
 
 from unified_jax.errors import UserError
 from unified_jax.interop import controlnet as lines
-from unified_jax.interop.names import flatten
+from unified_jax.interop.names import flatten, unflatten
 from unified_jax.interop.unets import Layout
 from unified_jax.layers.form import ConditionInput, Form, NoisyInput
 from unified_jax.modalities.conditions import ConditionForm
-from unified_jax.networks.unet.controlnet import Controlled, control_of, controlnet, copied
+from unified_jax.networks.unet.controlnet import Controlled, control_of, controlnet
 from unified_jax.networks.unet.levels import Level
 from unified_jax.networks.unet.network import UNet
 from unified_jax.sharding import unbox
@@ -41,7 +41,9 @@ def params():
 
 def test_it_changes_nothing_at_the_start_and_its_zero_convolutions_learn_first(params):
     stirred = jax.tree.map(lambda p: p + 0.1 * drawn(*p.shape), params["base"])
-    started = copied({"base": stirred, "control": params["control"]})
+    alone, fresh = flatten(stirred), flatten(params["control"])
+    control = {name: alone.get(NETWORK.begins_as(f"control/{name}"), value) for name, value in fresh.items()}
+    started = {"base": stirred, "control": unflatten(control)}
     shown = hint(8)
 
     def out(p):

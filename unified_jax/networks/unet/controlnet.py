@@ -19,7 +19,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from unified_jax.errors import UserError
-from unified_jax.interop.names import flatten, unflatten
 from unified_jax.interop.unets import Layout
 from unified_jax.layers.conditions import filled
 from unified_jax.layers.conv import Conv
@@ -30,7 +29,6 @@ from unified_jax.networks.unet.blocks import Style, conv
 from unified_jax.networks.unet.conditional import DEFAULTS as UNET, conditional
 from unified_jax.networks.unet.levels import Residuals, descend, middle
 from unified_jax.networks.unet.network import UNet
-from unified_jax.typing import Params
 
 
 class Hint(nn.Module):
@@ -130,12 +128,6 @@ def control_of(network: UNet, hint: tuple[int, ...] = (16, 32, 96, 256), guess: 
     """The ControlNet of a U-Net."""
     fields = {f.name: getattr(network, f.name) for f in dataclasses.fields(network) if f.name not in ("parent", "name")}
     return ControlNet(**fields, hint=hint, guess=guess)
-
-
-def copied(params: Params) -> Params:
-    """A `Controlled`'s parameters with the copy started from its U-Net; what the U-Net lacks stays as it is."""
-    base, control = flatten(params["base"]), flatten(params["control"])
-    return {"base": params["base"], "control": unflatten({name: base.get(name, v) for name, v in control.items()})}
 
 
 DEFAULTS: dict[str, Any] = {
