@@ -2,7 +2,7 @@
 
     unified-jax ablate backbones_labels
 
-Two CPU cores, about two hours, after the autoencoder of `world_text`. Fixed before the runs: see `backbones`.
+Two CPU cores, about an hour, after the autoencoder of `world_text`. Fixed before the runs: see `backbones`.
 """
 
 import runpy
@@ -25,15 +25,15 @@ NETWORKS: dict[str, Any] = {
 
 
 def from_labels(experiment: uj.Experiment) -> uj.Experiment:
-    """A DiT that reads four labels in the place of the caption, for 800 steps."""
+    """A DiT that reads four labels in the place of the caption, for 300 steps."""
     start = RECIPE["with_backbone"](experiment, "dit")
     labels = tuple(uj.Label(name, len(values), values) for name, values in uj.ATTRIBUTES if name != "motion")
     return replace(
         start,
         model=replace(start.model, conditions=labels, drop_some=0.2),
         data=uj.World(resolution=32, max_objects=1),
-        steps=800,
-        checkpoint=uj.Checkpointing(every=800),
+        steps=300,
+        checkpoint=uj.Checkpointing(every=300),
     )
 
 
@@ -46,7 +46,7 @@ def study() -> uj.Study:
         common=from_labels,
         metrics=(uj.Metric("attribute_accuracy"),),
         seeds=3,
-        samples=512,
+        samples=256,
         together="never",
         about="Equal steps; parameters are matched within 2 %, FLOPs are in the table.",
     )
