@@ -40,7 +40,7 @@ test-latest:  ## The suite on the newest jax, where a Python 3.12 or later is fo
 
 SESSION ?= $(if $(wildcard $(RUN)),$(RUN),python3)
 
-AOT = JAX_PLATFORMS=cpu $(1)/bin/python -m pytest -q $(if $(ONLY),-m "$(ONLY)")
+AOT = JAX_PLATFORMS=cpu $(1)/bin/python -m pytest -q -n 2 --maxschedchunk 1 $(if $(ONLY),-m "$(ONLY)")
 SITE = -c "import sysconfig; print(sysconfig.get_path('purelib'))"
 
 aot: $(VENV)/.installed  ## Our kernels through the real TPU compilers, and plans for TPU pods; libtpu lies beside the environment.

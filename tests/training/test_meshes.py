@@ -50,7 +50,7 @@ def losses(name, mesh, devices, parts=1):
     ("name", "mesh", "parts"),
     [
         pytest.param("dit", MeshShape(2, 1, 4), 4, marks=pytest.mark.nightly),  # in the suite: tests/hosts
-        ("dit_cross", MeshShape(1, 2, 2, 2), 1),
+        pytest.param("dit_cross", MeshShape(1, 2, 2, 2), 1, marks=pytest.mark.nightly),  # in the suite: U-Nets
         ("transfusion", MeshShape(1, 2, 2, 2), 1),
     ],
     ids=str,
