@@ -4,7 +4,7 @@
     unified-jax train emoji_from_world --init-from runs/quickstart
 
 Hardware: two CPU cores, 3 minutes for what docs/finetuning.md shows; a GPU for good pictures. The network is the
-quickstart's, on four times as many patches; only the tables of the labels start anew.
+quickstart's transformer, on four times as many patches; only the tables of the labels start anew.
 """
 
 import dataclasses
@@ -17,14 +17,14 @@ HERE = Path(__file__).parent
 
 
 def experiment() -> uj.Experiment:
-    """dit_emoji's data, process and plan with quickstart's network."""
+    """dit_emoji's data, process and plan with quickstart's transformer."""
     emoji: uj.Experiment = runpy.run_path(str(HERE / "dit_emoji.py"))["experiment"]()
     world: uj.Experiment = runpy.run_path(str(HERE / "quickstart.py"))["experiment"]()
     assert isinstance(emoji.model, uj.Diffusion)
-    assert isinstance(world.model, uj.Diffusion)
+    assert isinstance(world.model, uj.Diffusion) and isinstance(world.model.network, uj.Refined)
     return dataclasses.replace(
         emoji,
-        model=dataclasses.replace(emoji.model, network=world.model.network),
+        model=dataclasses.replace(emoji.model, network=world.model.network.trunk),
         tuning=uj.Tuning(fresh=("^label_",)),
         optimizer=dataclasses.replace(emoji.optimizer, learning_rate=2e-3, warmup_steps=30),
         ema=world.ema,

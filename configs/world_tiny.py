@@ -26,7 +26,7 @@ def experiment() -> uj.Experiment:
         steps=500,
         batch_size=64,
         checkpoint=uj.Checkpointing(every=250, keep=1),
-        preview=uj.Previews(every=0, plan=base.preview.plan),
+        preview=uj.Previews(every=0, plan=dataclasses.replace(base.preview.plan, shift=1.0)),
         validation=uj.Validation(every=125, batches=4),
         evaluate=256,
     )

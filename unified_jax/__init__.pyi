@@ -126,6 +126,7 @@ from unified_jax.networks.perceptrons import (
 from unified_jax.networks.pixart import PixArt as PixArt
 from unified_jax.networks.prefix_decoder import PrefixDecoder as PrefixDecoder
 from unified_jax.networks.r3gan import R3ganDiscriminator as R3ganDiscriminator, R3ganGenerator as R3ganGenerator
+from unified_jax.networks.refined import Refined as Refined
 from unified_jax.networks.transfusion import Trunk as Trunk, trunk_preset as trunk_preset
 from unified_jax.networks.unet.network import UNet as UNet
 from unified_jax.networks.uvit import UVit as UVit

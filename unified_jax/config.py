@@ -157,11 +157,12 @@ def _hashed(value: Any) -> Any:
         return [_hashed(item) for item in value]
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
         return to_plain(value)
-    set_to = {f.name: getattr(value, f.name) for f in fields_of(value) if not _at_default(value, f)}
+    set_to = {f.name: getattr(value, f.name) for f in fields_of(value) if not at_default(value, f)}
     return {"class": old_path(class_path(type(value)))} | {name: _hashed(item) for name, item in set_to.items()}
 
 
-def _at_default(value: Any, field: "dataclasses.Field[Any]") -> bool:
+def at_default(value: Any, field: "dataclasses.Field[Any]") -> bool:
+    """Whether a field of a dataclass has its class's default."""
     found = getattr(value, field.name)
     if field.default_factory is not dataclasses.MISSING:
         return found == field.default_factory()

@@ -27,7 +27,13 @@ def study() -> uj.Study:
     return uj.Study(
         "quickstart",
         tuple(arms),
-        common={"data.resolution": 64, "model.modality": uj.Image(64, 64, 3, patch=16), "steps": 20_000, "evaluate": 0},
+        common={
+            "model.network": uj.DiT(depth=4, width=192, heads=4, label_std=0.25, remat="none", unroll=4),
+            "data.resolution": 64,
+            "model.modality": uj.Image(64, 64, 3, patch=16),
+            "steps": 20_000,
+            "evaluate": 0,
+        },
         metrics=(uj.Metric("validation/loss", "lower"),),
         power_law=True,
     )

@@ -24,13 +24,15 @@ import unified_jax as uj
 STEPS = (250, 500, 1000, 2000)
 SPACES = {"pixels": "", "kl": "runs/ae64_none", "kl, vf": "runs/ae64_vf", "kl, scale": "runs/ae64_scale"}
 """Name of an arm -> the run of its autoencoder."""
+TRANSFORMER = uj.DiT(depth=4, width=192, heads=4, label_std=0.25, remat="none", unroll=4)
+"""Without the convolutions behind it, which are for pixels."""
 
 
 def space(run: str, steps: int) -> Callable[[uj.Experiment], uj.Experiment]:
-    """The quickstart at 64 px, in this space, for so many steps."""
+    """The quickstart's transformer at 64 px, in this space, for so many steps."""
 
     def change(experiment: uj.Experiment) -> uj.Experiment:
-        model: Any = experiment.model
+        model: Any = replace(experiment.model, network=TRANSFORMER)
         image = uj.Image(64, 64, 3, patch=8)
         latents = None
         if run:

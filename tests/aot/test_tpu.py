@@ -89,7 +89,8 @@ def test_mosaic_compiles_each_device_s_part(mesh):
 def test_the_recommended_flags_are_known(root, flags, code):
     """And `remat="offload"` compiles. A flag that does not exist ends the process, so the check means something."""
     devices_of("v5e:2x2")
-    command = ("plan", "quickstart", "--target", "v5e:2x2", "--mesh.fsdp", "4", "--model.network.remat", "offload")
+    remat = ("--model.network.trunk.remat", "offload")
+    command = ("plan", "quickstart", "--target", "v5e:2x2", "--mesh.fsdp", "4", *remat)
     ended = subprocess.run(
         [sys.executable, "-m", "unified_jax.cli." + command[0], *command[1:]], cwd=root, capture_output=True, text=True,
         env=os.environ | {"LIBTPU_INIT_ARGS": flags, "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"},

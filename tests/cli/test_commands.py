@@ -66,9 +66,9 @@ def test_train_mistakes(arguments, words, capsys):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (("--model.network.dpeth", "3"), "--model.network.depth"),
-        (("--model.network.depth", "four"), "depth"),
-        (("--model.network.depth", "0"), "DiT.depth must be at least 1"),
+        (("--model.network.trunk.dpeth", "3"), "--model.network.trunk.depth"),
+        (("--model.network.trunk.depth", "four"), "depth"),
+        (("--model.network.trunk.depth", "0"), "DiT.depth must be at least 1"),
         (("--model.modality.patch", "0"), "must be positive"),
         (("--model.process.target", "eps"), "says nothing about x0"),
         (("--resume", "perhaps"), "must"),

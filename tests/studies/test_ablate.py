@@ -13,6 +13,8 @@ from tests.helpers import EXPERIMENT, TINY, write_recipe
 from unified_jax.cli import ablate
 from unified_jax.cli.entry import run_command
 from unified_jax.errors import UserError
+from unified_jax.networks.unet.levels import Level
+from unified_jax.networks.unet.network import UNet
 from unified_jax.runs.loop import train
 from unified_jax.runs.metrics import read_lines
 from unified_jax.runs.seeds import train_together
@@ -237,3 +239,12 @@ def test_dry_run_says_what_is_there(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
     assert run_command(ablate.main, [str(study), "--set", "steps=0", "--dry-run"]) == 2
     assert "--set: --steps must be at least 1, found 0." in capsys.readouterr().err
+
+
+def test_a_change_is_told_on_one_line_without_what_is_as_ever():
+    level = Level(8, reads="itself")
+    study = Study("quickstart", (Variant("unet", {"model.network": UNet(down=(level,), groups=4), "steps": 5}),))
+    assert results.changes(study)[1] == (
+        "unet",
+        "model.network = UNet(down=(Level(channels=8, reads=itself)), groups=4), steps = 5",
+    )

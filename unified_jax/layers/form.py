@@ -158,6 +158,22 @@ class Grafted(Protocol):
         ...
 
 
+@runtime_checkable
+class Supervised(Protocol):
+    """A network of one array, whose parts have losses of their own (deep supervision)."""
+
+    guesses: ClassVar[tuple[str, ...]]
+    """Names in `capture` of further predictions, like the output; in training each has a loss beside the output's.
+
+    Asked for them, the network detaches the output from them (`stop_gradient`): each learns from its own loss alone.
+    """
+
+
+def guesses_of(network: Any) -> tuple[str, ...]:
+    """The further predictions that have losses of their own; () of most networks."""
+    return network.guesses if isinstance(network, Supervised) else ()
+
+
 def check_backbone(network: Any, streams: int, conditions: tuple[ConditionForm, ...], owner: str) -> None:
     """Raises ValueError for unsupported conditions, or more streams than the network denoises."""
     name = type(network).__name__

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Num
 
 from unified_jax.errors import UserError
-from unified_jax.layers.form import ConditionInput, Layout, NoisyInput, check_outputs, own_parameters
+from unified_jax.layers.form import ConditionInput, Layout, NoisyInput, check_outputs, guesses_of, own_parameters
 from unified_jax.modalities.conditions import NEGATIVE
 from unified_jax.models import generation
 from unified_jax.models.alignment import aligned, captures
@@ -27,9 +27,9 @@ from unified_jax.models.base import Declared, Terms
 from unified_jax.models.checks import check_names
 from unified_jax.models.controls import controlled
 from unified_jax.models.features import emptied, empties, encoding_given, encodings
-from unified_jax.models.inside import inside_of, losses_inside, with_border_noise
+from unified_jax.models.inside import inside_of, with_border_noise
 from unified_jax.models.latent_features import HoldsLatents, held_latents, in_space
-from unified_jax.models.noised import Noised, noised
+from unified_jax.models.noised import Noised, losses_of, noised
 from unified_jax.models.nulls import drop
 from unified_jax.models.stages import Encoded, Stage, check_stages, own
 from unified_jax.models.streams import Condition, Stream, mirrored
@@ -139,15 +139,19 @@ class Denoising(HoldsLatents, Declared):
         conditions = self._dropped(self.conditions_of(params, batch, rows, slots), slots, turned, params)
         drawn = self._noised(params, batch, slots, turned)
         conditions = controlled(self, conditions, lambda: self.streams[0].process.unit_time(drawn[0].t))
-        outputs, seen = self.call(params, tuple(d.shown for d in drawn), conditions, captures(self.align))
+        guesses = guesses_of(self.network)
+        captured = (*captures(self.align), *guesses)
+        outputs, seen = self.call(params, tuple(d.shown for d in drawn), conditions, captured)
         terms: Terms = {}
         metrics: Terms = {}
         for stream, one in zip(self.streams, drawn, strict=True):
             inside = _inside(stream, batch, turned)
-            found = losses_inside(stream.process, outputs[stream.label], one.x0, one.eps, one.x_t, one.t, inside)
             weight = jnp.ones(rows) if one.clean is None else 1.0 - one.clean
-            found = {n: v if one.clean is None else jnp.where(one.clean, 0.0, v) for n, v in found.items()}
+            found = losses_of(stream, one, inside, outputs[stream.label])
             named = {self._term(stream, name): (value, weight) for name, value in found.items()}
+            for guess in guesses:
+                earlier = losses_of(stream, one, inside, seen[guess])
+                named |= {f"{guess}_{name}": (value, weight) for name, value in earlier.items()}
             check_names("Loss terms", [*terms, *named])
             terms |= named
             where = "loss_by_time" + (f"/{stream.label}" if self.term_names else "")

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from unified_jax.layers.form import NoisyInput
+from unified_jax.models.inside import losses_inside
 from unified_jax.models.streams import Stream
 from unified_jax.processes.targets import diffuse, expand
 
@@ -38,3 +39,9 @@ def noised(stream: Stream, x0: Array, eps: Array, t: Array, u: Array | None) -> 
     seen = jnp.where(expand(clean, x0), x0, process.network_input(x_t, t))
     time = jnp.where(clean, 0.0, process.network_time(t))
     return Noised(x0, eps, t, x_t, NoisyInput(form, seen, time), clean)
+
+
+def losses_of(stream: Stream, one: Noised, inside: Bool[Array, "b ..."] | None, output: Array) -> dict[str, Array]:
+    """The process's losses `[b]` of a prediction; 0 of a stream that is clean."""
+    found = losses_inside(stream.process, output, one.x0, one.eps, one.x_t, one.t, inside)
+    return {n: v if one.clean is None else jnp.where(one.clean, 0.0, v) for n, v in found.items()}

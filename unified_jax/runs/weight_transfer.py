@@ -3,11 +3,13 @@ r"""Transfer of parameters from one model to a similar one.
 A parameter of the new model is copied from the same path of the old one. If the old model lacks the path, or
 `Tuning.fresh` names it, it keeps its initial value. With `Tuning.like` a modality that the old model lacks starts from
 another one's, and a network that is built around another one (a ControlNet) names where its parameters were
-(`layers.form.Grafted`). Axes over a vocabulary are matched by the meaning of ids (`data.vocabulary.token_names`), so
-that a model with further modalities keeps its texts. Tables over the places of a grid are resampled where the grid is
-another one (an image of another resolution). Other differences in shape are errors.
+(`layers.form.Grafted`), and gives them back to that one alone. Axes over a vocabulary are matched by the meaning of ids
+(`data.vocabulary.token_names`), so that a model with further modalities keeps its texts. Tables over the places of a
+grid are resampled where the grid is another one (an image of another resolution). Other differences in shape are
+errors.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,10 +93,11 @@ def plan_graft(old: Any, new: Any, tuning: Tuning) -> Graft:
     theirs, ours = flatten(jax.eval_shape(old.init, key)), flatten(jax.eval_shape(new.init, key))
     axes = flatten(new.axes())
     ids = _matching_ids(old, new, tuning)
-    before, after = position_grids(old), position_grids(new)
+    before, after, inner = position_grids(old), position_grids(new), _inner_names(old, theirs)
     taken, fresh, wrong = {}, [], []
     for path, shape in ours.items():
         source = path if path in theirs else _renamed(path, new, tuning)
+        source = source if source in theirs else inner.get(source, source)
         if matches(tuning.fresh, path) or source not in theirs:
             fresh.append(path)
         elif ids is not None and "vocab" in axes[path]:
@@ -132,6 +135,14 @@ def resampled(table: Array, old: tuple[int, int], new: tuple[int, int]) -> Array
     grid = table[..., :places, :].reshape(*table.shape[:-2], *old, table.shape[-1])
     moved = resample(grid, new, "linear").reshape(*table.shape[:-2], -1, table.shape[-1])
     return jnp.concatenate([moved.astype(table.dtype), table[..., places:, :]], axis=-2)
+
+
+def _inner_names(old: Any, theirs: Iterable[str]) -> dict[str, str]:
+    """{path in the network that the old one is built around: its path in the old one, the first of several}."""
+    network: Any = getattr(old, "network", None)
+    if not isinstance(network, Grafted):
+        return {}
+    return {network.begins_as(path): path for path in reversed(tuple(theirs))}
 
 
 def _differ(path: str, found: tuple[int, ...], expected: tuple[int, ...]) -> str:

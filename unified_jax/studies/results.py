@@ -8,9 +8,10 @@ Holm-corrected over all comparisons of the study, and fewer than five pairs supp
 import csv
 import io
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Any
 
+from unified_jax.config import at_default, fields_of
 from unified_jax.evaluation.statistics import (
     FEWEST,
     SIGNIFICANCE,
@@ -190,7 +191,18 @@ def changes(study: Study) -> list[tuple[str, ...]]:
 def _words(change: Change) -> str:
     if callable(change):
         return f"function {getattr(change, '__name__', 'of the experiment')}"
-    return ", ".join(f"{name} = {value}" for name, value in change.items())
+    return ", ".join(f"{name} = {_brief(value)}" for name, value in change.items())
+
+
+def _brief(value: Any) -> str:
+    """A value on one line; of a dataclass the fields that are not the class's defaults."""
+    if isinstance(value, tuple):
+        return f"({', '.join(_brief(one) for one in value)})"
+    if not is_dataclass(value) or isinstance(value, type):
+        return str(value)
+    set_to = {f.name: getattr(value, f.name) for f in fields_of(value) if not at_default(value, f)}
+    told = [f"{name}={_brief(one)}" for name, one in set_to.items()]
+    return f"{type(value).__name__}({', '.join(told)})"
 
 
 def power_laws(study: Study, rows: list[Row], arms: tuple[Arm, ...]) -> list[str]:

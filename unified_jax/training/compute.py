@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any, Literal
 
+import flax.linen as nn
+
 from unified_jax.config import fields_of, hints_of
 from unified_jax.errors import UserError
 from unified_jax.precision import multiplies_bfloat16
@@ -27,13 +29,26 @@ def settled(experiment: Experiment, dtype: Dtype) -> Experiment:
 
 def networks_of(model: Any) -> list[str]:
     """Fields of a model that hold a network with a compute dtype. Raises UserError without any."""
-    found = [f.name for f in fields_of(model) if hints_of(type(getattr(model, f.name))).get("dtype") == Dtype]
+    found = [f.name for f in fields_of(model) if _computes(getattr(model, f.name))]
     if not found:
         raise UserError(f"--dtype auto: {type(model).__name__} has no network with a compute dtype to choose.")
     return found
 
 
 def with_dtype(network: Any, dtype: Dtype) -> Any:
-    """A network that computes in this dtype."""
+    """A network that computes in this dtype, with the networks that it is built around."""
+    changes: Any = {name: with_dtype(getattr(network, name), dtype) for name in _inner(network)}
+    if _computes(network):
+        changes["dtype"] = dtype
     clone = getattr(network, "clone", None)
-    return clone(dtype=dtype) if clone else dataclasses.replace(network, dtype=dtype)
+    return clone(**changes) if clone else dataclasses.replace(network, **changes)
+
+
+def _computes(network: Any) -> bool:
+    return hints_of(type(network)).get("dtype") == Dtype
+
+
+def _inner(network: Any) -> list[str]:
+    """Fields of a Linen module that hold modules with a compute dtype."""
+    held = fields_of(network) if isinstance(network, nn.Module) else ()
+    return [f.name for f in held if isinstance(value := getattr(network, f.name), nn.Module) and _computes(value)]
