@@ -50,6 +50,7 @@ def main(runs: Path) -> None:
     path = ROOT / "benchmarks" / "results" / "studies.json"
     before = {row["study"]: row for row in json.loads(path.read_text())["rows"]} if path.exists() else {}
     rows = []
+    sys.path.remove(str(Path(__file__).resolve().parent))  # a study may be called as a file here is
     for name in study_names():
         try:
             row = planned(name, runs)

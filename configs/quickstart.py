@@ -12,11 +12,14 @@ def experiment() -> uj.Experiment:
     """Attribute-conditional DiT on the world: one object, anywhere in its cell, so that no picture is seen twice."""
     shown = tuple(uj.Label(name, len(values), values) for name, values in uj.ATTRIBUTES if name != "motion")
     # Asked for a shape and a colour alone, the model would draw pieces in several places (docs/decisions/0004).
-    # Half of the steps lie below t = 1/3, where the convolutions behind the transformer make edges sharp.
+    # Half of the steps lie below t = 1/3, so that some are left for edges.
     plan = uj.SamplingPlan(uj.Euler(), steps=25, shift=0.5, guidance=uj.Guidance(2.0), complete=True)
     return uj.Experiment(
         model=uj.Diffusion(
-            network=uj.Refined(uj.DiT(depth=4, width=192, heads=4, label_std=0.25, remat="none", unroll=4)),
+            # Convolutions for the last tenth of the noise: above it they would change shapes (docs/decisions/0004).
+            network=uj.Refined(
+                uj.DiT(depth=4, width=192, heads=4, label_std=0.25, remat="none", unroll=4), below=120.0
+            ),
             process=uj.RectifiedFlow(target="x0"),
             modality=uj.Image(32, 32, 3, patch=8),
             conditions=shown,

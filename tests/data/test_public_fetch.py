@@ -210,3 +210,10 @@ def test_a_broken_original_is_named_and_no_set_is_left(tmp_path):
     with pytest.raises(UserError, match=r"input\.txt' cannot be read: it ends early; remove it and fetch it again"):
         build(dataclasses.replace(SHAKESPEARE, splits=splits), tmp_path / "sets", {"input.txt": file}, int)
     assert not [path for path in Path(tmp_path / "sets").rglob("*") if path.is_file()]
+
+
+def test_a_source_without_the_files_leaves_nothing_behind(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="are missing; --source must name a folder"):
+        get.main(["fashion_mnist", "--data-dir", str(tmp_path / "sets"), "--source", str(tmp_path / "empty")])
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]

@@ -46,9 +46,10 @@ def main(arguments: list[str]) -> None:
     from tqdm import tqdm
 
     from unified_jax.data.public.build import SOURCE, build, check_new
-    from unified_jax.data.public.fetch import fetch
+    from unified_jax.data.public.fetch import fetch, places_of
 
     check_new(one, data_dir)
+    places_of(one, command.source)  # what is missing is said before a folder is made
     downloads = data_dir / "downloads" / one.name
     make_folder(data_dir)
     print(f"{one.name} {one.version}: {one.summary}\nfrom {one.home}\nlicence {one.licence}: {one.licence_address}")

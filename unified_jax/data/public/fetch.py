@@ -51,6 +51,12 @@ def fetch(one: PublicSet, folder: Path, source: str, unverified: bool, report: R
     with another checksum. Raises UserError for a file that is missing or is not the published one, RunError if one
     cannot be fetched.
     """
+    places = places_of(one, source)
+    return {original.file: _fetch(original, at, folder, unverified, report) for original, at in places.items()}
+
+
+def places_of(one: PublicSet, source: str) -> dict[Original, Path | str]:
+    """Where each original is. Raises UserError for a file of this machine that is missing."""
     places = {original: place(original, source, alone=len(one.originals) == 1) for original in one.originals}
     missing = [str(at) for at in places.values() if isinstance(at, Path) and not at.is_file()]
     if missing:
@@ -58,7 +64,7 @@ def fetch(one: PublicSet, folder: Path, source: str, unverified: bool, report: R
             f"{_listed(missing)} {'is' if len(missing) == 1 else 'are'} missing; --source must name a folder or an "
             f"address that holds {_listed([original.file for original in one.originals])}."
         )
-    return {original.file: _fetch(original, at, folder, unverified, report) for original, at in places.items()}
+    return places
 
 
 def place(original: Original, source: str, alone: bool) -> Path | str:
