@@ -19,12 +19,12 @@ HERE = Path(__file__).parent
 def experiment() -> uj.Experiment:
     """dit_emoji's data, process and plan with quickstart's transformer."""
     emoji: uj.Experiment = runpy.run_path(str(HERE / "dit_emoji.py"))["experiment"]()
-    world: uj.Experiment = runpy.run_path(str(HERE / "quickstart.py"))["experiment"]()
+    world: uj.Experiment = runpy.run_path(str(HERE / "quickstart.py"))["experiment"](sharp=False)
     assert isinstance(emoji.model, uj.Diffusion)
-    assert isinstance(world.model, uj.Diffusion) and isinstance(world.model.network, uj.Refined)
+    assert isinstance(world.model, uj.Diffusion)
     return dataclasses.replace(
         emoji,
-        model=dataclasses.replace(emoji.model, network=world.model.network.trunk),
+        model=dataclasses.replace(emoji.model, network=world.model.network),
         tuning=uj.Tuning(fresh=("^label_",)),
         optimizer=dataclasses.replace(emoji.optimizer, learning_rate=2e-3, warmup_steps=30),
         ema=world.ema,

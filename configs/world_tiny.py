@@ -17,7 +17,7 @@ BASE = Path(__file__).parent / "quickstart.py"
 
 def experiment() -> uj.Experiment:
     """An attribute-conditional DiT of 0.6 M parameters on the world."""
-    base: Any = runpy.run_path(str(BASE))["experiment"]()
+    base: Any = runpy.run_path(str(BASE))["experiment"](sharp=False)
     network = uj.DiT(depth=3, width=96, heads=4, label_std=0.25, remat="none", unroll=3)
     return dataclasses.replace(
         base,
@@ -26,7 +26,7 @@ def experiment() -> uj.Experiment:
         steps=500,
         batch_size=64,
         checkpoint=uj.Checkpointing(every=250, keep=1),
-        preview=uj.Previews(every=0, plan=dataclasses.replace(base.preview.plan, shift=1.0)),
+        preview=uj.Previews(every=0, plan=base.preview.plan),
         validation=uj.Validation(every=125, batches=4),
         evaluate=256,
     )

@@ -32,7 +32,8 @@ def space(run: str, steps: int) -> Callable[[uj.Experiment], uj.Experiment]:
     """The quickstart's transformer at 64 px, in this space, for so many steps."""
 
     def change(experiment: uj.Experiment) -> uj.Experiment:
-        model: Any = replace(experiment.model, network=TRANSFORMER)
+        model: Any = experiment.model
+        model = replace(model, network=TRANSFORMER)
         image = uj.Image(64, 64, 3, patch=8)
         latents = None
         if run:

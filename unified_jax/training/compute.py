@@ -3,8 +3,6 @@
 import dataclasses
 from typing import Any, Literal
 
-import flax.linen as nn
-
 from unified_jax.config import fields_of, hints_of
 from unified_jax.errors import UserError
 from unified_jax.precision import multiplies_bfloat16
@@ -50,5 +48,5 @@ def _computes(network: Any) -> bool:
 
 def _inner(network: Any) -> list[str]:
     """Fields of a Linen module that hold modules with a compute dtype."""
-    held = fields_of(network) if isinstance(network, nn.Module) else ()
-    return [f.name for f in held if isinstance(value := getattr(network, f.name), nn.Module) and _computes(value)]
+    held = fields_of(network) if hasattr(network, "clone") else ()
+    return [f.name for f in held if hasattr(value := getattr(network, f.name), "clone") and _computes(value)]
