@@ -111,6 +111,22 @@ def test_muon_takes_the_polar_factor_of_each_matrix():
         np.testing.assert_allclose(np.sqrt(np.mean(step**2, axis=(2, 3))), 0.2, rtol=0.2, err_msg=name)
 
 
+def test_muon_takes_the_polar_factor_of_a_convolution_that_it_is_told_of():
+    rng, transform = np.random.default_rng(0), Optimization(Muon(rms=0.2, also=("conv[12]/",)), learning_rate=1.0)
+    named = {"conv1": {"kernel": (3, 3, 6, 20)}, "conv_in": {"kernel": (3, 3, 6, 20)}, "blocks": {"kernel": (2, 8, 8)}}
+    draw = lambda shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)  # noqa: E731
+    gradient = jax.tree.map(draw, named, is_leaf=lambda node: isinstance(node, tuple))
+    found = first_update(transform.transform(10, ("blocks/kernel",)), gradient, jax.tree.map(jnp.zeros_like, gradient))
+    u, _, v = np.linalg.svd(np.asarray(gradient["conv1"]["kernel"]).reshape(54, 20), full_matrices=False)
+    step = np.asarray(found["conv1"]["kernel"]).reshape(54, 20)
+    assert -np.sum(step * (u @ v)) / np.linalg.norm(step) / np.linalg.norm(u @ v) > 0.97
+    np.testing.assert_allclose(np.sqrt(np.mean(step**2)), 0.2, rtol=0.2)
+    ratio = np.asarray(found["conv_in"]["kernel"]) / np.sign(gradient["conv_in"]["kernel"])
+    np.testing.assert_allclose(ratio, ratio.flat[0], rtol=1e-4)  # Adam's: the sign, and one size
+    with pytest.raises(ValueError, match=r"Muon.also: '\(' is no regular expression"):
+        Muon(also=("(",))
+
+
 def test_groups_scale_and_freeze(params):
     groups = (Group("label_", rate=0.0), Group("blocks/mlp", rate=0.1))
     plain, grouped = Optimization(learning_rate=1e-2), Optimization(learning_rate=1e-2, groups=groups)

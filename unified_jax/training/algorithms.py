@@ -6,10 +6,12 @@ Lion        Chen et al. 2023: the sign of an interpolated momentum; use a third 
 Adafactor   Shazeer & Stern 2018: second moments as row and column sums
 Muon        Jordan et al. 2024: the momentum of a matrix, orthogonalised by Newton-Schulz, scaled to the root mean
             square of Adam's steps (Liu et al. 2025, eq. 4), so that Adam's learning rates apply; parameters that are
-            not a matrix inside a block (embeddings, biases, gains, modulation, first and last layers) use Adam
+            not a matrix inside a block (embeddings, biases, gains, modulation, first and last layers) use Adam; kernels
+            of convolutions and others outside stacks are matrices `[inputs, features]` where `Muon.also` names them
 """
 
 import functools
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -168,16 +170,24 @@ class Muon:
     """Decay of Adam's second moment."""
     weight_decay: float = 0.0
     """Decoupled weight decay of the kernels."""
+    also: tuple[str, ...] = ()
+    """Patterns of kernels outside stacks, found in their paths, to orthogonalise too (a U-Net's convolutions)."""
 
     def __post_init__(self) -> None:
         _check_decays("Muon", self.beta, self.b1, self.b2)
         _check_weight_decay("Muon", self.weight_decay)
         if self.iterations < 1 or self.rms <= 0:
             raise ValueError(f"Muon needs iterations >= 1 and rms > 0, found {self.iterations} and {self.rms}.")
+        for pattern in self.also:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"Muon.also: {pattern!r} is no regular expression: {error}.") from None
 
     def transform(self, rate: Rate, decay: float, stacked: Stacked) -> optax.GradientTransformation:
         """See `Rule`."""
-        axes: Any = functools.partial(matrices, stacked=stacked)  # a function, which the annotation does not say
+        # A function, which the annotation does not say.
+        axes: Any = functools.partial(matrices, stacked=stacked, also=self.also)
         muon = optax.contrib.muon(
             rate,
             ns_steps=self.iterations,
@@ -198,15 +208,18 @@ class Muon:
         return optax.GradientTransformation(muon.init, update)
 
 
-def matrices(params: Any, stacked: Stacked) -> Any:
+def matrices(params: Any, stacked: Stacked, also: tuple[str, ...] = ()) -> Any:
     """Which axes of a parameter are the rows and columns of a matrix; None for parameters that use Adam.
 
-    The leading axis of stacked blocks and the queries, keys and values of one kernel are separate matrices.
+    The leading axis of stacked blocks and the queries, keys and values of one kernel are separate matrices. A kernel
+    outside stacks that `also` names has its features last, and all else are its inputs.
     """
     numbers = optax.contrib.MuonDimensionNumbers
 
     def leaf(path: Any, value: Any) -> Any:
         name = path_of(path)
+        if name not in stacked and name.endswith("kernel") and any(re.search(one, name) for one in also):
+            return numbers(reduction_axis=tuple(range(value.ndim - 1)), output_axis=(value.ndim - 1,))
         if name not in stacked or "modulation" in name or not name.endswith("kernel"):
             return None
         match name.rsplit("/", 1)[-1]:
