@@ -23,7 +23,7 @@ def experiment(sharp: bool = True) -> uj.Experiment:
     plan = uj.SamplingPlan(uj.Euler(), steps=25, guidance=uj.Guidance(2.0), complete=True)
     return uj.Experiment(
         model=uj.Diffusion(
-            network=uj.Refined(network, below=120.0) if sharp else network,
+            network=uj.Refined(network) if sharp else network,
             process=uj.RectifiedFlow(target="x0"),
             modality=uj.Image(32, 32, 3, patch=8),
             conditions=shown,

@@ -19,9 +19,9 @@ from unified_jax.training.compute import with_dtype
 
 IMAGE = Image(8, 12, 3, patch=4)
 TRUNK = DiT(depth=2, width=16, heads=2, remat="none")
-NETWORK = Refined(TRUNK, features=8)
+NETWORK = Refined(TRUNK, features=8, below=200.0)
 LABELS = (Label("kind", 4),)
-TIMES = jnp.asarray([0.0, 299.0, 300.0, 900.0])
+TIMES = jnp.asarray([0.0, 199.0, 200.0, 900.0])
 
 
 def model(network):
@@ -44,9 +44,11 @@ def test_it_starts_as_its_backbone_and_acts_at_low_noise_alone(params):
     begun = model(NETWORK).init(jax.random.key(0)) | {"trunk": params["trunk"]}
     alone = call(TRUNK, params["trunk"])[0]["image"]
     np.testing.assert_array_equal(call(NETWORK, begun)[0]["image"], alone)
-    refined, captured = call(NETWORK, params, ("trunk", "block/1"))
-    changed = np.abs(refined["image"] - alone).max(axis=(1, 2, 3))
-    assert (changed[:2] > 1e-3).all() and (changed[2:] == 0).all()
+    refined, (taught, captured) = call(NETWORK, params)[0]["image"], call(NETWORK, params, ("trunk", "block/1"))
+    acts, teaches = (np.abs(out - alone).max(axis=(1, 2, 3)) > 1e-3 for out in (refined, taught["image"]))
+    assert acts.tolist() == [True, True, False, False] and teaches.tolist() == [True, True, True, False]
+    np.testing.assert_array_equal(refined[2:], alone[2:])
+    np.testing.assert_allclose(refined[:2], taught["image"][:2], rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(captured["trunk"], alone)
     assert captured["block/1"].shape == (4, 6, 16)
 
@@ -103,6 +105,8 @@ def test_what_it_is_and_what_it_refuses(params):
         call(Refined(TRUNK, features=8, cut=5), params)
     with pytest.raises(ValueError, match="at least 1, found 0"):
         Refined(TRUNK, features=0)
+    with pytest.raises(ValueError, match="learns must be at least below 120, found 100"):
+        Refined(TRUNK, learns=100.0)
 
 
 def test_a_plain_backbone_and_a_refined_one_start_from_each_other():

@@ -7,10 +7,11 @@ r"""A backbone whose last look is local: a small convolutional network corrects 
 
 Patches of a transformer leave edges soft: a width of 192 has to carry 192 numbers of every patch, and the last bit of
 noise is removed best by what looks at neighbouring pixels. At low noise the picture is there already, so that the
-correction needs neither the conditions nor the whole; at high noise it is not used. In training the backbone does not
-see the gradient of the output: its own prediction is one of `guesses` (`layers.form.Supervised`), has the loss that it
-has alone, and learns what it learns alone. Experts for shares of the noise are those of Balaji et al. 2022 (eDiff-I,
-arXiv 2211.01324), a loss for an earlier output deep supervision (Lee et al. 2015).
+correction needs neither the conditions nor the whole; at high noise it is not used, for it would change shapes. In
+training it acts at a little more noise than in sampling, and the backbone does not see the gradient of the output: its
+own prediction is one of `guesses` (`layers.form.Supervised`), has the loss that it has alone, and learns what it learns
+alone. Experts for shares of the noise are those of Balaji et al. 2022 (eDiff-I, arXiv 2211.01324), a loss for an
+earlier output deep supervision (Lee et al. 2015).
 """
 
 from typing import Any, ClassVar, Literal
@@ -68,8 +69,10 @@ class Refined(nn.Module):
     """Residual blocks."""
     cut: int = 2
     """Side of the squares of pixels that are joined."""
-    below: float = 300.0
+    below: float = 120.0
     """Network time (`Process.network_time`; 0 is data) below which the correction acts."""
+    learns: float = 300.0
+    """Network time below which it acts in training: more of a batch teaches it; at least `below`."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute dtype of the convolutions."""
     streams: ClassVar[Literal["one"]] = "one"
@@ -81,6 +84,8 @@ class Refined(nn.Module):
                 "Refined.features, blocks and cut must be at least 1, found "
                 f"{self.features}, {self.blocks} and {self.cut}."
             )
+        if self.learns < self.below:
+            raise ValueError(f"Refined.learns must be at least below {self.below:g}, found {self.learns:g}.")
         super().__post_init__()
 
     @property
@@ -116,8 +121,8 @@ class Refined(nn.Module):
         asked = tuple(part for part in capture if part not in self.guesses)
         outputs, captured = self.trunk(noisy, conditions, layout=layout, capture=asked)
         guess = outputs[name]
-        y = jax.lax.stop_gradient(guess) if len(asked) < len(capture) else guess
-        acts = (one.t < self.below)[:, None, None, None]
+        y, limit = (jax.lax.stop_gradient(guess), self.learns) if len(asked) < len(capture) else (guess, self.below)
+        acts = (one.t < limit)[:, None, None, None]
         correction = Correction(self.features, self.blocks, self.cut, self.dtype, name="correction")
         out = y + jnp.where(acts, correction(y, one.x, one.t), 0.0)
         return {name: out}, captured | {p: guess for p in self.guesses if p in capture}
