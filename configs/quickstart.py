@@ -1,4 +1,4 @@
-"""A first model in five minutes: draw a shape of a given colour, size and place (the world, 32 px, rectified flow).
+"""A first model in a few minutes: draw a shape of a given colour, size and place (the world, 32 px, rectified flow).
 
     unified-jax train quickstart
     unified-jax train quickstart --no-sharp       the transformer alone: softer edges, two thirds of the time
