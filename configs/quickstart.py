@@ -1,7 +1,7 @@
 """A first model in a few minutes: draw a shape of a given colour, size and place (the world, 32 px, rectified flow).
 
     unified-jax train quickstart
-    unified-jax train quickstart --no-sharp       the transformer alone: softer edges, two thirds of the time
+    unified-jax train quickstart --no-sharp       the transformer alone: softer edges, a cheaper step
 
 Hardware: two CPU cores. Measured figures are in docs/measurements.md.
 """

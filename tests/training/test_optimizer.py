@@ -123,7 +123,7 @@ def test_muon_takes_the_polar_factor_of_a_convolution_that_it_is_told_of():
     np.testing.assert_allclose(np.sqrt(np.mean(step**2)), 0.2, rtol=0.2)
     ratio = np.asarray(found["conv_in"]["kernel"]) / np.sign(gradient["conv_in"]["kernel"])
     np.testing.assert_allclose(ratio, ratio.flat[0], rtol=1e-4)  # Adam's: the sign, and one size
-    with pytest.raises(ValueError, match=r"Muon.also: '\(' is no regular expression"):
+    with pytest.raises(ValueError, match=r"Muon.also '\(' is not a regular expression"):
         Muon(also=("(",))
 
 

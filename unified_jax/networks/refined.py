@@ -70,7 +70,7 @@ class Refined(nn.Module):
     cut: int = 2
     """Side of the squares of pixels that are joined."""
     below: float = 120.0
-    """Network time (`Process.network_time`; 0 is data) below which the correction acts."""
+    """Network time (`Process.network_time`, here from 0, data, to 1,000) below which the correction acts."""
     learns: float = 300.0
     """Network time below which it acts in training: more of a batch teaches it; at least `below`."""
     dtype: Literal["float32", "bfloat16"] = "float32"

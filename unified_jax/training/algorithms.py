@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from unified_jax.models.tuned import matches
 from unified_jax.typing import Params
 
 Rate = Callable[[Any], Any]
@@ -43,6 +44,14 @@ class Rule(Protocol):
 def _check_decays(name: str, *decays: float) -> None:
     if not all(0 <= decay < 1 for decay in decays):
         raise ValueError(f"{name}: b1 and b2 must lie in [0, 1), found {decays}.")
+
+
+def check_pattern(name: str, pattern: str) -> None:
+    """Raises ValueError for what is not a regular expression."""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{name} {pattern!r} is not a regular expression: {error}.") from error
 
 
 def _check_weight_decay(name: str, weight_decay: float) -> None:
@@ -179,10 +188,7 @@ class Muon:
         if self.iterations < 1 or self.rms <= 0:
             raise ValueError(f"Muon needs iterations >= 1 and rms > 0, found {self.iterations} and {self.rms}.")
         for pattern in self.also:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(f"Muon.also: {pattern!r} is no regular expression: {error}.") from None
+            check_pattern("Muon.also", pattern)
 
     def transform(self, rate: Rate, decay: float, stacked: Stacked) -> optax.GradientTransformation:
         """See `Rule`."""
@@ -218,7 +224,7 @@ def matrices(params: Any, stacked: Stacked, also: tuple[str, ...] = ()) -> Any:
 
     def leaf(path: Any, value: Any) -> Any:
         name = path_of(path)
-        if name not in stacked and name.endswith("kernel") and any(re.search(one, name) for one in also):
+        if name not in stacked and name.endswith("kernel") and matches(also, name):
             return numbers(reduction_axis=tuple(range(value.ndim - 1)), output_axis=(value.ndim - 1,))
         if name not in stacked or "modulation" in name or not name.endswith("kernel"):
             return None

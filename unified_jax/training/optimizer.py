@@ -14,7 +14,7 @@ import jax
 import optax
 
 from unified_jax.config import Open, check_finite
-from unified_jax.training.algorithms import AdamW, Rule, Stacked, path_of
+from unified_jax.training.algorithms import AdamW, Rule, Stacked, check_pattern, path_of
 from unified_jax.typing import Params
 
 
@@ -31,10 +31,7 @@ class Group:
 
     def __post_init__(self) -> None:
         check_finite(self)
-        try:
-            re.compile(self.pattern)
-        except re.error as error:
-            raise ValueError(f"Group.pattern {self.pattern!r} is not a regular expression: {error}.") from error
+        check_pattern("Group.pattern", self.pattern)
         if self.rate < 0 or self.decay < 0:
             raise ValueError(f"Group.rate and decay must not be negative, found {self.rate} and {self.decay}.")
 
