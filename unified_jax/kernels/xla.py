@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from unified_jax.kernels import product, reference
+from unified_jax.kernels.elementwise import add_bias
 from unified_jax.kernels.inputs import Index, Modulation, NormKind, OutWeights, QkvWeights, Rotary, Rows, Visible
 from unified_jax.precision import precision
 
@@ -74,7 +75,7 @@ def modulated_qkv(
     kernel = weights.kernel.reshape(h.shape[-1], -1)
     fused = product.matmul(rows_of(h.astype(dtype)), kernel).reshape(x.shape[:2] + heads)
     if weights.bias is not None:
-        fused = fused + weights.bias.astype(dtype)
+        fused = add_bias(fused, weights.bias)
     return heads_of(fused, weights, rotary, eps)
 
 
@@ -84,7 +85,8 @@ def heads_of(
     """Queries, keys and values of the fused projection, optionally normalised and rotated."""
     b, n, _, _, e = fused.shape
     dtype = weights.kernel.dtype
-    q, k, v = fused[..., :-2, :].reshape(b, n, -1, e), fused[..., -2, :], fused[..., -1, :]
+    q, k, v = jnp.split(fused, [fused.shape[-2] - 2, fused.shape[-2] - 1], axis=-2)
+    q, k, v = q.reshape(b, n, -1, e), k[..., 0, :], v[..., 0, :]
     if weights.q_scale is not None and weights.k_scale is not None:
         q = (reference.normalise(q, "rms", eps) * weights.q_scale).astype(dtype)
         k = (reference.normalise(k, "rms", eps) * weights.k_scale).astype(dtype)
@@ -183,5 +185,5 @@ def gated_out(
     a = rows_of(a.reshape(x.shape[:2] + (-1,)).astype(kernel.dtype))
     out = product.matmul(a, kernel).reshape(x.shape)
     if weights.bias is not None:
-        out = out + weights.bias.astype(out.dtype)
+        out = add_bias(out, weights.bias)
     return x + (out if gate is None else pick_rows(gate, index) * out).astype(x.dtype)

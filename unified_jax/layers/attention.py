@@ -9,6 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from unified_jax.kernels import choice, reference
+from unified_jax.kernels.elementwise import add_bias
 from unified_jax.kernels.inputs import Modulation, NormKind, OutWeights, QkvWeights, Rotary, Visible
 from unified_jax.kernels.product import einsum
 from unified_jax.layers.init import declare, ones, xavier, zeros
@@ -143,9 +144,9 @@ class CrossAttentionHalf(nn.Module):
         shape = (f, self.heads, 2, e)
         kv_kernel = declare(self, "kv_kernel", xavier(f, 2 * d), shape, ("embed", "heads", None, "head_dim"))
         kv_bias = self._bias("kv_bias", shape[1:], ("heads", None, "head_dim"))
-        q = einsum("bnd,dhe->bnhe", h, q_kernel.astype(self.dtype)) + q_bias
+        q = add_bias(einsum("bnd,dhe->bnhe", h, q_kernel.astype(self.dtype)), q_bias)
         kv = einsum("bmd,dhte->bmhte", memory.astype(self.dtype), kv_kernel.astype(self.dtype))
-        kv = kv + kv_bias
+        kv = add_bias(kv, kv_bias)
         a, _ = choice.attend(q, kv[..., 0, :], kv[..., 1, :], visible, attention=self.attention)
         out_shape = (self.heads, e, d)
         out = declare(
@@ -155,6 +156,5 @@ class CrossAttentionHalf(nn.Module):
         return constrain(choice.gated_out(x, a, weights, attention=self.attention), "batch", "length", "embed")
 
     def _bias(self, name: str, shape: tuple[int, ...], axes: tuple[str | None, ...]) -> Array:
-        """In the compute dtype; zero where there is none."""
-        bias = declare(self, name, zeros, shape, axes) if self.bias else jnp.zeros(())
-        return bias.astype(self.dtype)
+        """Zero where there is none."""
+        return declare(self, name, zeros, shape, axes) if self.bias else jnp.zeros(())

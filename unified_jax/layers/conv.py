@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from unified_jax.kernels.device import device
+from unified_jax.kernels.elementwise import add_bias
 from unified_jax.kernels.product import applies, matmul
 from unified_jax.layers.init import declare, ones, xavier, zeros
 from unified_jax.precision import precision
@@ -58,7 +59,7 @@ class Conv(nn.Module):
         dtype = x.dtype if self.dtype is None else self.dtype
         x, kernel = x.astype(dtype), kernel.astype(dtype)
         y = convolve(x, kernel, stride, self.pads, self.groups, self.dilation)
-        return y + declare(self, "bias", zeros, (self.features,), self.axes[1:]).astype(y.dtype) if self.bias else y
+        return add_bias(y, declare(self, "bias", zeros, (self.features,), self.axes[1:])) if self.bias else y
 
 
 def convolve(

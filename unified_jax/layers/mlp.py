@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from unified_jax.kernels.elementwise import activate, add_bias
 from unified_jax.kernels.product import matmul
 from unified_jax.kernels.xla import rows_of
 from unified_jax.layers.init import Init, declare, xavier, zeros
@@ -28,7 +29,7 @@ class Dense(nn.Module):
         kernel = declare(self, "kernel", self.kernel_init or xavier(*shape), shape, self.axes)
         y = matmul(rows_of(x.astype(self.dtype)), kernel.astype(self.dtype))
         if self.bias:
-            y = y + declare(self, "bias", zeros, (self.features,), self.axes[1:]).astype(self.dtype)
+            y = add_bias(y, declare(self, "bias", zeros, (self.features,), self.axes[1:]))
         return y.reshape(x.shape[:-1] + (self.features,))
 
 
@@ -42,7 +43,7 @@ class Mlp(nn.Module):
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
         """The hidden features are sharded over the tensor axis."""
         h = Dense(self.hidden, ("embed", "mlp"), dtype=self.dtype, name="fc1")(x)
-        h = constrain(jax.nn.gelu(h, approximate=True), "batch", "length", "mlp")
+        h = constrain(activate(jax.nn.gelu, h), "batch", "length", "mlp")
         return Dense(x.shape[-1], ("mlp", "embed"), dtype=self.dtype, name="fc2")(h)
 
 
@@ -57,5 +58,5 @@ class SwiGlu(nn.Module):
         """The hidden features are sharded over the tensor axis."""
         gate = Dense(self.hidden, ("embed", "mlp"), dtype=self.dtype, bias=False, name="gate")(x)
         up = Dense(self.hidden, ("embed", "mlp"), dtype=self.dtype, bias=False, name="up")(x)
-        h = constrain(jax.nn.silu(gate) * up, "batch", "length", "mlp")
+        h = constrain(activate(lambda gate, up: jax.nn.silu(gate) * up, gate, up), "batch", "length", "mlp")
         return Dense(x.shape[-1], ("mlp", "embed"), dtype=self.dtype, bias=False, name="down")(h)

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from unified_jax.kernels.choice import device
 from unified_jax.kernels.product import product_p, shared
-from unified_jax.precision import precision
+from unified_jax.precision import EXACT
 
 Remat = Literal["none", "dots", "offload", "full"]
 
@@ -68,6 +68,6 @@ def _read_by_a_product(x: Array) -> Array:
 @_read_by_a_product.defjvp
 def _read_by_a_product_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     (tangent,) = tangents
-    ones = jnp.ones((tangent.shape[-1], 1), tangent.dtype)
-    nothing = 0.0 * jnp.matmul(tangent, ones, precision=precision(tangent.dtype))
-    return primals[0], tangent + nothing
+    long = tangent.astype(jnp.float32)  # a sum over bfloat16 would be a slow loop
+    nothing = 0.0 * jnp.matmul(long, jnp.ones((tangent.shape[-1], 1)), precision=EXACT)
+    return primals[0], (long + nothing).astype(tangent.dtype)

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from unified_jax.kernels import choice
+from unified_jax.kernels.elementwise import activate, add_bias
 from unified_jax.kernels.inputs import OutWeights, QkvWeights, Visible
 from unified_jax.kernels.product import einsum
 from unified_jax.kernels.reference import normalise
@@ -103,9 +104,9 @@ class EncoderMlp(nn.Module):
         act, d = ACTIVATIONS[self.activation], x.shape[-1]
         if self.gated:
             h = GatedDense(self.hidden, self.bias, self.dtype, name="fc1")(x)
-            h = act(h[..., 0, :]) * h[..., 1, :]
+            h = activate(lambda g, a: act(g) * a, h[..., 0, :], h[..., 1, :])
         else:
-            h = act(Dense(self.hidden, ("embed", "mlp"), dtype=self.dtype, bias=self.bias, name="fc1")(x))
+            h = activate(act, Dense(self.hidden, ("embed", "mlp"), dtype=self.dtype, bias=self.bias, name="fc1")(x))
         h = constrain(h, "batch", "length", "mlp")
         return Dense(d, ("mlp", "embed"), dtype=self.dtype, bias=self.bias, name="fc2")(h)
 
@@ -123,7 +124,7 @@ class GatedDense(nn.Module):
         shape = (x.shape[-1], 2, self.features)
         kernel = declare(self, "kernel", xavier(shape[0], self.features), shape, ("embed", None, "mlp"))
         y = einsum("bnd,dgm->bngm", x.astype(self.dtype), kernel.astype(self.dtype))
-        return y + declare(self, "bias", zeros, shape[1:], (None, "mlp")).astype(self.dtype) if self.bias else y
+        return add_bias(y, declare(self, "bias", zeros, shape[1:], (None, "mlp"))) if self.bias else y
 
 
 class EncoderAttention(nn.Module):

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from unified_jax.kernels import choice
+from unified_jax.kernels.elementwise import activate
 from unified_jax.kernels.inputs import Modulation, Rotary, Visible
 from unified_jax.layers.conditions import VectorEmbedding, weighted
 from unified_jax.layers.embeddings import LabelEmbedding, TimeEmbedding, sinusoid
@@ -123,7 +124,7 @@ class SingleBlock(nn.Module):
         (a,) = joint_attention([Part(x, Modulation(shift, scale), weights, rotary)], visible, attention=self.attention)
         h = modulated_norm(x, shift, scale)
         h = Dense(int(d * self.mlp_ratio), ("embed", "mlp"), dtype=self.dtype, name="fc1")(h)
-        h = constrain(jax.nn.gelu(h, approximate=True), "batch", "length", "mlp")
+        h = constrain(activate(jax.nn.gelu, h), "batch", "length", "mlp")
         # Replicated before they are joined: the parts do not align with the shards of the tensor axis.
         both = [constrain(part, "batch", "length", "embed") for part in (a.reshape(x.shape).astype(self.dtype), h)]
         h = Dense(d, (None, "embed"), dtype=self.dtype, name="out")(jnp.concatenate(both, axis=-1))

@@ -24,6 +24,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from unified_jax.kernels.choice import Attention, check_attention
+from unified_jax.kernels.elementwise import activate
 from unified_jax.layers.conditions import VectorEmbedding, filled, key_range, weighted
 from unified_jax.layers.embeddings import LabelEmbedding, TimeEmbedding, sinusoid
 from unified_jax.layers.form import ConditionInput, Kind, NoisyInput, only_stream
@@ -151,7 +152,7 @@ class PixArt(nn.Module):
     def _text(self, shown: ConditionInput) -> Float[Array, "b m d"]:
         name, dtype = f"text_{shown.form.name}", jnp.dtype(self.dtype)
         h = Dense(self.width, (None, "mlp"), dtype=dtype, name=f"{name}_fc1")(shown.value)
-        h = jax.nn.gelu(h, approximate=True)
+        h = activate(jax.nn.gelu, h)
         return Dense(self.width, ("mlp", "embed"), dtype=dtype, name=f"{name}_fc2")(h)
 
     def _blocks(

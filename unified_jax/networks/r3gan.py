@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from unified_jax.kernels.choice import device
+from unified_jax.kernels.elementwise import add_bias
 from unified_jax.kernels.product import einsum, matmul
 from unified_jax.layers.conv import convolve
 from unified_jax.layers.init import declare, normal, zeros
@@ -136,7 +137,7 @@ class Block(nn.Module):
 
     def _active(self, y: Array, name: str) -> Array:
         bias = declare(self, name, zeros, (y.shape[-1],), ("mlp",))
-        return nn.leaky_relu(y + bias.astype(y.dtype), SLOPE)
+        return nn.leaky_relu(add_bias(y, bias), SLOPE)
 
 
 class Side(nn.Module):

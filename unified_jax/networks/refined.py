@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from unified_jax.config import Open
+from unified_jax.kernels.elementwise import activate
 from unified_jax.layers.conv import Conv
 from unified_jax.layers.embeddings import TimeEmbedding
 from unified_jax.layers.form import Backbone, ConditionInput, Kind, NoisyInput, only_stream
@@ -49,9 +50,11 @@ class Correction(nn.Module):
         z = self._conv("in")(seen.astype(dtype))
         for i in range(self.blocks):
             scale, shift = jnp.split(Dense(2 * self.features, (None, "embed"), name=f"modulation_{i}")(c), 2, axis=-1)
-            h = self._conv(f"conv1_{i}")(nn.silu(z * (1 + scale.astype(dtype)) + shift.astype(dtype)))
-            z = z + self._conv(f"conv2_{i}", zero=True)(nn.silu(h))
-        out = Conv(y.shape[-1] * self.cut**2, size=(1, 1), pads=((0, 0), (0, 0)), zero=True, name="out")(nn.silu(z))
+            h = activate(lambda z, a, b: nn.silu(z * (1 + a) + b), z, scale.astype(dtype), shift.astype(dtype))
+            h = activate(nn.silu, self._conv(f"conv1_{i}")(h))
+            z = z + self._conv(f"conv2_{i}", zero=True)(h)
+        out = Conv(y.shape[-1] * self.cut**2, size=(1, 1), pads=((0, 0), (0, 0)), zero=True, name="out")
+        out = out(activate(nn.silu, z))
         return unpatchify(out.astype(jnp.float32).reshape(len(y), grid[0] * grid[1], -1), sizes, squares)
 
     def _conv(self, name: str, zero: bool = False) -> Conv:

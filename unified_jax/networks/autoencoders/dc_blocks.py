@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from unified_jax.kernels.elementwise import activate
 from unified_jax.kernels.product import applies, matmul, product
 from unified_jax.layers.conv import Conv
 from unified_jax.layers.init import declare, ones, xavier, zeros
@@ -65,7 +66,7 @@ class ResidualBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         """The output, float32."""
-        h = ACTIVATIONS[self.activation](Conv(x.shape[-1], dtype=self.dtype, name="conv1")(x))
+        h = activate(ACTIVATIONS[self.activation], Conv(x.shape[-1], dtype=self.dtype, name="conv1")(x))
         h = Conv(x.shape[-1], bias=False, dtype=self.dtype, name="conv2")(h)
         return x + Norm(self.norm, name="norm")(h)
 
@@ -121,10 +122,10 @@ class GatedConv(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         """The output, float32."""
         hidden = 8 * x.shape[-1]
-        h = jax.nn.silu(Dense(hidden, ("embed", "mlp"), dtype=self.dtype, name="expand")(x))
+        h = activate(jax.nn.silu, Dense(hidden, ("embed", "mlp"), dtype=self.dtype, name="expand")(x))
         h = Conv(hidden, groups=hidden, dtype=self.dtype, name="depthwise")(h)
-        a, g = jnp.split(h, 2, axis=-1)
-        h = Dense(x.shape[-1], ("mlp", "embed"), dtype=self.dtype, bias=False, name="contract")(a * jax.nn.silu(g))
+        h = activate(lambda a, g: a * jax.nn.silu(g), *jnp.split(h, 2, axis=-1))
+        h = Dense(x.shape[-1], ("mlp", "embed"), dtype=self.dtype, bias=False, name="contract")(h)
         return x + Norm("rms", name="norm")(h)
 
 

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from unified_jax.kernels.elementwise import add_bias
 from unified_jax.layers.conv import convolve
 from unified_jax.layers.init import declare, xavier, zeros
 from unified_jax.networks.autoencoders.moments import Moments
@@ -58,7 +59,7 @@ class NormedConv(nn.Module):
         kernel = (kernel / length * (gain[:, None] if self.transposed else gain)).astype(self.dtype)
         y = self._product(x.astype(self.dtype), kernel)
         if self.bias:
-            y = y + declare(self, "bias", zeros, (self.features,), ("patch",)).astype(y.dtype)
+            y = add_bias(y, declare(self, "bias", zeros, (self.features,), ("patch",)))
         return y
 
     def _product(self, x: Array, kernel: Array) -> Array:

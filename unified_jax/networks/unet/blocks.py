@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from unified_jax.kernels import choice
+from unified_jax.kernels.elementwise import activate, add_bias
 from unified_jax.kernels.inputs import OutWeights, QkvWeights
 from unified_jax.kernels.product import einsum
 from unified_jax.layers.conv import Conv, GroupNorm
@@ -58,7 +59,7 @@ class Style:
 
     def act(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """The activation."""
-        return ACTIVATIONS[self.activation](x)
+        return activate(ACTIVATIONS[self.activation], x)
 
 
 def conv(
@@ -210,5 +211,5 @@ class MapAttention(nn.Module):
         kernel = declare(self, "tokens_kernel", init, shape, ("embed", "heads", None, "head_dim"))
         bias = declare(self, "tokens_bias", zeros, shape[1:], ("heads", None, "head_dim"))
         both = einsum("bmd,dhte->bmhte", memory.astype(dtype), kernel.astype(dtype))
-        both = both + bias.astype(dtype)
+        both = add_bias(both, bias)
         return both[..., 0, :], both[..., 1, :]

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from unified_jax.kernels.elementwise import activate, add_bias
 from unified_jax.kernels.inputs import Visible
 from unified_jax.kernels.product import einsum
 from unified_jax.layers.attention import AttentionHalf, CrossAttentionHalf
@@ -45,8 +46,8 @@ class GeGlu(nn.Module):
         kernel = declare(self, "kernel", xavier(shape[0], 2 * self.hidden), shape, ("embed", None, "mlp"))
         bias = declare(self, "bias", zeros, shape[1:], (None, "mlp"))
         h = einsum("bnd,dkm->bnkm", x.astype(self.dtype), kernel.astype(self.dtype))
-        h = h + bias.astype(self.dtype)
-        h = h[:, :, 0] * jax.nn.gelu(h[:, :, 1], approximate=False)
+        h = add_bias(h, bias)
+        h = activate(lambda a, g: a * jax.nn.gelu(g, approximate=False), h[:, :, 0], h[:, :, 1])
         h = constrain(h, "batch", "length", "mlp")
         return Dense(x.shape[-1], ("mlp", "embed"), dtype=self.dtype, name="out")(h)
 
