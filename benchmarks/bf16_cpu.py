@@ -32,6 +32,8 @@ from unified_jax.runs.start import Start
 from unified_jax.training.compute import Dtype, settled
 
 DTYPES: tuple[Dtype, Dtype] = ("float32", "bfloat16")
+CALLS = {"step": 3, "sample": 1}
+"""Of a turn, of which the last is timed."""
 QUALITY = 0.005
 """Goal: the share of float32's validation loss by which bfloat16's may differ."""
 GOALS = {"sample": {"torch eager": 1.7, "torch eager, bfloat16": 1.2}} | {
@@ -95,7 +97,7 @@ def speed_of(tokens: int, rounds: int, steps: int) -> dict[str, Any]:
         found: dict[str, Any] = {"tokens": tokens, "differences": differences(exact, "forward", tolerance=math.inf)}
         assert found["differences"]["torch eager"] <= 1e-4, found["differences"]
         for task in ("step", "sample"):
-            found[task] = alternate(contestants, task, rounds, warm=min(2, rounds))
+            found[task] = alternate(contestants, task, rounds, warm=1, calls=CALLS[task])
             print(f"\n{task}, {tokens} tokens, batch 8\n{table(found[task])}")
             for row in found[task]:
                 if goal := GOALS[task].get(row["name"]):

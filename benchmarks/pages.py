@@ -316,6 +316,36 @@ def backbones() -> list[str]:
     return table(head, lines)
 
 
+def bf16_cpu() -> list[str]:
+    """bfloat16 on a processor that multiplies it: beside float32 and PyTorch's two, and the loss at the end."""
+    lines = []
+    for task, said in (("step", "training step"), ("sample", "guided sampling, 50 steps")):
+        for one in whole("bf16_cpu_speed").get("lengths", []):
+            ratios = {row["name"]: row["ratio_paired"] for row in one[task]}
+            goals = whole("bf16_cpu_speed")["goals"][task]
+            cells = [f"{ratios['ours, float32']:.2f}"]
+            for other in ("torch eager", "torch eager, bfloat16"):
+                cells.append(f"{ratios[other]:.2f} | {goals[other]:g}")
+            lines.append(" | ".join([f"{said} | {one['tokens']}", *cells]))
+    head = "DiT-S, batch 8 | tokens | ours, float32 | torch, float32 | goal | torch, bfloat16 | goal"
+    return table(head, lines or ["all | 64, 256 | not measured |  |  |  | "])
+
+
+def bf16_quality() -> list[str]:
+    """Validation losses of paired runs."""
+    found = whole("bf16_cpu_quality")
+    rows = found.get("rows", [])
+    lines = [
+        f"{row['seed']} | {row['float32']:.5f} | {row['bfloat16']:.5f} | {100 * row['difference']:+.2f} %"
+        for row in rows
+    ]
+    if rows:
+        interval = f"[{100 * found['low']:+.2f}, {100 * found['high']:+.2f}]"
+        lines.append(f"mean, 95 % interval |  |  | {100 * found['mean']:+.2f} {interval} %")
+    head = f"{found.get('recipe', 'recipe')}, seed | float32 | bfloat16 | difference"
+    return table(head, lines or ["all | not measured |  | "])
+
+
 def peers() -> list[str]:
     """Our step and sampler beside other libraries', with the heap kept, and given back."""
     lines = []
@@ -388,7 +418,7 @@ def fid_peers() -> list[str]:
 
 PEERS = ("hackable-diffusion", "FlaxDiff", "Dew", "torch", "diffusers")
 TABLES = {
-    "benchmarks/README.md": (speed, peers, peers_memory),
+    "benchmarks/README.md": (speed, bf16_cpu, bf16_quality, peers, peers_memory),
     "docs/kernels.md": (hopper, gpu_session),
     "docs/launch.md": (strict,),
     "docs/scaling.md": (scaling, beyond, growth),

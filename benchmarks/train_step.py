@@ -26,7 +26,7 @@ def measure(tokens: int, rounds: int, compiled: bool) -> dict[str, Any]:
         contestants = enter(tokens, folder, compiled)
         found: dict[str, Any] = {"tokens": tokens, "batch": ROWS, "differences": differences(contestants, "forward")}
         found["matmul"] = alternate(contestants, "matmul", 40)
-        found["step"] = alternate(contestants, "step", rounds)
+        found["step"] = alternate(contestants, "step", rounds, calls=3)
         found["forward"] = alternate(contestants, "forward", rounds)
         for contestant in contestants:
             contestant.close()
