@@ -29,7 +29,7 @@ def experiment(
     objective = [ae.Pixels("l1" if lpips else "l2"), ae.Perceptual(stage, 1.0 if lpips else 0.1), ae.Kl(1e-6)]
     steps = 1200
     if adversary:
-        objective.append(ae.Adversary(ae.PatchGan(32), start=steps // 2))
+        objective.append(ae.Adversary(ae.PatchGan(32), start=steps // 2, most=1e4 / (3 * size**2)))
     return uj.Experiment(
         model=uj.Autoencoder(
             uj.Autoencoding(ae.KlAutoencoder(levels), (size, size, 3)),

@@ -31,7 +31,7 @@ from unified_jax.cli import (
 from unified_jax.cli.datasets import build, check, show, world
 from unified_jax.cli.entry import run_command, use_compilation_cache
 from unified_jax.cli.probing import attention, loss, noise, similarity
-from unified_jax.errors import meant
+from unified_jax.errors import UserError, meant
 from unified_jax.runs.flags import parse, real, whole
 
 COMMANDS = (ablate, certify, convert, data, distance, evaluate, link, plan, probe, runs, sample, train)
@@ -260,3 +260,18 @@ def test_what_is_not_the_machines_doing_is_not_hidden():
 
     with pytest.raises(ConnectionError):
         run_command(broken, [])
+
+
+def test_a_list_given_twice_is_refused_and_not_half_read():
+    words = ["--run", "x", "--axes", "shape=3", "--axes", "colour=2"]
+    with pytest.raises(UserError, match="--axes is given twice; write all its values behind one --axes"):
+        parse(sample.SampleCommand, "sample", words)
+    assert parse(sample.SampleCommand, "sample", [*words[:3], "shape=3", "colour=2"]).axes == ("shape=3", "colour=2")
+    assert parse(sample.SampleCommand, "sample", ["--run", "x", "--seed", "1", "--seed", "2"]).seed == 2
+
+
+@pytest.mark.parametrize(("words", "value"), [((), None), (("--complete",), True), (("--no-complete",), False)])
+def test_what_is_left_open_may_be_switched_by_a_word(words, value):
+    command = parse(sample.SampleCommand, "sample", [*words, "--run", "x", *words])
+    assert command.complete is value and command.run == "x"
+    assert parse(sample.SampleCommand, "sample", ["--run", "x", "--complete", "True"]).complete is True

@@ -335,3 +335,49 @@ def test_a_prepared_set_of_tfds_is_found_by_its_folder(tmp_path):
     for name in ("features.json", "dataset_info.json"):
         (folder / name).write_text("{}")
     assert Files(str(folder)).found() == Tfds("uj_set/1.0.0", str(tmp_path))
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+def test_a_quote_that_is_not_closed_is_named_and_loses_no_row(tmp_path, ending):
+    """The reader would take all lines after it for one cell."""
+    comma = "," if ending == "csv" else "\t"
+    lines = [f"{i}{comma}caption {i}" for i in range(10)]
+    lines[2] = f'2{comma}a 5" nail'  # not at a cell's start: itself
+    lines[3] = f'3{comma}"two\nlines, and ""words"""'
+    path = tmp_path / f"set.{ending}"
+    path.write_text("\n".join([f"place{comma}caption", *lines]))
+    assert len(only(Table(str(path), test=0.0), fields=("caption",))) == 10
+    lines[5] = f'5{comma}"the house, seen from afar'
+    path.write_text("\n".join([f"place{comma}caption", *lines]))
+    with pytest.raises(UserError, match=r"line 8 opens a quote that is not closed"):
+        only(Table(str(path), test=0.0), fields=("caption",))
+
+
+def test_two_tables_of_one_folders_files_are_refused(tmp_path):
+    data = metadata(tmp_path, "csv")
+    (tmp_path / "hf_csv" / "metadata.jsonl").write_text('{"file_name": "00.png", "text": "again"}')
+    with pytest.raises(UserError, match=r"two tables of its files, metadata\.(csv|jsonl) and"):
+        only(data, fields=("image",))
+
+
+def test_pictures_beside_tables_are_not_taken_for_the_set(tmp_path):
+    data = parquet(tmp_path)
+    hidden = tmp_path / "tables" / ".cache"
+    hidden.mkdir()
+    (hidden / "x.png").write_bytes(picture(1))
+    assert len(only(data)) == 20
+    (tmp_path / "tables" / "logo.png").write_bytes(picture(1))
+    with pytest.raises(UserError, match=r"holds tables \(data/train.*\) and files .* \(logo\.png\); name the folder"):
+        only(data)
+
+
+def test_a_kept_list_that_is_no_longer_true_is_made_again_at_the_next_start(tmp_path, monkeypatch):
+    """Writing into a file does not change its folder."""
+    monkeypatch.setattr("unified_jax.data.listing.KEPT", 5)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    data = class_folders(tmp_path)
+    only(data)
+    (tmp_path / "photos" / "cat" / "00.png").write_bytes(picture(1) + b"more")
+    with pytest.raises(RunError, match="the next start lists it again"):
+        _ = only(data)[0]["image"]
+    assert only(data)[0]["image"].content == picture(1) + b"more"

@@ -17,6 +17,8 @@ from unified_jax.modalities.image import Image
 from unified_jax.modalities.label import Label
 from unified_jax.modalities.meshes import read_cloud
 from unified_jax.modalities.points import Points
+from unified_jax.modalities.reading import File
+from unified_jax.modalities.sounds import Sound
 from unified_jax.modalities.text import Text
 from unified_jax.modalities.video import Video
 
@@ -297,3 +299,30 @@ def test_claims_beyond_the_file_cost_no_time_or_memory(tmp_path, modality, suffi
     (tmp_path / f"a{suffix}").write_bytes(content)
     with pytest.raises(ValueError, match=words):
         modality.load(tmp_path / f"a{suffix}")
+
+
+def test_negative_indices_of_obj_count_back_from_the_face(tmp_path):
+    """As exporters write them, between the vertices: two triangles, at z = 0 and z = 1."""
+    corners = ("0 0", "1 0", "0 1")
+    files = {"counted": ("f 1 2 3", "f 4 5 6"), "back": ("f -3 -2 -1", "f -3//-3 -2 -1")}
+    found = {}
+    for name, faces in files.items():
+        lines = []
+        for z, face in enumerate(faces):
+            lines += [*(f"v {xy} {z}" for xy in corners), *("vn 0 0 1" for _ in corners), face]
+        path = tmp_path / f"{name}.obj"
+        path.write_text("\n".join(lines))
+        found[name] = Points(64, 3).load(path)
+    np.testing.assert_allclose(found["back"], found["counted"], atol=1e-6)
+    assert set(np.round(found["back"][:, 2], 5)) == {0.0, 1.0}
+
+
+def test_a_decoded_sound_that_overshoots_is_clipped_where_it_is_resampled(monkeypatch):
+    """Compressed files do; an array beyond 1 has another unit, and is refused, as is a file that must be exact."""
+    loud = np.asarray([0.5, 1.4, -1.3, 0.2] * 500, np.float32)
+    monkeypatch.setattr(Audio, "_read", lambda self, raw, drawn: Sound(loud, self.mel.rate))
+    heard = Audio(2000, fit="resample").prepare(File("loud.mp3"))
+    np.testing.assert_array_equal(heard[:4], np.asarray([0.5, 1.0, -1.0, 0.2], np.float32))
+    for audio, raw in ((Audio(2000, fit="resample"), loud), (Audio(2000), File("loud.wav"))):
+        with pytest.raises(ValueError, match="values up to"):
+            audio.prepare(raw)

@@ -20,6 +20,7 @@ from unified_jax.networks.autoencoders.moments import Moments
 from unified_jax.networks.autoencoders.quantise import Quantised, apart, nearest, passed, rows
 from unified_jax.runs.checkpoints import Checkpoints
 from unified_jax.runs.loop import train
+from unified_jax.runs.previews import Validator
 from unified_jax.runs.saved import loading
 from unified_jax.runs.stages import Loading, read_stage
 from unified_jax.runs.start import Start
@@ -140,6 +141,34 @@ def test_an_adaptive_weight_is_the_ratio_of_two_gradients_whatever_the_scale_of_
     louder = jax.tree.map(lambda p: 10 * p, critic)
     again, _ = slopes(m, {**params, "adversary": louder}, batch, ("adversary",))
     np.testing.assert_allclose(kernel(again), kernel(found), rtol=3e-3, atol=1e-6)
+
+
+def test_an_adaptive_weight_is_at_most_what_the_adversary_says(params, batch):
+    critic = {"judge": {"kernel": jnp.asarray([[0.3], [-0.2], [0.5]]), "bias": jnp.zeros(1)}}
+    found = {
+        most: slopes(model(L2, dataclasses.replace(ADVERSARY, most=most)), {**params, "adversary": critic}, batch)[1]
+        for most in (1e4, 1e-3)
+    }
+    bare = model(L2, dataclasses.replace(ADVERSARY, adaptive=False))
+    _, plain = slopes(bare, {**params, "adversary": critic}, batch)
+    np.testing.assert_allclose(found[1e-3]["adversary"], 1e-3 * plain["adversary"], rtol=1e-4)
+    assert np.all(np.abs(found[1e4]["adversary"]) > 10 * np.abs(found[1e-3]["adversary"]))
+
+
+def test_the_validation_loss_is_of_the_reconstruction_before_and_after_an_adversary_begins():
+    m = uj.Autoencoder(
+        dataclasses.replace(CODER, shape=(16, 16, 3)), uj.Image(16, 16), (L1, dataclasses.replace(ADVERSARY, start=5))
+    )
+    e = dataclasses.replace(
+        EXPERIMENT, model=m, data=uj.World(resolution=16), batch_size=4, validation=uj.Validation(every=1, batches=2)
+    )
+    started = stirred(m.init, 0.3)
+    with jax.set_mesh(make_mesh(MeshShape(), jax.devices()[:1])):
+        found = Validator(e)
+        assert found.loss(started, {}, 0) == found.loss(started, {}, 9)
+        alone = Validator(dataclasses.replace(e, model=dataclasses.replace(m, objective=(L1,))))
+        own = {name: tree for name, tree in started.items() if name != "adversary"}
+        np.testing.assert_allclose(found.loss(started, {}, 9), alone.loss(own, {}, 9), rtol=1e-6)
 
 
 def test_the_discriminator_answers_the_autoencoders_new_reconstructions(batch):

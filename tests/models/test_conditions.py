@@ -77,6 +77,17 @@ def test_guidance_leaves_out_all_that_has_a_null():
             assert not np.array_equal(every[name].value, c.value)
 
 
+def test_guidance_keeps_a_condition_that_is_not_guided():
+    """Both predictions read a ControlNet's hint, as published; by default the other one reads it as absent."""
+    model = dataclasses.replace(MODEL, conditions=(FIVE[0], Condition(LOW, guided=False)))
+    batch = batch_of(model, 2)
+    given = {name: batch[name] for name in ("shape", "low")}
+    (_, every), (_, none) = spied_samples(model, given, ("image",), 2, 1, Guidance(2.0))[0]
+    np.testing.assert_array_equal(none["shape"].value, [5, 5])
+    np.testing.assert_array_equal(none["low"].value, every["low"].value)
+    assert np.asarray(none["low"].present).all()
+
+
 def test_one_caption_may_be_several_conditions():
     words = (Condition(Words(), "clip"), Condition(Words(), "long", drop=1.0))
     model = dataclasses.replace(MODEL, conditions=words)

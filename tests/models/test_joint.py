@@ -38,6 +38,7 @@ from unified_jax.networks.dit import DiT
 from unified_jax.processes.edm import Edm
 from unified_jax.processes.gaussian import DiscreteGaussian
 from unified_jax.processes.interpolant import RectifiedFlow
+from unified_jax.processes.targets import shown_clean
 from unified_jax.samplers.choice import Ddpm, Euler
 from unified_jax.samplers.guidance import Axis, Guidance
 from unified_jax.samplers.plan import SamplingPlan
@@ -222,8 +223,9 @@ def test_a_share_of_the_times_is_at_the_ends():
         x0, one = np.asarray(fields[name].to_model(batch[name])), noisy[name]
         loss, weight = (np.asarray(v) for v in terms[name])
         clean = weight == 0
-        close(one.x[clean], x0[clean])
-        np.testing.assert_array_equal(one.t[clean], 0.0)
+        whole, at = shown_clean(process, jnp.asarray(x0))
+        close(one.x[clean], whole[clean])
+        np.testing.assert_array_equal(one.t[clean], at)
         np.testing.assert_array_equal(loss[clean], 0.0)
         end = process.network_time(jnp.asarray(process.noise_time))
         pure = np.isclose(one.t, end, rtol=1e-6) & ~clean

@@ -182,6 +182,7 @@ def test_the_direction_loss():
     ("make", "words"),
     [
         (lambda: Interpolant("score"), "'score' says nothing about x0"),
+        (lambda: Interpolant("eps", InterpolatedVp(), direction_weight=1.0, noise_end=0.999), "direction term"),
         (lambda: Interpolant("eps", Gvp()), "noise_end"),
         (lambda: Interpolant("velocity", Vp()), "data_end"),
         (lambda: Interpolant(data_end=0.5, noise_end=0.2), "data_end < noise_end"),

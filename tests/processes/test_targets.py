@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from unified_jax.processes.edm import Edm
 from unified_jax.processes.gaussian import DiscreteGaussian
 from unified_jax.processes.interpolant import RectifiedFlow
-from unified_jax.processes.targets import Process, diffuse, expand, velocity
+from unified_jax.processes.targets import Process, diffuse, expand, shown_clean, velocity
 
 PROCESSES = [
     *(
@@ -99,3 +100,12 @@ def test_the_velocity_loss_is_the_error_of_the_implied_velocity():
     implied = velocity(weighted, weighted.predict(guess, x_t, t), t)
     direct = RectifiedFlow().losses(implied, x0, eps, x_t, t)["mse"]
     np.testing.assert_allclose(weighted.losses(guess, x0, eps, x_t, t)["mse"], direct, rtol=2e-4)
+
+
+def test_edm_shows_clean_data_as_its_limit_and_not_as_noise_of_level_one():
+    """Its time of data, log(0) / 4, is not finite; 0 is that of sigma = 1."""
+    edm, x0 = Edm(sigma_data=0.3), jnp.asarray([[0.6, -0.9]])
+    seen, at = shown_clean(edm, x0)
+    np.testing.assert_allclose(seen, edm.network_input(x0, jnp.asarray([1e-6])), rtol=1e-5)
+    assert at < float(edm.network_time(jnp.asarray(edm.sigma_min))) < float(edm.network_time(jnp.asarray(1.0))) == 0.0
+    assert shown_clean(RectifiedFlow(), x0)[1] == 0.0

@@ -102,3 +102,13 @@ def test_what_cannot_be_measured_is_refused_before_the_first_step(tmp_path, one_
     refused("neither a path nor a split", metric="frechet", every=2, against="nosplit")
     with pytest.raises(ValueError, match="both a metric and every"):
         Best("fid")
+
+
+@pytest.mark.parametrize("metric", ["psnr", "ssim", "binding/colour", "near", "modes", "readable, nothing -> image"])
+def test_a_score_of_which_more_is_better_is_known_by_its_name(metric):
+    best = Best(metric, 1, patience=2)
+    assert best.higher and not Patience(best, (20.0, 25.0, 30.0, 35.0)).over
+    assert not Best("reconstruction_frechet/random_perceptual", 1).higher
+    with pytest.raises(ValueError, match=r"set checkpoint\.best\.better to 'higher' or 'lower'"):
+        Best("mine", 1)
+    assert Best("mine", 1, better="higher").higher and not Best("psnr", 1, better="lower").higher

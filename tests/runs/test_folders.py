@@ -37,6 +37,21 @@ def test_a_second_request_has_the_folder_to_itself_and_the_first_is_kept_whole(t
     assert sorted(os.listdir(tmp_path)) == ["out", "out.1", "out.2"]  # the same again takes its own place
 
 
+def test_a_request_that_begins_later_and_a_field_with_a_hyphen_are_ours(tmp_path):
+    def later(count):
+        check_folder(tmp_path / "out")
+        with new_folder(tmp_path / "out") as folder:
+            (folder / "my-image").mkdir()
+            for i in range(4, 4 + count):
+                (folder / "my-image" / f"{i:06d}.png").write_text("")
+            told = {"plan": {}, "count": count, "first": 4, "folders": ["my-image"]}
+            (folder / "request.json").write_text(json.dumps(told))
+
+    for count in (2, 3):
+        later(count)
+    assert [len(holds(tmp_path / name)) for name in ("out", "out.1")] == [4, 3]
+
+
 def test_a_folder_where_requests_once_mixed_is_moved_aside(tmp_path):
     draw(tmp_path / "out", 2, told=False)
     (tmp_path / "out" / "images" / "000003.png").write_text("of a request before")

@@ -14,7 +14,9 @@ from unified_jax.modalities.image import Image
 from unified_jax.modalities.label import Label
 from unified_jax.models.diffusion import Diffusion
 from unified_jax.models.edited import SHARE
-from unified_jax.runs.image_edits import EditFlags, edit_of, edit_rows, read_mask
+from unified_jax.models.streams import Stream
+from unified_jax.models.transfusion import Transfusion
+from unified_jax.runs.image_edits import EditFlags, check_edit, edit_of, edit_rows, read_mask
 from unified_jax.samplers.choice import Dopri5, Euler
 from unified_jax.samplers.plan import SamplingPlan
 from unified_jax.training.experiment import Experiment, Previews
@@ -133,3 +135,17 @@ def test_what_does_not_fit_is_refused(images, case):
 def test_solvers_that_choose_their_steps_begin_at_none_of_them(run, images):
     with pytest.raises(UserError, match="chooses its own"):
         run.edit(images, plan=dataclasses.replace(PLAN, sampler=Dopri5()))
+
+
+def test_an_edit_is_not_completed(run, images, monkeypatch):
+    """Labels that are left out would be drawn for the sample and not for its noise: another picture."""
+    monkeypatch.setattr("unified_jax.api.run.completed", None)
+    plan = dataclasses.replace(PLAN, steps=32, complete=True)
+    back = run.edit(images, mode="invert", iterations=12, plan=plan)["image"]
+    assert np.abs(back.astype(int) - images).max() <= 2
+
+
+def test_models_without_edits_are_refused():
+    model = Transfusion(streams=(Stream(Image(8, 8, 3, 2)),))
+    with pytest.raises(UserError, match="Edits are of Diffusion and JointDiffusion models; this one is a Transfusion"):
+        check_edit(edit_of("vary", 0.5), model, PLAN)

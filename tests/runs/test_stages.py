@@ -216,3 +216,40 @@ def test_a_run_may_hold_what_it_started_from(tmp_path):
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     distances = [line["loss/distance"] for line in lines if "loss/distance" in line]
     assert distances[0] == 0 and distances[-1] > 0
+
+
+def test_a_source_behind_a_symbolic_link_is_held_by_its_content(encoder, tmp_path):
+    """As the caches of public models lie: the link is relative to its own folder."""
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "snapshot").mkdir()
+    files.write(tmp_path / "blobs" / "a.safetensors", flatten(jax.device_get(open_run(encoder)[1])), {})
+    link = tmp_path / "snapshot" / "model.safetensors"
+    link.symlink_to("../blobs/a.safetensors")
+    train(drawn_from((Stage("text", ENCODER, str(link)),)), Start(tmp_path / "run", quiet=True))
+    shutil.rmtree(tmp_path / "blobs")
+    assert not (tmp_path / "run" / "stages" / "text.safetensors").is_symlink()
+    assert open_run(tmp_path / "run")[1]["stages"]["text"]
+
+
+def test_a_run_that_starts_from_another_finds_its_moved_stage(encoder, tmp_path):
+    weights, run = tmp_path / "weights.safetensors", tmp_path / "run"
+    files.write(weights, flatten(jax.device_get(open_run(encoder)[1])), {})
+    train(drawn_from((Stage("text", ENCODER, str(weights), keep="reference"),)), Start(run, quiet=True))
+    moved = weights.rename(tmp_path / "moved.safetensors")
+    with pytest.raises(UserError, match="say where it is"):
+        train(low_rank(run), Start(tmp_path / "lost", init_from=run, quiet=True))
+    train(low_rank(run), Start(tmp_path / "tuned", init_from=run, quiet=True, places={"text": moved}))
+    assert load(tmp_path / "tuned", stages={"text": moved}).step == 2
+
+
+def test_files_of_others_among_a_runs_stages_stay(encoder, tmp_path):
+    kept, weights = tmp_path / "run" / "stages", tmp_path / "run" / "stages" / "mine.safetensors"
+    kept.mkdir(parents=True)
+    (kept / "notes.txt").write_text("mine")
+    files.write(weights, flatten(jax.device_get(open_run(encoder)[1])), {})
+    with pytest.raises(UserError, match="in the folder where the run keeps its stages"):
+        train(drawn_from((Stage("text", ENCODER, str(weights)),)), Start(tmp_path / "run", quiet=True))
+    train(drawn_from((stage("text", encoder),)), Start(tmp_path / "run", quiet=True))
+    assert {path.name for path in kept.iterdir()} == {
+        "notes.txt", "mine.safetensors", "text.safetensors", "stages.json",
+    }  # fmt: skip

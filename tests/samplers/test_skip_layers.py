@@ -13,6 +13,7 @@ from unified_jax.errors import UserError
 from unified_jax.modalities.image import Image
 from unified_jax.modalities.label import Label
 from unified_jax.models.diffusion import Diffusion
+from unified_jax.processes.interpolant import RectifiedFlow
 from unified_jax.samplers.choice import Euler
 from unified_jax.samplers.guidance import Guidance
 from unified_jax.samplers.plan import SamplingPlan
@@ -72,3 +73,11 @@ def test_networks_and_blocks_that_are_not_there_are_refused():
         other.sampling({}, {}, ("image",), keys, plan)
     with pytest.raises(ValueError, match="needs layers"):
         SkipLayers(())
+
+
+@pytest.mark.parametrize("steps", [28, 40, 50])
+def test_the_defaults_are_the_steps_of_stable_diffusion_3_5(steps):
+    """Those after 1 % and before 20 % of the steps, on its schedule of shift 3."""
+    _, grid = SamplingPlan(Euler(), steps, shift=3.0).prepare(RectifiedFlow())
+    found = np.flatnonzero(SkipLayers().at(jnp.asarray(grid[:-1])))
+    np.testing.assert_array_equal(found, [i for i in range(steps) if 0.01 * steps < i < 0.2 * steps])

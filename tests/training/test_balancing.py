@@ -244,3 +244,13 @@ def test_learned_balances_weigh_a_streams_second_term():
     step = functools.partial(train_step, model, optimizer, Uncertainty())
     _, metrics = jax.eval_shape(step, shapes, {}, batch, KEY)
     assert {f"weight/{term}" for term in model.terms} <= set(metrics)
+
+
+def test_a_negative_term_has_the_weight_of_its_size():
+    """A term that starts above 0 and falls below it, as alignment does, is not stuck at its first value."""
+    balance, names = MagnitudeBalance(decay=0.9), ("alignment", "mse")
+    state = balance.init(names)
+    for second in (0.004, *[-0.5] * 60):
+        _, state = balance.settle(state, jnp.asarray([second, 1.0]), {}, {}, KEY)
+    weights = balance.weigh(state, names)
+    assert float(weights["alignment"]) / float(weights["mse"]) == pytest.approx(2.0, rel=0.02)

@@ -233,3 +233,24 @@ def test_the_power_average_has_its_width_and_can_be_put_together_afterwards():
     stored = [power_average(values[: int(n)], s) for n, s in zip(steps, stds, strict=True)]
     found = post_hoc_weights(steps, stds, 400.0, 0.075) @ np.asarray(stored)
     assert found == pytest.approx(power_average(values, 0.075), abs=0.02)
+
+
+def test_narrow_averages_of_long_runs_can_be_put_together():
+    """Only ratios of the steps matter; the powers of a million themselves are not finite."""
+    steps, stds = np.asarray([0.5, 0.7, 0.8, 1.0] * 2), np.asarray([0.02] * 4 + [0.05] * 4)
+    small = post_hoc_weights(steps, stds, 1.0, 0.03)
+    np.testing.assert_allclose(post_hoc_weights(1e6 * steps, stds, 1e6, 0.03), small, rtol=1e-4, atol=1e-6)
+    assert small.sum() == pytest.approx(1.0, abs=0.1)
+
+
+def test_frozen_groups_do_not_count_in_clipping():
+    params = {"a": jnp.ones(3), "b": jnp.ones(3)}
+    gradient = {"a": jnp.full(3, 0.5), "b": jnp.full(3, 1e4)}
+    rule = AdamW(eps=1.0)  # so that the size of a gradient shows
+    found = []
+    for groups in ((Group("^b$", rate=0.0),), ()):
+        transform = Optimization(rule, learning_rate=0.1, groups=groups, clip_norm=1.0).transform(10)
+        own, slope = (params, gradient) if groups else ({"a": params["a"]}, {"a": gradient["a"]})
+        found.append(transform.update(slope, transform.init(own), own)[0])
+    np.testing.assert_array_equal(found[0]["a"], found[1]["a"])
+    np.testing.assert_array_equal(found[0]["b"], 0.0)

@@ -108,7 +108,8 @@ class Run:
     ) -> Samples:  # fmt: skip
         """`sample` of prepared rows, for a resolved request; `which` is (first, count). With `edit`, edits."""
         first, count = which
-        rows = completed(self.model, rows, count, first, seed) if plan.complete else rows
+        if plan.complete and edit is None:  # an edit has an image, which says the rest
+            rows = completed(self.model, rows, count, first, seed)
         for process in self.model.processes:
             plan.prepare(process)
         rules = self.experiment.rules

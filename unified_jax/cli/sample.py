@@ -136,7 +136,7 @@ def main(arguments: list[str]) -> None:
     run = run if command.size is None else run.sized(*command.size)
     plan = with_flags(run.plan(), vars(command))
     which, total = (command.first, command.count), command.count * len(outs)
-    edit, rows = command.editing.read(model, plan, range(command.count))
+    edit, rows = command.editing.read(model, plan, range(command.first, sum(which)))
     request = {f.name: getattr(command, f.name) for f in fields(command) if f.name not in ("hosts", "seeds", "editing")}
     request |= provenance(run.experiment) | {"given": given_text, "plan": to_plain(plan), "step": run.step}
     request |= {"editing": vars(command.editing)} if edit else {}

@@ -133,13 +133,14 @@ def main(arguments: list[str]) -> None:
     if writes():
         _tell(summary, run_dir)
     if summary["finished"] and command.experiment.evaluate:
-        _evaluate(command.experiment, run_dir)
+        _evaluate(command.experiment, run_dir, command.stage)
 
 
 def _train_stages(experiments: tuple[Experiment, ...], start: Any) -> None:
     from unified_jax.runs.staged import Staged
 
-    staged = Staged(experiments, start, _evaluate)
+    stage = tuple(f"{name}={path}" for name, path in start.places.items())
+    staged = Staged(experiments, start, lambda experiment, run_dir: _evaluate(experiment, run_dir, stage))
     if staged.run():
         if writes():
             print(staged.table())
@@ -147,10 +148,10 @@ def _train_stages(experiments: tuple[Experiment, ...], start: Any) -> None:
         print("Stopped and saved; the same command goes on from there.", file=sys.stderr)
 
 
-def _evaluate(experiment: Experiment, run_dir: Path) -> None:
+def _evaluate(experiment: Experiment, run_dir: Path, stage: tuple[str, ...]) -> None:
     from unified_jax.runs.evaluate import EvaluateCommand, evaluate_run
 
-    evaluate_run(EvaluateCommand(str(run_dir), count=experiment.evaluate, trust=True))  # it just ran
+    evaluate_run(EvaluateCommand(str(run_dir), count=experiment.evaluate, stage=stage, trust=True))  # it just ran
 
 
 def _tell(summary: dict[str, Any], run_dir: Path) -> None:

@@ -59,10 +59,18 @@ class Files(Labelled):
             return Tfds(f"{named}/{version}", str(root.parent.parent), self.rename)
         if saved_files(root):
             return Table(self.path, self.rename, self.test, self.labels)
-        there = (p for p in root.rglob("*") if p.is_file() and not p.name.startswith("."))
+        there = (p for p in root.rglob("*") if p.is_file() and not _hidden(p.relative_to(root)))
         names = list(itertools.islice(there, LOOKED_AT))
         kinds = [p.suffix.lower() for p in names if p.name not in METADATA]
-        if any(kind in MEDIA for kind in kinds) or any(p.name in METADATA for p in names):
+        tables = [p for p in names if p.suffix.lower() in (".parquet", ".arrow")]
+        pictures = [p for p in names if p.suffix.lower() in MEDIA]
+        if tables and pictures and not any(p.name in METADATA for p in names):
+            one, other = (str(found[0].relative_to(root)) for found in (tables, pictures))
+            raise UserError(
+                f"{self.path!r} holds tables ({one}) and files that may be records themselves ({other}); name the "
+                "folder or the file of one kind with --data.path."
+            )
+        if pictures or any(p.name in METADATA for p in names):
             return Folder(self.path, self.rename, self.test, self.labels)
         if ".tar" in kinds:
             return Shards(self.path, self.rename, self.test)
@@ -76,3 +84,7 @@ class Files(Labelled):
         if root.suffix.lower() in FORMATS:
             return Table(self.path, self.rename, self.test, self.labels)
         raise UserError(f"{self.path!r} is no data set; expected a folder, a tar, or a table ({', '.join(FORMATS)}).")
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)

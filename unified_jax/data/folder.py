@@ -21,7 +21,7 @@ from jaxtyping import Int
 
 from unified_jax.data.base import Source
 from unified_jax.data.kinds import KINDS, MEDIA, TEXTS, split_of
-from unified_jax.data.listing import Listing, list_files
+from unified_jax.data.listing import Listing, forget, list_files
 from unified_jax.data.located import Labelled
 from unified_jax.data.metadata import has_metadata, metadata_columns, metadata_part
 from unified_jax.data.splits import by_folder, known_splits, part_of, pick_split, within
@@ -222,8 +222,9 @@ class FolderSource:
             gone = "is a link to nothing" if size < 0 else "is gone"
             raise RunError(f"Data set {self.name!r}, record {index}: the file {str(path)!r} {gone}.") from None
         if now != size:
+            forget(self.listing.root)
             raise RunError(
                 f"Data set {self.name!r}, record {index}: the file {str(path)!r} has {now} bytes, {size} when it was "
-                "listed. A set must not change while it is in use."
+                "listed. A set must not change while it is in use; the next start lists it again."
             )
         return File(name, path)

@@ -10,6 +10,7 @@ Hidden files are left out; links are followed, a folder that was seen is not ent
 kept in the user's cache folder, and used again while no folder of it has changed.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -111,6 +112,12 @@ def list_files(root: Path) -> Listing:
     if len(listing) >= KEPT:
         _keep(kept, listing, changed)
     return listing
+
+
+def forget(root: Path) -> None:
+    """Drops the list of a folder that is no longer true, so that the next start makes another."""
+    with contextlib.suppress(OSError):
+        kept_path(root.expanduser()).unlink(missing_ok=True)
 
 
 def kept_path(root: Path, suffix: str = ".arrow") -> Path:

@@ -64,10 +64,15 @@ def _tables(listing: Listing) -> Any:
 
     pc: Any = pyarrow.compute  # its functions are made when it is imported
 
-    found = []
+    found, folders = [], {}
     for i in _metadata(listing):
         name = listing.name(i)
         table, folder = read_table_file(listing.root / name), name.rpartition("/")[0]
+        if folder in folders:
+            raise UserError(
+                f"{str(listing.root / folder)!r} has two tables of its files, {folders[folder]} and {name}."
+            )
+        folders[folder] = name
         if NAME not in table.column_names:
             raise UserError(
                 f"{str(listing.root / name)!r} has no column {NAME!r}, which names the files; it has "

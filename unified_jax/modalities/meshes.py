@@ -6,6 +6,7 @@ grey.
 
 import io
 import json
+import re
 import struct
 from functools import partial
 from pathlib import Path
@@ -64,6 +65,8 @@ def _parts(path: Path, content: bytes) -> list[Any]:
     try:
         if kind in (".glb", ".gltf"):
             content = _checked_gltf(content, kind == ".glb")
+        if kind == ".obj":
+            content = _counted_from_the_start(content)
         resolver = FilePathResolver(str(path))
         plain = kind == ".ply" and not _ply_picture(content)
         load = partial(trimesh.load, fix_texture=False) if plain else trimesh.load
@@ -79,6 +82,33 @@ def _parts(path: Path, content: bytes) -> list[Any]:
         return loaded.dump()
     except Exception as error:  # readers raise any exception
         raise ValueError(f"it cannot be read as a point cloud or mesh ({first_line(error)})") from None
+
+
+def _counted_from_the_start(content: bytes) -> bytes:
+    """An OBJ whose faces name vertices by 1, 2, ..; a negative index counts back from those before the face.
+
+    (trimesh counts back from the last vertex of the file.)
+    """
+    if not re.search(rb"^[fl]\s.*-\d", content, re.M):
+        return content
+    counts, found = {b"v": 0, b"vt": 0, b"vn": 0}, []
+    for line in content.splitlines():
+        words = line.split()
+        if words and words[0] in counts:
+            counts[words[0]] += 1
+        elif words and words[0] in (b"f", b"l"):
+            line = b" ".join([words[0], *(_absolute(word, tuple(counts.values())) for word in words[1:])])
+        found.append(line)
+    return b"\n".join(found) + b"\n"
+
+
+def _absolute(corner: bytes, counts: tuple[int, ...]) -> bytes:
+    """v, v/vt, v//vn or v/vt/vn with indices from the start."""
+    parts = corner.split(b"/")
+    placed = [
+        b"%d" % (count + 1 + int(n)) if n.startswith(b"-") else n for n, count in zip(parts, counts, strict=False)
+    ]
+    return b"/".join(placed)
 
 
 def _points_of(parts: list[Any], count: int, colours: bool) -> tuple[np.ndarray, np.ndarray]:

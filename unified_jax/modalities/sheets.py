@@ -54,8 +54,9 @@ def show_samples(
 
 
 def _drawn(by_name: dict[str, Any], given: dict[str, np.ndarray]) -> list[str]:
-    images = [name for name in given if not (isinstance(by_name[name], Text) or hasattr(by_name[name], "title"))]
-    return [name for name in images if not name.startswith(NEGATIVE)]
+    words = [name for name in given if isinstance(by_name[name], Text) or hasattr(by_name[name], "title")]
+    drawn = [name for name in given if name not in words and hasattr(by_name[name], "picture")]
+    return [name for name in drawn if not name.startswith(NEGATIVE)]
 
 
 def _title(by_name: dict[str, Any], given: dict[str, np.ndarray], i: int) -> str:

@@ -181,6 +181,8 @@ class Declared:
     packer: Any = None
     stages: tuple[Any, ...] = ()
     players: tuple[Player, ...] = ()
+    opposed: tuple[str, ...] = ()
+    """Loss terms against another player, which the validation loss leaves out."""
     processes: tuple[Any, ...] = ()
     givable: tuple[str, ...] = ()
     wantable: tuple[str, ...] = ()

@@ -23,7 +23,7 @@ from unified_jax.errors import UserError
 from unified_jax.layers.attention import KvCache
 from unified_jax.models import stages
 from unified_jax.networks.transfusion import Spans, Tokens
-from unified_jax.processes.targets import Prediction, Process
+from unified_jax.processes.targets import Prediction, Process, shown_clean
 from unified_jax.samplers.guidance import classifier_free, clip_x0
 from unified_jax.samplers.loop import START, Denoiser, normal_like
 from unified_jax.samplers.plan import SamplingPlan
@@ -152,9 +152,10 @@ def _give_span(model: Any, params: Params, past: Past, m: int, x0: Array) -> tup
     """(next-token logits, the sequences) after a clean span."""
     stream = model.stream(m)
     one = jnp.ones((len(x0), 1), jnp.int32)
-    span = Spans(stream.form, x0[:, None], one, one)
+    seen, at = shown_clean(stream.process, x0)
+    span = Spans(stream.form, seen[:, None], one, one)
     block = _span_block(model, past, m, alone=False, ended=True)
-    logits, _, cache = _forward(model, params, past, *block, span, jnp.zeros(len(x0)))
+    logits, _, cache = _forward(model, params, past, *block, span, jnp.full(len(x0), at))
     return logits[:, -1], Past(cache, past.at + stream.form.tokens + 2, past.position + 3)
 
 

@@ -19,7 +19,7 @@ from unified_jax.modalities.conditions import NEGATIVE
 from unified_jax.models.controls import controlled
 from unified_jax.models.nulls import without
 from unified_jax.models.streams import Stream
-from unified_jax.processes.targets import Process
+from unified_jax.processes.targets import Process, shown_clean
 from unified_jax.samplers.guidance import clip_x0, from_marginals, guided
 from unified_jax.samplers.loop import START, Denoiser, normal_like
 from unified_jax.samplers.plan import SamplingPlan
@@ -100,7 +100,7 @@ def sampling(
     process = {stream.label: views[stream.label][0] for stream in made}
     grid = {stream.label: views[stream.label][1] for stream in made}
     zeros = {stream.label: jnp.zeros((len(keys), *stream.shape)) for stream in made}
-    removable = [c.label for c in model.reads if not c.form.kept]
+    removable = [c.label for c in model.reads if c.guided and not c.form.kept]
     removable += [stream.label for stream in model.streams if request.clean(stream)]
     denoise = guided(lambda dropped: denoiser(request, process, dropped), tuple(removable), process, plan.guidance)
     if plan.guidance.skip is not None:
@@ -205,7 +205,8 @@ def _still(request: Request, stream: Stream, dropped: bool) -> NoisyInput:
         x0 = (request.held or {}).get(stream.label)
         if x0 is None:
             x0 = stream.to_space(request.params, jnp.asarray(request.given[stream.modality.name]))
-        return NoisyInput(stream.form, x0, jnp.zeros(count))
+        x0, at = shown_clean(stream.process, x0)
+        return NoisyInput(stream.form, x0, jnp.full(count, at))
     process: Any = stream.process
     end = process.noise_time if hasattr(process, "noise_time") else request.plan.prepare(process)[1][0]
     keys = jax.vmap(lambda key: jax.random.fold_in(key, ABSENT))(request.keys)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool
 from unified_jax.layers.form import NoisyInput
 from unified_jax.models.inside import losses_inside
 from unified_jax.models.streams import Stream
-from unified_jax.processes.targets import diffuse, expand
+from unified_jax.processes.targets import diffuse, expand, shown_clean
 
 
 class Noised(NamedTuple):
@@ -36,8 +36,9 @@ def noised(stream: Stream, x0: Array, eps: Array, t: Array, u: Array | None) -> 
     clean, pure = u < 0.5 * stream.ends, (u >= 0.5 * stream.ends) & (u < stream.ends)
     t = jnp.where(pure, jnp.asarray(noise_time, t.dtype), t)
     x_t = jnp.where(expand(pure, x0), process.start(eps, t), diffuse(process, x0, eps, t))
-    seen = jnp.where(expand(clean, x0), x0, process.network_input(x_t, t))
-    time = jnp.where(clean, 0.0, process.network_time(t))
+    whole, at = shown_clean(process, x0)
+    seen = jnp.where(expand(clean, x0), whole, process.network_input(x_t, t))
+    time = jnp.where(clean, at, process.network_time(t))
     return Noised(x0, eps, t, x_t, NoisyInput(form, seen, time), clean)
 
 

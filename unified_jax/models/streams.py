@@ -151,6 +151,9 @@ class Condition:
     """Noise of "replicate", as a share of the standard deviation of the text's tokens."""
     control: float = 0.0
     """Exponent of the weight of a control condition, 0 at noise and 1 at data (`models.controls`); 0: none."""
+    guided: bool = True
+    """Whether the prediction that guidance moves away from is made without it; False: both read it, as published
+    ControlNets read their hint."""
 
     def __post_init__(self) -> None:
         words = "" if self.encoder is None else lacking(type(self.encoder.model), Encoder)

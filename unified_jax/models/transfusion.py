@@ -36,7 +36,7 @@ from unified_jax.models.stages import check_stages, own
 from unified_jax.models.streams import Stream
 from unified_jax.networks.transfusion import Captured, Spans, Tokens, Trunk
 from unified_jax.processes.edm import Edm
-from unified_jax.processes.targets import diffuse, expand
+from unified_jax.processes.targets import diffuse, expand, shown_clean
 from unified_jax.samplers.plan import SamplingPlan
 from unified_jax.sharding import logical_axes, unbox
 from unified_jax.typing import Batch, Keys, Params
@@ -190,9 +190,10 @@ class Transfusion(Declared):
         noised, shown = [], []  # m counts all modalities, texts and labels first, as in the packed batch
         for m, stream in enumerate(self.streams, start=1 + len(self.written)):
             x0, eps, t, x_t, clean = self._noised(params, stream, m, batch, slots)
-            # A clean span is x0 at network time 0, not x_t at t = 0: the model knows it as a condition.
-            time = jnp.where(clean, 0.0, stream.process.network_time(t))
-            seen = jnp.where(expand(clean, x0), x0, stream.process.network_input(x_t, t))
+            # A clean span is shown as such, not as x_t at t = 0: the model knows it as a condition.
+            whole, at = shown_clean(stream.process, x0)
+            time = jnp.where(clean, at, stream.process.network_time(t))
+            seen = jnp.where(expand(clean, x0), whole, stream.process.network_input(x_t, t))
             shown.append((seen, time))
             noised.append((x0, eps, t, x_t, clean))
         logits, outputs, _ = self.forward(params, batch, tuple(shown))

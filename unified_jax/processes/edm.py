@@ -24,6 +24,9 @@ from unified_jax.processes.targets import Prediction, Process, expand, mean_per_
 from unified_jax.processes.times import LogNormalLevels
 from unified_jax.typing import Keys
 
+CLEAN = -5.0
+"""The network's time of data without noise: that of sigma = 2e-9."""
+
 
 @dataclass(frozen=True)
 class Edm:
@@ -85,6 +88,10 @@ class Edm:
     def network_time(self, t: Array) -> Array:
         """c_noise = log(sigma) / 4."""
         return 0.25 * jnp.log(jnp.maximum(t, 1e-10))
+
+    def clean(self, x0: Array) -> tuple[Array, float]:
+        """c_in x0 at sigma = 0, at a time below that of every noise level: 0 would be the time of sigma = 1."""
+        return x0 / self.sigma_data, CLEAN
 
     def unit_time(self, t: Array) -> Array:
         """sigma / (1 + sigma): the time of this signal-to-noise ratio on the straight path."""

@@ -80,10 +80,10 @@ class Interpolant:
                 "below 1 such as 0.999."
             )
         steep = isinstance(self.path, Vp | InterpolatedVp) and self.data_end == 0.0
-        if steep and (self.target == "velocity" or self.loss in ("velocity", "likelihood")):
+        if steep and (self.target == "velocity" or self.loss in ("velocity", "likelihood") or self.direction_weight):
             raise ValueError(
                 f"Interpolant over {type(self.path).__name__} has an unbounded sigma' at t = 0, so the target and the "
-                "loss 'velocity' need a data_end above 0 such as 0.001."
+                "loss 'velocity' and the direction term need a data_end above 0 such as 0.001."
             )
         if self.time_scale <= 0 or self.snr_gamma <= 0 or self.direction_weight < 0:
             raise ValueError(

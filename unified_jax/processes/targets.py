@@ -32,6 +32,12 @@ from unified_jax.typing import Keys, Times
 Target = Literal["eps", "x0", "v", "velocity"]
 
 
+def shown_clean(process: Any, x0: Array) -> tuple[Array, float]:
+    """(input, time) that show a network data without noise: (x0, 0), or what the process says by `clean`."""
+    own = getattr(process, "clean", None)
+    return (x0, 0.0) if own is None else own(x0)
+
+
 class Prediction(NamedTuple):
     """A denoiser's output for `x_t`: arrays of its shape.
 

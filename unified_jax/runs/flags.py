@@ -1,6 +1,7 @@
 """Parsing of command lines into dataclasses: numbers as people write them, and checks of all commands."""
 
 import functools
+import itertools
 import math
 import os
 from collections.abc import Iterable
@@ -12,6 +13,7 @@ import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from unified_jax.errors import UserError
+from unified_jax.typing import hints_of
 
 Parsed = TypeVar("Parsed")
 
@@ -43,6 +45,8 @@ def parse(
     Raises SystemExit: 0 after --help, 2 with a reason for invalid flags. Raises UserError if a constructor fails.
     """
     registry = ConstructorRegistry()
+    arguments = _switched(kind, arguments)
+    _refuse_lists_twice(kind, prog, arguments, default)
 
     def numbers_and_texts(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
         return TEXTS if info.type is str else _numbers(info.type, infinite)
@@ -57,6 +61,34 @@ def parse(
         raise
     except Exception as error:  # a constructor may raise anything on invalid values
         raise UserError(f"{prog}: these flags cannot be: {error or type(error).__name__}") from error
+
+
+def _switched(kind: Any, arguments: list[str]) -> list[str]:
+    """The flags, where one that is on, off or left open (`bool | None`) may stand alone: --x, --no-x."""
+    open_ones = {name for name, hint in hints_of(kind).items() if set(get_args(hint)) == {bool, type(None)}}
+    found: list[str] = []
+    for word, after in itertools.zip_longest(arguments, arguments[1:], fillvalue="--"):
+        name = word.removeprefix("--").replace("-", "_")
+        if word.startswith("--no-") and name.removeprefix("no_") in open_ones:
+            found += [f"--{word.removeprefix('--no-')}", "False"]
+        elif word.startswith("--") and name in open_ones and after.startswith("--"):
+            found += [word, "True"]
+        else:
+            found.append(word)
+    return found
+
+
+def _refuse_lists_twice(kind: Any, prog: str, arguments: list[str], default: Any) -> None:
+    """Raises UserError where a list is given twice: the first values would be lost."""
+    flags = [word.partition("=")[0] for word in arguments if word.startswith("--")]
+    for flag in sorted({one for one in flags if flags.count(one) > 1}):
+        names = flag.removeprefix("--").replace("-", "_").split(".")
+        value: Any = default
+        for name in names:
+            value = getattr(value, name, None)
+        hint = hints_of(kind).get(names[0]) if default is None and len(names) == 1 else None
+        if isinstance(value, tuple) or get_origin(hint) is tuple:
+            raise UserError(f"{prog}: {flag} is given twice; write all its values behind one {flag}.")
 
 
 @functools.cache  # a command asks for the same few kinds hundreds of times

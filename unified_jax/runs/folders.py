@@ -23,7 +23,7 @@ from unified_jax.errors import RunError, UserError
 PARTIAL = ".partial-"
 """Name prefix of an incomplete folder; only a killed process leaves one."""
 REQUEST = "request.json"
-OURS = re.compile(r"sheet\.png|samples\.npz|adm\.npz|request\.json|([A-Za-z0-9_]+)/(\d{6,})\.[a-z0-9]+")
+OURS = re.compile(r"sheet\.png|samples\.npz|adm\.npz|request\.json|([\w.-]+)/(\d{6,})\.[a-z0-9]+")
 """What `sample.py` writes, relative to its folder: of a sample the folder and the number."""
 
 
@@ -134,7 +134,8 @@ def _is_ours(path: str, request: dict[str, Any] | None) -> bool:
         return False
     if not match[1] or "folders" not in request:  # requests once mixed in one folder, and did not say which
         return True
-    return match[1] in request["folders"] and int(match[2]) < request["count"]
+    first = request.get("first", 0)
+    return match[1] in request["folders"] and first <= int(match[2]) < first + request["count"]
 
 
 def _request(folder: Path) -> dict[str, Any] | None:

@@ -147,6 +147,8 @@ def _prepared(called: str, modality: Any, value: Any) -> np.ndarray:
         if isinstance(value, str) and isinstance(modality, Parses):
             value = modality.parse(value)
         elif isinstance(value, str | Path):
+            if not hasattr(modality, "load"):
+                raise ValueError(f"{type(modality).__name__} reads no files: it has no method load")
             value = modality.load(Path(value))
         made: Any = modality.prepare(value)
         return made[getattr(modality, "name", "")] if isinstance(made, dict) else made

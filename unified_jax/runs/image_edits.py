@@ -18,6 +18,8 @@ from unified_jax.samplers.plan import SamplingPlan
 def check_edit(edit: Edit, model: Any, plan: SamplingPlan) -> None:
     """Raises UserError for a model or a sampler that the edit does not suit."""
     streams = getattr(model, "streams", ())
+    if not hasattr(model, "conditions_of"):
+        raise UserError(f"Edits are of Diffusion and JointDiffusion models; this one is a {type(model).__name__}.")
     if not streams or (len(streams) > 1 and edit.mode != "interpolate"):
         raise UserError(
             "Edits are of one denoised image, interpolation also of one of several streams; this model denoises "

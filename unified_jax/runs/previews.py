@@ -71,6 +71,8 @@ class Validator:
         self.batches = [pipeline.batch(i).arrays for i in range(experiment.validation.batches)]
         self.model = experiment.trained
         self.weights = getattr(experiment.balance, "weights", ())
+        others = {name for player in self.model.players[1:] for name in player.terms}
+        self.left_out = others | set(getattr(self.model, "opposed", ()))
         self.losses = jax.jit(self._losses, out_shardings=PartitionSpec())
 
     def _losses(self, params: Params, aux: Any, step: Any, batch: Any, index: Any) -> dict[str, tuple[Any, Any]]:
@@ -79,7 +81,12 @@ class Validator:
         return jax.tree.map(jnp.sum, terms)
 
     def loss(self, params: Params, aux: Any, step: Any) -> float:
-        """Sum of the terms, each divided once, by constant weights: learned ones would change the measure."""
+        """Sum of the terms, each divided once, by constant weights: learned ones would change the measure.
+
+        Of several players it is the first one's, without what it plays against the others: that begins at some step,
+        and says nothing by itself.
+        """
         found = [self.losses(params, aux, step, batch, i) for i, batch in enumerate(self.batches)]
         weights = FixedBalance(self.weights).weigh({}, tuple(found[0]))
-        return float(sum(weights[k] * sum(f[k][0] for f in found) / sum(f[k][1] for f in found) for k in found[0]))
+        measured = [name for name in found[0] if name not in self.left_out]
+        return float(sum(weights[k] * sum(f[k][0] for f in found) / sum(f[k][1] for f in found) for k in measured))

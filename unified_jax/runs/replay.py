@@ -56,7 +56,7 @@ def _from_the_start(run: Run, start: Start, step: int) -> tuple[State, Params]:
             f"--replay {step}: no checkpoint lies before it, and the run began from {origin.get('run')!r}; say where "
             "that is, with --init-from RUN."
         )
-    state, frozen, found = first_state(run.experiment, run.program, run.key, start.init_from)
+    state, frozen, found = first_state(run.experiment, run.program, run.key, start.init_from, start.trust, start.places)
     if found != origin:
         raise UserError(f"--replay {step}: the run did not begin from {str(start.init_from)!r} as it is now.")
     return state, frozen

@@ -102,7 +102,12 @@ def with_flags(plan: SamplingPlan, flags: Mapping[str, Any]) -> SamplingPlan:
         }  # fmt: skip
         changes = {name: value for name, value in changes.items() if value is not None}
         if given["axes"]:
-            changes |= {"scale": 1.0, "axes": tuple(axis(text) for text in given["axes"])}
+            if both := sorted({"guidance", "guidance_interval", "guidance_power"} & set(given)):
+                raise ValueError(f"--axes has a scale for each direction: leave --{both[0].replace('_', '-')} out.")
+            axes = tuple(axis(text) for text in given["axes"])
+            changes |= {"scale": 1.0, "low": 0.0, "high": 1.0, "power": 0.0, "axes": axes}
+        elif changes.get("scale") is not None:
+            changes["axes"] = ()  # one scale in the place of the run's directions
         guidance = dataclasses.replace(plan.guidance, **changes)
     except ValueError as error:
         raise UserError(str(error)) from error

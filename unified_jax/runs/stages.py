@@ -128,7 +128,7 @@ def begin_stages(run_dir: Path, model: Any, whole: Params | None, loading: Loadi
     Raises UserError for a source that does not fit.
     """
     folder, found, record = run_dir / STAGES, {}, {}
-    together(lambda: _empty(folder), by="first")
+    together(lambda: _clear(folder, [(one.name, loading.path(one)) for one in model.stages]), by="first")
     known: dict[tuple[Any, ...], str] = {}
     for one in model.stages:
         same = (one.network(model), str(loading.path(one)), one.ema, one.dtype, one.keep)
@@ -234,9 +234,20 @@ def _laid(one: Stage, model: Any, held: Held, loading: Loading) -> Params:
     return names.unflatten({name: lay(value, cuts[name]) for name, value in held.arrays.items()})
 
 
-def _empty(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+def _clear(folder: Path, sources: list[tuple[str, Path]]) -> None:
+    """Drops what an earlier start kept; files of others stay. Raises UserError for a source that would be dropped."""
+    inside = [(name, path) for name, path in sources if str(path) and folder.resolve() in path.resolve().parents]
+    if inside:
+        name, path = inside[0]
+        raise UserError(
+            f"The stage {name!r} would be read from {str(path)!r}, in the folder where the run keeps its stages, which "
+            "begins anew; move the file elsewhere."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    before = runs.read_json(folder / RECORD) or {}
+    for name in {*before, *(name for name, _ in sources)}:
+        (folder / f"{name}.safetensors").unlink(missing_ok=True)
+    (folder / RECORD).unlink(missing_ok=True)
 
 
 def _keep(held: Held, target: Path) -> None:
@@ -249,6 +260,7 @@ def _keep(held: Held, target: Path) -> None:
 
 def _link(source: Path, target: Path) -> None:
     """A hard link, or a copy where the file system has none."""
+    source = source.resolve()  # caches of models hold symbolic links: the name of a name may not hold in another folder
     with contextlib.suppress(OSError):
         os.link(source, target)
         return

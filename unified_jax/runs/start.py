@@ -26,7 +26,7 @@ from unified_jax.runs.metrics import JointBar
 from unified_jax.runs.notice import say
 from unified_jax.runs.resume import branch_of, check_same_code, check_same_data, check_same_run, data_moved
 from unified_jax.runs.saved import keep_base, load_frozen, load_params, loading
-from unified_jax.runs.stages import Places, begin_stages, check_sources, read_stage, recorded_checksum
+from unified_jax.runs.stages import NOWHERE, Places, begin_stages, check_sources, read_stage, recorded_checksum
 from unified_jax.runs.weight_transfer import Graft, plan_graft
 from unified_jax.training.experiment import Experiment
 from unified_jax.training.program import Program, laid_out
@@ -101,7 +101,7 @@ def begin(
         if writes() and (branch := branch_of(experiment, start.run_dir)):
             _branch(start.run_dir, int(state.step), branch)
         return state, frozen
-    state, frozen, origin = first_state(experiment, program, key, start.init_from, start.trust)
+    state, frozen, origin = first_state(experiment, program, key, start.init_from, start.trust, start.places)
     checkpoints.drop_after(0)
     if frozen:
         keep_base(start.run_dir, frozen)
@@ -114,13 +114,18 @@ def begin(
 
 
 def first_state(
-    experiment: Experiment, program: Program, key: jax.Array, source: Path | None, trust: bool = False
+    experiment: Experiment,
+    program: Program,
+    key: jax.Array,
+    source: Path | None,
+    trust: bool = False,
+    places: Places = NOWHERE,
 ) -> tuple[State, Params, dict[str, Any]]:
     """(state before the first step, frozen parameters, content of origin.json); nothing is written.
 
     Raises UserError if the run `source` does not fit the experiment.
     """
-    whole, taken, origin = _whole(experiment, program, key, source, trust) if source else (None, {}, {})
+    whole, taken, origin = _whole(experiment, program, key, source, trust, places) if source else (None, {}, {})
     make = functools.partial(init_state, experiment.trained, program.optimizer, experiment.balance)
     state = jax.jit(make, out_shardings=program.shardings)(key)
     if whole is None:
@@ -190,14 +195,14 @@ def _check_start(experiment: Experiment, start: Start, saved: list[int]) -> None
 
 
 def _whole(
-    experiment: Experiment, program: Program, key: jax.Array, source: Path, trust: bool
+    experiment: Experiment, program: Program, key: jax.Array, source: Path, trust: bool, places: Places
 ) -> tuple[Params, Any, dict[str, Any]]:
     """(all parameters, those of the other run where it has them; the other run's aux; content of origin.json)."""
     old = together(lambda: runs.load_experiment(source, trust))
     assert old
     graft = together(lambda: check_graft(experiment, old))
     assert graft
-    theirs, step = load_params(source, old, program.mesh, experiment.rules)
+    theirs, step = load_params(source, old, program.mesh, experiment.rules, places=places)
     shapes = jax.eval_shape(experiment.model.init, key)
     layout = laid_out(program.mesh, experiment.rules, experiment.model.axes(), shapes)
     make = jax.jit(

@@ -93,7 +93,7 @@ class FixedBalance(_Plain):
 
 @dataclass(frozen=True)
 class MagnitudeBalance(_Plain):
-    """Weights that give all terms the same magnitude: the inverse of their running mean."""
+    """Weights that give all terms the same magnitude: the inverse of their running mean, of a negative term's size."""
 
     decay: float = 0.99
     """Decay of the running mean."""
@@ -118,8 +118,8 @@ class MagnitudeBalance(_Plain):
     def settle(self, state: Any, losses: Array, gradient: Params, each: Params, key: Array) -> tuple[Params, Any]:
         """See `Balance`. A term absent from the batch (loss 0) keeps its mean."""
         del each, key
-        share = jnp.where(losses > 0, 1 - self.decay, 0.0)
-        mean = (1 - share) * state["mean"] + share * losses
+        share = jnp.where(losses != 0, 1 - self.decay, 0.0)
+        mean = (1 - share) * state["mean"] + share * jnp.abs(losses)
         return gradient, {"mean": mean, "seen": (1 - share) * state["seen"] + share}
 
 

@@ -99,6 +99,6 @@ def post_hoc_weights(
 
 def _overlap(t1: np.ndarray, g1: np.ndarray, t2: np.ndarray, g2: np.ndarray) -> np.ndarray:
     """int of p(t; t1, g1) p(t; t2, g2), p(t; T, g) = (g + 1) t^g / T^(g + 1) on [0, T]."""
-    low = np.minimum(t1, t2)
-    top = (g1 + 1) * (g2 + 1) * low ** (g1 + g2 + 1)
-    return top / ((g1 + g2 + 1) * t1 ** (g1 + 1.0) * t2 ** (g2 + 1.0))
+    low, high = np.minimum(t1, t2), np.maximum(t1, t2)
+    later = np.where(t1 < t2, g2, g1)  # a power of low / high alone: those of the times themselves are not finite
+    return (g1 + 1) * (g2 + 1) / (g1 + g2 + 1) * (low / high) ** later / high

@@ -1,5 +1,6 @@
 """A recipe is one frozen `Experiment`: the object graph itself is the configuration."""
 
+import re
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -43,6 +44,27 @@ class Validation:
     """Split of the data set."""
 
 
+HIGHER = {"accuracy", "precision", "recall", "density", "coverage", "score", "psnr", "ssim", "binding", "readable"}
+HIGHER |= {"kept", "consistency", "near", "modes"}
+"""Words in the names of metrics of which a larger value is better."""
+LOWER = {
+    "fid",
+    "sfid",
+    "kid",
+    "frechet",
+    "kernel",
+    "loss",
+    "mse",
+    "error",
+    "distance",
+    "perceptual",
+    "tv",
+    "kl",
+    "bits",
+}
+"""Words in the names of those of which a smaller value is."""
+
+
 @dataclass(frozen=True)
 class Best:
     """A metric of samples of the first EMA; the checkpoint of its best value is kept as the best one."""
@@ -62,6 +84,8 @@ class Best:
     """Resizing of Inception's input."""
     patience: int = 0
     """Stop after this many measurements without a better one; 0: never."""
+    better: Literal["", "higher", "lower"] = ""
+    """Which value is better; "": as the metric's name says."""
     places: ClassVar[tuple[str, ...]] = ("inception",)
     """Fields that may differ on a resume."""
 
@@ -71,11 +95,20 @@ class Best:
                 "checkpoint.best needs both a metric and every >= 1, count at least 2 and patience not negative; found "
                 f"{self}."
             )
+        if self.metric and not self.better and not self._words & (HIGHER | LOWER):
+            raise ValueError(
+                f"checkpoint.best.metric {self.metric!r}: its name does not say which value is better; set "
+                "checkpoint.best.better to 'higher' or 'lower'."
+            )
+
+    @property
+    def _words(self) -> set[str]:
+        return set(re.split(r"[^a-z0-9]+", self.metric.lower()))
 
     @property
     def higher(self) -> bool:
         """Whether a larger value is better: of distances and losses a smaller one is."""
-        return self.metric in ("precision", "recall", "inception_score") or "accuracy" in self.metric
+        return self.better == "higher" if self.better else bool(self._words & HIGHER)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from unified_jax.config import Open, check_finite
@@ -95,7 +96,21 @@ class Optimization:
                 str(i): _of_group(self.rule, group, rate, stacked) for i, group in enumerate(self.groups)
             }
             step = optax.multi_transform(rules | {"rest": step}, self.labels)
-        return optax.chain(optax.clip_by_global_norm(self.clip_norm), step) if self.clip_norm else step
+        return optax.chain(self._clip(), step) if self.clip_norm else step
+
+    def _clip(self) -> optax.GradientTransformation:
+        """Clipping by the norm of all gradients but those of frozen groups."""
+        clip = optax.clip_by_global_norm(self.clip_norm)
+        frozen = {str(i) for i, group in enumerate(self.groups) if group.rate == 0}
+        if not frozen:
+            return clip
+
+        def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+            names = self.labels(updates)
+            alone = jax.tree.map(lambda g, name: jnp.zeros_like(g) if name in frozen else g, updates, names)
+            return clip.update(alone, state, params)
+
+        return optax.GradientTransformation(clip.init, update)
 
     def labels(self, params: Params) -> Any:
         """The index of each parameter's group, as text, or "rest". ValueError for a group that matches nothing."""

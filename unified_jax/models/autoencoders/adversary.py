@@ -56,11 +56,15 @@ class Adversary(Loss):
     """The same on reconstructions."""
     optimizer: Any = None
     """Its own `Optimization`; None: the experiment's."""
+    most: float = 1e4
+    """Largest adaptive weight. Latent diffusion bounds that of a sum over an example's N numbers, N times ours, so that
+    its bound is 1e4 / N here; taming's VQGAN takes the mean."""
     own: ClassVar[str] = "adversary"
+    opposed: ClassVar[tuple[str, ...]] = ("adversary",)
 
     def __post_init__(self) -> None:
-        if min(self.start, self.r1, self.r2) < 0:
-            raise ValueError("Adversary: start, r1 and r2 must not be negative.")
+        if min(self.start, self.r1, self.r2) < 0 or self.most <= 0:
+            raise ValueError("Adversary: start, r1 and r2 must not be negative, and most must be positive.")
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -117,7 +121,7 @@ class Adversary(Loss):
     def _terms(self, seen: Seen) -> Values:
         size: Any = self.weight
         if self.adaptive:
-            size = size * seen.adaptive(lambda at: jnp.mean(self._generator(at)), self.layer, 1e4)  # at most 1e4
+            size = size * seen.adaptive(lambda at: jnp.mean(self._generator(at)), self.layer, self.most)
         return {"adversary": size * self._generator(seen), "discriminator": self._discriminator(seen)}
 
     def _played(self, seen: Seen, found: Callable[[Seen], dict[str, Array]]) -> dict[str, Array]:

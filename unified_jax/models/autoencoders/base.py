@@ -4,7 +4,7 @@ r"""What a loss of an autoencoder sees, and what it declares (`models.autoencode
     y    reconstruction, the decoder's of z  N  numbers of an example's data
 
 Every value is a mean over the N numbers of an example, or a sum over its latent divided by N: latent diffusion's
-weights for sums (KL 1e-6, LPIPS 1, adversary 1/2) keep their meaning.
+weights for sums (KL 1e-6, LPIPS 1, adversary 1/2) keep their meaning; a bound of an adaptive one is N times smaller.
 
 An adaptive weight compares gradients of one layer's kernel W, of the reconstruction and of another loss:
 
@@ -109,6 +109,8 @@ class Loss:
     """Why it needs a step's rows at once, as a part of a sentence."""
     players: tuple[Any, ...] = ()
     """Players that train its parameters; (): the generator does."""
+    opposed: ClassVar[tuple[str, ...]] = ()
+    """Terms against another player: they measure nothing alone, so that the validation loss leaves them out."""
 
     def check(self, model: Any) -> None:
         """Raises ValueError for an autoencoder that it does not suit."""

@@ -125,6 +125,11 @@ class Autoencoder(Served, Declared):
         return (Player(AUTOENCODER, (f"^(?!{trains})",), tuple(n for n in self.terms if n not in theirs)), *others)
 
     @property
+    def opposed(self) -> tuple[str, ...]:
+        """Terms of its losses against another player."""
+        return tuple(name for found in self._said("opposed") for name in found)
+
+    @property
     def whole_batch(self) -> str:
         """Why accumulation would change its numbers."""
         return next(iter(self._said("whole_batch", "")), "")
