@@ -1,6 +1,7 @@
 """Any source as ArrayRecord files: the same records and bytes whatever happens, and looking at and checking sets."""
 
 import io
+import os
 import shutil
 import subprocess
 import sys
@@ -140,6 +141,26 @@ def test_a_source_that_changed_is_not_built_on(photos, tmp_path):
     (tmp_path / "photos" / "cat" / "00.png").write_bytes(png(3, "L"))
     with pytest.raises(UserError, match=r"holds other records, or splits .*Did the source change"):
         build(Folder(str(tmp_path / "photos"), test=0.0), order)
+
+
+def test_captions_that_changed_are_not_mixed_into_what_was_built(photos, tmp_path):
+    """They are no files of the list: the same names and sizes, other words."""
+    shutil.copytree(photos, tmp_path / "photos")
+    order = Order(tmp_path / "to", ("train",), FIELDS, shard=4)
+    build(Folder(str(tmp_path / "photos"), test=0.0), order)
+    (tmp_path / "to" / "records.json").rename(tmp_path / "to" / "building.json")
+    (tmp_path / "photos" / "cat" / "00.txt").write_text("picture 9\n")
+    with pytest.raises(UserError, match=r"holds other records, or splits .*Did the source change"):
+        build(Folder(str(tmp_path / "photos"), test=0.0), order)
+
+
+def test_names_that_are_no_text_are_left_out_by_name(tmp_path):
+    (tmp_path / "mine").mkdir()
+    for i, name in enumerate((os.fsdecode(b"caf\xe9.png"), "a.png")):
+        (tmp_path / "mine" / name).write_bytes(png(i)[:40] if i == 0 else png(i))
+    order = Order(tmp_path / "to", ("train",), ("image",), skip=(Image(8, 8, 3),))
+    assert build(Folder(str(tmp_path / "mine"), test=0.0), order)["splits"]["train"]["records"] == 1
+    assert "caf" in (tmp_path / "to" / "skipped.txt").read_text()
 
 
 def messy(root):

@@ -33,7 +33,7 @@ def old(request, tmp_path_factory):
 
 def recipe_of(name):
     """What that version trained."""
-    return open_recipe(name, ["--no-sharp"] if name == "quickstart" else [])[0]
+    return open_recipe(name, ["--no-sharp", "--dtype", "network"] if name == "quickstart" else [])[0]
 
 
 def test_its_configuration_opens_as_todays(old):

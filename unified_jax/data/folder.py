@@ -10,6 +10,7 @@ Fields are the columns `image`, `video`, `audio`, `points` (the file of that kin
 `label`, `caption`, and those of the metadata. Several kinds at once are the files of one name: a.png with a.wav.
 """
 
+import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -189,6 +190,21 @@ class FolderSource:
     def digest(self) -> str:
         """See `data.base.Recorded`."""
         return self.listing.digest(self.rows)
+
+    @property
+    def captions_digest(self) -> str:
+        """Of the texts beside the files, each of which is read; "" where none is asked for."""
+        columns = [column for _, column in self.wanted if column == CAPTION]
+        if not columns:
+            return ""
+        made = hashlib.blake2b(digest_size=16)
+        for index in range(len(self)):
+            try:
+                words = self._caption(index, CAPTION)
+            except UserError:  # said where the record is written
+                words = ""
+            made.update(f"{len(words)} {words}".encode(errors="surrogateescape"))
+        return made.hexdigest()
 
     def _label(self, index: int, column: str) -> int:
         return int(self.classes[self.listing.table.column("folder")[int(self.rows[index])].as_py()])

@@ -135,6 +135,7 @@ def scan_tar(path: Path) -> Any:
                     raise UserError(f"{str(path)!r} is cut off within {member.name!r}; copy it again.")
                 stem, _, suffix = file.partition(".")
                 key = os.fsencode(f"{folder}/{stem}".lstrip("/"))
+                suffix = os.fsencode(suffix).decode(errors="replace")  # a name need not be UTF-8
                 values = (key, suffix, member.offset_data, member.size, key != before)
                 for column, value in zip(columns, values, strict=True):
                     column.append(value)

@@ -100,6 +100,8 @@ def _entry(source: Source, shard: int) -> dict[str, Any]:
         size = max(1, int(np.mean([0, *_sizes(source)])))
         shard = 1 << max(0, (SHARD_BYTES // size).bit_length() - 1)
     digest = {"digest": source.digest} if isinstance(source, Recorded) else {}
+    if words := getattr(source, "captions_digest", ""):
+        digest["captions"] = words
     return {"source": count, "shard": shard, **digest}
 
 
@@ -172,12 +174,12 @@ class Job:
             if self.skip:
                 prepare_example(self.name, index, record, self.skip)
             return encode_record(record)
-        except (UserError, RunError) as error:
+        except (UserError, RunError, ValueError) as error:
+            named = isinstance(error, UserError | RunError)
+            found = error if named else UserError(f"Data set {self.name!r}, record {index}: {error}.")
             if self.skip:
-                return str(error)
-            raise
-        except ValueError as error:
-            raise UserError(f"Data set {self.name!r}, record {index}: {error}.") from None
+                return str(found)
+            raise found from None
 
 
 def _write(job: Job, workers: int, report: Callable[[int], Any]) -> None:
@@ -216,7 +218,9 @@ def _write_file(job: Job, path: Path, records: range, workers: int, report: Call
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         if left_out:
-            path.with_suffix(LEFT_OUT).write_text("".join(f"{line}\n" for line in left_out), encoding="utf-8")
+            path.with_suffix(LEFT_OUT).write_text(
+                "".join(f"{line}\n" for line in left_out), "utf-8", "backslashreplace"
+            )
         os.rename(partial, path)
     except (OSError, RuntimeError) as error:
         if isinstance(error, RunError):
