@@ -204,6 +204,10 @@ def _arrow(files: tuple[Path, ...]) -> Any:
         raise UserError(f"The columns of {str(files[0])!r} and its neighbours differ: {first_line(error)}.") from None
 
 
+BLOCK = 1 << 26
+"""Bytes of JSON Lines that are read at a time."""
+
+
 def _check_quotes(path: Path, comma: bytes) -> None:
     """Raises ValueError for a quote that is not closed: the reader would take all lines after it for one cell."""
     opened = 0  # the line of the quote that is open; 0: none
@@ -251,7 +255,8 @@ def read_table_file(path: Path) -> Any:
             options = csv.ParseOptions(delimiter=comma, newlines_in_values=True)
             return csv.read_csv(path, parse_options=options)
         if suffix in (".jsonl", ".ndjson"):
-            return json_table.read_json(path, parse_options=json_table.ParseOptions(newlines_in_values=False))
+            large = json_table.ReadOptions(block_size=BLOCK)  # a line must lie within a block
+            return json_table.read_json(path, large, json_table.ParseOptions(newlines_in_values=False))
         if suffix == ".parquet":
             return parquet.read_table(path)
         mapped = pa.memory_map(str(path))
