@@ -9,6 +9,7 @@ from jaxtyping import Array, Int
 from unified_jax.data.packing import Item
 from unified_jax.data.vocabulary import WRITTEN
 from unified_jax.models.transfusion import Transfusion
+from unified_jax.processes.targets import shown_clean
 from unified_jax.typing import Batch, Params
 
 PER_TOKEN = ("ids", "position", "visible", "item", "text_weight")
@@ -42,12 +43,13 @@ def lay_out(model: Transfusion, values: dict[str, np.ndarray]) -> Batch:
 
 
 def clean_inputs(model: Transfusion, params: Params, batch: Batch) -> list[tuple[Array, Array]]:
-    """The network input `[rows, *sizes, c]` and time 0 `[rows]` of every stream, the inputs of `forward`."""
+    """The input `[rows, *sizes, c]` and time `[rows]` of every stream without noise, as `forward` takes them."""
     shown = []
     for stream in model.streams:
         raw = batch[stream.modality.name]
         x0 = stream.to_space(params, raw.reshape((-1, *raw.shape[2:])))
-        shown.append((x0, jnp.zeros(len(x0))))
+        seen, at = shown_clean(stream.process, x0)
+        shown.append((seen, jnp.full(len(x0), at)))
     return shown
 
 
