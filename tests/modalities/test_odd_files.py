@@ -326,3 +326,13 @@ def test_a_decoded_sound_that_overshoots_is_clipped_where_it_is_resampled(monkey
     for audio, raw in ((Audio(2000, fit="resample"), loud), (Audio(2000), File("loud.wav"))):
         with pytest.raises(ValueError, match="values up to"):
             audio.prepare(raw)
+
+
+def test_a_link_to_nothing_is_said(tmp_path):
+    """And not taken for a file in another case."""
+    (tmp_path / "a.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(ValueError, match=r"^it is a link to nothing$"):
+        Image(8, 8, 3).load(tmp_path / "a.png")
+    (tmp_path / "B.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"no such file; 'B\.png' is there, in another case"):
+        Image(8, 8, 3).load(tmp_path / "b.png")

@@ -94,6 +94,8 @@ def open_file(path: Path) -> BinaryIO:
     try:
         return path.open("rb")
     except FileNotFoundError:
+        if path.is_symlink():
+            raise ValueError("it is a link to nothing") from None
         raise ValueError(f"no such file{_other_case(path)}") from None
     except IsADirectoryError:
         raise ValueError("it is a folder, expected a file") from None
@@ -107,7 +109,7 @@ def _other_case(path: Path) -> str:
     """What to say about a file beside a missing one whose name differs by case alone; empty without one."""
     with suppress(OSError):
         for other in path.parent.iterdir():
-            if other.name.lower() == path.name.lower():
+            if other.name != path.name and other.name.lower() == path.name.lower():
                 return f"; {other.name!r} is there, in another case"
     return ""
 

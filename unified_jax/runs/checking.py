@@ -101,7 +101,7 @@ def _named(message: str) -> str:
 
 
 def kind_of(message: str, called: str) -> str:
-    """A message without its record, file and numbers.
+    """A message without its record, file and numbers; those of a type, as in uint8, stay.
 
     >>> kind_of("Data set 'photos', record 12 (a.png), field 'image': it has 7 bytes.", "a.png")
     "field 'image': it has N bytes"
@@ -109,7 +109,7 @@ def kind_of(message: str, called: str) -> str:
     text = re.sub(r"^Data set '[^']*', record \d+( \([^)]*\))?[,:]? ?", "", message)
     if called:
         text = text.replace(repr(called), "it").replace(called, "it")
-    return re.sub(r"\d+", "N", text).rstrip(".")
+    return re.sub(r"(?<![a-z])\d+", "N", text).rstrip(".")
 
 
 def _some(names: list[str]) -> str:
