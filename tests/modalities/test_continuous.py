@@ -9,6 +9,7 @@ import soundfile
 import trimesh
 from PIL import Image as Pillow
 
+from tests.models.small import Words
 from unified_jax.modalities.action import Action
 from unified_jax.modalities.audio import Audio
 from unified_jax.modalities.base import Continuous
@@ -221,3 +222,11 @@ def test_text():
         Text(8, "{}")
     with pytest.raises(ValueError, match="at least 256"):
         learn_bpe(texts, 10)
+
+
+def test_a_given_condition_of_ones_own_without_a_picture_is_not_drawn():
+    """The protocol of a condition does not ask for one."""
+    picture = np.zeros((1, 8, 8, 3), np.uint8)
+    words = {"words": np.ones((1, 3, 2), np.float32)}
+    alone = show_samples((Image(8, 8),), {}, {"image": picture})
+    assert show_samples((Image(8, 8), Words()), words, {"image": picture}).size == alone.size

@@ -15,8 +15,9 @@ from unified_jax.processes.gaussian import DiscreteGaussian
 from unified_jax.processes.interpolant import Interpolant, RectifiedFlow
 from unified_jax.processes.levels import NoiseLevels
 from unified_jax.processes.paths import Gvp, Vp
-from unified_jax.runs.sampling_flags import parse_sampler, sampler_names
+from unified_jax.runs.sampling_flags import parse_sampler, sampler_names, with_flags
 from unified_jax.samplers.choice import AnySampler, Ddim, DpmSolver, Heun, Karras, Sampler, Sde
+from unified_jax.samplers.guidance import Axis, Guidance
 from unified_jax.samplers.karras import Churn
 from unified_jax.samplers.loop import START, normal_like
 from unified_jax.samplers.plan import SamplingPlan
@@ -112,3 +113,17 @@ def test_plans_are_configuration():
     assert plan.with_steps(7, 3.0).guidance.scale == 3.0
     with pytest.raises(UserError, match="at least one step"):
         SamplingPlan(steps=0)
+
+
+def test_flags_of_guidance_replace_the_runs_and_do_not_lose_each_other():
+    def said(plan, **flags):
+        return with_flags(plan, {"axes": (), "sampler": "", **flags}).guidance
+
+    ranged = SamplingPlan(guidance=Guidance(3.0, high=0.8, power=2.0))
+    several = SamplingPlan(guidance=Guidance(axes=(Axis(("colour",), 2.0),)))
+    found = said(ranged, axes=("shape=3",))
+    assert (found.axes, found.scale, found.high, found.power) == ((Axis(("shape",), 3.0),), 1.0, 1.0, 0.0)
+    assert said(several, guidance=3.0) == Guidance(3.0)
+    assert said(several) == several.guidance
+    with pytest.raises(UserError, match="leave --guidance out"):
+        said(ranged, axes=("shape=3",), guidance=2.0)
