@@ -1,5 +1,6 @@
 """Folders, tables and tars as data sets: the same twenty pictures in every form, and what goes wrong with each."""
 
+import datetime
 import io
 import json
 import os
@@ -23,6 +24,7 @@ from unified_jax.errors import RunError, UserError
 from unified_jax.modalities.image import Image
 from unified_jax.modalities.label import Label
 from unified_jax.modalities.reading import File
+from unified_jax.runs.looking import look
 
 FIELDS = ("image", "label", "caption")
 CLASSES = ("cat", "dog")
@@ -230,6 +232,8 @@ def test_faults_of_folders_are_named(tmp_path):
     (root / "cat" / "04.txt").unlink()
     with pytest.raises(UserError, match=r"'cat/04\.png' has no caption; expected a text file '04\.txt'"):
         source[2]
+    (root / "cat" / "04.TXT").write_text("as a camera names it")
+    assert source[2]["caption"] == "as a camera names it"
     (root / "Cat").mkdir()
     (root / "Cat" / "1.png").write_bytes(picture(1))
     with pytest.raises(UserError, match="'Cat' and 'cat' differ by case alone"):
@@ -358,6 +362,17 @@ def test_two_tables_of_one_folders_files_are_refused(tmp_path):
     (tmp_path / "hf_csv" / "metadata.jsonl").write_text('{"file_name": "00.png", "text": "again"}')
     with pytest.raises(UserError, match=r"two tables of its files, metadata\.(csv|jsonl) and"):
         only(data, fields=("image",))
+
+
+def test_columns_that_no_field_can_have_are_left_out(tmp_path):
+    """img2dataset's tables have a column error_message without any value; others have dates."""
+    whole = pa.table({"caption": ["a", "b"], "error_message": pa.nulls(2), "taken": [datetime.date(2024, 1, 2)] * 2})
+    pq.write_table(whole, tmp_path / "set.parquet")
+    data = Table(str(tmp_path / "set.parquet"), test=0.0)
+    assert data.columns("train") == ("caption",)
+    assert look(data).lines[0].endswith("fields caption")
+    with pytest.raises(UserError, match="column 'error_message' holds no value"):
+        _ = only(data, fields=("error_message",))[0]
 
 
 def test_pictures_beside_tables_are_not_taken_for_the_set(tmp_path):

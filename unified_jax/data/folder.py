@@ -25,6 +25,7 @@ from unified_jax.data.kinds import KINDS, MEDIA, TEXTS, split_of
 from unified_jax.data.listing import Listing, forget, list_files
 from unified_jax.data.located import Labelled
 from unified_jax.data.metadata import has_metadata, metadata_columns, metadata_part
+from unified_jax.data.rows import readable_columns
 from unified_jax.data.splits import by_folder, known_splits, part_of, pick_split, within
 from unified_jax.errors import RunError, UserError
 from unified_jax.modalities.reading import File, read_text
@@ -47,7 +48,9 @@ class Folder(Labelled):
         """Columns of the metadata, or kinds of files, captions and labels that are there."""
         listing = list_files(Path(self.path))
         if has_metadata(listing):
-            return tuple(metadata_columns(listing)[1])
+            table, named = metadata_columns(listing)
+            readable = readable_columns(table.schema)
+            return tuple(field for field, column in named.items() if column in readable)
         kinds = tuple(kind for kind in KINDS if listing.of_suffixes(KINDS[kind]).any())
         kinds = tuple(kind for kind in kinds if kind == _main_kind(listing)) or (FILE,)
         below = [folder.split("/")[1 if split_of(folder.split("/")[0]) else 0 :] for folder in listing.folders]
@@ -213,7 +216,7 @@ class FolderSource:
         place = int(self.rows[index])
         folder = self.listing.folders[self.listing.table.column("folder")[place].as_py()]
         whole = self.listing.root / folder / self.listing.stem(place)
-        for suffix in TEXTS:
+        for suffix in (*TEXTS, *map(str.upper, TEXTS)):
             path = whole.with_name(whole.name + suffix)
             if path.is_file():
                 try:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from unified_jax.config import check_finite
 from unified_jax.data.base import Source
-from unified_jax.data.rows import ArrowRows, RowSource
+from unified_jax.data.rows import ArrowRows, RowSource, readable_columns
 from unified_jax.data.splits import check_share, known_splits, part_of, pick_split
 from unified_jax.data.table import cells_of, check_columns
 from unified_jax.errors import UserError
@@ -51,8 +51,8 @@ class Hub:
         return known_splits(self._opened(), self.test)
 
     def columns(self, split: str) -> tuple[str, ...]:
-        """Its columns."""
-        return tuple(next(iter(self._opened().values())).column_names)
+        """Its columns that can be fields."""
+        return readable_columns(next(iter(self._opened().values())).features.arrow_schema)
 
     def parts(self, split: str, fields: tuple[str, ...]) -> tuple[tuple[float, str, Source], ...]:
         """The single part of this data set. UserError without the library, for an unknown set, split or column."""

@@ -104,6 +104,15 @@ class RowSource:
         return value
 
 
+def readable_columns(schema: Any) -> tuple[str, ...]:
+    """The columns that can be fields: not those without any value, and no dates, durations or decimals."""
+    import pyarrow as pa
+
+    kinds = pa.types
+    others = (kinds.is_null, kinds.is_temporal, kinds.is_decimal, kinds.is_map, kinds.is_union)
+    return tuple(column.name for column in schema if not any(is_one(column.type) for is_one in others))
+
+
 def file_of(value: Any, called: str, base: Path) -> File:
     """A cell as a file: a name relative to `base`, its bytes, or {"bytes", "path"}. Raises ValueError for others."""
     if isinstance(value, dict) and {"bytes", "path"} & set(value):

@@ -15,7 +15,7 @@ from typing import Any
 from unified_jax.data.base import Source
 from unified_jax.data.kinds import MEDIA, split_in
 from unified_jax.data.located import Labelled
-from unified_jax.data.rows import ArrowRows, Cell, Rows, RowSource, parquet_rows
+from unified_jax.data.rows import ArrowRows, Cell, Rows, RowSource, parquet_rows, readable_columns
 from unified_jax.data.splits import known_splits, part_of, pick_split
 from unified_jax.errors import UserError
 from unified_jax.modalities.reading import first_line
@@ -31,8 +31,8 @@ class Table(Labelled):
     """The rows of a table as records."""
 
     def columns(self, split: str) -> tuple[str, ...]:
-        """Names of the columns."""
-        return tuple(_open(next(iter(self._files().values())))[1].names)
+        """Names of the columns that can be fields."""
+        return readable_columns(_open(next(iter(self._files().values())))[1])
 
     def splits(self) -> tuple[str, ...]:
         """The splits that its files have, and test where a share is held out."""
