@@ -12,6 +12,8 @@ import pytest
 from tests.helpers import EXPERIMENT, TINY
 from tests.plain import Plain
 from unified_jax.api.run import load
+from unified_jax.cli.probing.noise import NoiseCommand
+from unified_jax.cli.probing.opened import open_for_probe
 from unified_jax.errors import UserError
 from unified_jax.interop import files
 from unified_jax.interop.names import flatten
@@ -134,6 +136,17 @@ def test_a_run_opens_and_goes_on_without_the_source_and_a_changed_byte_is_seen(e
         open_run(run)
     with pytest.raises(UserError, match=r"--stage other: this run has the stages text, again"):
         load(run, stages={"other": encoder})
+
+
+def test_probes_find_a_stage_that_moved(encoder, drawer, tmp_path):
+    run = tmp_path / "drawer"
+    shutil.copytree(drawer, run)
+    (run / "stages/text.safetensors").unlink()
+    with pytest.raises(UserError, match=r"with --stage text=PATH"):
+        open_for_probe(NoiseCommand(str(run)))
+    places = (f"text={encoder}", f"again={encoder}")
+    params = open_for_probe(NoiseCommand(str(run), stage=places))[1]
+    jax.tree.map(np.testing.assert_array_equal, params["stages"], open_run(drawer)[1]["stages"])
 
 
 def test_what_does_not_fit_is_refused_before_a_step(encoder, tmp_path):

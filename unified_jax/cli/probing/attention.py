@@ -36,11 +36,13 @@ class AttentionCommand:
     """Import the custom code that the run keeps."""
     step: int | None = None
     """The checkpoint of this step, of those that are kept; default the newest."""
+    stage: tuple[str, ...] = ()
+    """NAME=PATH: where a stage of the model is, if it is not in the run's folder (a run or a file)."""
 
 
 def attention(command: AttentionCommand, given: dict[str, str]) -> None:
     """Writes the maps."""
-    experiment, params, folder, _ = open_for_probe(command.run, command.trust, command.step)
+    experiment, params, folder, _ = open_for_probe(command)
     if reads_documents(experiment.model):
         _of_document(command, given, experiment, params, folder)
     else:

@@ -27,6 +27,8 @@ class LossCommand:
     """Import the custom code that the run keeps."""
     step: int | None = None
     """The checkpoint of this step, of those that are kept; default the newest."""
+    stage: tuple[str, ...] = ()
+    """NAME=PATH: where a stage of the model is, if it is not in the run's folder (a run or a file)."""
 
 
 def loss(command: LossCommand) -> None:
@@ -40,7 +42,7 @@ def loss(command: LossCommand) -> None:
     if not 2 <= command.samples <= 1 << 24:
         raise UserError(f"--samples must lie in 2 .. {1 << 24}, found {command.samples}.")
     check_steps(command.times)
-    experiment, params, folder, _ = open_for_probe(command.run, command.trust, command.step)
+    experiment, params, folder, _ = open_for_probe(command)
     model, data = experiment.model, experiment.data
     need_denoiser(model)
     if not isinstance(data, World) or data.jitter or data.max_objects != 1 or model.modality.channels != 3:

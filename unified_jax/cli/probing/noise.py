@@ -27,6 +27,8 @@ class NoiseCommand:
     """Import the custom code that the run keeps."""
     step: int | None = None
     """The checkpoint of this step, of those that are kept; default the newest."""
+    stage: tuple[str, ...] = ()
+    """NAME=PATH: where a stage of the model is, if it is not in the run's folder (a run or a file)."""
 
 
 def noise(command: NoiseCommand) -> None:
@@ -43,7 +45,7 @@ def noise(command: NoiseCommand) -> None:
         raise UserError(
             f"--batches must be at least 1 and --parts at least 2, found {command.batches} and {command.parts}."
         )
-    experiment, params, folder, step = open_for_probe(command.run, command.trust, command.step)
+    experiment, params, folder, step = open_for_probe(command)
     check_trains(experiment)
     e = experiment
     pipeline = Pipeline(

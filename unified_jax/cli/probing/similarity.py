@@ -30,6 +30,8 @@ class SimilarityCommand:
     """Import the custom code that the run keeps."""
     step: int | None = None
     """The checkpoint of this step, of those that are kept; default the newest."""
+    stage: tuple[str, ...] = ()
+    """NAME=PATH: where a stage of the model is, if it is not in the run's folder (a run or a file)."""
 
 
 def similarity(command: SimilarityCommand) -> None:
@@ -48,7 +50,7 @@ def similarity(command: SimilarityCommand) -> None:
             f"The probe of similarity needs at least 8 examples, and a batch and shuffles of at least 1; found "
             f"{command.examples}, {command.batch} and {command.shuffles}."
         )
-    experiment, params, folder, _ = open_for_probe(command.run, command.trust, command.step)
+    experiment, params, folder, _ = open_for_probe(command)
     model = experiment.model
     need_documents(model)
     names = [m.name for m in model.modalities]
