@@ -37,18 +37,21 @@ def experiment(
     autoencoder: str = "runs/world_autoencoder",
     encoder: str = "runs/caption_encoder",
 ) -> uj.Experiment:
-    """The U-Net and its copy, of which the copy is trained; or the U-Net alone. Both are trained as `world_text` is."""
-    base: Any = runpy.run_path(str(BASE))["experiment"]("unet", autoencoder, encoder)
+    """The U-Net and its copy, of which the copy is trained; or the U-Net alone."""
+    base: Any = runpy.run_path(str(BASE))["experiment"]("unet", True, autoencoder, encoder)
     vector = next(one for one in base.model.conditions if one.part == "pooled")
     caption = replace(vector, name="")
+    process = uj.RectifiedFlow(target="x0", times=uj.times.UniformTimes(shift=3.0))
+    plan = replace(base.preview.plan, guidance=uj.Guidance(2.0))
     whole = replace(
         base,
-        model=replace(base.model, network=NETWORK, conditions=(caption,)),
+        model=replace(base.model, network=NETWORK, process=process, conditions=(caption,)),
+        optimizer=replace(base.optimizer, rule=uj.AdamW(b2=0.99), learning_rate=2e-3),
         data=uj.World(resolution=32, max_objects=1),
         ema=(uj.Ema(decay=0.99),),
         steps=1200,
         checkpoint=uj.Checkpointing(every=300),
-        preview=replace(base.preview, every=600),
+        preview=uj.Previews(every=600, count=16, plan=plan),
         validation=uj.Validation(every=300, batches=4),
     )
     if alone:

@@ -28,9 +28,12 @@ def from_labels(experiment: uj.Experiment) -> uj.Experiment:
     """A DiT that reads four labels in the place of the caption, for 300 steps."""
     start = RECIPE["with_backbone"](experiment, "dit")
     labels = tuple(uj.Label(name, len(values), values) for name, values in uj.ATTRIBUTES if name != "motion")
+    process = uj.RectifiedFlow(target="x0", times=uj.times.UniformTimes(shift=3.0))
+    plan = replace(start.preview.plan, guidance=uj.Guidance(2.0))
     return replace(
         start,
-        model=replace(start.model, conditions=labels, drop_some=0.2),
+        model=replace(start.model, conditions=labels, drop_some=0.2, process=process),
+        preview=replace(start.preview, plan=plan),
         data=uj.World(resolution=32, max_objects=1),
         steps=300,
         checkpoint=uj.Checkpointing(every=300),
@@ -39,7 +42,8 @@ def from_labels(experiment: uj.Experiment) -> uj.Experiment:
 
 def study() -> uj.Study:
     """The base is DiT with adaLN-Zero."""
-    arms = {name: {"model.network": one, "optimizer": RECIPE["optimizer"](name)} for name, one in NETWORKS.items()}
+    arms = {name: {"model.network": one, "optimizer": RECIPE["optimizer"]("dit")} for name, one in NETWORKS.items()}
+    arms["unet"]["optimizer"] = replace(arms["unet"]["optimizer"], rule=uj.AdamW(b2=0.99), learning_rate=2e-3)
     return uj.Study(
         "world_text",
         tuple(uj.Variant(name, change) for name, change in arms.items()),

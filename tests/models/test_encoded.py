@@ -11,11 +11,13 @@ from tests.helpers import MODEL, keys_of, stirred
 from unified_jax.errors import UserError
 from unified_jax.layers.conditions import filled, key_range
 from unified_jax.modalities.image import Image
+from unified_jax.modalities.label import Label
 from unified_jax.modalities.text import Text
 from unified_jax.models.generation import sampling
 from unified_jax.models.sampling import generate_many
 from unified_jax.models.stages import STAGES, Stage
 from unified_jax.models.streams import Condition
+from unified_jax.models.text_classifier import TextClassifier
 from unified_jax.models.text_encoder import TextEncoder
 from unified_jax.networks.bert import Bert
 from unified_jax.networks.dit import DiT
@@ -141,3 +143,27 @@ def test_what_varies_is_not_cached():
     with pytest.raises(ValueError, match="which varies from step to step"):
         Condition(Image(8, 8, 3, flip=True), encoder=STAGE, cached=True)
     assert Condition(Image(8, 8, 3, fit="center_crop"), encoder=STAGE, cached=True).cached
+
+
+def test_tokens_of_objects_are_what_the_heads_say_of_each():
+    names = [(f"shape{end}", f"colour{end}") for end in ("", "_2")]
+    labels = tuple(
+        Label(name, classes, absent=True) for pair in names for name, classes in zip(pair, (3, 4), strict=True)
+    )
+    words = TextClassifier(STAGE.model, labels)
+    reader = dataclasses.replace(words, objects=tuple(names))
+    params = stirred(reader.init)
+    ids = jnp.asarray(PROMPTS)
+    found, plain = reader.encode(params, ids), words.encode(params, ids)
+    np.testing.assert_array_equal(found.pooled, plain.pooled)
+    form = reader.condition_form("tokens")
+    assert found.tokens.shape == (4, 2, 9) == (len(ids), form.length, form.features)
+    assert list(found.length) == [2] * 4
+    said = reader.logits(params, ids)
+    expected = [np.exp(said[name] - jax.nn.logsumexp(said[name], axis=1, keepdims=True)) for name in names[1]]
+    np.testing.assert_allclose(found.tokens[:, 1], np.sqrt(4.5) * np.concatenate(expected, axis=1), rtol=1e-5)
+    assert words.condition_form("tokens").length == TEXT.length
+    with pytest.raises(ValueError, match=r"some of shape, colour, shape_2, colour_2; found \('place',\)"):
+        dataclasses.replace(words, objects=(("place",),))
+    with pytest.raises(ValueError, match="labels of the same numbers of classes"):
+        dataclasses.replace(words, objects=(("shape",), ("colour",)))

@@ -1,11 +1,19 @@
-"""A text encoder that is trained to name what a text says: one linear head per label on its pooled vector (`heads`).
+r"""A text encoder that is trained to name what a text says: one linear head per label on its pooled vector (`heads`).
 
-The model generates nothing; as a stage it encodes captions for another model (its heads come along, unused).
+The model generates nothing; as a stage it encodes captions for another model. With `objects`, its tokens are one for
+each object that a text may name: the probabilities p_1 .. p_k of that object's labels side by side,
+
+    token = sqrt(features / k) [p_1, ..., p_k]                          of mean square 1 where the heads are sure
+
+so that which attribute is of which object is read off, where a network must otherwise find it among the words' tokens.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from unified_jax.modalities.conditions import ConditionForm
@@ -25,9 +33,19 @@ class TextClassifier(Declared):
     """The transformer over the text."""
     labels: tuple[Label, ...]
     """What is predicted: fields of the batch."""
+    objects: tuple[tuple[str, ...], ...] = ()
+    """Names of the labels of each object that a text may name; (): the tokens are the text's."""
 
     def __post_init__(self) -> None:
         check_labels("TextClassifier", self.encoder.text.name, self.labels)
+        known = {label.name: label.classes for label in self.labels}
+        for names in self.objects:
+            if not names or any(name not in known for name in names):
+                raise ValueError(
+                    f"TextClassifier.objects names labels of each object, some of {', '.join(known)}; found {names}."
+                )
+        if len({tuple(known[name] for name in names) for names in self.objects}) > 1:
+            raise ValueError("TextClassifier.objects: every object needs labels of the same numbers of classes.")
 
     @property
     def modalities(self) -> tuple[Any, ...]:
@@ -53,8 +71,21 @@ class TextClassifier(Declared):
 
     def encode(self, params: Params, x: Array, keys: Keys | None = None) -> Encoded:
         """See `Encoder`."""
-        return self.encoder.encode({name: value for name, value in params.items() if name != HEADS}, x, keys)
+        whole = self.encoder.encode({name: value for name, value in params.items() if name != HEADS}, x, keys)
+        if not self.objects:
+            return whole
+        pooled: Any = whole.pooled
+        said = logits_of(self.labels, params[HEADS], pooled)
+        rows = [jnp.concatenate([jax.nn.softmax(said[name]) for name in names], axis=-1) for names in self.objects]
+        scale = math.sqrt(self._features() / len(self.objects[0]))
+        length = jnp.full(x.shape[:1], len(self.objects), jnp.int32)
+        return Encoded(tokens=scale * jnp.stack(rows, axis=1), length=length, pooled=pooled)
 
     def condition_form(self, part: Part) -> ConditionForm:
         """See `Encoder`."""
-        return self.encoder.condition_form(part)
+        if part != "tokens" or not self.objects:
+            return self.encoder.condition_form(part)
+        return ConditionForm(self.encoder.text.name, "tokens", self._features(), len(self.objects), null="learned")
+
+    def _features(self) -> int:
+        return sum(label.classes + 1 for label in self.labels if label.name in self.objects[0])
