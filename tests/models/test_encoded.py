@@ -1,6 +1,7 @@
 """Conditions that a frozen encoder reads: tokens with lengths, vectors, nulls, negative prompts; sharded sampling."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -154,7 +155,8 @@ def test_tokens_of_objects_are_what_the_heads_say_of_each():
     reader = dataclasses.replace(words, objects=tuple(names))
     params = stirred(reader.init)
     ids = jnp.asarray(PROMPTS)
-    found, plain = reader.encode(params, ids), words.encode(params, ids)
+    found: Any = reader.encode(params, ids)
+    plain = words.encode(params, ids)
     np.testing.assert_array_equal(found.pooled, plain.pooled)
     form = reader.condition_form("tokens")
     assert found.tokens.shape == (4, 2, 9) == (len(ids), form.length, form.features)
