@@ -56,6 +56,7 @@ def test_numbers_are_separated_by_spaces_and_samples_by_commas(tmp_path):
     assert read_given({"size": f"@{tmp_path / 'sizes.txt'}"}, model, 1)["size"].tolist() == [[0, 1]]
     for given, words in (
         ({"size": "1"}, r"--given\.size .*expected 2 number"),
+        ({"negative.size": "1"}, r"--negative\.size .*expected 2 number"),
         ({"caption": "a red star"}, "is conditioned on size, shape"),
     ):
         with pytest.raises(UserError, match=words):

@@ -102,7 +102,8 @@ def given_rows(
     rows = {name: np.full(count, label.null, np.int32) for name, label in labels.items()}
     for name, value in given.items():
         if name.startswith(NEGATIVE) and (of := name.removeprefix(NEGATIVE)) in by_name:
-            rows[name] = field_rows(by_name[of], value, range(first, first + count), flag)
+            told = AGAINST if flag == FLAG else flag + NEGATIVE
+            rows[name] = field_rows(by_name[of], value, range(first, first + count), told)
         elif name in by_name:
             rows[name] = field_rows(by_name[name], value, range(first, first + count), flag)
         elif name == "caption" and labels:
