@@ -175,6 +175,6 @@ def flat_fields(plain: Any, path: str = "") -> dict[str, bool | int | float | st
         parts = [flat_fields(v, f"{path}.{k}".lstrip(".") if k != "class" else path) for k, v in plain.items()]
         return {name: value for part in parts for name, value in part.items() if name}
     if isinstance(plain, list):
-        return {path: str(plain)[:200]}
+        return {path: str(plain)}
     short = plain.rpartition(".")[2] if isinstance(plain, str) and plain.startswith("unified_jax.") else plain
     return {path: short if isinstance(short, bool | int | float | str) else str(short)}

@@ -111,6 +111,19 @@ def test_a_damaged_best_loss_is_replaced(tmp_path):
     assert states.same(Checkpoints(tmp_path, write=False, keep=1).restore_best(STATE), states.make_state(2))
 
 
+def test_the_best_by_another_measurement_is_replaced(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        for step, loss, of in (
+            (1, 0.01, "validation/loss"),
+            (2, 5.0, "frechet"),
+            (3, 0.5, "frechet"),
+            (4, 2.0, "frechet"),
+        ):
+            checkpoints.save_best(states.make_state(step), step, loss, of)
+        checkpoints.best.wait_until_finished()
+        assert list(checkpoints.best.all_steps()) == [3]
+
+
 def test_a_full_disk_costs_one_checkpoint_and_not_the_run(tmp_path, capsys, echoes):
     with Checkpoints(tmp_path, keep=3) as checkpoints:
         checkpoints.save_last(states.make_state(1), 1)

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import importlib.util
 import json
+import runpy
 
 import jax
 import jax.numpy as jnp
@@ -77,6 +78,21 @@ def test_candidates_divide_the_chips_and_fit(monkeypatch):
     assert len({(one.mesh, one.model.network.remat, one.batch_size) for one in found}) == len(found) >= 12
     assert {one.batch_size for one in found} == {4, 8, 16}
     assert found[0].model.network.remat == "none"  # where all fit, nothing is computed twice
+
+
+@pytest.mark.parametrize("recipe", ["quickstart", "world_control", "caption_encoder", "gan_gaussians", "world_tiny"])
+def test_policies_are_those_of_the_network_with_blocks(recipe):
+    """Behind a network of its own, around another one, and where a model has none."""
+    experiment = runpy.run_path(f"configs/{recipe}.py")["experiment"]()
+    changed = search._with(experiment, "offload")
+    if hasattr(search.blocks_of(experiment), "remat"):
+        assert search.blocks_of(changed).remat == "offload"
+        assert type(changed.model.network) is type(experiment.model.network)
+        assert recipe in ("quickstart", "world_control", "world_tiny")
+    else:
+        assert changed is experiment
+    meshes = {mesh.tensor for mesh, _ in search._meshes(experiment, 4)}
+    assert meshes == ({1, 2, 4} if getattr(search.blocks_of(experiment), "heads", 1) % 4 == 0 else {1})
 
 
 def test_flops_are_those_that_are_counted_by_hand():

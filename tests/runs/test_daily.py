@@ -149,6 +149,8 @@ def test_tensorboard_has_configuration_and_hyperparameters(folder):
     assert {"loss", "config/text_summary", "_hparams_/session_start_info"} <= tags
     fields = flat_fields({"class": "unified_jax.a.B", "x": 1, "y": {"class": "unified_jax.c.D", "z": [1, 2]}})
     assert fields == {"x": 1, "y": "D", "y.z": "[1, 2]"}
+    first, second = (flat_fields({"class": "unified_jax.a.B", "y": [*range(200), last]}) for last in (1, 2))
+    assert first != second  # however long a list is
 
 
 def test_a_board_shows_images(tmp_path):

@@ -46,6 +46,18 @@ def test_runs_are_listed_with_how_far_they_came(folder, capsys):
     assert "61,000" in shown[1]
 
 
+def test_stages_are_listed_and_a_run_that_ended_early_is_finished(folder):
+    stage = folder / "grown" / "stage_1"
+    stage.mkdir(parents=True)
+    save_experiment(stage, EXPERIMENT)
+    (stage / "summary.json").write_text(json.dumps({"step": 8, "finished": True}))
+    assert find_runs([folder])[-1] == stage
+    assert (describe(stage)["step"], describe(stage)["state"]) == ("8/12", "finished")
+    with (stage / "metrics.jsonl").open("w") as file:
+        file.write('{"step": 9, "loss": 1.0}\n')  # it goes on
+    assert describe(stage)["state"] == "stopped"
+
+
 def test_runs_are_compared_by_settings_and_curves(folder, capsys):
     a, b = folder / "a", folder / "b"
     assert compare([a, b]) == [{"field": "optimizer.learning_rate", str(a): 1e-3, str(b): 2e-3}]

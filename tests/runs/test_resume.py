@@ -140,6 +140,11 @@ def test_replay_reproduces_a_step_and_writes_nothing(tiny, whole, one_device, ca
     assert f"step 6: loss {logged['loss']:.6g}, gradient norm {logged['grad_norm']:.6g} (finite)" in out
     assert out.count("slot") == 8
     assert before == {p: p.stat().st_mtime_ns for p in whole.rglob("*") if p.is_file()}
+    code, err = attempt(capsys, tiny, "--run-dir", whole, "--replay", "6", "--seed", "3")
+    assert code == 2 and "holds a run with another seed (0 -> 3)" in err
+    assert before == {p: p.stat().st_mtime_ns for p in whole.rglob("*") if p.is_file()}
+    code, err = attempt(capsys, tiny, "--run-dir", whole, "--init-from", whole)
+    assert code == 2 and "that began afresh: --init-from" in err
 
 
 @pytest.mark.slow

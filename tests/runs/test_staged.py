@@ -82,7 +82,7 @@ def finished(experiment, start):
     """Training, as files: what a finished run leaves."""
     directory.create(start.run_dir)
     directory.save_experiment(start.run_dir, experiment)
-    (start.run_dir / "checkpoints" / str(experiment.steps)).mkdir(parents=True, exist_ok=True)
+    (start.run_dir / "checkpoints" / "rolling" / str(experiment.steps)).mkdir(parents=True, exist_ok=True)
     if start.init_from:
         there = directory.read_summary(start.init_from / "summary.json")
         directory.write_json(start.run_dir / "origin.json", {"run": start.init_from.name, "step": there["step"]})

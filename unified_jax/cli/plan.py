@@ -69,8 +69,9 @@ def main(arguments: list[str]) -> None:
 
 
 def _say(i: int, n: int, experiment: Experiment) -> None:
-    mesh, model = experiment.mesh, experiment.model
-    remat = getattr(getattr(model, "network", None), "remat", "")
+    from unified_jax.planning.search import blocks_of
+
+    mesh, remat = experiment.mesh, getattr(blocks_of(experiment), "remat", "")
     print(
         f"{i + 1}/{n} data {mesh.data} fsdp {mesh.fsdp} tensor {mesh.tensor} sequence {mesh.sequence} remat {remat} "
         f"batch {experiment.batch_size} ...", file=sys.stderr,
@@ -86,7 +87,9 @@ def describe(found: dict[str, Any], experiment: Experiment) -> str:
         "",
         "bytes a chip (activations are estimated)",
     ]
-    for name in ("params", "optimizer", "ema", "batch", "activations", "temporaries", "total"):
+    for name in ("params", "optimizer", "ema", "frozen", "batch", "activations", "temporaries", "total"):
+        if name not in size:
+            continue
         lines.append(f"  {name:12s} {size[name] / 2**30:8.2f} GiB  {100 * size[name] / limit:5.1f} %")
     lines += [f"  {'limit':12s} {limit / 2**30:8.2f} GiB", "", f"FLOPs a step {found['flops_per_step']:.4g}"]
     if seconds := found["step_seconds"]:

@@ -39,7 +39,7 @@ def scores_for(asked: tuple[Score, ...], data: DataSet, model: Model) -> tuple[S
 
 def rows_of(samples: Samples, scores: tuple[Score, ...]) -> list[Row]:
     """The rows of one split."""
-    base = asked_of(samples.model, samples.split) | {"n": len(samples.made)}
+    base = asked_of(samples.model, samples.split) | {"given": list(samples.given), "n": len(samples.made)}
     return [base | row for one in scores for row in one(samples)]
 
 

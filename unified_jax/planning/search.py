@@ -1,9 +1,9 @@
 """Search for mesh, batch and rematerialisation: arithmetic preselects candidates, which are compiled and ranked.
 
 Candidates: `tensor` 1, 2, 4, `sequence` 1, 2 (rows of tokens), `fsdp` by powers of two, `data` the rest; every remat
-policy; the batch unchanged, halved and doubled. Those whose state and kept activations do not fit are dropped. The rest
-are ordered by an estimate of examples per second, T = max(products / peak, traffic / links), with P the bytes of the
-parameters in float32 on a chip's part of `tensor`:
+policy, of a network that has them; the batch unchanged, halved and doubled. Those whose state and kept activations do
+not fit are dropped. The rest are ordered by an estimate of examples per second, T = max(products / peak, traffic /
+links), with P the bytes of the parameters in float32 on a chip's part of `tensor`:
 
     products    counted in the step, with recomputation
     fsdp        each parameter gathered twice and its gradient scattered: 3 P
@@ -46,8 +46,7 @@ def search(
     found = []
     for i, one in enumerate(chosen):
         say(i, len(chosen), one)
-        model: Any = one.model
-        remat = getattr(model.network, "remat", None)
+        remat = getattr(blocks_of(one), "remat", None)
         found.append(forecast(one, target) | {"remat": remat, "batch_size": one.batch_size})
     return sorted(found, key=lambda f: (not f["fits"], -f.get("examples_per_second", 0.0)))
 
@@ -55,8 +54,9 @@ def search(
 def candidates(experiment: Experiment, target: Target) -> list[Experiment]:
     """Candidates that divide the chips, the parameters and the batch, and could fit; the likeliest first."""
     weighted: list[tuple[float, int, Experiment]] = []
-    traced = {remat: _trace(_with(experiment, remat), target) for remat in POLICIES}
-    shapes, axes = traced["none"][0].shapes, experiment.model.axes()
+    policies = POLICIES if hasattr(blocks_of(experiment), "remat") else (None,)
+    traced = {remat: _trace(_with(experiment, remat), target) for remat in policies}
+    shapes, axes = traced[policies[0]][0].shapes, experiment.model.axes()
     for mesh, batch in _meshes(experiment, len(target.devices)):
         made = make_mesh(mesh, target.devices)
         one = dataclasses.replace(experiment, mesh=mesh, batch_size=batch)
@@ -74,9 +74,29 @@ def candidates(experiment: Experiment, target: Target) -> list[Experiment]:
     return [one for _, _, one in sorted(weighted, key=lambda w: (-w[0], w[1]))]
 
 
+def blocks_of(experiment: Experiment) -> Any:
+    """The network with blocks: the model's, or the one that it is built around; None where there is none."""
+    network = getattr(experiment.model, "network", None)
+    inner = _inner(network)
+    return getattr(network, inner) if inner else network
+
+
+def _inner(network: Any) -> str:
+    """The field of a network without a policy of its own whose network has one; "" for none."""
+    if network is None or hasattr(network, "remat"):
+        return ""
+    names = [field.name for field in dataclasses.fields(network) if field.name not in ("parent", "name")]
+    return next((name for name in names if hasattr(getattr(network, name), "remat")), "")
+
+
 def _with(experiment: Experiment, remat: Any) -> Experiment:
     model: Any = experiment.model
-    network = model.network.clone(remat=remat)
+    blocks = blocks_of(experiment)
+    if not hasattr(blocks, "remat"):
+        return experiment
+    chosen = blocks.clone(remat=remat)
+    inner = _inner(model.network)
+    network = model.network.clone(**{inner: chosen}) if inner else chosen
     return dataclasses.replace(experiment, model=dataclasses.replace(model, network=network))
 
 
@@ -85,33 +105,30 @@ def _trace(experiment: Experiment, target: Target) -> tuple[Program, float, floa
     alone = dataclasses.replace(experiment, mesh=MeshShape(1), reduction="fast")
     program = assemble(alone, make_mesh(alone.mesh, target.devices[:1]))
     kept = kept_bytes(program)
-    model: Any = experiment.model
-    network = model.network
-    return program, 0.0 if network.remat == "offload" else kept, step_flops(program)
+    offloaded = getattr(blocks_of(experiment), "remat", None) == "offload"
+    return program, 0.0 if offloaded else kept, step_flops(program)
 
 
 def _meshes(experiment: Experiment, chips: int) -> Iterator[tuple[MeshShape, int]]:
     """Meshes and batches."""
-    model: Any = experiment.model
-    network = model.network
+    heads = getattr(blocks_of(experiment), "heads", 1)
     batches = [b for b in (experiment.batch_size, experiment.batch_size * 2, experiment.batch_size // 2) if b]
     for tensor in (1, 2, 4):
         for sequence in (1, 2) if experiment.model.packer else (1,):
             for fsdp in (2**i for i in range(chips.bit_length())):
                 inner = fsdp * tensor * sequence
-                if chips % inner == 0 and network.heads % tensor == 0:
+                if chips % inner == 0 and heads % tensor == 0:
                     mesh = MeshShape(chips // inner, fsdp, tensor, sequence)
                     yield from ((mesh, batch) for batch in batches if batch % experiment.accumulate == 0)
 
 
 def _guess(program: Program, target: Target, mesh: MeshShape, share: float, flops: float) -> float:
     """Seconds per step, for `share` of the program's batch; see above."""
-    model: Any = program.experiment.model
-    chips, chip, network = len(target.devices), target.chip, model.network
+    chips, chip, network = len(target.devices), target.chip, blocks_of(program.experiment)
     packer = program.experiment.model.packer
     tokens = share * program.rows * (packer.length if packer else 256) / (mesh.data * mesh.fsdp * mesh.sequence)
     part = 4.0 * sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(program.shapes.params)) / mesh.tensor
-    block = 2.0 * tokens * network.width * network.depth
+    block = 2.0 * tokens * getattr(network, "width", 0) * getattr(network, "depth", 0)
     traffic = 3 * part * (mesh.fsdp > 1) + 2 * part / mesh.fsdp * (mesh.data > 1)
     traffic += 8 * block * (mesh.tensor > 1) + 4 * block * (mesh.sequence - 1)
     return max(share * flops / chips / chip.flops, traffic / chip.links)

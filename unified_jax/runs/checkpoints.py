@@ -83,15 +83,20 @@ class Checkpoints:
         on = f"the same command goes on from step {kept[-1]}" if kept else "nothing of this run could be saved"
         raise RunError(f"The last step, {step}, could not be saved in {self.folder}: {self.reason}; {on}.")
 
-    def save_best(self, state: State, step: int, loss: float) -> None:
-        """Saves if `loss` is finite and the lowest so far. A failure is reported, not raised. RunError as `save`."""
+    def save_best(self, state: State, step: int, loss: float, of: str = "") -> None:
+        """Saves if `loss` is finite and the lowest so far. A failure is reported, not raised. RunError as `save`.
+
+        of   what it measures, in words; a checkpoint that was the best by another measurement is replaced
+        """
         self._collect(self.best)
         kept = self.best.latest_step()
-        least = math.nan if kept is None or kept >= step else reading.best_loss(Path(self.best.directory) / str(kept))
+        least = (
+            math.nan if kept is None or kept >= step else reading.best_loss(Path(self.best.directory) / str(kept), of)
+        )
         better = math.isfinite(loss) and not least <= loss
         if shared([int(better)])[0]:  # all save, or none
             self._refuse_not_finite(state, step)
-            self._save(self.best, state, step, loss)
+            self._save(self.best, state, step, {"loss": loss, "of": of})
 
     def _refuse_not_finite(self, state: State, step: int) -> None:
         bad = not_finite(_as_dict(state))
@@ -105,10 +110,10 @@ class Checkpoints:
 
         together(refuse)
 
-    def _save(self, manager: ocp.CheckpointManager, state: State, step: int, loss: float | None) -> None:
+    def _save(self, manager: ocp.CheckpointManager, state: State, step: int, measured: dict[str, Any] | None) -> None:
         items: dict[str, Any] = {"state": ocp.args.PyTreeSave(_as_dict(state))}
-        if loss is not None:
-            items["loss"] = ocp.args.JsonSave({"loss": loss})
+        if measured is not None:
+            items["loss"] = ocp.args.JsonSave(measured)
         try:
             if not manager.save(step, args=ocp.args.Composite(**items), force=True):
                 raise ValueError(f"step {step} was refused")

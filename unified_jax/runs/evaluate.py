@@ -100,7 +100,7 @@ def evaluate_run(
     rows = evaluate(bench, splits)
     check_figures(rows)
     if writes():
-        bench.write(out, rows, step)
+        bench.write(out, rows, step, command.only)
     return rows
 
 

@@ -15,12 +15,15 @@ LINKED = "linked"
 
 
 def find_runs(folders: list[Path]) -> list[Path]:
-    """The run directories among these folders and right below them, by name. Raises UserError for one not there."""
+    """The run directories among these folders and right below them, stages too, by name.
+
+    Raises UserError for a folder that is not there.
+    """
     found = []
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"The folder {str(folder)!r} does not exist.")
-        inside = [folder] if (folder / "config.json").is_file() else folder.iterdir()
+        inside = [folder] if (folder / "config.json").is_file() else [*folder.iterdir(), *folder.glob("*/stage_*")]
         found += [path for path in inside if (path / "config.json").is_file()]
     return sorted(set(found))
 
@@ -34,11 +37,12 @@ def describe(run_dir: Path) -> Row:
     steps = fields.get("steps")
     linked = LINKED in summary
     step = max([int(summary.get("step") or 0), *(line["step"] for line in lines)])
+    ended = step == steps or (bool(summary.get("finished")) and summary.get("step") == step)  # by patience
     return {
         "run": str(run_dir),
         "network": fields.get("model.network", fields.get("model", "?")),
         "step": "-" if linked else f"{step}/{steps}",
-        "state": "linked" if linked else "finished" if step == steps else "stopped" if summary else "begun",
+        "state": "linked" if linked else "finished" if ended else "stopped" if summary else "begun",
         "loss": losses[-1] if losses else None,
         "validation": min(held_out, default=None),
         "parameters": summary.get("parameters"),

@@ -123,10 +123,10 @@ class MetricsWriter:
 
     def describe(self, experiment: Experiment) -> None:
         """The configuration, to TensorBoard."""
-        if not self.mute:
-            plain = to_plain(experiment)
-            for board in self.boards:
-                board.describe(json.dumps(plain, indent=1), flat_fields(plain), ["loss", "validation/loss"])
+        plain = to_plain(experiment)
+        short = {name: v[:200] if isinstance(v, str) else v for name, v in flat_fields(plain).items()}
+        for board in () if self.mute else self.boards:
+            board.describe(json.dumps(plain, indent=1), short, ["loss", "validation/loss"])
 
     def write_non_finite(self, step: int, batch: HostBatch, values: dict[str, Any]) -> None:
         """The step whose loss or gradient was not finite: its index, slots and example ids."""

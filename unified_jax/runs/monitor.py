@@ -144,7 +144,7 @@ class Watch:
             self.writer.write(step, {"validation/loss": loss if math.isfinite(loss) else None})
             self.progress.say(f"step {step}: validation loss {loss:.5f}")
             if not self.best:
-                self.checkpoints.save_best(state, step, loss)
+                self.checkpoints.save_best(state, step, loss, "validation/loss")
         if measure and self.best:
             self._measure(state, step)
         if save:
@@ -158,7 +158,8 @@ class Watch:
         value = self.best.value(merged(state.ema[0], self._whole(state), state.aux), step)
         self.writer.write(step, {f"best/{wanted.metric}": value if math.isfinite(value) else None})
         self.progress.say(f"step {step}: {wanted.metric} {value:.5g} of {wanted.count} samples")
-        self.checkpoints.save_best(state, step, -value if wanted.higher else value)
+        of = f"{wanted.metric} of {wanted.count} samples against {wanted.against}"
+        self.checkpoints.save_best(state, step, -value if wanted.higher else value, of)
         self.patience = self.patience.after(value)
         self.stopped = bool(shared([int(self.patience.over)])[0])
         if self.stopped:

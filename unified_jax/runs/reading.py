@@ -92,10 +92,14 @@ def explain(error: Exception, folder: Path, earlier: str) -> UserError | RunErro
     return UserError(f"{what} It is damaged or was written for another model; {earlier}.")
 
 
-def best_loss(folder: Path) -> float:
-    """The loss that a best checkpoint was saved with; NaN, which nothing is below, if it cannot be read."""
+def best_loss(folder: Path, of: str = "") -> float:
+    """The loss that a best checkpoint was saved with; NaN, which nothing is below, if it cannot be read.
+
+    Or if it is of another measurement than `of`; those of earlier versions do not say.
+    """
     try:
-        return float(json.loads((folder / "loss" / "metadata").read_bytes())["loss"])
+        found = json.loads((folder / "loss" / "metadata").read_bytes())
+        return float(found["loss"]) if of in ("", found.get("of") or of) else float("nan")
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return float("nan")
 

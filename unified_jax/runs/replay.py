@@ -13,6 +13,7 @@ from unified_jax.precision import same_numbers
 from unified_jax.runs.checkpoints import Checkpoints
 from unified_jax.runs.dtype import chosen
 from unified_jax.runs.loop import Run, prepare
+from unified_jax.runs.resume import branch_of, check_same_data, check_same_run, data_moved
 from unified_jax.runs.saved import load_frozen, loading
 from unified_jax.runs.start import ORIGIN, Start, first_state
 from unified_jax.training.experiment import Experiment
@@ -26,14 +27,20 @@ def replay(experiment: Experiment, start: Start, step: int) -> str:
     """What step `step` (counted from 1, as metrics.jsonl does) saw: the loss of every example, the worst first.
 
     The steps between the checkpoint and it are repeated, bit for bit; the run directory does not change. Raises
-    UserError if there is no such step, or it cannot be reached.
+    UserError if there is no such step, it cannot be reached, or the settings or the data are not those of the run.
     """
     if not 1 <= step <= experiment.steps:
         raise UserError(f"--replay {step}: the run has steps 1 .. {experiment.steps}.")
     if not start.run_dir.is_dir():
         raise UserError(f"--replay: the run directory {str(start.run_dir)!r} does not exist.")
     experiment = chosen(experiment, start.run_dir)
+    check_same_run(experiment, start.run_dir)
+    if longer := branch_of(experiment, start.run_dir):
+        raise UserError(
+            f"--replay {step}: the run has {longer[0]} steps, here it has {longer[1]}, with other learning rates."
+        )
     run = prepare(experiment)
+    check_same_data(run.pipeline.described(), start.run_dir, data_moved(experiment, start.run_dir))
     with experiment.rules.active(run.program.mesh):
         checkpoints = Checkpoints(start.run_dir, write=False)
         before = [s for s in checkpoints.steps() if s < step]
@@ -63,14 +70,17 @@ def _from_the_start(run: Run, start: Start, step: int) -> tuple[State, Params]:
 
 
 def _read_origin(path: Path) -> dict[str, Any]:
-    """The origin of the run; {} for none. Raises UserError for a damaged file."""
+    """The origin of the run; {} for none. Raises UserError for a damaged file.
+
+    "branches", steps that were added later, are no origin.
+    """
     try:
         found = json.loads(path.read_bytes())
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}), so it is not known what the run began from.") from error
-    return found if isinstance(found, dict) else {}
+    return {name: value for name, value in found.items() if name != "branches"} if isinstance(found, dict) else {}
 
 
 def _report(run: Run, state: object, step: int) -> str:

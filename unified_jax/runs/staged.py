@@ -118,7 +118,7 @@ class Staged:
         folder, before = self.folder(i), self.folder(i - 1)
         began = (runs.read_json(folder / ORIGIN) or {}).get("step")
         last = runs.read_summary(before / "summary.json").get("step")
-        if any((folder / "checkpoints").glob("[0-9]*")) and (i - 1 not in done or began != last):
+        if any((folder / "checkpoints" / "rolling").glob("[0-9]*")) and (i - 1 not in done or began != last):
             raise UserError(
                 f"{str(folder)!r} began from step {began} of {before.name}, which is not its end now; choose another "
                 "--run-dir, or remove what follows from it."

@@ -110,6 +110,8 @@ def begin(
         if not start.quiet:
             say(f"From {start.init_from}, step {origin['step']}: {origin['said']}")
         runs.write_json(start.run_dir / ORIGIN, origin)
+    elif writes():
+        (start.run_dir / ORIGIN).unlink(missing_ok=True)  # of a start that was interrupted before its first checkpoint
     return state, frozen
 
 
@@ -187,6 +189,13 @@ def _check_start(experiment: Experiment, start: Start, saved: list[int]) -> None
         check_same_draws(start.run_dir)
         if saved[-1] > experiment.steps:
             raise UserError(f"The run is at step {saved[-1]}, beyond --steps {experiment.steps}.")
+        began = (runs.read_json(start.run_dir / ORIGIN) or {}).get("run")
+        if start.init_from and began != start.init_from.name:
+            raise UserError(
+                f"{str(start.run_dir)!r} holds a run (step {saved[-1]}) that began "
+                f"{f'from {began!r}' if began else 'afresh'}: --init-from {start.init_from} has no effect on it. "
+                "Choose another --run-dir for a new run, or resume this one without it."
+            )
     elif start.init_from is None and not experiment.tuning.full:
         raise UserError(
             f"--tuning freezes a part of the model (it trains {experiment.tuning.train}); say which run it starts "

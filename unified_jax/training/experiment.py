@@ -207,10 +207,10 @@ class Experiment:
         if not 0 <= self.seed < 2**31:
             raise UserError(f"--seed must lie in 0 .. 2^31 - 1, found {self.seed}.")
         counts = (self.preview.every, self.validation.every, self.evaluate, self.gradients_every)
-        if min(counts) < 0 or self.preview.count < 1:
+        if min(counts) < 0 or self.preview.count < 1 or self.evaluate == 1:
             raise UserError(
                 "preview.every, validation.every, gradients_every and evaluate must not be negative; preview.count "
-                "not 0."
+                "not 0, and evaluate not 1: intervals need two samples."
             )
         if self.preview.every or self.evaluate:  # an unsuitable plan is refused before compilation
             with same_numbers():
