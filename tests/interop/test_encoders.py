@@ -76,6 +76,14 @@ def folders(goldens, tmp_path_factory):
     return {name: write_folder(root / name, goldens, name) for name in KIND}
 
 
+def test_the_projection_of_two_towers_is_their_common_one():
+    """As transformers' CLIPModel; the towers of some released files say its default of 512."""
+    both = {"projection_dim": 1280, "text_config": {"projection_dim": 512}, "vision_config": {"hidden_size": 64}}
+    assert clip.text_fields(both | {"model_type": "clip"}, "it", projected=True).projection == 1280
+    assert clip.vision_fields(both, "it", projected=True).projection == 1280
+    assert clip.text_fields({"projection_dim": 96}, "it", projected=True).projection == 96
+
+
 def test_clips_features_are_the_references_at_any_block(goldens, folders):
     arrays = goldens["clip"][0]
     ids = arrays["in/input_ids"].astype(np.int32)

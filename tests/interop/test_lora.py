@@ -44,6 +44,20 @@ def test_a_file_is_read_as_it_was_written(updates, layout, part):
     }
 
 
+def test_two_updates_of_a_module_and_odd_arrays_are_refused(updates):
+    arrays = lora.write(updates, "peft", "unet")
+    (first, *_) = sorted(name for name in arrays if ".to_q." in name)
+    named = {name.replace(".weight", ".default.weight"): value for name, value in arrays.items()}
+    assert lora.read("it", named, WEIGHTS, 1.0).keys() == updates.keys()
+    with pytest.raises(UserError, match=r"it holds two updates of down_blocks\.0\.to_q"):
+        lora.read("it", arrays | named, WEIGHTS, 1.0)
+    with pytest.raises(UserError, match=r"lora_A\.weight is \[6\], which is no factor"):
+        lora.read("it", arrays | {first: drawn(6)}, WEIGHTS, 1.0)
+    kohya = lora.write(updates, "kohya", "unet")
+    ones = {name: value.reshape(1) if name.endswith("alpha") else value for name, value in kohya.items()}
+    assert lora.read("it", ones, WEIGHTS)["conv_in"].alpha == 1.0
+
+
 def test_the_update_is_alpha_over_rank_times_b_a():
     one = Update(drawn(4, 3, 3, 3), drawn(5, 4, 1, 1), 2.0)
     wanted = np.einsum("or,rikl->oikl", one.up[..., 0, 0], one.down)

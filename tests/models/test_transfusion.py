@@ -11,11 +11,13 @@ import pytest
 from tests.helpers import stirred
 from unified_jax.data.base import prepare_example
 from unified_jax.data.packing import Documents, Item, Packer, choose_items
+from unified_jax.data.vocabulary import check_written
 from unified_jax.data.world import World
 from unified_jax.errors import UserError
 from unified_jax.modalities.action import Action
 from unified_jax.modalities.audio import Audio
 from unified_jax.modalities.image import Image
+from unified_jax.modalities.label import Label
 from unified_jax.modalities.points import Points
 from unified_jax.modalities.text import Text
 from unified_jax.models.transfusion import Stream, Transfusion
@@ -25,6 +27,7 @@ from unified_jax.processes.interpolant import RectifiedFlow
 from unified_jax.samplers.choice import Ddim
 from unified_jax.samplers.guidance import Guidance
 from unified_jax.samplers.plan import SamplingPlan
+from unified_jax.samplers.skip_layers import SkipLayers
 
 STREAMS = (Stream(Image(16, 16, 3, 8)), Stream(Action()), Stream(Points(64, 6, 16)))
 TEXT = Text(110)
@@ -251,6 +254,24 @@ def test_chains_and_bad_requests(params):
         dataclasses.replace(MODEL, streams=(STREAMS[0], STREAMS[0]))
     with pytest.raises(ValueError, match="more than 512 samples"):
         Audio(samples=10)
+    for skipped in (Guidance(joint=2.0), Guidance(skip=SkipLayers((0,)))):
+        with pytest.raises(UserError, match="use one guidance scale"):
+            MODEL.generate(params, {}, ("image",), keys, SamplingPlan(guidance=skipped))
+    with pytest.raises(UserError, match="no single denoiser"):
+        MODEL.sampling()
+
+
+def test_what_has_no_tokens_is_refused():
+    for changes, words in (
+        ({"written": (Label("shape", 3, absent=True),)}, "no token for an absent label.* shape"),
+        ({"text": dataclasses.replace(TEXT, empty="keep")}, "at least one token; caption"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            dataclasses.replace(MODEL, **changes)
+    with pytest.raises(ValueError, match="note is no stream, it belongs into `written`"):
+        check_written((TEXT,), (dataclasses.replace(TEXT, name="note"),))
+    alone = dataclasses.replace(MODEL, streams=())
+    assert alone.request((), ()) == ((), ("caption",))
 
 
 def test_published_sizes():

@@ -97,3 +97,13 @@ def test_a_pipeline_that_does_not_fit_is_refused_by_name(tmp_path, case):
 def test_a_folder_without_an_index_is_no_pipeline(tmp_path):
     with pytest.raises(UserError, match="so it is no pipeline"):
         read_pipeline(tmp_path)
+
+
+def test_sizes_and_parts_that_are_no_model_are_a_sentence(tmp_path):
+    unpack("pipeline_sd1", tmp_path / "sd")
+    for size in (0, -16):
+        with pytest.raises(UserError, match=f"--size is the side of an image in pixels, found {size}"):
+            read_pipeline(tmp_path / "sd", size)
+    edited(tmp_path / "sd", "unet/config.json", attention_head_dim=3)
+    with pytest.raises(UserError, match=r"describe no model: Level\.channels \d+ is not divisible by its 3 heads"):
+        read_pipeline(tmp_path / "sd")

@@ -8,7 +8,7 @@ import pytest
 from tests.helpers import keys_of
 from tests.models.small import batch_of, joint
 from unified_jax.errors import UserError
-from unified_jax.models.gibbs import blocked_gibbs
+from unified_jax.models.gibbs import GibbsChain, blocked_gibbs
 from unified_jax.samplers.choice import Euler
 from unified_jax.samplers.gibbs import gibbs
 from unified_jax.samplers.plan import SamplingPlan
@@ -76,3 +76,13 @@ def test_what_is_no_chain_is_a_sentence(given, fields, rounds, words):
     shown = {name: jnp.zeros(()) for name in given}
     with pytest.raises(UserError, match=words):
         blocked_gibbs(joint(), {}, shown, fields, keys_of(1), SamplingPlan(), rounds)
+
+
+def test_a_chain_makes_its_own_fields_alone():
+    model = joint()
+    first, second, *_ = (one.name for one in model.modalities)
+    chain = GibbsChain(model, (first, second))
+    assert chain.request((second,), ()) == ((second,), (first, second))
+    assert chain.wantable == (first, second)
+    with pytest.raises(UserError, match=f"'smell' is no field of this chain, which draws {first}, {second}"):
+        chain.request((second,), ("smell",))

@@ -188,10 +188,10 @@ class Run:
         """
         model = self.model
         arrays = {name: jax.numpy.asarray(value) for name, value in batch.items()}
-        rows = len(next(iter(arrays.values())))
-        arrays = {"slot": jax.numpy.arange(rows, dtype="int32")} | arrays
-        needed = [m.name for m in model.modalities if not isinstance(m, Features)]  # features are computed if absent
-        if missing := [name for name in needed if model.packer is None and name not in arrays]:
+        arrays = {"slot": jax.numpy.arange(len(next(iter(arrays.values()))), dtype="int32")} | arrays
+        plain = [m.name for m in model.modalities if not isinstance(m, Features)]  # features are computed if absent
+        needed = plain if model.packer is None else list(model.packer.empty(1))
+        if missing := [name for name in needed if name not in arrays]:
             raise UserError(f"The batch lacks {', '.join(missing)}; run.batch() has what a step takes.")
         aux = self.params[BUFFERS] if BUFFERS in self.params else model.init_aux(self.params)
         terms, _, _ = _losses(model)(self.params, aux, arrays, seed_key(seed))

@@ -10,6 +10,18 @@ WRITTEN = (Text, Label)
 """Modalities that a document holds as token ids."""
 
 
+def check_written(written: tuple[Text | Label, ...], others: tuple[Any, ...]) -> None:
+    """Raises ValueError for what cannot be token ids of a document, or could only be."""
+    if texts := [one.name for one in others if isinstance(one, WRITTEN)]:
+        raise ValueError(
+            f"Transfusion writes texts and labels: {', '.join(texts)} is no stream, it belongs into `written`."
+        )
+    if absent := [one.name for one in written if isinstance(one, Label) and one.absent]:
+        raise ValueError(f"Transfusion has no token for an absent label; every record needs {', '.join(absent)}.")
+    if kept := [one.name for one in written if isinstance(one, Text) and one.empty == "keep"]:
+        raise ValueError(f"Transfusion writes texts of at least one token; {', '.join(kept)} keeps empty ones.")
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """Token ids: those of the texts and labels, then BOS, EOS, and begin and end of each modality."""

@@ -70,9 +70,17 @@ class VisionFields(NamedTuple):
     pool: Literal["class", "probe", "none"] = "class"
 
 
+def tower(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """The configuration of one of two towers, which share the width of their projection, or of a tower alone."""
+    inner = config.get(name)
+    if not inner:
+        return config
+    return {**inner, "projection_dim": config["projection_dim"]} if "projection_dim" in config else inner
+
+
 def text_fields(config: Mapping[str, Any], what: str, projected: bool) -> TextFields:
     """Those that a config.json says, of a text tower or of both towers. Raises UserError for what is not served."""
-    config = config.get("text_config") or config
+    config = tower(config, "text_config")
     s = Settings(config, what)
     s.require("model_type", *TEXT_KINDS)
     end = s.get("eos_token_id", 49407)
@@ -95,7 +103,7 @@ def text_fields(config: Mapping[str, Any], what: str, projected: bool) -> TextFi
 
 def vision_fields(config: Mapping[str, Any], what: str, projected: bool) -> VisionFields:
     """Those that a config.json says, of a vision tower or of both towers. Raises UserError for what is not served."""
-    config = config.get("vision_config") or config
+    config = tower(config, "vision_config")
     s = Settings(config, what)
     s.require("model_type", *VISION_KINDS)
     return VisionFields(

@@ -85,6 +85,9 @@ def described(path: Path) -> dict[str, Any]:
             texts["config"] = (folder / "config.json").read_text(encoding="utf-8-sig")
     elif path.suffix == parts.SAFETENSORS:
         texts = read_metadata(path)
+        if "config" not in texts and path.stem in parts.PUBLISHED:
+            with contextlib.suppress(OSError, UnicodeDecodeError):
+                texts["config"] = (folder / "config.json").read_text(encoding="utf-8-sig")
     said: dict[str, Any] = {}
     for name in ("config", "process"):
         with contextlib.suppress(ValueError, RecursionError):

@@ -77,8 +77,13 @@ def read(
         module = _resolved(raw, known, flat)
         if module is None or not factor:
             strange.append(name)
-        elif factor == "alpha":
-            alphas[module] = float(value)
+            continue
+        if value.size != 1 if factor == "alpha" else value.ndim < 2 or 0 in value.shape:
+            raise UserError(f"{what}: {name} is {list(value.shape)}, which is no factor and no alpha.")
+        if module in alphas if factor == "alpha" else factor in factors.get(module, ()):
+            raise UserError(f"{what} holds two updates of {module}; give each a file of its own.")
+        if factor == "alpha":
+            alphas[module] = float(value.reshape(()))
         else:
             factors.setdefault(module, {})[factor] = value
     if strange:

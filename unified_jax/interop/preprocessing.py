@@ -58,6 +58,10 @@ def preprocessing(folder: Path, family: str, size: int) -> Preprocessing:
         start = replace(start, resize=size, side=size)
     if not config:
         return start
+    if skipped := [name for name in ("do_resize", "do_rescale", "do_normalize") if config.get(name, True) is not True]:
+        raise UserError(
+            f"{what}: {skipped[0]} is {config[skipped[0]]!r}; pictures are resized, rescaled and normalised."
+        )
     resize, stretch = _resize(config.get("size", start.resize), what, start)
     crops = config.get("do_center_crop", not stretch)
     side = _square(config.get("crop_size", start.side), what, "crop_size") if crops else resize

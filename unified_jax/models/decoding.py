@@ -45,8 +45,6 @@ def generate(
     model: Any, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: SamplingPlan
 ) -> dict[str, Array]:
     """See `Transfusion.generate`."""
-    if plan.guidance.axes:
-        raise UserError("Transfusion drops all context before a span or none: use one guidance scale.")
     content = [model.packer.content(m) for m, one in enumerate(model.modalities) if one.name in (*given, *wanted)]
     _, past = read_given(model, params, given, len(keys), 1 + sum(2 + k for k in content))
     places = {m.name: i for i, m in enumerate(model.modalities)}
@@ -161,7 +159,11 @@ def _give_span(model: Any, params: Params, past: Past, m: int, x0: Array) -> tup
 
 def _denoise(model: Any, params: Params, past: Past, m: int, keys: Keys, plan: SamplingPlan) -> Float[Array, "b ..."]:
     """A span where it is denoised: in model space, or latents."""
-    stream = model.stream(m)
+    stream, guidance = model.stream(m), plan.guidance
+    if guidance.axes or guidance.skip or guidance.joint != 1:
+        raise UserError("Transfusion drops all context before a span or none: use one guidance scale.")
+    if plan.clip and stream.latents:
+        raise UserError("plan.clip bounds data to [-1, 1], and latents have no bounds: leave it off.")
     process, grid = plan.prepare(stream.process)
 
     def denoiser(alone: bool) -> Denoiser:

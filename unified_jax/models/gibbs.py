@@ -64,9 +64,16 @@ class GibbsChain(Around, Wraps, Declared):
     rounds: int = 1
     """Rounds over all fields."""
 
+    @property
+    def wantable(self) -> tuple[str, ...]:
+        """The fields of the chain."""
+        return self.fields
+
     def request(self, given: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """What is given and wanted, unchanged: a field may be both. `blocked_gibbs` checks it."""
-        return given, wanted
+        """What is given and wanted, all fields by default: a field may be both. `blocked_gibbs` checks it."""
+        if others := [name for name in wanted if name not in self.fields]:
+            raise UserError(f"{others[0]!r} is no field of this chain, which draws {', '.join(self.fields)}.")
+        return given, wanted or self.fields
 
     def losses(self, params: Params, aux: Any, batch: Batch, key: Array) -> tuple[Terms, Any, Terms]:
         """The model's: a chain is another way to sample it."""

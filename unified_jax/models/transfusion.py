@@ -18,7 +18,7 @@ noise; its latent has a key of its own.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import flax.linen as nn
 import jax
@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from unified_jax.data.packing import Documents, Packer
-from unified_jax.data.vocabulary import Vocabulary, vocabulary_of
+from unified_jax.data.vocabulary import Vocabulary, check_written, vocabulary_of
 from unified_jax.errors import UserError
 from unified_jax.modalities.label import Label
 from unified_jax.modalities.text import Text
@@ -84,6 +84,7 @@ class Transfusion(Declared):
             raise ValueError(
                 "Documents.noise_limit is a share of the time, and Edm's noise levels are unbounded; leave it at 1."
             )
+        check_written((self.text, *self.written), tuple(stream.modality for stream in self.streams))
         _ = self.packer, self.stages  # their checks
 
     @property
@@ -112,6 +113,8 @@ class Transfusion(Declared):
 
     def request(self, given: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """As `Declared`; by default the streams given the text; with `("free",)` wanted the model chooses."""
+        if not given and not wanted and not self.streams:
+            return (), (self.text.name,)
         if not given and not wanted:
             return (self.text.name,), tuple(stream.modality.name for stream in self.streams)
         if wanted == (FREE,):
@@ -119,6 +122,10 @@ class Transfusion(Declared):
                 raise UserError("Everything is given; leave something out.")
             return given, ()
         return super().request(given, wanted)
+
+    def sampling(self, *_: Any) -> NoReturn:
+        """Raises UserError: it writes texts too."""
+        raise UserError("Transfusion has no single denoiser, as it writes texts too: use sample.")
 
     @property
     def packer(self) -> Packer:

@@ -149,10 +149,14 @@ def export_updates(source: Path, target: Path, layout: LoraLayout, ema: str, tru
         raise UserError(f"{str(source)!r} trained its whole model; a LoRA file is of a run that was tuned by LoRA.")
     trained, _ = load_trained(source, experiment, make_mesh(MeshShape()), experiment.rules, Which(ema))
     part, updates = updates_of(model, jax.tree.map(np.asarray, jax.device_get(trained)))
-    if layout == "peft":
-        config = json.dumps(lora.adapter_config(updates), indent=1)
-        (target.parent / ADAPTER_CONFIG).write_text(config + "\n")
+    beside = target.parent / ADAPTER_CONFIG
+    if layout == "peft" and beside.exists():
+        raise UserError(
+            f"{str(beside)!r} is of another adapter; peft has one a folder: name a file in a new one with --to."
+        )
     files.write(target, lora.write(updates, layout, part), {"format": "pt"})
+    if layout == "peft":
+        beside.write_text(json.dumps(lora.adapter_config(updates), indent=1) + "\n")
     return f"{len(updates)} low-rank updates of {source}, step {step}, in {target} ({layout})"
 
 

@@ -78,8 +78,13 @@ def read_pipeline(folder: str | Path, size: int | None = None, dtype: Any = "flo
     folder = Path(folder)
     if not pipelines.is_pipeline(folder):
         raise UserError(f"The folder {str(folder)!r} holds no {pipelines.INDEX}, so it is no pipeline of diffusers.")
+    if size is not None and size < 1:
+        raise UserError(f"--size is the side of an image in pixels, found {size}.")
     asked = Request(folder, size, dtype)
-    return FAMILIES.get(pipelines.class_of(folder), read_stable_diffusion)(asked)
+    try:
+        return FAMILIES.get(pipelines.class_of(folder), read_stable_diffusion)(asked)
+    except ValueError as error:  # of a network's own check
+        raise UserError(f"The parts of {str(folder)!r} describe no model: {str(error).rstrip('.')}.") from None
 
 
 def read_stable_diffusion(asked: Request) -> Pipeline:
