@@ -95,6 +95,7 @@ def test_scores_are_chosen_by_what_suits_or_by_the_experiment(examples):
         scores_for((WorldAttributes(),), WORLD, READER)
     (row,) = rows_of(Samples("test", READER, {}, "image", examples["image"], examples["image"]), (Brightness(),))
     assert (row["metric"], row["split"], row["wanted"]) == ("brightness", "test", ["image"])
+    assert row["given"] == []  # what was given, not all that could be
 
 
 def test_labels_that_a_model_predicts_are_scored(examples):

@@ -14,6 +14,7 @@ import unified_jax as uj
 from tests.helpers import EXPERIMENT, TINY
 from unified_jax.cli import sample
 from unified_jax.cli.entry import run_command
+from unified_jax.cli.train import evaluated
 from unified_jax.config import flat_fields
 from unified_jax.data.pipeline import Pipeline
 from unified_jax.data.tfds import Tfds
@@ -174,3 +175,13 @@ def test_only_data_that_moved_are_looked_at_again(tmp_path):
     save_experiment(tmp_path, here)
     assert not data_moved(here, tmp_path)
     assert data_moved(dataclasses.replace(EXPERIMENT, data=Tfds(data_dir="there")), tmp_path)
+
+
+def test_a_finished_runs_evaluation_is_made_once(tmp_path):
+    """Unless more samples are asked for."""
+    asked = dataclasses.replace(EXPERIMENT, evaluate=256)
+    assert not evaluated(asked, tmp_path, {"step": 12})
+    (tmp_path / "evaluation.json").write_text(json.dumps({"step": 12, "rows": [{"n": 512}, {"n": 3}]}))
+    assert evaluated(asked, tmp_path, {"step": 12})
+    assert not evaluated(asked, tmp_path, {"step": 13})
+    assert not evaluated(dataclasses.replace(asked, evaluate=1024), tmp_path, {"step": 12})

@@ -132,7 +132,7 @@ def main(arguments: list[str]) -> None:
     summary = train(command.experiment, start)
     if writes():
         _tell(summary, run_dir)
-    if summary["finished"] and command.experiment.evaluate and not _evaluated(command.experiment, run_dir, summary):
+    if summary["finished"] and command.experiment.evaluate and not evaluated(command.experiment, run_dir, summary):
         _evaluate(command.experiment, run_dir, command.stage)
 
 
@@ -148,7 +148,7 @@ def _train_stages(experiments: tuple[Experiment, ...], start: Any) -> None:
         print("Stopped and saved; the same command goes on from there.", file=sys.stderr)
 
 
-def _evaluated(experiment: Experiment, run_dir: Path, summary: dict[str, Any]) -> bool:
+def evaluated(experiment: Experiment, run_dir: Path, summary: dict[str, Any]) -> bool:
     """Whether evaluation.json is of this step and of as many samples or more: a finished run is left as it is."""
     from unified_jax.runs.bench import RESULT
     from unified_jax.runs.directory import read_json
