@@ -134,6 +134,27 @@ def findings() -> list[str]:
     )
 
 
+def ranks() -> list[str]:
+    """How far the two studies of backbones agree on the order of their arms; n = 5 shows no significance."""
+    from scipy.stats import kendalltau
+
+    means = {
+        r["study"]: {
+            one["arm"]: one["mean"]["value"] for one in r.get("found", []) if one["metric"] == "attribute accuracy"
+        }
+        for r in read("studies")
+    }
+    first, second = means["backbones"], means["backbones_labels"]
+    arms = [arm for arm in first if arm in second]
+    both: Any = kendalltau([first[a] for a in arms], [second[a] for a in arms])
+    tau = float(both.statistic)
+    shown = [", ".join(sorted(arms, key=lambda a: -found[a])) for found in (first, second)]
+    return table(
+        "captions, best first | labels, best first | Kendall's tau | n",
+        [f"{' | '.join(shown)} | {tau:.2f} | {len(arms)}"],
+    )
+
+
 def speed() -> list[str]:
     """Against PyTorch on two CPU cores; the goals are the project's own."""
     rows = []
@@ -422,7 +443,7 @@ TABLES = {
     "docs/kernels.md": (hopper, gpu_session),
     "docs/launch.md": (strict,),
     "docs/scaling.md": (scaling, beyond, growth),
-    "docs/studies.md": (studies, findings),
+    "docs/studies.md": (studies, findings, ranks),
     "docs/backbones.md": (backbones,),
     "docs/data.md": (reading, waits),
     "docs/evaluation.md": (distances, recipe_distances, distance_memory, fid_peers),
