@@ -11,6 +11,7 @@ import pytest
 
 from tests.helpers import stirred
 from unified_jax.data.packing import Documents
+from unified_jax.errors import UserError
 from unified_jax.evaluation.probes.documents import clean_inputs, lay_out
 from unified_jax.modalities.image import Image
 from unified_jax.modalities.text import Text
@@ -135,6 +136,8 @@ def test_a_span_has_a_token_for_each_patch_of_the_latent():
     assert made["image"].shape == (2, 8, 8, 3)
     free = other.generate(params, {}, (), keys, plan)
     assert free["image"].shape == (2, 8, 8, 3)
+    with pytest.raises(UserError, match="latents have no bounds"):
+        other.generate(params, {}, ("image",), keys, dataclasses.replace(plan, clip=True))
     rows = jax.tree.map(jnp.asarray, lay_out(other, {"image": RECORDS[0]["image"][None]}))
     x0, _ = clean_inputs(other, params, rows)[0]
     np.testing.assert_allclose(x0[0, 0, 0, :3], 0.5 * (RECORDS[0]["image"][0, 0] / 127.5 - 1), atol=1e-6)

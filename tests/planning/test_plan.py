@@ -65,7 +65,12 @@ def on_little_memory():
 
 
 def test_what_does_not_fit_is_said():
-    assert not on_little_memory()["fits"]
+    found = on_little_memory()
+    assert not found["fits"]
+    text = plan.describe(found, EXPERIMENT)
+    assert "does not fit" in text and "frozen" not in text
+    stage = plan.describe(found | {"bytes": found["bytes"] | {"frozen": 2**30}}, EXPERIMENT)
+    assert "frozen           1.00 GiB" in stage
 
 
 def test_candidates_divide_the_chips_and_fit(monkeypatch):

@@ -185,3 +185,5 @@ def test_a_finished_runs_evaluation_is_made_once(tmp_path):
     assert evaluated(asked, tmp_path, {"step": 12})
     assert not evaluated(asked, tmp_path, {"step": 13})
     assert not evaluated(dataclasses.replace(asked, evaluate=1024), tmp_path, {"step": 12})
+    with pytest.raises(uj.UserError, match="evaluate not 1: intervals need two samples"):
+        dataclasses.replace(EXPERIMENT, evaluate=1)
