@@ -83,7 +83,7 @@ def blocks_of(experiment: Experiment) -> Any:
 
 def _inner(network: Any) -> str:
     """The field of a network without a policy of its own whose network has one; "" for none."""
-    if network is None or hasattr(network, "remat"):
+    if not dataclasses.is_dataclass(network) or hasattr(network, "remat"):
         return ""
     names = [field.name for field in dataclasses.fields(network) if field.name not in ("parent", "name")]
     return next((name for name in names if hasattr(getattr(network, name), "remat")), "")
