@@ -12,7 +12,7 @@ import pytest
 from tests.helpers import EXPERIMENT, TINY
 from tests.plain import Plain
 from unified_jax.api.run import load
-from unified_jax.cli.probing.noise import NoiseCommand
+from unified_jax.cli.probing.noise import NoiseCommand, noise
 from unified_jax.cli.probing.opened import open_for_probe
 from unified_jax.errors import UserError
 from unified_jax.interop import files
@@ -143,9 +143,9 @@ def test_probes_find_a_stage_that_moved(encoder, drawer, tmp_path):
     shutil.copytree(drawer, run)
     (run / "stages/text.safetensors").unlink()
     with pytest.raises(UserError, match=r"with --stage text=PATH"):
-        open_for_probe(NoiseCommand(str(run)))
+        noise(NoiseCommand(str(run)))
     places = (f"text={encoder}", f"again={encoder}")
-    params = open_for_probe(NoiseCommand(str(run), stage=places))[1]
+    params = open_for_probe(str(run), stage=places)[1]
     jax.tree.map(np.testing.assert_array_equal, params["stages"], open_run(drawer)[1]["stages"])
 
 

@@ -42,7 +42,7 @@ class AttentionCommand:
 
 def attention(command: AttentionCommand, given: dict[str, str]) -> None:
     """Writes the maps."""
-    experiment, params, folder, _ = open_for_probe(command)
+    experiment, params, folder, _ = open_for_probe(command.run, command.trust, command.step, command.stage)
     if reads_documents(experiment.model):
         _of_document(command, given, experiment, params, folder)
     else:

@@ -42,7 +42,7 @@ def loss(command: LossCommand) -> None:
     if not 2 <= command.samples <= 1 << 24:
         raise UserError(f"--samples must lie in 2 .. {1 << 24}, found {command.samples}.")
     check_steps(command.times)
-    experiment, params, folder, _ = open_for_probe(command)
+    experiment, params, folder, _ = open_for_probe(command.run, command.trust, command.step, command.stage)
     model, data = experiment.model, experiment.data
     need_denoiser(model)
     if not isinstance(data, World) or data.jitter or data.max_objects != 1 or model.modality.channels != 3:

@@ -45,7 +45,7 @@ def noise(command: NoiseCommand) -> None:
         raise UserError(
             f"--batches must be at least 1 and --parts at least 2, found {command.batches} and {command.parts}."
         )
-    experiment, params, folder, step = open_for_probe(command)
+    experiment, params, folder, step = open_for_probe(command.run, command.trust, command.step, command.stage)
     check_trains(experiment)
     e = experiment
     pipeline = Pipeline(

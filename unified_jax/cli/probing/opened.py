@@ -1,7 +1,7 @@
 """The start of every probe: the run, and what the probe needs of its model."""
 
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from unified_jax.config import lacking
 from unified_jax.errors import UserError
@@ -48,40 +48,16 @@ class ReadsDocuments(Protocol):
         ...
 
 
-@runtime_checkable
-class Opens(Protocol):
-    """A probe's command, by what it opens."""
-
-    @property
-    def run(self) -> str:
-        """Run directory."""
-        ...
-
-    @property
-    def trust(self) -> bool:
-        """Whether custom code is imported."""
-        ...
-
-    @property
-    def step(self) -> int | None:
-        """Of the checkpoint; None: the newest."""
-        ...
-
-    @property
-    def stage(self) -> tuple[str, ...]:
-        """NAME=PATH of stages that lie elsewhere."""
-        ...
-
-
-def open_for_probe(command: Opens) -> tuple[Any, Any, Path, int]:
+def open_for_probe(
+    run: str, trust: bool = False, step: int | None = None, stage: tuple[str, ...] = ()
+) -> tuple[Any, Any, Path, int]:
     """(experiment, parameters of the first EMA, folder for the files, step of the parameters)."""
     from unified_jax.runs.opened import open_run
     from unified_jax.runs.saved import Which
     from unified_jax.runs.stages import parse_places
 
-    places, run = parse_places(command.stage), Path(command.run)
-    experiment, params, found = open_run(run, Which(step=command.step), command.trust, places)
-    folder = run / "probes"
+    experiment, params, found = open_run(Path(run), Which(step=step), trust, parse_places(stage))
+    folder = Path(run) / "probes"
     make_folder(folder)
     return experiment, params, folder, found
 

@@ -50,7 +50,7 @@ def similarity(command: SimilarityCommand) -> None:
             f"The probe of similarity needs at least 8 examples, and a batch and shuffles of at least 1; found "
             f"{command.examples}, {command.batch} and {command.shuffles}."
         )
-    experiment, params, folder, _ = open_for_probe(command)
+    experiment, params, folder, _ = open_for_probe(command.run, command.trust, command.step, command.stage)
     model = experiment.model
     need_documents(model)
     names = [m.name for m in model.modalities]
