@@ -42,7 +42,7 @@ def experiment(
     vector = next(one for one in base.model.conditions if one.part == "pooled")
     caption = replace(vector, name="")
     process = uj.RectifiedFlow(target="x0", times=uj.times.UniformTimes(shift=3.0))
-    plan = replace(base.preview.plan, guidance=uj.Guidance(2.0))
+    plan = replace(base.preview.plan, guidance=uj.Guidance(2.0), complete=False)
     whole = replace(
         base,
         model=replace(base.model, network=NETWORK, process=process, conditions=(caption,)),

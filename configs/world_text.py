@@ -19,6 +19,7 @@ end of the 95 % interval of attribute_accuracy and of count_accuracy is at least
 Hardware: two CPU cores, half an hour after the two others. Measured figures are in docs/measurements.md.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -26,9 +27,8 @@ import unified_jax as uj
 from unified_jax.networks.unet.levels import Level
 
 Backbone = Literal["dit", "unet", "uvit", "pixart", "mmdit"]
-SHOWN = tuple(name for name, _ in uj.ATTRIBUTES if name != "motion")
-OBJECTS = tuple(tuple(f"named_{name}{end}" for name in SHOWN) for end in ("", "_2"))
-"""What a picture shows of the two objects that the encoder reads out of a caption."""
+OBJECTS = tuple(tuple(f"named_{name}{end}" for name, _ in uj.ATTRIBUTES) for end in ("", "_2"))
+"""Labels of the two objects that the encoder reads out of a caption."""
 
 
 def network(backbone: Backbone) -> Any:
@@ -60,13 +60,25 @@ def optimizer(backbone: Backbone) -> uj.Optimization:
     )
 
 
-def with_tokens(experiment: uj.Experiment, objects: tuple[tuple[str, ...], ...]) -> uj.Experiment:
-    """The experiment with tokens of these objects, or of words, (), for studies."""
+def reader_of(reader: Any, objects: tuple[tuple[str, ...], ...]) -> Any:
+    """The caption encoder with tokens and a vector of these objects, or of the words, ()."""
+    if not objects:
+        return replace(reader, objects=(), vector="text", apart=())
+    return replace(reader, objects=objects, vector="objects", apart=("named_place",))
+
+
+def with_reader(experiment: uj.Experiment, change: Callable[[Any], Any]) -> uj.Experiment:
+    """The experiment with a caption encoder that is changed, and nothing drawn of what a caption leaves out."""
     model: Any = experiment.model
     stage = model.conditions[0].encoder
-    stage = replace(stage, model=replace(stage.model, objects=objects))
+    stage = replace(stage, model=change(stage.model))
     conditions = tuple(replace(one, encoder=stage) for one in model.conditions)
-    return replace(experiment, model=replace(model, conditions=conditions))
+    plan = replace(experiment.preview.plan, complete=False)
+    return replace(
+        experiment,
+        model=replace(model, conditions=conditions),
+        preview=replace(experiment.preview, plan=plan),
+    )
 
 
 def with_backbone(experiment: uj.Experiment, backbone: Backbone) -> uj.Experiment:
@@ -89,8 +101,8 @@ def experiment(
     latent = uj.planned_stage("autoencoder", autoencoder, "world_autoencoder", statistics=True)
     reader: Any = stage.model
     text = reader.encoder.text
-    stage = replace(stage, model=replace(reader, objects=() if words else OBJECTS))
-    plan = uj.SamplingPlan(uj.Euler(), steps=32, shift=3.0, guidance=uj.Guidance(1.5))
+    stage = replace(stage, model=reader_of(reader, () if words else OBJECTS))
+    plan = uj.SamplingPlan(uj.Euler(), steps=32, shift=3.0, guidance=uj.Guidance(1.5), complete=True)
     return uj.Experiment(
         model=uj.Diffusion(
             network=network(backbone),
@@ -106,7 +118,7 @@ def experiment(
         data=uj.World(resolution=32),
         optimizer=optimizer(backbone),
         ema=(uj.Ema(decay=0.995),),
-        steps=5000,
+        steps=10_000,
         batch_size=64,
         log_every=20,
         checkpoint=uj.Checkpointing(every=500),

@@ -27,9 +27,16 @@ NETWORKS: dict[str, Any] = {
 """The U-Net is larger than the recipe's, so that it has as many parameters."""
 
 
+OBJECTS = tuple(tuple(f"named_{name}{end}" for name, _ in uj.ATTRIBUTES if name != "motion") for end in ("", "_2"))
+"""What a picture shows of the two objects that a caption names."""
+
+
 def of_a_dit(experiment: uj.Experiment) -> uj.Experiment:
-    """`world_text`, for 300 steps."""
+    """`world_text`, for 300 steps, with these objects and the caption's own vector, nothing drawn."""
     kept = uj.Checkpointing(every=300)
+    experiment = RECIPE["with_reader"](
+        experiment, lambda reader: replace(reader, objects=OBJECTS, vector="text", apart=())
+    )
     return replace(experiment, steps=300, checkpoint=kept)
 
 

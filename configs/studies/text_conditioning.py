@@ -31,15 +31,20 @@ def reading(*parts: str) -> Any:
     return change
 
 
+def with_tokens(experiment: uj.Experiment, objects: tuple[tuple[str, ...], ...]) -> uj.Experiment:
+    """The experiment that reads these objects, or the words, ()."""
+    return RECIPE["with_reader"](experiment, lambda reader: RECIPE["reader_of"](reader, objects))
+
+
 def of_a_dit(experiment: uj.Experiment) -> uj.Experiment:
     """`world_text --words`, for 1,200 steps."""
     kept = uj.Checkpointing(every=1200)
-    return replace(RECIPE["with_tokens"](experiment, ()), steps=1200, checkpoint=kept)
+    return replace(with_tokens(experiment, ()), steps=1200, checkpoint=kept)
 
 
 def of_objects(experiment: uj.Experiment) -> uj.Experiment:
-    """The recipe's tokens."""
-    return RECIPE["with_tokens"](experiment, RECIPE["OBJECTS"])
+    """The recipe's tokens and its vector."""
+    return with_tokens(experiment, RECIPE["OBJECTS"])
 
 
 def study() -> uj.Study:

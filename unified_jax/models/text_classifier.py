@@ -10,7 +10,7 @@ so that which attribute is of which object is read off, where a network must oth
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,10 @@ class TextClassifier(Declared):
     """What is predicted: fields of the batch."""
     objects: tuple[tuple[str, ...], ...] = ()
     """Names of the labels of each object that a text may name; (): the tokens are the text's."""
+    vector: Literal["text", "objects"] = "text"
+    """The pooled vector: the text's, or the objects' tokens side by side."""
+    apart: tuple[str, ...] = ()
+    """Labels of the first object of which no two objects have the same class: `complete` draws none twice."""
 
     def __post_init__(self) -> None:
         check_labels("TextClassifier", self.encoder.text.name, self.labels)
@@ -46,6 +50,10 @@ class TextClassifier(Declared):
                 )
         if len({tuple(known[name] for name in names) for names in self.objects}) > 1:
             raise ValueError("TextClassifier.objects: every object needs labels of the same numbers of classes.")
+        if self.vector == "objects" and not self.objects:
+            raise ValueError("TextClassifier.vector is of objects, and TextClassifier.objects names none.")
+        if strange := [name for name in self.apart if name not in (self.objects or ((),))[0]]:
+            raise ValueError(f"TextClassifier.apart names labels of the first of its objects; found {strange[0]!r}.")
 
     @property
     def modalities(self) -> tuple[Any, ...]:
@@ -79,10 +87,15 @@ class TextClassifier(Declared):
         rows = [jnp.concatenate([jax.nn.softmax(said[name]) for name in names], axis=-1) for names in self.objects]
         scale = math.sqrt(self._features() / len(self.objects[0]))
         length = jnp.full(x.shape[:1], len(self.objects), jnp.int32)
-        return Encoded(tokens=scale * jnp.stack(rows, axis=1), length=length, pooled=pooled)
+        tokens = scale * jnp.stack(rows, axis=1)
+        pooled = pooled if self.vector == "text" else tokens.reshape(len(tokens), -1)
+        return Encoded(tokens=tokens, length=length, pooled=pooled)
 
     def condition_form(self, part: Part) -> ConditionForm:
         """See `Encoder`."""
+        if part == "pooled" and self.vector == "objects":
+            size = self._features() * len(self.objects)
+            return ConditionForm(self.encoder.text.name, "vector", size, null="learned")
         if part != "tokens" or not self.objects:
             return self.encoder.condition_form(part)
         return ConditionForm(self.encoder.text.name, "tokens", self._features(), len(self.objects), null="learned")
