@@ -31,19 +31,20 @@ def experiment(
     latent = uj.planned_stage("autoencoder", autoencoder, "world_autoencoder", statistics=True)
     vision = uj.feature_token(uj.planned_stage("vision", encoder, "world_encoder"))
     words = uj.planned_stage("captions", captions, "caption_autoencoder")
-    process = uj.RectifiedFlow(target="x0", loss="velocity", times=uj.times.LogitNormalTimes())
+    process = uj.RectifiedFlow(target="x0", times=uj.times.UniformTimes(shift=2.0))
     image = uj.Image(32, 32)
     coder: Any = words.model
     network: Any = uj.UVit(depth=6, width=192, heads=6, norms="post", clocks=("image", "caption"), remat="none")
+    plan = uj.SamplingPlan(uj.Euler(), steps=32, shift=3.0, guidance=uj.Guidance(1.5))
     return uj.Experiment(
         model=uj.JointDiffusion(
             network=network,
             streams=(
-                uj.Stream(image, process, latents=uj.Latents(latent), ends=0.2),
+                uj.Stream(image, process, latents=uj.Latents(latent), ends=0.4),
                 uj.Stream(
-                    image, process, name="image_vector", time="image", latents=uj.Latents(vision, patch=1), ends=0.2
+                    image, process, name="image_vector", time="image", latents=uj.Latents(vision, patch=1), ends=0.4
                 ),
-                uj.Stream(coder.text, process, latents=uj.Latents(words, patch=1), ends=0.2),
+                uj.Stream(coder.text, process, latents=uj.Latents(words, patch=1), ends=0.4),
             ),
         ),
         data=uj.World(resolution=32, max_objects=1),
@@ -51,10 +52,10 @@ def experiment(
             uj.Muon(b2=0.98), learning_rate=4e-3, warmup_steps=50, schedule="cosine", final_fraction=0.05, clip_norm=1.0
         ),
         ema=(uj.Ema(decay=0.995),),
-        steps=1200,
+        steps=5000,
         batch_size=64,
         checkpoint=uj.Checkpointing(every=500),
-        preview=uj.Previews(every=500, count=16, plan=uj.SamplingPlan(uj.Euler(), steps=32, guidance=uj.Guidance(1.5))),
-        validation=uj.Validation(every=500, batches=4),
+        preview=uj.Previews(every=500, count=16, plan=plan),
+        validation=uj.Validation(every=250, batches=8),
         evaluate=128,
     )

@@ -107,13 +107,13 @@ class Run:
         plan: SamplingPlan, batch: int, report: Callable[[int], Any], edit: Edit | None = None,
     ) -> Samples:  # fmt: skip
         """`sample` of prepared rows, for a resolved request; `which` is (first, count). With `edit`, edits."""
-        first, count = which
-        if plan.complete and edit is None:  # an edit has an image, which says the rest
+        (first, count), model = which, self.model if edit is None else Edited(self.model, edit)
+        plan = plan if edit is None else replace(plan, complete=False)  # an image says the rest
+        if plan.complete:
             rows = completed(self.model, rows, count, first, seed)
         for process in self.model.processes:
             plan.prepare(process)
         rules = self.experiment.rules
-        model = self.model if edit is None else Edited(self.model, edit)
         made = generate_many(model, self.params, rows, wanted, count, seed, plan, batch, rules, report, first)
         check_samples(made)
         return opened(self.modalities, rows, made)

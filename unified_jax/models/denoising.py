@@ -108,16 +108,16 @@ class Denoising(HoldsLatents, Declared):
         return logical_axes(jax.eval_shape(self._boxed, jax.random.key(0)))
 
     def conditions_of(
-        self, params: Params, given: dict[str, Any], count: int, keys: Keys | None = None
+        self, params: Params, given: dict[str, Any], count: int, keys: Keys | None = None, complete: bool = False
     ) -> tuple[ConditionInput, ...]:
         """The network's conditions for `count` examples; an absent field is null.
 
         Features that are given are read as they are; other encodings are made by the stages in `params`. The noise of
-        their padding is drawn by `keys`.
+        their padding is drawn by `keys`, and with `complete` what a text leaves out (`stages.Completes`).
         """
         fresh = tuple(one for one in self.reads if _encoding(one, given) is None)
         given = given | empties(fresh, params, given, count)
-        made, reads = encodings(fresh, params, given), list(enumerate(self.reads))
+        made, reads = encodings(fresh, params, given, keys if complete else None), list(enumerate(self.reads))
         own = [None if keys is None or not c.padding_noise else _folded(_folded(keys, PADDING), i) for i, c in reads]
         return tuple(c.shown(given, count, _encoding(c, given | made), own[i]) for i, c in reads)
 

@@ -16,7 +16,7 @@ from unified_jax.layers.form import ConditionInput
 from unified_jax.modalities.features import Features
 from unified_jax.models.stages import STAGES, Encoded, Part, Stage, encode
 from unified_jax.processes.targets import expand
-from unified_jax.typing import Params
+from unified_jax.typing import Keys, Params
 
 
 @functools.lru_cache(maxsize=64)
@@ -49,8 +49,13 @@ def encoding_given(stage: Stage, source: Any, part: Part, given: dict[str, Any])
     return Encoded(**{name: jnp.asarray(value) for name, value in there.items()})
 
 
-def encodings(conditions: tuple[Any, ...], params: Params, given: dict[str, Any]) -> dict[str, Array]:
-    """The fields of all conditions that have an encoder, and whose source is given; each source is encoded once."""
+def encodings(
+    conditions: tuple[Any, ...], params: Params, given: dict[str, Any], drawn: Keys | None = None
+) -> dict[str, Array]:
+    """The fields of all conditions that have an encoder, and whose source is given; each source is encoded once.
+
+    By the keys `drawn`, one per row, encoders draw what a source leaves out, if they can.
+    """
     found: dict[tuple[Stage, str], Encoded] = {}
     fields: dict[str, Array] = {}
     for one in conditions:
@@ -60,7 +65,7 @@ def encodings(conditions: tuple[Any, ...], params: Params, given: dict[str, Any]
         if key not in found:
             value = jnp.asarray(given[one.source.name])
             lead = value.shape[: value.ndim - one.source.blank().ndim]  # [b], and of packed rows [b, k]
-            made = encode(one.encoder, params, value.reshape(-1, *value.shape[len(lead) :]))
+            made = encode(one.encoder, params, value.reshape(-1, *value.shape[len(lead) :]), drawn)
             found[key] = jax.tree.map(lambda a, lead=lead: a.reshape(*lead, *a.shape[1:]), made)
         fields |= {field(one.encoder, one.source, n): a for n, a in _parts(found[key], one.part).items()}
     return fields

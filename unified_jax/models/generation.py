@@ -90,7 +90,7 @@ def sampling(
     `held` are given streams by label, where they are denoised: latents, or model space.
     """
     given, against = without_negatives(given), negatives(given)
-    conditions = model.conditions_of(params, given, len(keys), keys)
+    conditions = model.conditions_of(params, given, len(keys), keys, plan.complete)
     replaced = against or any(c.form.null == "empty" for c in model.reads)
     instead = model.conditions_of(params, against, len(keys), keys) if replaced else ()
     request = Request(model, params, given, keys, plan, conditions, instead, held)

@@ -15,7 +15,8 @@ import jax
 from jaxtyping import Array, Float, Num
 
 from unified_jax.config import lacking
-from unified_jax.models.stages import Stage, in_groups, stage_params
+from unified_jax.models.row_groups import in_groups
+from unified_jax.models.stages import Stage, stage_params
 from unified_jax.typing import Keys, Params
 
 

@@ -7,7 +7,6 @@ a step they are a part of the frozen parameters, sharded by the same rules as th
     params = {...the network's own..., "stages": {NAME: parameters of the stage}}
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -18,8 +17,8 @@ from jaxtyping import Array, Float, Int
 from unified_jax.config import Open
 from unified_jax.errors import UserError
 from unified_jax.modalities.conditions import ConditionForm
+from unified_jax.models.row_groups import in_groups
 from unified_jax.precision import seed_key
-from unified_jax.sharding import constrain, parts_of
 from unified_jax.typing import Keys, Params
 
 START = "start"
@@ -66,6 +65,15 @@ class Encoder(Network, Protocol):
 
     def condition_form(self, part: Part) -> ConditionForm:
         """The form in which a network reads this part. Raises ValueError if the encoder has none."""
+        ...
+
+
+@runtime_checkable
+class Completes(Encoder, Protocol):
+    """An encoder that can draw what its input leaves out (`SamplingPlan.complete`)."""
+
+    def complete(self, params: Params, x: Array, keys: Keys) -> Encoded:
+        """The encoding of a stack of prepared arrays with what they leave out drawn by `keys`, one per row."""
         ...
 
 
@@ -191,34 +199,22 @@ def _buffers(network: Holds, shapes: Params) -> Params:
     return {BUFFERS: aux} if jax.tree.leaves(aux) else {}
 
 
-def encode(stage: Stage, params: Params, x: Array) -> Encoded:
-    """The encoding of prepared arrays by a stage, float32 and without a gradient."""
+def encode(stage: Stage, params: Params, x: Array, drawn: Keys | None = None) -> Encoded:
+    """The encoding of prepared arrays by a stage, float32 and without a gradient.
+
+    With keys, one per row, a stage that `Completes` draws what they leave out, and encodes all rows at once.
+    """
     encoder: Any = stage.model
     own = stage_params(params, stage.name)
-
-    def run(rows: Array) -> Encoded:
-        found = encoder.encode(own, rows)
-        floats = jax.tree.map(lambda a: a.astype(jnp.float32) if jnp.issubdtype(a.dtype, jnp.floating) else a, found)
-        return jax.lax.stop_gradient(floats)
-
+    if drawn is not None and isinstance(encoder, Completes):
+        return _cut_off(encoder.complete(own, x, drawn))
+    run = lambda rows: _cut_off(encoder.encode(own, rows))  # noqa: E731
     return in_groups(run, x, stage.rows) if stage.rows else run(x)
 
 
-def in_groups(run: Callable[[Array], Any], x: Array, rows: int) -> Any:
-    """`run` on so many rows of every device at a time, one group after the other; the last is filled up."""
-    parts = parts_of("batch")
-    parts = parts if len(x) % parts == 0 else 1
-    each = len(x) // parts
-    count = -(-each // rows)
-    x = x.reshape(parts, each, *x.shape[1:])
-    x = jnp.pad(x, [(0, 0), (0, count * rows - each)] + [(0, 0)] * (x.ndim - 2), mode="edge")
-    x = x.reshape(parts, count, rows, *x.shape[2:]).swapaxes(0, 1).reshape(count, parts * rows, *x.shape[2:])
-
-    def back(a: Array) -> Array:
-        a = a.reshape(count, parts, rows, *a.shape[2:]).swapaxes(0, 1).reshape(parts, count * rows, *a.shape[2:])
-        return a[:, :each].reshape(parts * each, *a.shape[2:])
-
-    return jax.tree.map(back, jax.lax.map(run, constrain(x, None, "batch", *(None,) * (x.ndim - 2))))
+def _cut_off(found: Encoded) -> Encoded:
+    f32 = lambda a: a.astype(jnp.float32) if jnp.issubdtype(a.dtype, jnp.floating) else a  # noqa: E731
+    return jax.lax.stop_gradient(jax.tree.map(f32, found))
 
 
 def stage_shapes(model: Any) -> Params:

@@ -36,7 +36,8 @@ class SamplingPlan:
     clip: bool = False
     """Clip the predicted x0 to [-1, 1] at every step."""
     complete: bool = False
-    """Draw labels that a request leaves out uniformly from their classes, instead of asking without them."""
+    """Draw labels that a request leaves out uniformly from their classes, instead of asking without them; of a text
+    what it leaves out, where its encoder can (`TextClassifier.objects`)."""
     temperature: float = 0.0
     """Temperature of text sampling; 0 is greedy."""
     top_p: float = 1.0
