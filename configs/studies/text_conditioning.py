@@ -6,8 +6,8 @@ With one object every way is right; with two the question is which colour is who
 and a half on one CPU core, after the encoder and the autoencoder of `world_text`. Fixed before the runs: three seeds of
 900 steps, 512 samples a cell, as the captions are (nothing is drawn of what they leave out); paired differences by seed
 with intervals; with three seeds nothing is claimed. The vector is that of an encoder trained to name all attributes of
-both objects in the order of mention. `objects` is the recipe: cross-attention to the two objects that the encoder names,
-and the vector of both.
+both objects in the order of mention. `objects` is the recipe: cross-attention to the two objects that the encoder
+names, and the vector of both.
 """
 
 import runpy
