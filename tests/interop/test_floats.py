@@ -9,7 +9,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from unified_jax.errors import UserError
-from unified_jax.interop import files
+from unified_jax.interop import files, folder
+from unified_jax.interop.autoencoders import published
 from unified_jax.interop.names import account
 
 
@@ -47,6 +48,21 @@ def test_eight_bits_are_widened_exactly(tmp_path):
         path = raw_file(tmp_path / f"{kind}.safetensors", w=(kind, [2], bytes(count)))
         with pytest.raises(UserError, match=rf"of an unsupported dtype: w \({kind}\)"):
             files.read(path)
+
+
+def test_eight_bit_weights_of_a_folder_keep_their_scales(tmp_path):
+    """The arrays of another tower are not read, and so not their scales."""
+    weight = np.arange(6.0).reshape(2, 3)
+    arrays = {"text.a.weight": eight(weight), "text.a.weight_scale": wide(0.5), "vision.b.weight_scale": wide(3.0)}
+    raw_file(tmp_path / "model.safetensors", **arrays)
+    found = folder.tensors(tmp_path, lambda name: name == "text.a.weight")
+    np.testing.assert_array_equal(found.pop("text.a.weight"), 0.5 * weight)
+    assert not found
+
+
+def test_eight_bit_weights_of_an_autoencoder(tmp_path):
+    path = raw_file(tmp_path / "model.safetensors", **{"encoder.conv_in.weight": eight(np.arange(6.0))})
+    np.testing.assert_array_equal(published.tensors(path)["encoder.conv_in.weight"], np.arange(6.0))
 
 
 def test_scales_of_eight_bit_weights_are_multiplied_in_or_refused(tmp_path):

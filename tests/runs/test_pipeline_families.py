@@ -17,7 +17,7 @@ import unified_jax as uj
 from tests.runs.pipeline_folder import away, edited, latents_of, unpack
 from unified_jax.cli import convert
 from unified_jax.errors import UserError
-from unified_jax.interop import pipelines
+from unified_jax.interop import pipelines, transformer_options
 from unified_jax.interop.flow_scheduler import flow_scheduler
 from unified_jax.modalities.prompts import joined
 from unified_jax.models.text_encoders import TextEncoders
@@ -94,6 +94,13 @@ def test_a_converted_sd3_draws_what_its_folder_draws(tmp_path):
     np.testing.assert_array_equal(found, wanted)
 
 
+@pytest.mark.parametrize(("said", "outputs"), [({}, 8), ({"out_channels": None}, 4), ({"out_channels": 4}, 4)])
+def test_outputs_of_a_pixart_are_those_of_its_class(said, outputs):
+    """PixArtTransformer2DModel has eight by default, and as many as its inputs where its configuration says null."""
+    options = transformer_options.pixart({"cross_attention_dim": 1152} | said, "config.json")
+    assert options.outputs == outputs
+
+
 def test_sd3_without_t5_reads_zeros_in_its_place(tmp_path):
     folder = tmp_path / "pipe"
     unpack("pipeline_sd3", folder)
@@ -157,6 +164,9 @@ CASES = {
     "a scheduler that is no flow": ("sd3", "expected FlowMatch", lambda f: edited(f, FLOW, _class_name="Euler")),
     "a flow of noise drawn anew": (
         "sd3", "stochastic_sampling is True", lambda f: edited(f, FLOW, stochastic_sampling=True)),
+    "a shift between equal lengths": (
+        "sd3", "expected two lengths",
+        lambda f: edited(f, FLOW, use_dynamic_shifting=True, base_image_seq_len=256, max_image_seq_len=256)),
     "a last time that is stretched": ("sd3", "shift_terminal is 0.1", lambda f: edited(f, FLOW, shift_terminal=0.1)),
     "a solver of lambdas": ("pixart", "use_lu_lambdas is True", lambda f: edited(f, FLOW, use_lu_lambdas=True)),
     "a solver that ends above the data": (

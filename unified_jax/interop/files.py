@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,7 +49,7 @@ def read_weights(path: Path, average: bool = True) -> Weights:
     said = []
     for file in files.paths:
         if file.suffix == parts.SAFETENSORS:
-            tensors, words = _safetensors(file), ""
+            tensors, words = read_safetensors(file), ""
         else:
             tensors, words = torch_files.read(file, average)
         said += [words] if words else []
@@ -138,12 +138,12 @@ def names(path: Path) -> list[str]:
         return list(opened.keys())
 
 
-def _safetensors(path: Path) -> dict[str, np.ndarray]:
-    """The arrays in the precision of the file."""
+def read_safetensors(path: Path, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, np.ndarray]:
+    """The arrays whose names are wanted, in the precision of the file. Raises UserError for a damaged file."""
     found = {}
     unknown = []
     with _opened(path) as opened:
-        for name in opened.keys():  # noqa: SIM118  (not a mapping)
+        for name in filter(wanted, opened.keys()):
             kind = opened.get_slice(name).get_dtype()
             if kind in floats.FLOAT8:
                 found[name] = _float8(path, name, floats.FLOAT8[kind])

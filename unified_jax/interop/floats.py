@@ -30,6 +30,12 @@ MARKER = "scaled_fp8"
 BLOCK = 128
 
 
+def scaled_by(name: str) -> tuple[str, ...]:
+    """The name of the weight that an array of this name scales; () for another array."""
+    folder, dot, last = name.rpartition(".")
+    return (f"{folder}{dot}weight",) if last in SCALES else ()
+
+
 def widened(what: str, found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The arrays in float32.
 

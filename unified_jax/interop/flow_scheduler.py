@@ -56,6 +56,8 @@ def flow_scheduler(
 def _dynamic(s: Settings, tokens: int) -> float:
     s.require("time_shift_type", "exponential", "linear")
     first, last = s.get("base_image_seq_len", 256), s.get("max_image_seq_len", 4096)
+    if first == last:
+        raise UserError(f"{s.what}: base_image_seq_len and max_image_seq_len are both {first}; expected two lengths.")
     low, high = s.get("base_shift", 0.5), s.get("max_shift", 1.15)
     mu = low + (high - low) * (tokens - first) / (last - first)
     return mu if s.config.get("time_shift_type") == "linear" else math.exp(mu)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from unified_jax.errors import UserError
-from unified_jax.interop import floats, parts, torch_files
+from unified_jax.interop import files, floats, parts, torch_files
 
 CONFIG = "config.json"
 
@@ -55,25 +55,17 @@ def tensors(folder: Path, wanted: Callable[[str], bool]) -> dict[str, np.ndarray
     """The float32 arrays whose names are wanted. Raises UserError for missing, damaged or unusable files."""
     if not folder.is_dir():
         raise UserError(f"The folder {str(folder)!r} does not exist.")
-    files = parts.find(folder)
+    held = parts.find(folder)
+    used = lambda name: wanted(name) or any(wanted(weight) for weight in floats.scaled_by(name))  # noqa: E731
     found: dict[str, np.ndarray] = {}
-    for path in files.paths:
-        held = _safetensors(path, wanted) if path.suffix == parts.SAFETENSORS else torch_files.read(path, True)[0]
-        found |= {name: value for name, value in held.items() if wanted(name)}
-    lost = sorted(name for name in files.listed or {} if wanted(name) and name not in found)
+    for path in held.paths:
+        plain = path.suffix == parts.SAFETENSORS
+        some = files.read_safetensors(path, used) if plain else torch_files.read(path, True)[0]
+        found |= {name: value for name, value in some.items() if used(name)}
+    lost = sorted(name for name in held.listed or {} if wanted(name) and name not in found)
     if lost:
         raise UserError(f"The parts of {str(folder)!r} lack arrays that their index lists: {', '.join(lost)}.")
     return floats.widened(f"{str(folder)!r}", found)
-
-
-def _safetensors(path: Path, wanted: Callable[[str], bool]) -> dict[str, np.ndarray]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="np") as opened:
-            return {name: opened.get_tensor(name) for name in opened.keys() if wanted(name)}  # noqa: SIM118
-    except (OSError, SafetensorError, TypeError, ValueError, KeyError, AttributeError) as error:
-        raise torch_files.unreadable(path, error) from error
 
 
 class Settings:

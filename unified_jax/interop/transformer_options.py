@@ -81,7 +81,7 @@ def pixart(config: Mapping[str, Any], what: str) -> PixArtOptions:
     width, sample, patch = heads * s.get("attention_head_dim", 72), s.get("sample_size", 128), s.get("patch_size", 2)
     s.require("cross_attention_dim", width)
     channels, stretch = s.get("in_channels", 4), config.get("interpolation_scale")
-    outputs, sizes = config.get("out_channels") or channels, config.get("use_additional_conditions")
+    outputs, sizes = config.get("out_channels", 8) or channels, config.get("use_additional_conditions")
     if outputs not in (channels, 2 * channels):
         raise UserError(f"{what}: out_channels is {outputs!r}; expected {channels} or {2 * channels}.")
     return PixArtOptions(

@@ -4,7 +4,6 @@ A folder holds config.json, which names the class, and safetensors. A file has n
 autoencoder are read from its shapes. A checkpoint of a whole latent diffusion model holds it beside other parts.
 """
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,19 +68,9 @@ def tensors(path: Path) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
     for file in parts.find(path).paths:
         if file.suffix == parts.SAFETENSORS:
-            found |= _read(file, levels.kept(files.names(file)))
+            found |= files.read_safetensors(file, set(levels.kept(files.names(file))).__contains__)
         else:
             held = torch_files.read(file, True)[0]
             found |= {name: held[name] for name in levels.kept(held)}
     counters = [name for name in found if name.endswith(dc.UNUSED)]
     return floats.widened(f"{str(path)!r}", {n: v for n, v in levels.own(found).items() if n not in counters})
-
-
-def _read(path: Path, wanted: Iterable[str]) -> dict[str, np.ndarray]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="np") as opened:
-            return {name: opened.get_tensor(name) for name in wanted}
-    except (OSError, SafetensorError, TypeError, ValueError) as error:
-        raise torch_files.unreadable(path, error) from error
