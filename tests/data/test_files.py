@@ -258,6 +258,25 @@ def test_broken_and_odd_names_are_files_too(tmp_path):
     assert [r["image"] for r in records(source)] == [picture(2), picture(1)]
 
 
+def test_a_run_among_its_own_data_is_none_of_it(tmp_path, monkeypatch):
+    """`cd photos; unified-jax train images --data.path .`: its previews are no pictures, and a resume finds the same."""
+    class_folders(tmp_path)
+    root = tmp_path / "photos"
+    first = list_files(root)
+    rows = np.arange(len(first))
+    run = root / "runs" / "images"
+    (run / "previews").mkdir(parents=True)
+    for name in ("config.json", "environment.json", "previews/step_0000100.png"):
+        (run / name).write_bytes(picture(1))
+    monkeypatch.setattr("unified_jax.data.listing.KEPT", 5)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    again = list_files(root)
+    assert again.digest(np.arange(len(again))) == first.digest(rows)
+    (run / "config.json").unlink()  # not a run any more: what is below it counts
+    assert len(list_files(root)) == len(first) + 2
+    assert len(list_files(run)) == 2  # a run that is asked for
+
+
 def test_a_list_of_many_files_is_kept_until_a_folder_changes(tmp_path, monkeypatch):
     monkeypatch.setattr("unified_jax.data.listing.KEPT", 5)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

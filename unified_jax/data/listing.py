@@ -6,8 +6,9 @@ r"""The files below a folder as packed columns: under 100 bytes a file, mapped i
     case    bytes    the suffix as it is written, where it is not in lower case
     size    int64    bytes; -1 for a link to nothing
 
-Hidden files are left out; links are followed, a folder that was seen is not entered twice. A list that took long is
-kept in the user's cache folder, and used again while no folder of it has changed.
+Hidden files are left out, and the folders of runs (`RUN`), so that a run among its own data adds nothing to them; links
+are followed, a folder that was seen is not entered twice. A list that took long is kept in the user's cache folder, and
+used again while no folder that was looked at has changed.
 """
 
 import contextlib
@@ -26,7 +27,9 @@ from unified_jax.modalities.reading import first_line
 
 KEPT = 20_000
 """A list of as many files is kept."""
-FORMAT = 1
+FORMAT = 2
+RUN = {"config.json", "environment.json"}
+"""A folder below the root that holds these is that of a run."""
 
 
 @dataclass(frozen=True)
@@ -106,11 +109,11 @@ def list_files(root: Path) -> Listing:
         kept = kept_path(whole)
         if found := _read(whole, kept):
             return found
-        listing, changed = _scan(whole)
+        listing, looked = _scan(whole)
     except (OSError, RuntimeError) as error:  # RuntimeError: ~ has no home folder
         raise UserError(f"The folder {str(root)!r} cannot be read: {first_line(error)}.") from None
     if len(listing) >= KEPT:
-        _keep(kept, listing, changed)
+        _keep(kept, listing, looked)
     return listing
 
 
@@ -132,12 +135,12 @@ def user_cache() -> Path:
     return Path(home) / "unified_jax"
 
 
-def _scan(root: Path) -> tuple[Listing, list[int]]:
-    """(the files, the time of change of every folder)."""
+def _scan(root: Path) -> tuple[Listing, dict[str, int]]:
+    """(the files, the time of change of every folder that was looked at)."""
     import pyarrow as pa
 
     folders: list[str] = []
-    changed: list[int] = []
+    looked: dict[str, int] = {}
     suffixes: dict[str, int] = {}
     rows: tuple[list[Any], ...] = ([], [], [], [], [])
     seen: set[tuple[int, int]] = set()
@@ -149,10 +152,12 @@ def _scan(root: Path) -> tuple[Listing, list[int]]:
         if (state.st_dev, state.st_ino) in seen:
             continue
         seen.add((state.st_dev, state.st_ino))
-        folders.append(folder)
-        changed.append(state.st_mtime_ns)
+        looked[folder] = state.st_mtime_ns
         with os.scandir(path) as entries:
             found = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: os.fsencode(e.name))
+        if folder and {e.name for e in found} >= RUN:
+            continue
+        folders.append(folder)
         todo += [f"{folder}/{e.name}".lstrip("/") for e in found[::-1] if e.is_dir()]
         for entry in found:
             size = _size(entry)
@@ -164,8 +169,20 @@ def _scan(root: Path) -> tuple[Listing, list[int]]:
                     column.append(value)
     kinds = (pa.int32(), pa.binary(), pa.int16(), pa.binary(), pa.int64())
     names = ("folder", "stem", "suffix", "case", "size")
+    folders, rows[0][:] = _filled(folders, rows[0])
     table = pa.table({n: pa.array(v, k) for n, v, k in zip(names, rows, kinds, strict=True)})
-    return Listing(root, tuple(folders), tuple(suffixes), table), changed
+    return Listing(root, tuple(folders), tuple(suffixes), table), looked
+
+
+def _filled(folders: list[str], places: list[int]) -> tuple[list[str], list[int]]:
+    """(the folders with a file in or below them, the place in that list of each file's folder)."""
+    used = {""}
+    for place in set(places):
+        parts = folders[place].split("/")
+        used |= {"/".join(parts[:n]) for n in range(1, len(parts) + 1)}
+    kept = [folder for folder in folders if folder in used]
+    moved = {folder: n for n, folder in enumerate(kept)}
+    return kept, [moved[folders[place]] for place in places]
 
 
 def _size(entry: "os.DirEntry[str]") -> int | None:
@@ -178,11 +195,11 @@ def _size(entry: "os.DirEntry[str]") -> int | None:
         return -1
 
 
-def _keep(path: Path, listing: Listing, changed: list[int]) -> None:
+def _keep(path: Path, listing: Listing, looked: dict[str, int]) -> None:
     """Writes a list where it is found again; a cache that cannot be written is no fault."""
     import pyarrow as pa
 
-    head = {"format": FORMAT, "folders": listing.folders, "suffixes": listing.suffixes, "changed": changed}
+    head = {"format": FORMAT, "folders": listing.folders, "suffixes": listing.suffixes, "looked": looked}
     table = listing.table.replace_schema_metadata({b"listing": json.dumps(head).encode()})
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
     try:
@@ -204,7 +221,8 @@ def _read(root: Path, path: Path) -> Listing | None:
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
         head = json.loads(table.schema.metadata[b"listing"])
         folders = tuple(head["folders"])
-        if head["format"] != FORMAT or head["changed"] != [(root / f).stat().st_mtime_ns for f in folders]:
+        looked = head["looked"] if head["format"] == FORMAT else {}
+        if not looked or any((root / f).stat().st_mtime_ns != when for f, when in looked.items()):
             return None
         return Listing(root, folders, tuple(head["suffixes"]), table)
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
