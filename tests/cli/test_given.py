@@ -11,6 +11,7 @@ from unified_jax.modalities.image import Image
 from unified_jax.modalities.label import Label
 from unified_jax.modalities.numbers import Numbers
 from unified_jax.modalities.sheets import show_samples
+from unified_jax.modalities.text import Text
 from unified_jax.models.diffusion import Diffusion
 from unified_jax.runs.given import read_given, split_arguments
 
@@ -43,6 +44,20 @@ def test_condition_files_of_any_system(tmp_path, content):
         (tmp_path / "v.txt").write_bytes(empty)
         with pytest.raises(UserError, match="holds no value"):
             read_given({"shape": f"@{tmp_path / 'v.txt'}"}, model, 3)
+
+
+def test_blank_texts_are_prompts_where_the_model_reads_them(tmp_path):
+    """Blank lines, but for the last ones, stay in their places, so that other files pair with them."""
+    (tmp_path / "v.txt").write_text("a\n\nb\n\n")
+    for empty, expected in (("keep", ["a", "", "b"]), ("refuse", ["a", "b", "a"])):
+        text = Text(4, empty=empty)
+        model = SimpleNamespace(modalities=(text,), givable=("caption",), wantable=())
+        rows = read_given({"caption": f"@{tmp_path / 'v.txt'}"}, model, 3)["caption"]
+        assert [text.decode(row) for row in rows] == expected
+        if empty == "keep":
+            assert text.decode(read_given({"caption": ""}, model, 1)["caption"][0]) == ""
+    with pytest.raises(UserError, match="holds no value"):
+        read_given({"caption": ""}, model, 1)
 
 
 def test_numbers_are_separated_by_spaces_and_samples_by_commas(tmp_path):

@@ -24,7 +24,7 @@ FLAG, AGAINST = "--given.", "--negative."
 class Parses(Protocol):
     """A modality whose values are words on the command line; others are given as files.
 
-    `listed = False`: a comma is a part of a value, not between two.
+    `listed = False`: a comma is a part of a value, not between two. `empty = "keep"`: a blank value is one too.
     """
 
     def parse(self, text: str) -> Any:
@@ -162,28 +162,30 @@ def _prepared(called: str, modality: Any, value: Any) -> np.ndarray:
 def _values(name: str, modality: Any, text: str) -> list[Any]:
     """Each value of a flag."""
     if isinstance(modality, Parses):
-        return _texts(name, text, commas=getattr(modality, "listed", True))
+        blank = getattr(modality, "empty", "") == "keep"
+        return _texts(name, text, commas=getattr(modality, "listed", True), blank=blank)
     if text.startswith("@"):
         return [Path(part) for part in text[1:].split(",@")]
     raise UserError(f"{FLAG}{name} takes a file: {FLAG}{name} @PATH.")
 
 
-def _texts(name: str, text: str, commas: bool = False) -> list[str]:
+def _texts(name: str, text: str, commas: bool = False, blank: bool = False) -> list[str]:
     if text.startswith("@"):
-        values = [line for line in _lines(name, text[1:]) if line]
+        values = [line for line in _lines(name, text[1:]) if line or blank]
         if not values:
             raise UserError(f"{FLAG}{name}: the file {text[1:]!r} holds no value; expected one per line.")
         return values
     values = [part.strip() for part in text.split(",")] if commas else [text]
-    if not all(values):
+    if not all(values) and not blank:
         raise UserError(f"{FLAG}{name} {text!r} holds no value.")
     return values
 
 
 def _lines(name: str, path: str) -> list[str]:
-    """The lines of a text file of any system, without the blanks around them."""
+    """The lines of a text file of any system, without the blanks around them and behind the last."""
     try:
-        return [line.strip() for line in read_text(Path(path)).split("\n")]
+        text = read_text(Path(path)).rstrip()
+        return [line.strip() for line in text.split("\n")] if text else []
     except ValueError as error:
         raise UserError(f"{FLAG}{name}: the file {path!r} cannot be read ({error}).") from error
 
