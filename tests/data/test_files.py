@@ -259,7 +259,7 @@ def test_broken_and_odd_names_are_files_too(tmp_path):
 
 
 def test_a_run_among_its_own_data_is_none_of_it(tmp_path, monkeypatch):
-    """`cd photos; unified-jax train images --data.path .`: its previews are no pictures, and a resume finds the same."""
+    """`cd photos; unified-jax train images --data.path .`: its previews are no data, and a resume finds the same."""
     class_folders(tmp_path)
     root = tmp_path / "photos"
     first = list_files(root)

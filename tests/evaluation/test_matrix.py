@@ -7,6 +7,7 @@ from unified_jax.data.base import prepare_example
 from unified_jax.data.world import World
 from unified_jax.data.world.scene import ATTRIBUTES
 from unified_jax.evaluation import matrix
+from unified_jax.evaluation.finite import check_figures
 from unified_jax.modalities.action import Action
 from unified_jax.modalities.audio import Audio
 from unified_jax.modalities.image import Image
@@ -113,4 +114,8 @@ def test_a_row_has_an_interval_and_a_p_value():
     assert row["low"] < row["value"] < row["high"]
     assert row["p"] < 1e-10
     assert matrix.make_row(("a",), ("b",), "test", "m", (found[1], found[1]))["p"] == pytest.approx(0.5, abs=0.01)
-    assert matrix.make_row(("a",), ("b",), "test", "m", (np.zeros(0), np.zeros(0)))["value"] is None
+    empty = matrix.make_row(("a",), ("b",), "test", "m", (np.zeros(0), np.zeros(0)))
+    assert empty["value"] is None
+    check_figures([empty])  # of no sample, and no fault
+    for n, least in ((1, 0.05), (2, 0.01), (3, 1e-3)):  # all right by chance: 1/3, 1/9, 1/27
+        assert least < matrix.make_row(("a",), ("b",), "test", "m", (np.ones(n), np.full(n, 1 / 3)))["p"] < 0.34

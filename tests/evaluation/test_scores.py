@@ -11,7 +11,7 @@ from tests.helpers import MODEL
 from unified_jax.data.world import World
 from unified_jax.data.world.render import render_image
 from unified_jax.errors import UserError
-from unified_jax.evaluation.evaluate import label_rows, rows_of, scores_for
+from unified_jax.evaluation.evaluate import bits_row, label_rows, rows_of, scores_for
 from unified_jax.evaluation.scores import PixelFrechet, Samples, WorldAttributes, WorldCaptions
 from unified_jax.modalities.label import Label
 from unified_jax.modalities.text import Text
@@ -105,3 +105,17 @@ def test_labels_that_a_model_predicts_are_scored(examples):
     share = (examples["count"] == 2).mean()
     assert [(row["metric"], row["value"]) for row in rows] == [("label_accuracy", share), ("accuracy/count", share)]
     assert rows[1]["chance"] == pytest.approx(max(share, 1 - share))
+    assert label_rows(ENCODER, always_two, examples, "test", rows=3) == rows
+
+
+def test_scores_of_what_is_not_given_are_left_out(examples):
+    """`evaluate --only` gives some conditions; what a picture of others shows cannot be right or wrong."""
+    made = examples["image"]
+    assert WorldCaptions()(Samples("test", READER, {}, "image", made, made)) == []
+    rows = WorldAttributes()(Samples("test", READER, {}, "image", made, made))
+    assert [row["metric"] for row in rows] == ["count_accuracy"]
+
+
+def test_bits_of_one_example_have_no_interval():
+    row = bits_row(np.asarray([3.0]), READER, "test")
+    assert (row["value"], row["low"], row["high"], row["n"]) == (3.0, None, None, 1)

@@ -60,6 +60,26 @@ def test_grids_fall_between_the_ends_that_were_asked_for(name):
     assert made > 30
 
 
+def test_a_lowest_time_leaves_the_first_where_it_is():
+    process = Interpolant("eps", noise_end=0.9)
+    grid = SamplingPlan(steps=4, shift=3.0, lowest=0.01).prepare(process)[1]
+    assert grid[0] == pytest.approx(0.9) and grid[-2] == pytest.approx(shift_times(0.01, 3.0))
+    np.testing.assert_allclose(np.diff(shift_times(grid[:-1], 1 / 3.0), n=2), 0.0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("plan", "process", "words"),
+    [
+        (SamplingPlan(Dopri5(), last="first"), DiscreteGaussian(), "last 'first' has no effect here"),
+        (SamplingPlan(Euler(), whole=True), Edm(), "whole True has no effect here"),
+        (SamplingPlan(Ddim(), steps=1, spacing="leading", last="first"), DiscreteGaussian(), "begins where it ends"),
+    ],
+)
+def test_options_without_an_effect_and_grids_without_a_step_are_refused(plan, process, words):
+    with pytest.raises(UserError, match=words):
+        plan.prepare(process)
+
+
 def test_a_shift_moves_the_times_between_the_ends_as_the_formula_says():
     np.testing.assert_array_equal(uniform_grid(7, 3.0), shift_times(np.linspace(1.0, 0.0, 8), 3.0))
     within = uniform_grid(5, 3.0, 0.98, 0.02)

@@ -68,6 +68,12 @@ def test_targets_that_cannot_be_inverted_are_refused_by_name():
         RectifiedFlow(target="eps")
     with pytest.raises(ValueError, match="alpha = 0"):
         DiscreteGaussian(zero_snr=True, target="eps")
+    for process in ({"schedule": "jsd", "steps": 50}, {"table": (0.1, 0.5, 1.0), "steps": 3}):
+        with pytest.raises(ValueError, match="alpha = 0"):
+            DiscreteGaussian(target="eps", **process)
+        assert DiscreteGaussian(target="v", **process).alphas_cumprod[-1] == 0
+    with pytest.raises(ValueError, match="needs at least two steps"):
+        DiscreteGaussian(steps=1, zero_snr=True, target="v")
     with pytest.raises(ValueError, match="continuous time"):
         DiscreteGaussian(target="velocity")
 

@@ -15,12 +15,15 @@ from unified_jax.cli import distance as cli, sample
 from unified_jax.cli.entry import run_command
 from unified_jax.evaluation.extractors import Encoded, Extractor, PooledPixels
 from unified_jax.evaluation.preprocessing import as_rgb
+from unified_jax.modalities.label import Label
 from unified_jax.runs import extraction
 from unified_jax.runs.distance import open_reference, reference_of
+from unified_jax.runs.distance_flags import DistanceFlags
 from unified_jax.runs.evaluate import EvaluateCommand, evaluate_run
 from unified_jax.runs.extraction import extract, features_folder
 from unified_jax.runs.loop import train
 from unified_jax.runs.pictures import open_pictures
+from unified_jax.runs.sampled import conditions_of
 from unified_jax.runs.start import Start
 
 
@@ -108,6 +111,53 @@ def test_a_killed_extraction_goes_on_with_the_next_shard(folder, tmp_path, monke
     assert features_folder(tmp_path, open_pictures(str(folder)), Corner()) != features_folder(
         tmp_path, pictures, Corner()
     )  # a changed file is another set
+
+
+@dataclass(frozen=True)
+class Counting:
+    """A set whose digest leaves out how many pictures it has, as samples of a run do."""
+
+    count: int
+    name: str = "counting"
+    digest: str = "counting"
+
+    def __len__(self):
+        return self.count
+
+    def rows(self, first, count):
+        return [np.full((4, 4, 3), 7 * i, np.uint8) for i in range(first, first + count)]
+
+
+@pytest.mark.parametrize(("before", "after"), [(8, 15), (15, 8), (12, 18)])
+def test_an_extraction_of_another_number_goes_on_with_whole_shards(tmp_path, monkeypatch, before, after):
+    monkeypatch.setattr(extraction, "SHARD", 6)
+    extract(Counting(before), Corner(), tmp_path / "a")
+    found = extract(Counting(after), Corner(), tmp_path / "a").arrays["pool"]
+    np.testing.assert_array_equal(found, extract(Counting(after), Corner(), tmp_path / "b").arrays["pool"])
+
+
+def test_balanced_conditions_of_several_labels_have_all_classes_in_a_part():
+    labels = (Label("shape", 6), Label("size", 3), Label("place", 9))
+    experiment = dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, conditions=labels))
+    part = conditions_of(experiment, "test", 40, 0, "balanced")
+    whole = conditions_of(experiment, "test", 162, 0, "balanced")
+    for label in labels:
+        np.testing.assert_array_equal(whole[label.name][:40], part[label.name])
+        counts = np.bincount(part[label.name], minlength=label.classes)
+        assert np.ptp(counts) <= 2 and counts.min() > 0
+    assert len(set(zip(*whole.values(), strict=True))) == 162  # every combination once
+    one = dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, conditions=labels[:1]))
+    assert conditions_of(one, "test", 8, 0, "balanced")["shape"].tolist() == [0, 1, 2, 3, 4, 5, 0, 1]
+
+
+def test_flags_without_an_effect_are_refused():
+    for flags, words in (
+        ({"bits": 9, "against": "test"}, "--bits scores examples"),
+        ({"conditions": "balanced"}, "need --against"),
+        ({"distance": DistanceFlags(inception="none.pth")}, "need --against"),
+    ):
+        with pytest.raises(uj.UserError, match=words):
+            evaluate_run(EvaluateCommand("none", **flags))
 
 
 def jax_devices():

@@ -135,6 +135,9 @@ def test_what_does_not_fit_is_refused(images, case):
 def test_solvers_that_choose_their_steps_begin_at_none_of_them(run, images):
     with pytest.raises(UserError, match="chooses its own"):
         run.edit(images, plan=dataclasses.replace(PLAN, sampler=Dopri5()))
+    with pytest.raises(UserError, match="or repeats them"):
+        mask = np.ones(images[0].shape[:2], np.uint8)
+        run.edit(images, mode="inpaint", mask=mask, repeats=2, plan=dataclasses.replace(PLAN, sampler=Dopri5()))
 
 
 def test_an_edit_is_not_completed(run, images, monkeypatch):

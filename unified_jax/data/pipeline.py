@@ -143,6 +143,11 @@ class Pipeline:
         threads = threads or preparing_threads()
         return Prefetcher(self.batch, first_step, threads, max(buffer, threads))
 
+    @property
+    def size(self) -> int:
+        """The number of examples, without skipped records."""
+        return sum(len(s if kept is None else kept) for kept, (_, _, s) in zip(self.kept, self.parts, strict=True))
+
     def described(self) -> list[dict[str, Any]]:
         """Name, number of examples, crc32 of the first example, and the digest if it has one, of each part."""
         found = []

@@ -43,12 +43,18 @@ def rows_of(samples: Samples, scores: tuple[Score, ...]) -> list[Row]:
     return [base | row for one in scores for row in one(samples)]
 
 
-def label_rows(model: Any, params: Params, batch: dict[str, np.ndarray], split: str) -> list[Row]:
-    """The accuracy of each label that a model predicts, and their mean."""
-    call = jax.jit(model.logits)
+def label_rows(model: Any, params: Params, batch: dict[str, np.ndarray], split: str, rows: int = 64) -> list[Row]:
+    """The accuracy of each label that a model predicts, and their mean; `rows` examples per compiled call."""
     fields = [m.name for m in model.modalities if m not in model.labels]
-    found = call(params, *(batch[name] for name in fields))
-    right = {one.name: np.asarray(found[one.name].argmax(-1) == batch[one.name], float) for one in model.labels}
+    best = jax.jit(lambda params, *x: {name: said.argmax(-1) for name, said in model.logits(params, *x).items()})
+    count = len(batch[fields[0]])
+    parts = []
+    for first in range(0, count, rows):
+        take = np.minimum(np.arange(first, first + rows), count - 1)  # one shape, one compilation
+        found = jax.device_get(best(params, *(batch[name][take] for name in fields)))
+        parts.append({name: value[: count - first] for name, value in found.items()})
+    found = {one.name: np.concatenate([part[one.name] for part in parts]) for one in model.labels}
+    right = {name: np.asarray(classes == batch[name], float) for name, classes in found.items()}
     base = {"given": fields, "wanted": [one.name for one in model.labels], "split": split}
     guesses = {one.name: float(np.bincount(batch[one.name]).max() / len(batch[one.name])) for one in model.labels}
     whole = np.stack(list(right.values())).mean(0)
@@ -64,8 +70,11 @@ def asked_of(model: Model, split: str) -> Row:
 
 def bits_row(bits: np.ndarray, model: Model, split: str) -> Row:
     """The row of a mean of bits/dim, with a normal interval; 8 bits/dim is the cost of uniform noise."""
-    mean, error = float(bits.mean()), 1.96 * float(bits.std(ddof=1)) / np.sqrt(len(bits)) if len(bits) > 1 else 0.0
-    row = asked_of(model, split) | {"metric": "bits_per_dim", "value": mean, "low": mean - error, "high": mean + error}
+    mean, row = float(bits.mean()), asked_of(model, split)
+    row |= {"metric": "bits_per_dim", "value": mean, "low": None, "high": None}
+    if len(bits) > 1:
+        error = 1.96 * float(bits.std(ddof=1)) / np.sqrt(len(bits))
+        row |= {"low": mean - error, "high": mean + error}
     return row | {"chance": 8.0, "n": len(bits)}
 
 

@@ -24,9 +24,9 @@ def check_samples(made: Mapping[str, Any]) -> None:
 
 
 def check_figures(rows: list[dict[str, Any]]) -> None:
-    """Raises RunError naming the metric where a row's value is not finite."""
+    """Raises RunError naming the metric where a row's value is not finite; None is that of no sample."""
     for row in rows:
-        if not np.isfinite(row["value"]):
+        if row["value"] is not None and not np.isfinite(row["value"]):
             raise RunError(
                 f"The metric {row['metric']} of the split {row['split']!r} is not a finite number "
                 f"({row['value']}), so nothing was written."

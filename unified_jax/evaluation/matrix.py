@@ -139,7 +139,8 @@ def make_row(
         return row | {"value": None, "low": None, "high": None, "chance": None, "p": 1.0}
     value, chance = float(values.mean()), float(chances.mean())
     low, high = wilson_interval(value, n)
-    error = max(float((values - chances).std()), 1e-3) / math.sqrt(n)
+    # Of few samples that are all right the observed deviation is 0; that of chance is not.
+    error = math.sqrt(max(float((values - chances).var()), float((chances * (1 - chances)).mean()), 1e-6) / n)
     p = 0.5 * math.erfc((value - chance) / error / math.sqrt(2))
     return row | {"value": value, "low": low, "high": high, "chance": chance, "p": p}
 

@@ -118,4 +118,6 @@ class Edm:
             raise UserError(
                 f"The sampler {request.sampler} needs a path between data and noise; use Karras with churn for Edm."
             )
+        why = "it is of the noise levels of discrete steps"
+        request.refuse(whole=why, begin=why)
         return self, level_grid(request, self.sigma_min, self.sigma_max, "karras")

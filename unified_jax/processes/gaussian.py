@@ -91,15 +91,15 @@ class DiscreteGaussian:
             raise ValueError(f"DiscreteGaussian.shift must be positive, found {self.shift}.")
         if self.snr_gamma <= 0:
             raise ValueError(f"DiscreteGaussian.snr_gamma must be positive, found {self.snr_gamma}.")
-        if self.zero_snr and self.target == "eps":
-            raise ValueError(
-                "With zero_snr the last step has alpha = 0, where the target 'eps' says nothing about x0; "
-                "choose target 'v' or 'x0'."
-            )
         kept = self.timesteps
         if kept and (list(kept) != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= self.steps):
             raise ValueError(f"DiscreteGaussian.timesteps must increase strictly within 0 .. {self.steps - 1}.")
-        _ = self.betas  # refuses a schedule that does not fit
+        last = self.alphas_cumprod[-1]  # refuses a schedule that does not fit
+        if last == 0 and self.target == "eps":
+            raise ValueError(
+                "The last step of this process has alpha = 0 (zero_snr, jsd, or a table that ends in 1), where the "
+                "target 'eps' says nothing about x0; choose target 'v' or 'x0'."
+            )
 
     # ---- tables, float64 ------------------------------------------------------------------------------------------
 

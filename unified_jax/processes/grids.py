@@ -5,8 +5,7 @@ and shift (`GridRequest`); `Process.grid` answers with the process to sample wit
 
 Continuous time: uniform from 1 to 0, with the resolution shift t' = s t / (1 + (s - 1) t) (Esser et al. 2024, section
 5.3.2; s > 1 spends more steps near noise). The shift keeps both ends. With `lowest`, k times from 1 down to it, then
-shifted, and then the data: as Stable Diffusion 3 is sampled, whose steps end at 1 / 1000. Noise levels
-s = sigma / alpha, k of them from `high` down to `low`, and then 0:
+shifted, and then the data, as in Stable Diffusion 3. Noise levels s = sigma / alpha, k from `high` to `low`, then 0:
 
     Karras          (high^(1/rho) + i / (k - 1) (low^(1/rho) - high^(1/rho)))^rho, rho = 7 (Karras et al. 2022, eq. 5)
     exponential     uniform in log s
@@ -26,7 +25,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from unified_jax.errors import UserError
-from unified_jax.processes.times import shift_times
+from unified_jax.processes.times import shift_times, unshifted
 
 Spacing = Literal["default", "leading", "trailing", "karras", "exponential", "beta"]
 LevelSpacing = Literal["karras", "exponential", "beta"]
@@ -188,7 +187,7 @@ def _grid_with_last(request: GridRequest, start: float, end: float) -> Float[np.
 
 def _grid_above(request: GridRequest, start: float, end: float) -> Float[np.ndarray, "k"]:
     """Times from start down to `lowest`, shifted, and then the end."""
-    times = shift_times(np.linspace(start, request.lowest, request.steps), request.shift)
+    times = shift_times(np.linspace(unshifted(start, request.shift), request.lowest, request.steps), request.shift)
     if times[-1] <= end:
         raise UserError(f"lowest is above the last time {end:g} of the process, found {request.lowest:g}.")
     return np.append(times, end)
@@ -205,20 +204,21 @@ def uniform_grid(steps: int, shift: float = 1.0, start: float = 1.0, end: float 
     if steps < 1:
         raise ValueError(f"A grid needs at least one step, found {steps}.")
     if not 1.0 >= start > end >= 0.0:
-        raise ValueError(f"A grid must decrease from start to end within [0, 1], found start {start}, end {end}.")
+        raise ValueError(f"A grid must decrease within [0, 1], found start {start}, end {end}.")
     if not 0 < shift < float("inf"):
         raise ValueError(f"The shift of a grid must be positive, found {shift}.")
     if shift == 1:
         return np.linspace(start, end, steps + 1)
-    first, last = (t / (shift - (shift - 1.0) * t) for t in (start, end))  # the shift's inverse; keeps 0 and 1
-    times = shift_times(np.linspace(first, last, steps + 1), shift)
+    times = shift_times(np.linspace(unshifted(start, shift), unshifted(end, shift), steps + 1), shift)
     times[0], times[-1] = start, end
     return times
 
 
 def check_falls(grid: np.ndarray, request: GridRequest) -> None:
-    """Raises UserError where two times of a grid are one number in float32, or are not finite."""
+    """Raises UserError where two times of a grid are one number in float32, or not finite; and for a grid of one."""
     times = np.asarray(grid, np.float32)
+    if len(times) < 2:  # one step, visited last and first
+        raise UserError(f"{request.steps} step with spacing {request.spacing!r} begins where it ends; use more.")
     if not np.isfinite(times).all() or not (np.diff(times) < 0).all():
         raise UserError(
             f"{request.steps} steps with spacing {request.spacing!r} and shift {request.shift:g} give times that "

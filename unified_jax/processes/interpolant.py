@@ -132,7 +132,7 @@ class Interpolant:
         return t
 
     def start(self, eps: Array, t: Array) -> Array:
-        """Sampling begins at eps itself."""
+        """Sampling begins at eps itself, as SiT's does: of noise_end below 1 that is more noise than x_t has."""
         del t
         return eps
 

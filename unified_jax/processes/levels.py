@@ -127,6 +127,7 @@ def chain_grid(chain: Chain, request: GridRequest) -> tuple[Any, np.ndarray]:
         raise UserError(f"The sampler {name} needs continuous time; use Karras with churn, or Ddpm, with this model.")
     levels = NoiseLevels(chain, request.whole, request.begin)
     if needs.adaptive:
+        request.refuse(last=f"the sampler {name} chooses its own times")
         return levels, adaptive_grid(request, levels.sigma_max, levels.sigma_min, 0.0)
     if request.steps > chain.steps:
         raise UserError(

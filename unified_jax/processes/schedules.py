@@ -46,6 +46,8 @@ def make_betas(schedule: Schedule, steps: int, start: float = 1e-4, end: float =
 
 def zero_terminal_snr(betas: Float[np.ndarray, "t"]) -> Float[np.ndarray, "t"]:
     """Shifts and scales sqrt(abar) so that abar_T = 0 and abar_1 is kept (Lin et al. 2023, algorithm 1)."""
+    if len(betas) < 2:
+        raise ValueError("zero_snr keeps the first step and moves the last: it needs at least two steps, found one.")
     root = np.sqrt(np.cumprod(1.0 - betas))
     root = (root - root[-1]) * root[0] / (root[0] - root[-1])
     abar = root**2

@@ -35,6 +35,11 @@ def shift_times(t: T, shift: float) -> T:
     return shift * t / (1.0 + (shift - 1.0) * t)
 
 
+def unshifted(time: float, shift: float) -> float:
+    """The time that `shift_times` moves to this one; 0 and 1 stay."""
+    return time / (shift - (shift - 1.0) * time)
+
+
 def resolution_shift(pixels: int, base_pixels: int) -> float:
     """sqrt(pixels / base_pixels): the static shift for images of another resolution (Esser et al. 2024, eq. 23)."""
     return math.sqrt(pixels / base_pixels)

@@ -43,6 +43,10 @@ class Bench:
         modalities = fields_of(self.experiment.model, fields)
         return Pipeline(self.experiment.data, split, modalities, self.count, self.seed).batch(0)
 
+    def of_size(self, count: int, split: str) -> int:
+        """At most as many examples as a split has: one that counts twice would make an interval too narrow."""
+        return min(count, Pipeline(self.experiment.data, split, self.experiment.model.modalities, 1, 0).size)
+
     def bar(self, what: str, total: int, unit: str = "sample") -> Any:
         """A progress bar for sampling."""
         return tqdm(total=total, unit=unit, desc=what, dynamic_ncols=True, disable=not self.show or not writes())

@@ -112,6 +112,12 @@ def _check(command: EvaluateCommand) -> None:
         )
     if command.only and command.against:
         raise UserError("--only restricts scores of samples; --against compares sets under all conditions.")
+    if command.bits and command.against:
+        raise UserError("--bits scores examples; --against compares sets of samples: two commands.")
+    if not command.against and (command.conditions != "data" or command.distance != DistanceFlags()):
+        raise UserError(
+            "--conditions and the flags of distances (--inception, --encoder, --metrics, ...) need --against."
+        )
     check_seed(command.seed)
     check_steps(command.steps)
 
@@ -172,9 +178,10 @@ def _evaluate_one(bench: "Bench", splits: tuple[str, ...], bits: int, only: tupl
         samples = ev.Samples(split, model, given, name, examples[name], modality.from_model(made))
         rows += ev.rows_of(samples, scores)
         if bits:
-            with bench.bar(f"{split} bits/dim", bits, "example") as bar:
+            scored = bench.of_size(bits, split)
+            with bench.bar(f"{split} bits/dim", scored, "example") as bar:
                 found = bits_per_dim(
-                    model, bench.params, data, split, bits, bench.seed, batch=bench.batch, report=bar.update
+                    model, bench.params, data, split, scored, bench.seed, batch=bench.batch, report=bar.update
                 )
             rows.append(ev.bits_row(found, model, split))
         if not isinstance(modality, Image):
@@ -193,8 +200,10 @@ def _evaluate_labels(bench: "Bench", splits: tuple[str, ...]) -> list[dict[str, 
     """The part for models that predict labels."""
     from unified_jax.evaluation.evaluate import label_rows
 
-    model = bench.experiment.model
-    rows = [row for split in splits for row in label_rows(model, bench.params, bench.examples(split).arrays, split)]
+    model, rows = bench.experiment.model, []
+    for split in splits:
+        examples = replace(bench, count=bench.of_size(bench.count, split)).examples(split).arrays
+        rows += label_rows(model, bench.params, examples, split, bench.batch)
     if bench.show and writes():
         _print_rows(rows)
     return rows
@@ -202,7 +211,7 @@ def _evaluate_labels(bench: "Bench", splits: tuple[str, ...]) -> list[dict[str, 
 
 def _print_rows(rows: list[dict[str, Any]]) -> None:
     main = [row for row in rows if row["metric"] in ("attribute_accuracy", "label_accuracy")]
-    for row in [row for row in rows if row not in main] + main[::-1]:
+    for row in [row for row in rows if row not in main and row["value"] is not None] + main[::-1]:
         interval = "" if row["low"] is None else f" [{row['low']:.3f}, {row['high']:.3f}]"
         where = "" if row is (main[0] if main else None) else f"{row['split']} "
         print(f"{where}{row['metric'].replace('_', ' ')} {row['value']:.3f}{interval}")

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 import os
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -60,7 +61,7 @@ class Shards(Mapping[str, np.ndarray]):
                 part = file[kind]
             if found is None:
                 found = np.empty((self.count, part.shape[1]), np.float32)
-            found[at : at + len(part)] = part
+            found[at : at + len(part)] = part[: self.count - at]  # a set of which less is wanted now
         assert found is not None
         return found
 
@@ -94,7 +95,7 @@ def extract(
         raise UserError(f"The set {pictures.name} holds {count} picture(s); a distance needs at least two.")
     together(lambda: _begin(folder, pictures, extractor), by="first")
     shards = -(-count // SHARD)
-    done = shared([_done(folder, shards)])[0]
+    done = shared([_done(folder, extractor.kinds[0], count)])[0]
     report(min(done * SHARD, count))
     if done < shards:
         forward = Forward(extractor, batch)
@@ -115,9 +116,25 @@ def _begin(folder: Path, pictures: Pictures, extractor: Extractor) -> None:
         raise UserError(f"The folder of features {str(folder)!r} cannot be written: {first_line(error)}.") from error
 
 
-def _done(folder: Path, shards: int) -> int:
-    """The number of shards that are there, without a gap."""
-    return next((i for i in range(shards) if not shard_path(folder, i).is_file()), shards)
+def _done(folder: Path, kind: str, count: int) -> int:
+    """The number of shards that are there, without a gap; one of fewer pictures, which ended a smaller set, is not."""
+
+    def lacks(shard: int) -> bool:
+        path = shard_path(folder, shard)
+        return not path.is_file() or _rows(path, kind) < min(SHARD, count - shard * SHARD)
+
+    shards = -(-count // SHARD)
+    return next((i for i in range(shards) if lacks(i)), shards)
+
+
+def _rows(path: Path, kind: str) -> int:
+    """The number of pictures of a shard, from its head; 0 where it cannot be read."""
+    try:
+        with zipfile.ZipFile(path) as whole, whole.open(f"{kind}.npy") as file:
+            np.lib.format.read_magic(file)
+            return np.lib.format.read_array_header_1_0(file)[0][0]
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+        return 0
 
 
 def _write(path: Path, found: dict[str, np.ndarray]) -> None:

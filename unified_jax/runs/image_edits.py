@@ -27,10 +27,11 @@ def check_edit(edit: Edit, model: Any, plan: SamplingPlan) -> None:
         )
     if len(streams) > 1 and len(streams[0].modality.shape) != 3:
         raise UserError(f"Interpolation is of images, and the first stream is {streams[0].modality.name!r}.")
-    if edit.mode not in ("invert", "interpolate") and edit.strength < 1 and plan.sampler.needs.adaptive:
+    steps = edit.strength < 1 or (edit.fills and edit.repeats > 1)
+    if edit.mode not in ("invert", "interpolate") and steps and plan.sampler.needs.adaptive:
         raise UserError(
-            f"An edit begins at one of the steps, and {type(plan.sampler).__name__} chooses its own; name another "
-            "sampler."
+            f"An edit begins at one of the steps, or repeats them, and {type(plan.sampler).__name__} chooses its own; "
+            "name another sampler."
         )
     if len(streams[0].shape) != 3 and edit.fills:
         raise UserError(f"Masks are of images; {streams[0].modality.name!r} is none.")

@@ -41,8 +41,9 @@ def _print_split(found: list[dict[str, Any]], names: tuple[str, ...], split: str
     print("?: not above chance; *: never trained together")
     print(matrix.table(found, names))
     joint = found[-1]
-    print(f"made together, readers agree: {joint['value']:.2f} (chance {joint['chance']:.2f})")
-    for row in [row for row in found if row.get("never_together")]:
+    if joint["value"] is not None:
+        print(f"made together, readers agree: {joint['value']:.2f} (chance {joint['chance']:.2f})")
+    for row in [row for row in found if row.get("never_together") and row["value"] is not None]:
         print(
             f"never trained together: {row['given'][0]} -> {row['wanted'][0]} {row['value']:.2f} "
             f"[{row['low']:.2f}, {row['high']:.2f}] (chance {row['chance']:.2f})"

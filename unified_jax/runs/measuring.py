@@ -54,6 +54,13 @@ class Distance:
             self.extractor = Inception(best.inception, best.preprocessing, _kinds(best.metric))
         _ = self.extractor.label  # reads the weights: a wrong file is refused before the first step
         self.real = distance.reference_of(best.against, experiment.data, image_of(experiment.model))
+        if self.real.pictures is None:
+            if OF_INCEPTION.get(best.metric, best.metric) in ("kernel", "precision_recall"):
+                raise UserError(
+                    f"checkpoint.best.metric {best.metric!r} compares pictures; {best.against!r} has moments."
+                )
+            if not self.real.published.of(self.extractor.label):
+                raise UserError(f"{best.against!r} holds no statistics by {self.extractor.label}.")
         self.given = conditions_of(experiment, experiment.validation.split, best.count, PREVIEW_SEED)
         self.known: FeatureSet | None = None
 
@@ -82,6 +89,8 @@ class Scored:
         if not self.scores:
             raise UserError(f"No score suits this run, so checkpoint.best.metric {self.metric!r} cannot be measured.")
         self.examples = held_out_pipeline(experiment, experiment.checkpoint.best.count, packed=False).batch(0).arrays
+        _, (name,) = model.request((), ())
+        self._scored(name, np.asarray(self.examples[name]))  # an unknown metric is refused before the first step
 
     @property
     def metric(self) -> str:
@@ -90,16 +99,19 @@ class Scored:
 
     def value(self, params: Params, step: int) -> float:
         """The metric of `count` samples."""
-        e, model = self.experiment, self.experiment.model
+        e, model, count = self.experiment, self.experiment.model, self.experiment.checkpoint.best.count
         fields, (name,) = model.request((), ())
         given = {field: self.examples[field] for field in fields}
-        count = e.checkpoint.best.count
         made = generate_many(
             model, params, given, (name,), count, PREVIEW_SEED, e.preview.plan, e.batch_size, e.rules
         )  # fmt: skip
         check_samples(made)
-        raw = image_of(model).from_model(made[name])
-        samples = ev.Samples(e.validation.split, model, given, name, np.asarray(self.examples[name]), raw)
+        return self._scored(name, image_of(model).from_model(made[name]))
+
+    def _scored(self, name: str, made: np.ndarray) -> float:
+        model, split = self.experiment.model, self.experiment.validation.split
+        given = {field: self.examples[field] for field in model.request((), ())[0]}
+        samples = ev.Samples(split, model, given, name, np.asarray(self.examples[name]), made)
         return _of(ev.rows_of(samples, self.scores), self.metric)
 
 

@@ -5,11 +5,13 @@ Sample i depends only on (seed, i) and its conditions, so they need not be kept.
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+from jaxtyping import Int
 
 from unified_jax.config import to_plain
 from unified_jax.data.pipeline import Pipeline
@@ -72,6 +74,14 @@ class SampledPictures:
         return list(self.modality.from_model(made[self.modality.name]))
 
 
+def _in_turn(count: int, combinations: int, several: bool) -> Int[np.ndarray, "n"]:
+    """Numbers of combinations of classes, all in turn; of several labels by a stride: a part has all classes."""
+    stride = round(0.618 * combinations) if several else 1
+    while math.gcd(stride, combinations) > 1:
+        stride += 1
+    return np.arange(count) * max(stride, 1) % combinations
+
+
 def image_of(model: Any) -> Image:
     """The image that a model makes by default. Raises UserError for a model that makes anything else."""
     wanted = model.request((), ())[1] if model.wantable else ()
@@ -96,8 +106,8 @@ def conditions_of(
         others = [m.name for m in sources if not isinstance(m, Label)]
         if others or not sources:
             raise UserError(f"Balanced conditions are of labels; this model reads {', '.join(others) or 'nothing'}.")
-        found, index = {}, np.arange(count)
-        for label in sources:  # several labels: all their combinations in turn
+        found, index = {}, _in_turn(count, math.prod(label.classes for label in sources), several=len(sources) > 1)
+        for label in sources:
             found[label.name] = (index % label.classes).astype(np.int32)
             index = index // label.classes
         return found
