@@ -17,6 +17,7 @@ import hashlib
 import importlib
 import json
 import math
+import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -91,8 +92,20 @@ def check_kinds(value: Any) -> None:
         cls, values = type(value), {f.name: getattr(value, f.name) for f in fields_of(value)}
         for wrong in _misfits(cls, values):
             raise UserError(f"{cls.__name__}.{wrong}.")
-        for item in values.values():
+        for name, item in values.items():
+            if not (dataclasses.is_dataclass(item) or isinstance(item, tuple | bool | int | float | str | None)):
+                raise UserError(
+                    f"{cls.__name__}.{name} is a {type(item).__name__}; a configuration, which is written down, holds "
+                    f"numbers, texts, tuples and dataclasses{_instead(item)}."
+                )
             check_kinds(item)
+
+
+def _instead(item: Any) -> str:
+    """What to write in the place of a usual value that a configuration does not hold."""
+    if isinstance(item, pathlib.PurePath):
+        return ": write str(path)"
+    return ": write a tuple" if isinstance(item, list | set) else ""
 
 
 def check_open(value: Any) -> None:

@@ -113,3 +113,9 @@ def seed_key(seed: int | np.integer | jax.Array) -> jax.Array:
         return jax.random.wrap_key_data(jnp.asarray([0, seed], jnp.uint32), impl=KEYS)
     low = seed.astype(jnp.uint32)
     return jax.random.wrap_key_data(jnp.stack([jnp.zeros_like(low), low]), impl=KEYS)
+
+
+def check_seed(seed: int) -> None:
+    """Raises UserError for a seed of a run or of samples that is out of range, or no whole number."""
+    if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**31:
+        raise UserError(f"--seed must lie in 0 .. 2^31 - 1, found {seed}.")

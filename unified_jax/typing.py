@@ -5,6 +5,7 @@ Axes in shapes: `b` batch, `n` tokens, `d` features, `f h w` frames/rows/columns
 """
 
 import dataclasses
+import functools
 import inspect
 import types
 import typing
@@ -59,8 +60,13 @@ def _protocol(hint: Any) -> Any:
     return typing.get_args(hint)[1] if is_open(hint) else None
 
 
+@functools.lru_cache(maxsize=1024)
 def lacking(cls: type, protocol: type) -> str:
     """What a class lacks of a protocol, in words; "" where it has everything. Looked up on the class, never called."""
+    if cls is type:
+        return "a class itself is given: call it"
+    if cls.__module__ == "builtins":
+        return f"a {cls.__name__} is none"
     if not dataclasses.is_dataclass(cls):
         return f"{cls.__name__} is no dataclass: write @dataclass(frozen=True) above it"
     if cls.__hash__ is None:
@@ -75,6 +81,21 @@ def lacking(cls: type, protocol: type) -> str:
         asked, taken = (inspect.signature(vars_call(c)).parameters for c in (protocol, cls))
         if unknown := [n for n in asked if n not in taken]:
             return f"{cls.__name__}.__call__ takes {', '.join(taken)}, without {', '.join(unknown)}"
+    return next(filter(None, (_misses(cls, protocol, n) for n in wanted if not n.startswith("_"))), "")
+
+
+def _misses(cls: type, protocol: type, name: str) -> str:
+    """How a class's method cannot be called as the protocol's is; "" where it can."""
+    asked, own = (next((vars(b)[name] for b in c.__mro__ if name in vars(b)), None) for c in (protocol, cls))
+    if not (inspect.isfunction(asked) and inspect.isfunction(own)):
+        return ""  # a property, a field, a wrapped method
+    given = [p for p in inspect.signature(asked).parameters.values() if p.default is p.empty]
+    try:
+        named = {p.name: None for p in given if p.kind is p.KEYWORD_ONLY}
+        inspect.signature(own).bind(*(None for p in given if p.name not in named), **named)
+    except TypeError:
+        shown = (", ".join(inspect.signature(one).parameters) for one in (own, asked))
+        return "{}.{} takes {}, not {}".format(cls.__name__, name, *shown)
     return ""
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unified_jax.api.run import Run, load
+from unified_jax.errors import UserError
 from unified_jax.planning.hardware import open_target
 from unified_jax.planning.plan import forecast
 from unified_jax.runs import link as linking, loop
@@ -39,6 +40,8 @@ def train(
     Ctrl-C saves and stops; the same call resumes. Raises UserError for an invalid request, before compilation,
     and RunError for a run that failed.
     """
+    if not isinstance(experiment, Experiment):
+        raise UserError(f"train takes an Experiment, such as uj.recipe('quickstart'); found {experiment!r}.")
     origin = None if init_from is None else Path(init_from)
     loop.train(experiment, Start(Path(run_dir), resume, origin, quiet=quiet, trust=trust))
     return load(run_dir, trust=True)  # its classes are those of this process
@@ -82,6 +85,7 @@ def evaluate(
     """
     folder = run.folder if isinstance(run, Run) else Path(run)
     trust = trust or isinstance(run, Run)
+    splits, only = ((one,) if isinstance(one, str) else tuple(one) for one in (splits, only))
     command = EvaluateCommand(str(folder), count=count, splits=splits, seed=seed, only=only, trust=trust)
     return evaluate_run(command, plan)
 

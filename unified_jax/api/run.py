@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from unified_jax.api.samples import Samples
+from unified_jax.api.samples import Samples, opened
 from unified_jax.config import Open
 from unified_jax.data.pipeline import Pipeline
 from unified_jax.errors import UserError, meant
@@ -17,13 +17,12 @@ from unified_jax.evaluation.finite import check_samples
 from unified_jax.modalities.features import Features
 from unified_jax.modalities.label import named
 from unified_jax.models.edited import SOURCE, Edit, Edited, Mode
-from unified_jax.models.free_running import ORDER
 from unified_jax.models.generation import Sampling
 from unified_jax.models.sampling import generate_many, sample_keys
 from unified_jax.models.sizes import of_size
 from unified_jax.models.stages import BUFFERS
 from unified_jax.models.transfusion import FREE
-from unified_jax.precision import same_numbers, seed_key
+from unified_jax.precision import check_seed, same_numbers, seed_key
 from unified_jax.runs.completed import completed
 from unified_jax.runs.directory import read_names
 from unified_jax.runs.given import field_rows, given_rows, several
@@ -94,6 +93,7 @@ class Run:
         finite.
         """
         given, model, plan = given or {}, self.model, plan or self.plan()
+        check_seed(seed)
         count = self._count(given) if count is None else count
         if count < 1 or batch < 1 or first < 0:
             raise UserError(f"count and batch must be at least 1, first at least 0; found {count}, {batch}, {first}.")
@@ -247,6 +247,7 @@ def wanted_of(
     generate: tuple[str, ...], given: Mapping[str, Any], model: Any, flag: str = "generate"
 ) -> tuple[str, ...]:
     """The generated fields: the named ones, or all that are not given. Raises UserError for an unknown one."""
+    generate = (generate,) if isinstance(generate, str) else tuple(generate)
     wanted = generate or tuple(name for name in model.wantable if name not in given)
     unknown = [name for name in wanted if name not in (*model.wantable, FREE)]
     if unknown and model.wantable:
@@ -255,16 +256,3 @@ def wanted_of(
     if len(set(wanted)) != len(wanted):
         raise UserError(f"{flag} names each modality at most once; found {', '.join(wanted)!r}.")
     return wanted
-
-
-def opened(modalities: tuple[Any, ...], given: dict[str, np.ndarray], made: dict[str, np.ndarray]) -> Samples:
-    """Samples from model space as raw values."""
-    by_name: dict[str, Any] = {m.name: m for m in modalities}
-    order = made.pop(ORDER, None)
-    arrays = {name: by_name[name].from_model(value) for name, value in made.items()}
-    if order is None:
-        return Samples(arrays, modalities, given)
-    names = [m.name for m in modalities]
-    chosen = [[names[m] for m in row if m >= 0] for row in order]
-    there = {name: value for name, value in arrays.items() if any(name in row for row in chosen)}
-    return Samples(there, modalities, given, chosen)

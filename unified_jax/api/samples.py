@@ -9,6 +9,7 @@ import numpy as np
 from unified_jax.errors import UserError
 from unified_jax.modalities.image import sheet
 from unified_jax.modalities.sheets import show_samples
+from unified_jax.models.free_running import ORDER
 
 
 class Samples(dict[str, np.ndarray]):
@@ -32,6 +33,19 @@ class Samples(dict[str, np.ndarray]):
         file = io.BytesIO()
         show(self).save(file, "PNG")
         return file.getvalue()
+
+
+def opened(modalities: tuple[Any, ...], given: dict[str, np.ndarray], made: dict[str, np.ndarray]) -> Samples:
+    """Samples from model space as raw values."""
+    by_name: dict[str, Any] = {m.name: m for m in modalities}
+    order = made.pop(ORDER, None)
+    arrays = {name: by_name[name].from_model(value) for name, value in made.items()}
+    if order is None:
+        return Samples(arrays, modalities, given)
+    names = [m.name for m in modalities]
+    chosen = [[names[m] for m in row if m >= 0] for row in order]
+    there = {name: value for name, value in arrays.items() if any(name in row for row in chosen)}
+    return Samples(there, modalities, given, chosen)
 
 
 def show(shown: "Samples | np.ndarray", titles: list[str] | None = None, columns: int = 8, limit: int = 64) -> Any:

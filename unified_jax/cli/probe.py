@@ -20,8 +20,8 @@ from unified_jax.cli.probing.loss import LossCommand, loss
 from unified_jax.cli.probing.noise import NoiseCommand, noise
 from unified_jax.cli.probing.similarity import SimilarityCommand, similarity
 from unified_jax.errors import UserError, meant
-from unified_jax.precision import same_numbers
-from unified_jax.runs.flags import check_seed, check_steps, first_word, parse
+from unified_jax.precision import check_seed, same_numbers
+from unified_jax.runs.flags import check_steps, first_word, parse
 from unified_jax.runs.given import split_arguments
 from unified_jax.runs.spectra import SpectrumCommand, spectrum
 

@@ -11,8 +11,8 @@ from unified_jax.config import to_plain
 from unified_jax.errors import UserError, meant
 from unified_jax.hosts import Hosts, together, writes
 from unified_jax.modalities.label import named
-from unified_jax.precision import same_numbers
-from unified_jax.runs.flags import check_devices, check_room, check_seed, check_steps, parse
+from unified_jax.precision import check_seed, same_numbers
+from unified_jax.runs.flags import check_devices, check_room, check_steps, parse
 from unified_jax.runs.folders import check_folder
 from unified_jax.runs.given import read_given, split_arguments
 from unified_jax.runs.image_edits import EditFlags

@@ -117,7 +117,8 @@ def main(arguments: list[str]) -> None:
         from unified_jax.runs.dry_run import dry_run
 
         for i, experiment in enumerate(experiments):
-            report = dry_run(experiment, run_dir / f"stage_{i + 1}" if command.stages else run_dir, places)
+            folder = run_dir / f"stage_{i + 1}" if command.stages else run_dir
+            report = dry_run(experiment, folder, places, init_from, trust)
             if writes():
                 print(report)
         return
@@ -149,13 +150,16 @@ def _train_stages(experiments: tuple[Experiment, ...], start: Any) -> None:
 
 
 def evaluated(experiment: Experiment, run_dir: Path, summary: dict[str, Any]) -> bool:
-    """Whether evaluation.json is of this step and of as many samples or more: a finished run is left as it is."""
+    """Whether evaluation.json is of this step, these scores and as many samples or more: then it is left as it is."""
+    from unified_jax.config import to_plain
     from unified_jax.runs.bench import RESULT
     from unified_jax.runs.directory import read_json
 
     found = read_json(run_dir / RESULT) or {}
     counts = [row["n"] for row in found.get("rows", ()) if isinstance(row, dict) and isinstance(row.get("n"), int)]
-    return found.get("step") == summary["step"] and max(counts, default=0) >= experiment.evaluate
+    made = found.get("count", max(counts, default=0))
+    same = found.get("step") == summary["step"] and found.get("scores", []) == to_plain(experiment.scores)
+    return same and made >= experiment.evaluate
 
 
 def _evaluate(experiment: Experiment, run_dir: Path, stage: tuple[str, ...]) -> None:

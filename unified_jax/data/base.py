@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from unified_jax.errors import UserError
+from unified_jax.errors import RunError, UserError
 from unified_jax.modalities.base import Modality
 from unified_jax.modalities.reading import File
 
@@ -168,6 +168,17 @@ def vary_example(
         with told(name, index, field, raw.get(field)):
             raw = owner.vary(raw, np.random.Generator(np.random.Philox(key=key)))
     return raw
+
+
+def record_of(source: Source, name: str, index: int) -> dict[str, Any]:
+    """A record of a source, also of one's own. Raises UserError naming data set and record for whatever it raises."""
+    try:
+        return source[index]
+    except (UserError, RunError):
+        raise
+    except Exception as error:  # a source of one's own may raise anything
+        why = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise UserError(f"Data set {name!r}, record {index}: {why.rstrip('.')}.") from error
 
 
 def read_raw(modality: Any, raw: Any) -> Any:

@@ -26,6 +26,7 @@ from unified_jax.data.base import (
     derived_first,
     fields_read,
     prepare_example,
+    record_of,
     told,
     vary_example,
     varying,
@@ -196,7 +197,7 @@ class Pipeline:
         """
         part, index = example_id >> PART_BITS, example_id & ((1 << PART_BITS) - 1)
         _, name, source = self.parts[part]
-        raw, (modalities, owners) = source[index], self.views[view]
+        raw, (modalities, owners) = record_of(source, name, index), self.views[view]
         if place is not None and owners[part]:
             key = np.array([VARY | self.seed, (place[0] << 24) | place[1]], np.uint64)
             raw = vary_example(name, index, raw, owners[part], key)

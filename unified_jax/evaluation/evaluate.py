@@ -40,7 +40,20 @@ def scores_for(asked: tuple[Score, ...], data: DataSet, model: Model) -> tuple[S
 def rows_of(samples: Samples, scores: tuple[Score, ...]) -> list[Row]:
     """The rows of one split."""
     base = asked_of(samples.model, samples.split) | {"given": list(samples.given), "n": len(samples.made)}
-    return [base | row for one in scores for row in one(samples)]
+    return [base | row for one in scores for row in _checked(type(one).__name__, one(samples))]
+
+
+def _checked(name: str, rows: Any) -> list[Row]:
+    """The rows of a score as JSON holds them. Raises UserError for what is none."""
+
+    def is_row(row: Any) -> bool:
+        return isinstance(row, dict) and {"metric", "value"} <= row.keys()
+
+    if not isinstance(rows, list | tuple) or not all(map(is_row, rows)):
+        example = '{"metric": "sharpness", "value": 0.5}, with "low", "high" and "chance" where there are any'
+        raise UserError(f"The score {name} returns {str(rows)[:80]}; expected a list of rows such as {example}.")
+    empty = {"low": None, "high": None, "chance": None}
+    return [empty | {k: v.item() if isinstance(v, np.generic) else v for k, v in row.items()} for row in rows]
 
 
 def label_rows(model: Any, params: Params, batch: dict[str, np.ndarray], split: str, rows: int = 64) -> list[Row]:

@@ -65,7 +65,14 @@ class Bench:
 
     def write(self, out: Path, rows: list[dict[str, Any]], step: int, only: tuple[str, ...] = ()) -> None:
         """Writes evaluation.json and the images, in place of those of the previous evaluation; `only` was given."""
-        result = {"rows": rows, "step": step, "plan": to_plain(self.plan), "sampling_seed": self.seed}
+        result = {
+            "rows": rows,
+            "step": step,
+            "plan": to_plain(self.plan),
+            "sampling_seed": self.seed,
+            "count": self.count,
+        }
+        result |= {"scores": scores} if (scores := to_plain(self.experiment.scores)) else {}
         result |= {"only": only} if only else {}
         with new_files(out, _older(out), RESULT) as folder:
             for name, picture in self.pictures.items():

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from unified_jax.data.base import DataSet, Named, Recorded, Source, prepare_example
+from unified_jax.data.base import DataSet, Named, Recorded, Source, prepare_example, record_of
 from unified_jax.data.cached import described
 from unified_jax.data.prefetch import Prefetcher
 from unified_jax.data.records import FORMAT, HEAD, UNFINISHED, encode_record, shard_path
@@ -109,7 +109,7 @@ def _sizes(source: Source) -> Iterator[int]:
     """Bytes of some records, evenly spaced; one that cannot be read has none, and is named when it is written."""
     for index in sorted({len(source) * k // PROBED for k in range(PROBED)}) if len(source) else ():
         with contextlib.suppress(UserError, RunError, ValueError):
-            yield len(encode_record(source[index]))
+            yield len(encode_record(record_of(source, "", index)))
 
 
 def _counted(folder: Path, count: int, shard: int) -> dict[str, int]:
@@ -170,7 +170,7 @@ class Job:
     def encoded(self, index: int) -> bytes | str:
         """The bytes of a record, or why it is left out. Raises UserError for one that cannot be read."""
         try:
-            record = self.source[index]
+            record = record_of(self.source, self.name, index)
             if self.skip:
                 prepare_example(self.name, index, record, self.skip)
             return encode_record(record)

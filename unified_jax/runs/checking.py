@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from unified_jax.data.base import Source, prepare_example
+from unified_jax.data.base import Source, prepare_example, record_of
 from unified_jax.data.prefetch import Prefetcher
 from unified_jax.errors import RunError, UserError
 from unified_jax.modalities.base import Modality
@@ -78,7 +78,7 @@ def _one(
     record: dict[str, Any] = {}
     digests: list[tuple[str, str]] = []
     try:
-        record = source[index]
+        record = record_of(source, name, index)
         files = {field: value for field, value in record.items() if isinstance(value, File)}
         if any(m.left_out(record[m.name]) for m in modalities if isinstance(m, Text) and m.name in record):
             return None, "", [], True
@@ -101,7 +101,7 @@ def _named(message: str) -> str:
 
 
 def kind_of(message: str, called: str) -> str:
-    """A message without its record, file and numbers; those of a type, as in uint8, stay.
+    """A message without its record, file and numbers; those of a type, as in uint8, and what was expected stay.
 
     >>> kind_of("Data set 'photos', record 12 (a.png), field 'image': it has 7 bytes.", "a.png")
     "field 'image': it has N bytes"
@@ -109,7 +109,8 @@ def kind_of(message: str, called: str) -> str:
     text = re.sub(r"^Data set '[^']*', record \d+( \([^)]*\))?[,:]? ?", "", message)
     if called:
         text = text.replace(repr(called), "it").replace(called, "it")
-    return re.sub(r"(?<![a-z])\d+", "N", text).rstrip(".")
+    wanted, found, text = text.rpartition("found ") if "expected " in text.partition("found ")[0] else ("", "", text)
+    return wanted + found + re.sub(r"(?<![a-z])\d+", "N", text).rstrip(".")
 
 
 def _some(names: list[str]) -> str:

@@ -8,21 +8,31 @@ import numpy as np
 from unified_jax.errors import UserError
 from unified_jax.hosts import together, writes
 from unified_jax.modalities.sheets import show_samples
+from unified_jax.runs.directory import load_experiment
 from unified_jax.runs.dtype import chosen
 from unified_jax.runs.loop import Run, prepare
+from unified_jax.runs.measuring import measurer
 from unified_jax.runs.memory import GIB, room_of, state_bytes
 from unified_jax.runs.stages import NOWHERE, Places, check_sources
 from unified_jax.training.experiment import Experiment
 from unified_jax.training.flops import count_flops
 
 
-def dry_run(experiment: Experiment, run_dir: Path, places: Places = NOWHERE) -> str:
+def dry_run(
+    experiment: Experiment, run_dir: Path, places: Places = NOWHERE, init_from: Path | None = None, trust: bool = False
+) -> str:
     """The report; the examples of step 1 are in RUN_DIR-first_batch.png. Raises UserError as `train` would.
 
     A stage whose source is not there yet is counted all the same, and the report says that it is not.
     """
+    if run_dir.exists() and not run_dir.is_dir():
+        raise UserError(f"--run-dir {str(run_dir)!r} is a file; name a folder.")
+    if init_from:
+        load_experiment(init_from, trust)
     run = together(lambda: prepare(chosen(experiment, run_dir)))
     assert run
+    if run.experiment.checkpoint.best.every:
+        measurer(run.experiment)  # refuses what cannot be measured
     waits = together(lambda: _waits(experiment, places))
     program = run.program
     frozen = program.abstract_frozen()

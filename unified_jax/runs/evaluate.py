@@ -12,14 +12,15 @@ import tyro
 from unified_jax.errors import UserError
 from unified_jax.evaluation.finite import check_figures
 from unified_jax.hosts import Hosts, together, writes
-from unified_jax.precision import same_numbers
+from unified_jax.precision import check_seed, same_numbers
 from unified_jax.runs.distance_flags import DistanceFlags
-from unified_jax.runs.flags import check_room, check_seed, check_steps
+from unified_jax.runs.flags import check_room, check_steps
 from unified_jax.runs.folders import make_folder
 
 if TYPE_CHECKING:
     from unified_jax.runs.bench import Bench
     from unified_jax.samplers.plan import SamplingPlan
+    from unified_jax.training.experiment import Experiment
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,17 @@ def evaluate_run(
     if writes():
         bench.write(out, rows, step, command.only)
     return rows
+
+
+def check_evaluation(experiment: "Experiment") -> None:
+    """Raises UserError where the evaluation at the end of this training could not be made."""
+    if experiment.evaluate:
+        from unified_jax.evaluation.evaluate import scores_for
+
+        model, scores = experiment.model, experiment.scores
+        _evaluation_of(model, EvaluateCommand("", count=experiment.evaluate), scores)
+        if scores:
+            scores_for(scores, experiment.data, model)
 
 
 def _check(command: EvaluateCommand) -> None:

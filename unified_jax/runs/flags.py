@@ -170,12 +170,6 @@ def first_word(arguments: list[str], usage: str, several: str, known: Iterable[s
     return arguments[0]
 
 
-def check_seed(seed: int) -> None:
-    """Raises UserError for a seed out of range; a run's own seed has the same range."""
-    if not 0 <= seed < 2**31:
-        raise UserError(f"--seed must lie in 0 .. 2^31 - 1, found {seed}.")
-
-
 def check_steps(steps: int | None) -> None:
     """Raises UserError for a number of sampler steps out of range."""
     if steps is not None and not 1 <= steps <= MOST_STEPS:

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float
 
-from unified_jax.errors import UserError
+from unified_jax.errors import UserError, meant
 from unified_jax.modalities.pictures import decode_picture, pixels
 from unified_jax.modalities.reading import read_bytes
 from unified_jax.models.edited import FILL, IMAGE, OTHER, SHARE, Edit, Mode
@@ -152,6 +152,9 @@ class EditFlags:
 
 def edit_of(mode: Mode, strength: float | None, repeats: int = 1, iterations: int = 3) -> Edit:
     """An edit with the strength that is usual for its mode. Raises UserError for values that cannot be."""
+    if mode not in get_args(Mode):
+        known = get_args(Mode)
+        raise UserError(f"The edit {mode!r} is unknown{meant(str(mode), known)} There are {', '.join(known)}.")
     usual = 1.0 if mode in ("inpaint", "outpaint") else 0.6
     try:
         return Edit(mode, usual if strength is None else strength, repeats, iterations)

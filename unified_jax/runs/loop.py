@@ -8,7 +8,6 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -25,14 +24,14 @@ from unified_jax.models.latent_features import awake
 from unified_jax.precision import same_numbers
 from unified_jax.runs import directory as runs
 from unified_jax.runs.checkpoints import Checkpoints
-from unified_jax.runs.code import check_own_classes, keep_code
+from unified_jax.runs.code import check_own_classes
+from unified_jax.runs.described import described, rescored
 from unified_jax.runs.dtype import chosen
 from unified_jax.runs.lock import RunLock
 from unified_jax.runs.memory import check_state_fits
 from unified_jax.runs.metrics import MetricsWriter, Pending, Progress, count_lines, last_loss
 from unified_jax.runs.monitor import Watch
 from unified_jax.runs.patience import over
-from unified_jax.runs.resume import DATA
 from unified_jax.runs.start import Start, begin, check_there, create
 from unified_jax.runs.watchdog import Pulse
 from unified_jax.sharding import make_mesh
@@ -68,6 +67,10 @@ def prepare(experiment: Experiment) -> Run:
     """Everything up to (not including) the first compile: mesh, data, shapes, shardings. Raises UserError early."""
     check_kinds(experiment)
     check_own_classes(experiment)
+    if experiment.evaluate:
+        from unified_jax.runs.evaluate import check_evaluation
+
+        check_evaluation(experiment)
     program = assemble(experiment, make_mesh(experiment.mesh))
     check_state_fits(program.shapes, program.shardings, program.abstract_frozen(), program.mesh.local_devices)
     held = local_rows(program.batch_sharding, program.rows)
@@ -112,8 +115,8 @@ def opened(run: Run, start: Start) -> Iterator[tuple[Checkpoints, State]]:
         together(lambda: check_there(run.experiment, start, checkpoints, run.pipeline.described), by="first")
         state, frozen = begin(run.experiment, run.program, run.key, start, checkpoints)
         run.frozen = awake(run.experiment.model, frozen)
-        if not over(run.experiment, folder, int(state.step)):
-            together(lambda: _describe(run, folder, int(state.step)), by="first")
+        write = rescored if over(run.experiment, folder, int(state.step)) else described
+        together(lambda: write(run.experiment, run.pipeline, run.program.mesh, folder, int(state.step)), by="first")
         yield checkpoints, state
 
 
@@ -137,16 +140,6 @@ def ended(run: Run, start: Start, steps: int) -> dict[str, Any]:
     skipped = count_lines(start.run_dir / "non_finite.jsonl", steps)
     found = {"step": steps, "finished": True, "loss": loss, "skipped": skipped, "parameters": run.program.parameters}
     return close_run(run, start, found)
-
-
-def _describe(run: Run, folder: Path, step: int) -> None:
-    keep_code(folder, run.experiment, step)
-    runs.save_experiment(folder, run.experiment)
-    environment = runs.environment(run.experiment, dict(run.program.mesh.shape))
-    runs.write_json(folder / "environment.json", environment)
-    runs.write_json(folder / DATA, {"parts": run.pipeline.described()})
-    if names := run.pipeline.class_names():
-        runs.write_json(folder / runs.NAMES, names)
 
 
 class Interrupt:

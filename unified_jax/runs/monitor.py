@@ -132,11 +132,14 @@ class Watch:
         return now(e.preview.every), now(e.validation.every), now(e.checkpoint.best.every), now(e.checkpoint.every)
 
     def look(self, state: State, step: int) -> None:
-        """Previews, validation, measurements and checkpoints that are due after this step, in this order."""
+        """Checkpoints, previews, validation and measurements that are due after this step, in this order: what fails
+        costs no checkpoint."""
         preview, validate, measure, save = due = self.due(step)
         if not any(due):
             return
         self.drain(0)
+        if save:
+            self.checkpoints.save(state, step)
         if preview and self.previewer:
             self._preview(state, step)
         if validate and self.validator:
@@ -147,8 +150,6 @@ class Watch:
                 self.checkpoints.save_best(state, step, loss, "validation/loss")
         if measure and self.best:
             self._measure(state, step)
-        if save:
-            self.checkpoints.save(state, step)
         self._beat(f"the previews, validation or checkpoint of step {step}")
 
     def _measure(self, state: State, step: int) -> None:

@@ -72,11 +72,19 @@ def _with_values(
 ) -> tuple[Callable[[], Any], list[str]]:
     """(a function of a recipe with the values that the arguments give its parameters, the other arguments)."""
     build = find_function(name, CONFIGS, RECIPE, function)
-    kinds, parameters = typing.get_type_hints(build), inspect.signature(build).parameters
+    parameters = inspect.signature(build).parameters
+    try:
+        kinds = typing.get_type_hints(build)
+    except NameError as error:
+        raise UserError(f"The recipe {name!r}: an annotation is unknown when it runs ({error}); import it.") from None
     fields: list[Any] = []
     for parameter in parameters.values():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise UserError(f"The recipe {name!r}: *{parameter.name} is no flag; name each parameter, with a default.")
         if parameter.default is inspect.Parameter.empty:
             raise UserError(f"The recipe {name!r}: its parameter {parameter.name!r} needs a default.")
+        if isinstance(parameter.default, list | dict | set):
+            raise UserError(f"The recipe {name!r}: the default of {parameter.name!r} may change; write a tuple.")
         if parameter.name in {*taken, *(f.name for f in dataclasses.fields(Experiment))}:
             raise UserError(f"The recipe {name!r}: its parameter {parameter.name!r} is a flag already; rename it.")
         kind = kinds.get(parameter.name, type(parameter.default))

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+import jax
 import numpy as np
 
 from unified_jax.config import Open, check_finite, check_open
@@ -94,8 +95,13 @@ class SamplingPlan:
         return plan if guidance is None else replace(plan, guidance=replace(plan.guidance, scale=guidance))
 
     def run(self, denoise: Any, process: Any, x: Any, grid: Any, keys: Any) -> Any:
-        """Integrates x from the grid's first time to a sample."""
-        return self.sampler(denoise, process, x, grid, keys)
+        """Integrates x from the grid's first time to a sample. Raises UserError for a sampler that returns another."""
+        made = self.sampler(denoise, process, x, grid, keys)
+        found, wanted = (jax.tree.map(lambda a: getattr(a, "shape", None), one) for one in (made, x))
+        if found != wanted:
+            name = type(self.sampler).__name__
+            raise UserError(f"The sampler {name} returns {found or made}; expected samples as its x, {wanted}.")
+        return made
 
 
 def __getattr__(name: str) -> Any:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from unified_jax.config import fields_of, fits, hints_of
 from unified_jax.errors import UserError, meant
-from unified_jax.runs.flags import check_seed
+from unified_jax.precision import check_seed
 from unified_jax.runs.recipe import CONFIGS, load_built, load_recipe
 from unified_jax.training.experiment import Experiment
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from unified_jax.config import Open, check_finite
+from unified_jax.errors import UserError
 from unified_jax.training.algorithms import AdamW, Rule, Stacked, check_pattern, path_of
 from unified_jax.typing import Params
 
@@ -113,7 +114,7 @@ class Optimization:
         return optax.GradientTransformation(clip.init, update)
 
     def labels(self, params: Params) -> Any:
-        """The index of each parameter's group, as text, or "rest". ValueError for a group that matches nothing."""
+        """The index of each parameter's group, as text, or "rest". UserError for a group that matches nothing."""
 
         def label(path: Any, _: Any) -> str:
             name = path_of(path)
@@ -123,7 +124,7 @@ class Optimization:
         empty = [g.pattern for i, g in enumerate(self.groups) if str(i) not in jax.tree.leaves(found)]
         if empty:
             names = [path_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-            raise ValueError(f"No parameter matches the group(s) {empty}; there are {', '.join(names)}.")
+            raise UserError(f"No parameter matches the group(s) {', '.join(empty)}; there are {', '.join(names)}.")
         return found
 
 
