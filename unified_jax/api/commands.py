@@ -74,8 +74,8 @@ def link(
 
 
 def evaluate(
-    run: Run | str | Path, *, count: int = 512, splits: tuple[str, ...] = (), seed: int = 0,
-    plan: SamplingPlan | None = None, only: tuple[str, ...] = (), trust: bool = False,
+    run: Run | str | Path, *, count: int = 512, splits: str | tuple[str, ...] = (), seed: int = 0,
+    plan: SamplingPlan | None = None, only: str | tuple[str, ...] = (), trust: bool = False,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Evaluates a run: the rows of its evaluation.json, with metric, split, value and interval.
 

@@ -74,8 +74,8 @@ class Run:
         return plan if sampler is None else replace(plan, sampler=sampler)
 
     def sample(
-        self, given: Given | None = None, *, generate: tuple[str, ...] = (), count: int | None = None, seed: int = 0,
-        first: int = 0, plan: SamplingPlan | None = None, batch: int = 64,
+        self, given: Given | None = None, *, generate: str | tuple[str, ...] = (), count: int | None = None,
+        seed: int = 0, first: int = 0, plan: SamplingPlan | None = None, batch: int = 64,
         report: Callable[[int], Any] = lambda done: None,
     ) -> Samples:  # fmt: skip
         """Samples the model. Sample i of a seed is always the same, for any `count` and `batch`.
@@ -244,7 +244,7 @@ def load(
 
 
 def wanted_of(
-    generate: tuple[str, ...], given: Mapping[str, Any], model: Any, flag: str = "generate"
+    generate: str | tuple[str, ...], given: Mapping[str, Any], model: Any, flag: str = "generate"
 ) -> tuple[str, ...]:
     """The generated fields: the named ones, or all that are not given. Raises UserError for an unknown one."""
     generate = (generate,) if isinstance(generate, str) else tuple(generate)
