@@ -1,11 +1,16 @@
 """What does not fit a model of streams, or cannot be asked of one, is a sentence before anything is compiled."""
 
+import dataclasses
+from typing import Any
+
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from tests.helpers import keys_of
 from tests.models.small import AUDIO, IMAGE, Spy, Words, joint
 from unified_jax.errors import UserError
+from unified_jax.modalities.conditions import ConditionForm
 from unified_jax.modalities.image import Image
 from unified_jax.modalities.label import Label
 from unified_jax.modalities.numbers import Numbers
@@ -79,3 +84,40 @@ def test_what_cannot_be_asked_is_a_sentence():
     for axis in (Axis(("audio",)), Axis(("colour",)), Axis(("words",))):  # it is not given, is not there, has no null
         with pytest.raises(UserError, match=f"axis names '{axis.without[0]}'; what may be left out is nothing"):
             model.generate({}, words, ("image",), keys, SamplingPlan(guidance=Guidance(axes=(axis,))))
+
+
+@dataclasses.dataclass(frozen=True)
+class Odd:
+    """A source whose form and arrays disagree."""
+
+    kind: str = "vector"
+    shape: tuple[int, ...] = ()
+    name: str = "odd"
+
+    def prepare(self, raw: Any) -> np.ndarray:
+        return np.asarray(raw, np.float32)
+
+    def blank(self) -> np.ndarray:
+        return np.zeros(self.shape, np.float32)
+
+    def condition_form(self) -> Any:
+        return ConditionForm(self.name, self.kind, 2, 3, null="row" if self.kind == "label" else "zero")  # pyright: ignore[reportArgumentType]
+
+    def to_condition(self, raw: Any) -> Any:
+        return jnp.asarray(raw)
+
+
+@pytest.mark.parametrize(
+    ("kind", "right", "wrong"),
+    [
+        ("vector", (2,), ()),
+        ("vector", (2,), (3,)),
+        ("scalars", (2,), ()),
+        ("tokens", (3, 2), (2, 3)),
+        ("label", (), (2,)),
+    ],
+)
+def test_sources_of_conditions_give_what_their_form_says(kind, right, wrong):
+    Condition(Odd(kind, right)).shown({"odd": np.zeros((4, *right), np.float32)}, 4)
+    with pytest.raises(UserError, match=f"Odd.to_condition gives .* kind '{kind}', says"):
+        Condition(Odd(kind, wrong)).shown({"odd": np.zeros((4, *wrong), np.float32)}, 4)

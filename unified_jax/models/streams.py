@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Bool
 
 from unified_jax.config import Open, check_finite, check_open, lacking
+from unified_jax.errors import UserError
 from unified_jax.layers.embedders import make_embedder
 from unified_jax.layers.form import ConditionInput, EmbedderKind, Form
 from unified_jax.modalities.base import Continuous, Encodable, Modality
@@ -219,10 +220,22 @@ class Condition:
         else:
             value = source.to_condition(jnp.broadcast_to(source.blank(), (count, *source.blank().shape)))
         tokens: Any = value if isinstance(value, tuple) else (value, None)
+        self._check(form, jnp.shape(tokens[0]), count)
         value, length = padded(tokens[0], tokens[1], self.padding, self.padding_noise, keys)
         present = None if form.null in ("row", "empty") else jnp.full((count,), there or form.kept)
         found = ConditionInput(form, value, present, length)
         return found if there else without(found, jnp.ones((count,), bool))
+
+    def _check(self, form: ConditionForm, found: tuple[int, ...], count: int) -> None:
+        """Raises UserError where a source of one's own gives another shape than its form says."""
+        shapes = {"label": (), "tokens": (form.length, form.features)}
+        wanted = (count, *shapes.get(form.kind, (form.features,)))
+        if form.kind != "map" and found != wanted:
+            name = type(self.source).__name__
+            raise UserError(
+                f"The condition {self.label!r}: {name}.to_condition gives {list(found)} for {count} examples, and its "
+                f"condition_form, kind {form.kind!r}, says {list(wanted)}."
+            )
 
     def _encoded(self, form: ConditionForm, count: int, encoded: Encoded | None, keys: Keys | None) -> ConditionInput:
         if encoded is None:
