@@ -7,7 +7,9 @@ import jax
 import numpy as np
 import pytest
 
+import unified_jax as uj
 from tests.helpers import MODEL
+from unified_jax.data.pipeline import Pipeline
 from unified_jax.data.world import World
 from unified_jax.data.world.render import render_image
 from unified_jax.errors import UserError
@@ -20,6 +22,8 @@ from unified_jax.models.streams import Condition
 from unified_jax.models.text_classifier import TextClassifier
 from unified_jax.models.text_encoder import TextEncoder
 from unified_jax.networks.bert import Bert
+from unified_jax.runs.bench import Bench
+from unified_jax.runs.evaluate import _evaluate_labels
 
 TEXT, WORLD = Text(160), World(resolution=32)
 ENCODER = TextClassifier(
@@ -106,6 +110,16 @@ def test_labels_that_a_model_predicts_are_scored(examples):
     assert [(row["metric"], row["value"]) for row in rows] == [("label_accuracy", share), ("accuracy/count", share)]
     assert rows[1]["chance"] == pytest.approx(max(share, 1 - share))
     assert label_rows(ENCODER, always_two, examples, "test", rows=3) == rows
+
+
+def test_no_example_of_a_split_counts_twice(monkeypatch):
+    """Of a test split of six pictures, 512 asked for."""
+    params = ENCODER.init(jax.random.key(0))
+    experiment = uj.Experiment(model=ENCODER, data=WORLD)
+    bench = Bench(experiment, params, 512, 4, 0, experiment.preview.plan, show=False)
+    monkeypatch.setattr(Pipeline, "size", 6)
+    rows = _evaluate_labels(bench, ("test", "held_out"))
+    assert [(row["split"], row["n"]) for row in rows] == [(s, 6) for s in ("test", "held_out") for _ in range(2)]
 
 
 def test_scores_of_what_is_not_given_are_left_out(examples):

@@ -71,8 +71,8 @@ def label_rows(model: Any, params: Params, batch: dict[str, np.ndarray], split: 
     base = {"given": fields, "wanted": [one.name for one in model.labels], "split": split}
     guesses = {one.name: float(np.bincount(batch[one.name]).max() / len(batch[one.name])) for one in model.labels}
     whole = np.stack(list(right.values())).mean(0)
-    rows = [base | accuracy_row("label_accuracy", whole, float(np.mean(list(guesses.values()))))]
-    return rows + [base | accuracy_row(f"accuracy/{name}", hits, guesses[name]) for name, hits in right.items()]
+    mean = base | accuracy_row("label_accuracy", whole, float(np.mean(list(guesses.values()))))
+    return [mean, *(base | accuracy_row(f"accuracy/{name}", hits, guesses[name]) for name, hits in right.items())]
 
 
 def asked_of(model: Model, split: str) -> Row:
