@@ -410,6 +410,16 @@ def completed() -> list[str]:
     return table(head, lines or ["all | not measured |  |  | "])
 
 
+def goals() -> list[str]:
+    """The goals of `world_text`, seed by seed."""
+    rows = read("goals")
+    shown = "{value:.3f} [{low:.3f}, {high:.3f}]"
+    found = {(row["seed"], row["metric"]): shown.format(**row) for row in rows}
+    metrics = ("attribute_accuracy", "count_accuracy", "count_accuracy/1", "count_accuracy/2")
+    lines = [" | ".join([f"{s}", *(found[s, m] for m in metrics)]) for s in dict.fromkeys(row["seed"] for row in rows)]
+    return table("seed | attributes | number of objects | of one | of two", lines or ["all | not measured |  |  | "])
+
+
 def control() -> list[str]:
     """Whether a ControlNet's pictures follow their maps."""
     found, lines = whole("control"), []
@@ -447,7 +457,7 @@ TABLES = {
     "docs/backbones.md": (backbones,),
     "docs/data.md": (reading, waits),
     "docs/evaluation.md": (distances, recipe_distances, distance_memory, fid_peers),
-    "docs/recipes.md": (completed,),
+    "docs/recipes.md": (completed, goals),
     "docs/finetuning.md": (edits, action, new_pairs, control, emoji),
 }
 

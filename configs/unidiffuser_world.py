@@ -52,7 +52,7 @@ def experiment(
             uj.Muon(b2=0.98), learning_rate=4e-3, warmup_steps=50, schedule="cosine", final_fraction=0.05, clip_norm=1.0
         ),
         ema=(uj.Ema(decay=0.995),),
-        steps=4000,
+        steps=2500,
         batch_size=64,
         checkpoint=uj.Checkpointing(every=500),
         preview=uj.Previews(every=500, count=16, plan=plan),

@@ -11,12 +11,13 @@ encoder's heads see them (by cross-attention, or jointly), and the caption's vec
 latents of the world's autoencoder. Tokens of words in the place of objects (`--words`) leave it to the denoiser to find
 out which colour is whose.
 
-The transformers have the same number of parameters within 2 %, the U-Net has 15 % fewer (`ablate backbones`). What is
-drawn wrong is mostly the number of objects, of captions that do not say where: none, or one in two places.
+The transformers have the same number of parameters within 2 %, the U-Net has 15 % fewer (`ablate backbones`). What a
+caption leaves out is drawn before (`SamplingPlan.complete`): left to the denoiser, a place that is not named became no
+object, or one in two places. What is wrong now is mostly the shape of a small object beside another one.
 
 Goals, set before the runs, on 2,048 captions of the split held_out and seeds 0, 1, 2 of the sampling noise: the lower
 end of the 95 % interval of attribute_accuracy and of count_accuracy is at least 0.95.
-Hardware: two CPU cores, half an hour after the two others. Measured figures are in docs/measurements.md.
+Hardware: two CPU cores, an hour after the two others. Measured: docs/recipes.md (`python benchmarks/goals.py RUN`).
 """
 
 from collections.abc import Callable
