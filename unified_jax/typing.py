@@ -89,7 +89,11 @@ def _misses(cls: type, protocol: type, name: str) -> str:
     asked, own = (next((vars(b)[name] for b in c.__mro__ if name in vars(b)), None) for c in (protocol, cls))
     if not (inspect.isfunction(asked) and inspect.isfunction(own)):
         return ""  # a property, a field, a wrapped method
-    given = [p for p in inspect.signature(asked).parameters.values() if p.default is p.empty]
+    free = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    every = inspect.signature(asked).parameters.values()
+    if any(p.kind in free for p in every):
+        return ""  # it says nothing of its arguments
+    given = [p for p in every if p.default is p.empty]
     try:
         named = {p.name: None for p in given if p.kind is p.KEYWORD_ONLY}
         inspect.signature(own).bind(*(None for p in given if p.name not in named), **named)

@@ -181,5 +181,5 @@ def test_parameters_of_a_recipe_that_are_no_flags(tmp_path, parameters, words):
 def test_slips_of_the_python_calls():
     assert load_recipe("world_tiny")
     balance = uj.FixedBalance((("ms", 2.0),))
-    with pytest.raises(UserError, match=r"names the loss term\(s\) ms; this model has mse"):
+    with pytest.raises(UserError, match=r"names the loss terms ms; this model has mse"):
         balance.weigh({}, ("mse",))

@@ -251,7 +251,7 @@ ORDER = 7001
 def _fixed(weights: Weights, names: Names) -> dict[str, Array]:
     unknown = sorted({name for name, _ in weights} - set(names))
     if unknown:
-        raise UserError(f"The balance names the loss term(s) {', '.join(unknown)}; this model has {', '.join(names)}.")
+        raise UserError(f"The balance names the loss terms {', '.join(unknown)}; this model has {', '.join(names)}.")
     return {name: jnp.asarray(dict(weights).get(name, 1.0), jnp.float32) for name in names}
 
 

@@ -21,7 +21,7 @@ class Denoises(Protocol):
         """Its process."""
         ...
 
-    def conditions_of(self, given: Any, count: int) -> Any:
+    def conditions_of(self, params: Any, given: Any, count: int) -> Any:
         """What the network reads."""
         ...
 
