@@ -66,7 +66,7 @@ def lacking(cls: type, protocol: type) -> str:
     if cls is type:
         return "a class itself is given: call it"
     if cls.__module__ == "builtins":
-        return f"a {cls.__name__} is none"
+        return f"{cls.__name__} is no dataclass"
     if not dataclasses.is_dataclass(cls):
         return f"{cls.__name__} is no dataclass: write @dataclass(frozen=True) above it"
     if cls.__hash__ is None:

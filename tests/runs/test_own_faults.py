@@ -144,7 +144,7 @@ class Short:
 def test_methods_take_what_their_protocol_gives():
     assert lacking(Short, Encoder) == "Short.encode takes self, x, not self, params, x, keys"
     assert lacking(type, Score) == "a class itself is given: call it"
-    assert lacking(str, Score) == "a str is none"
+    assert lacking(str, Score) == "str is no dataclass"
     assert "is no dataclass" in lacking(type("Bare", (), {}), Score)
 
 

@@ -123,7 +123,7 @@ def test_classifier_free_guidance():
 
 
 def test_clipping_keeps_x0_and_eps_consistent():
-    process = DiscreteGaussian(steps=20)
+    process = DiscreteGaussian(steps=25)
     x, t = jnp.full((2, 3), 4.0), jnp.asarray([3, 15])
     prediction = clip_x0(gaussian_denoiser(process, MEAN, STD), process)(x, t)
     alpha, sigma = (expand(v, x) for v in process.alpha_sigma(t))
