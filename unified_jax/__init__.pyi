@@ -42,6 +42,7 @@ from unified_jax.data.tars import Shards as Shards
 from unified_jax.data.tfds import Tfds as Tfds
 from unified_jax.data.world import World as World
 from unified_jax.data.world.scene import ATTRIBUTES as ATTRIBUTES
+from unified_jax.data.world.wording import Wording as Wording
 from unified_jax.errors import RunError as RunError, UserError as UserError
 from unified_jax.evaluation.extractors import (
     Extractor as Extractor,

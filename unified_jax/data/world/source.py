@@ -45,6 +45,7 @@ from unified_jax.data.world.render import MIN_RESOLUTION, render_image, render_m
 from unified_jax.data.world.scene import ATTRIBUTES, COLOURS, FRAMES, SPLITS, Scene, generator, sample_scene
 from unified_jax.data.world.solid import render_depth, render_points
 from unified_jax.data.world.sound import RATE, render_audio
+from unified_jax.data.world.wording import Wording
 from unified_jax.errors import UserError
 
 TEST_EXAMPLES = 10_000
@@ -58,7 +59,7 @@ EDIT_FIELDS = ("instruction", "edited")
 ASKED_FIELDS = ("mask",)
 NAMED_FIELDS = tuple(f"named_{name}{end}" for end in ("", "_2") for name in NAMES)
 
-_CAPTION_STREAM, _POINTS_STREAM, _EDIT_STREAM = 1, 2, 3
+_CAPTION_STREAM, _POINTS_STREAM, _EDIT_STREAM, _WORDING_STREAM = 1, 2, 3, 4
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,8 @@ class World:
     """Folder of examples rendered by `unified-jax data build unified_world`; what is missing is rendered on demand."""
     name: str = "world"
     """Name of this data set in error messages."""
+    wording: Wording = Wording()
+    """How captions are worded; of the grammar alone by default."""
     places: ClassVar[tuple[str, ...]] = ("cache",)
     """See `data.base.DataSet`."""
 
@@ -166,7 +169,8 @@ class WorldSource:
             )
         found: dict[str, np.ndarray | str] = {}
         if self.world.cache:  # what it does not hold is computed
-            held = tuple(field for field in self.fields if field in FIELDS)
+            plain = not self.world.wording.free  # the cache holds the grammar's captions
+            held = tuple(field for field in self.fields if field in FIELDS and (plain or field != "caption"))
             found = read_cached(self.world.cache, self.split, held, self.world, id) or {} if held else {}
         scene = self.scene(id)
         return {field: found[field] if field in found else self._field(field, id, scene) for field in self.fields}
@@ -198,7 +202,11 @@ class WorldSource:
             case "action":
                 return render_action(scene)
             case "caption":
-                return write_caption(scene, generator(self.world.seed, self.split, id, _CAPTION_STREAM))
+                written = self._written(id, scene)
+                if not self.world.wording.free:
+                    return written
+                rng = generator(self.world.seed, self.split, id, _WORDING_STREAM)
+                return self.world.wording.of(written, _said(written), rng)
             case "instruction":
                 return self.edit(id)[0].instruction
             case "edited":
@@ -211,10 +219,13 @@ class WorldSource:
             case "count":
                 return np.array(len(scene.objects), np.int32)
             case _ if field in NAMED_FIELDS:
-                said = _said(str(self._field("caption", id, scene)))
-                return np.array(_named(said, field.removeprefix("named_")), np.int32)
+                return np.array(_named(_said(self._written(id, scene)), field.removeprefix("named_")), np.int32)
             case _:
                 return np.array(_attribute(scene, field), np.int32)
+
+    def _written(self, id: int, scene: Scene) -> str:
+        """The caption in the grammar's words."""
+        return write_caption(scene, generator(self.world.seed, self.split, id, _CAPTION_STREAM))
 
 
 @functools.lru_cache(maxsize=1024)
