@@ -2,6 +2,11 @@
 
     unified-jax train transfusion_world
 
+A picture becomes a film by way of a caption (`SamplingPlan.through`): what all five share is written down first. So
+nearly all documents hold their caption, most of them first. A processor with instructions for bfloat16 computes in it.
+
+Goals, set before the run, on the split test: caption to image at least 0.95, everything to caption 0.97, image to video
+0.6, the mean of the twenty pairs 0.70, all five made together 0.65.
 Hardware: two CPU cores, 45 minutes. Measured figures are in docs/measurements.md.
 """
 
@@ -28,12 +33,12 @@ def experiment() -> uj.Experiment:
             streams=tuple(uj.Stream(modality, process) for modality in modalities),
             length=320,
             documents=uj.Documents(
-                text_first=0.35,
-                text_last=0.15,
+                text_first=0.55,
+                text_last=0.2,
                 keep=0.5,
                 whole=0.12,
-                keep_of=(("caption", 0.9), ("image", 0.85), ("video", 0.4)),
-                clean=0.3,
+                keep_of=(("caption", 1.0), ("image", 0.7)),
+                clean=0.25,
                 alone=0.1,
                 noise_limit=0.5,
                 per_row=5,
@@ -50,14 +55,17 @@ def experiment() -> uj.Experiment:
         ),
         ema=(uj.Ema(decay=0.995),),
         # The errors of x0 are small beside the text's cross-entropy.
-        balance=uj.FixedBalance((("text", 2.0), ("image", 45.0), ("video", 30.0), ("audio", 5.0), ("points", 10.0))),
-        steps=2100,
+        balance=uj.FixedBalance((("text", 2.0), ("image", 60.0), ("video", 45.0), ("audio", 10.0), ("points", 20.0))),
+        dtype="auto",
+        steps=3000,
         batch_size=60,
         log_every=40,
         checkpoint=uj.Checkpointing(every=300),
         preview=uj.Previews(
-            every=1050, count=8, plan=uj.SamplingPlan(uj.Euler(), steps=25, guidance=uj.Guidance(2.5), shift=3.0)
+            every=1000,
+            count=8,
+            plan=uj.SamplingPlan(uj.Euler(), steps=25, guidance=uj.Guidance(2.5), shift=3.0, through=("caption",)),
         ),
-        validation=uj.Validation(every=1050, batches=4),
+        validation=uj.Validation(every=500, batches=4),
         evaluate=128,
     )

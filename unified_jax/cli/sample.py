@@ -63,7 +63,7 @@ class SampleCommand:
     """NAME=PATH: where a stage of the model is, if it is not in the run's folder (a run or a file)."""
     sampler: str = ""
     """NAME[:OPTION=VALUE,...], such as heun, ddim:eta=0.5 or dpm_solver:order=3,sde=true. The
-    default of this and the next eleven is the run's previews."""
+    default of this and the next twelve is the run's previews."""
     steps: int | None = None
     """Sampling steps."""
     guidance: float | None = None
@@ -88,6 +88,8 @@ class SampleCommand:
     """Temperature of text sampling; 0 is greedy."""
     top_p: float | None = None
     """Nucleus sampling of text: the smallest set of tokens with this total probability."""
+    through: tuple[str, ...] | None = None
+    """Fields that an any-to-any model makes first where they are neither given nor wanted, and then reads."""
     show_steps: bool = False
     """Show progress within a batch. The program is compiled anew, and samples may differ in the last bit."""
     editing: tyro.conf.OmitArgPrefixes[EditFlags] = EditFlags()

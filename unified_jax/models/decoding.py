@@ -6,11 +6,13 @@ content together in each step; afterwards one pass at t = 0 writes its keys and 
 the span's key range starts at its begin token, as in training.
 
     given      begin, content, end  of each, in the model's order
+    through    as wanted, made first (`SamplingPlan.through`) and not returned
     wanted     begin, then text until its end token, or a span, then end
 
 This is one compiled call: loops are scans, and a finished text waits for the others.
 """
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -45,10 +47,16 @@ def generate(
     model: Any, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: SamplingPlan
 ) -> dict[str, Array]:
     """See `Transfusion.generate`."""
-    content = [model.packer.content(m) for m, one in enumerate(model.modalities) if one.name in (*given, *wanted)]
-    _, past = read_given(model, params, given, len(keys), 1 + sum(2 + k for k in content))
     places = {m.name: i for i, m in enumerate(model.modalities)}
+    if strange := [name for name in plan.through if name not in places]:
+        raise UserError(f"The plan goes through {strange[0]!r}; the model has {', '.join(places)}.")
+    between = tuple(name for name in plan.through if name not in (*given, *wanted))
+    content = [model.packer.content(m) for name, m in places.items() if name in (*given, *between, *wanted)]
+    _, past = read_given(model, params, given, len(keys), 1 + sum(2 + k for k in content))
     made: dict[str, Array] = {}
+    for name in between:  # of nothing, a greedy text would be the same for every key
+        drawn = plan if given or plan.temperature else replace(plan, temperature=1.0)
+        _, _, past = make_item(model, params, past, places[name], keys, drawn)
     for name in wanted:
         made[name], _, past = make_item(model, params, past, places[name], keys, plan)
     return made

@@ -13,7 +13,7 @@ from unified_jax.samplers.guidance import Axis
 from unified_jax.samplers.karras import Churn
 from unified_jax.samplers.plan import SamplingPlan
 
-FIELDS = ("steps", "spacing", "shift", "clip", "complete", "temperature", "top_p")
+FIELDS = ("steps", "spacing", "shift", "clip", "complete", "temperature", "top_p", "through")
 """Flags that are fields of a plan."""
 
 

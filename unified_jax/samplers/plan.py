@@ -51,6 +51,9 @@ class SamplingPlan:
     begin: Begin = "noise"
     """Where a discrete process over its noise levels begins: at its own pure noise, or at the noise of the first
     "level" s alone, s eps instead of sqrt(1 + s^2) eps, as diffusers' Euler does."""
+    through: tuple[str, ...] = ()
+    """Modalities that Transfusion makes first where a request neither gives nor wants them, and then reads: with
+    ("caption",) an image becomes a video by way of a caption."""
 
     def __post_init__(self) -> None:
         check_finite(self)
