@@ -57,15 +57,15 @@ def experiment() -> uj.Experiment:
         # The errors of x0 are small beside the text's cross-entropy.
         balance=uj.FixedBalance((("text", 2.0), ("image", 60.0), ("video", 45.0), ("audio", 10.0), ("points", 20.0))),
         dtype="auto",
-        steps=3000,
+        steps=3600,
         batch_size=60,
         log_every=40,
-        checkpoint=uj.Checkpointing(every=300),
+        checkpoint=uj.Checkpointing(every=600),
         preview=uj.Previews(
-            every=1000,
+            every=1200,
             count=8,
             plan=uj.SamplingPlan(uj.Euler(), steps=25, guidance=uj.Guidance(2.5), shift=3.0, through=("caption",)),
         ),
-        validation=uj.Validation(every=500, batches=4),
+        validation=uj.Validation(every=600, batches=4),
         evaluate=128,
     )
