@@ -376,6 +376,16 @@ def test_a_quote_that_is_not_closed_is_named_and_loses_no_row(tmp_path, ending):
         only(Table(str(path), test=0.0), fields=("caption",))
 
 
+def test_a_table_in_another_encoding_names_its_line(tmp_path):
+    """The reader would take the column for the bytes of files."""
+    path = tmp_path / "set.csv"
+    path.write_bytes("place,caption\n0,a house\n1,un café rouge\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"set.csv' cannot be read as a table: line 3 is not UTF-8"):
+        only(Table(str(path), test=0.0), fields=("caption",))
+    path.write_text("place,caption\n0,a house\n1,un café rouge\n", encoding="utf-8-sig")
+    assert len(only(Table(str(path), test=0.0), fields=("caption",))) == 2
+
+
 def test_two_tables_of_one_folders_files_are_refused(tmp_path):
     data = metadata(tmp_path, "csv")
     (tmp_path / "hf_csv" / "metadata.jsonl").write_text('{"file_name": "00.png", "text": "again"}')

@@ -1,6 +1,6 @@
 """Decoding against the training forward: what a span sees with and without its condition; which tokens are drawn."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +9,15 @@ import pytest
 
 from tests.helpers import keys_of, stirred
 from unified_jax.data.packing import Documents, Item
+from unified_jax.errors import UserError
 from unified_jax.modalities.image import Image
 from unified_jax.modalities.text import Text
 from unified_jax.models.decoding import choose_token
+from unified_jax.models.diffusion import Diffusion
 from unified_jax.models.transfusion import Stream, Transfusion
+from unified_jax.networks.dit import DiT
 from unified_jax.networks.transfusion import Trunk
+from unified_jax.processes.interpolant import RectifiedFlow
 from unified_jax.samplers.choice import Euler
 from unified_jax.samplers.guidance import Guidance
 from unified_jax.samplers.plan import SamplingPlan
@@ -49,6 +53,40 @@ def test_a_span_is_denoised_as_it_was_trained(scale, causal):
     content = arrays["start"][0, 0, 1] + np.arange(4)
     arrays["visible"][0, content, 0] += 1  # were the first token that it may see hidden, it would be another one
     assert np.abs(found - trained(arrays)).max() > 1e-3
+
+
+def test_what_a_request_goes_through_is_made_first_and_read():
+    """As if it had been asked for; drawn where nothing is given, and left out where the request has it."""
+    streams = (Stream(Image(4, 4, 3, 2)), Stream(Image(4, 4, 3, 2, name="after")))
+    model = Transfusion(Trunk(depth=1, width=32, heads=2, remat="none"), Text(6), streams, 32)
+    params, keys = stirred(model.init), keys_of(3)
+    draw = jax.jit(model.generate, static_argnames=("wanted", "plan"))
+    given = {"image": jnp.asarray(np.random.default_rng(1).integers(0, 255, (3, 4, 4, 3)), jnp.uint8)}
+    plain, through = SamplingPlan(steps=2), SamplingPlan(steps=2, through=("caption",))
+
+    found = draw(params, given, wanted=("after",), keys=keys, plan=through)
+    asked = draw(params, given, wanted=("caption", "after"), keys=keys, plan=plain)
+    assert set(found) == {"after"}
+    np.testing.assert_array_equal(found["after"], asked["after"])
+    assert np.abs(found["after"] - draw(params, given, wanted=("after",), keys=keys, plan=plain)["after"]).max() > 1e-3
+
+    alone = draw(params, {}, wanted=("after",), keys=keys, plan=through)["after"]
+    drawn = draw(params, {}, wanted=("caption", "after"), keys=keys, plan=replace(plain, temperature=1.0))
+    np.testing.assert_array_equal(alone, drawn["after"])
+    assert len({tuple(row) for row in np.asarray(drawn["caption"]).tolist()}) > 1
+
+    both = given | {"caption": jnp.asarray([[1, 2, -1, -1, -1, -1]] * 3)}
+    same = [draw(params, both, wanted=("after",), keys=keys, plan=plan)["after"] for plan in (plain, through)]
+    np.testing.assert_array_equal(*same)
+
+
+def test_a_plan_goes_through_what_the_model_has():
+    model = Transfusion(Trunk(depth=1, width=32, heads=2, remat="none"), Text(6), (Stream(Image(4, 4, 3, 2)),), 16)
+    with pytest.raises(UserError, match="The plan goes through 'text'; the model has caption, image"):
+        model.generate({}, {}, ("image",), keys_of(1), SamplingPlan(through=("text",)))
+    denoiser = Diffusion(DiT(depth=1, width=32, heads=2), RectifiedFlow(), Image(8, 8, 3, 2))
+    with pytest.raises(UserError, match="which only Transfusion can"):
+        denoiser.generate({}, {}, ("image",), keys_of(1), SamplingPlan(through=("caption",)))
 
 
 def nucleus(probabilities, share):

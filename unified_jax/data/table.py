@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from unified_jax.data.base import Source
+from unified_jax.data.delimited import read_delimited
 from unified_jax.data.kinds import MEDIA, split_in
 from unified_jax.data.located import Labelled
 from unified_jax.data.rows import ArrowRows, Cell, Rows, RowSource, parquet_rows, readable_columns
@@ -208,52 +209,15 @@ BLOCK = 1 << 26
 """Bytes of JSON Lines that are read at a time."""
 
 
-def _check_quotes(path: Path, comma: bytes) -> None:
-    """Raises ValueError for a quote that is not closed: the reader would take all lines after it for one cell."""
-    opened = 0  # the line of the quote that is open; 0: none
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if opened or b'"' in line:
-                opened = (opened or number) if _ends_quoted(line, bool(opened), comma) else 0
-    if opened:
-        raise ValueError(
-            f'line {opened} opens a quote that is not closed before the end of the file; close it, or write "" for a '
-            "quote inside a quoted cell"
-        )
-
-
-def _ends_quoted(line: bytes, inside: bool, comma: bytes) -> bool:
-    """Whether a line that begins inside a quoted cell, or not, ends inside one. A quote opens at a cell's start."""
-    at = 0
-    while True:
-        if inside:
-            end = line.find(b'"', at)
-            if end < 0:
-                return True
-            if line[end + 1 : end + 2] == b'"':
-                at = end + 2
-                continue
-            inside, at = False, end + 1
-        elif line[at : at + 1] == b'"':
-            inside, at = True, at + 1
-            continue
-        at = line.find(comma, at) + 1
-        if not at:
-            return False
-
-
 def read_table_file(path: Path) -> Any:
     """A table of any of `FORMATS`, Arrow files mapped into memory. UserError for a file that cannot be read."""
     import pyarrow as pa
-    from pyarrow import csv, json as json_table, parquet
+    from pyarrow import json as json_table, parquet
 
     suffix = path.suffix.lower()
     try:
         if suffix in (".csv", ".tsv"):
-            comma = "\t" if suffix == ".tsv" else ","
-            _check_quotes(path, comma.encode())
-            options = csv.ParseOptions(delimiter=comma, newlines_in_values=True)
-            return csv.read_csv(path, parse_options=options)
+            return read_delimited(path, "\t" if suffix == ".tsv" else ",")
         if suffix in (".jsonl", ".ndjson"):
             large = json_table.ReadOptions(block_size=BLOCK)  # a line must lie within a block
             return json_table.read_json(path, large, json_table.ParseOptions(newlines_in_values=False))
