@@ -411,13 +411,14 @@ def completed() -> list[str]:
 
 
 def goals() -> list[str]:
-    """The goals of `world_text`, seed by seed."""
-    rows = read("goals")
+    """The goals of `world_text`, by wording and seed."""
     shown = "{value:.3f} [{low:.3f}, {high:.3f}]"
-    found = {(row["seed"], row["metric"]): shown.format(**row) for row in rows}
-    metrics = ("attribute_accuracy", "count_accuracy", "count_accuracy/1", "count_accuracy/2")
-    lines = [" | ".join([f"{s}", *(found[s, m] for m in metrics)]) for s in dict.fromkeys(row["seed"] for row in rows)]
-    return table("seed | attributes | number of objects | of one | of two", lines or ["all | not measured |  |  | "])
+    found: dict[tuple[str, int], list[str]] = {}
+    for row in read("goals"):
+        found.setdefault((row.get("words", "grammar"), row["seed"]), []).append(shown.format(**row))
+    lines = [" | ".join([words, f"{seed}", *cells]) for (words, seed), cells in found.items()]
+    head = "words | seed | attributes | number of objects | of one | of two"
+    return table(head, lines or ["all |  | not measured |  |  | "])
 
 
 def control() -> list[str]:

@@ -65,11 +65,11 @@ class EvaluateCommand:
 
 @same_numbers()
 def evaluate_run(
-    command: EvaluateCommand, plan: "SamplingPlan | None" = None, bars: bool = True
+    command: EvaluateCommand, plan: "SamplingPlan | None" = None, bars: bool = True, data: Any = None
 ) -> list[dict[str, Any]]:
     """Evaluates, writes evaluation.json and an image grid per split, and returns the rows.
 
-    `plan` replaces the run's own; without `bars` nothing is printed.
+    `plan` and `data`, a data set, replace the run's own; without `bars` nothing is printed.
     """
     _check(command)
     from unified_jax.data.pipeline import Pipeline
@@ -82,6 +82,7 @@ def evaluate_run(
     out = Path(command.out or command.run)
     places = parse_places(command.stage)
     experiment, params, step = open_run(Path(command.run), Which(step=command.step), command.trust, places)
+    experiment = experiment if data is None else replace(experiment, data=data)
     if command.against:
         from unified_jax.runs.against import evaluate_against
 
