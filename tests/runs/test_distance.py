@@ -285,3 +285,20 @@ def test_a_model_that_encodes_images_is_an_extractor():
     grey = np.full((9, 7, 1), 10, np.uint8)
     x = np.stack([one.prepare(grey), one.prepare(np.full((2, 3, 3), 30, np.uint8))])
     np.testing.assert_allclose(one.features(one.load(), jnp.asarray(x, jnp.float32))["pool"], [[20] * 3, [60] * 3])
+
+
+def test_a_run_is_evaluated_on_another_data_set(run, tmp_path):
+    """The conditions and the reference are those of the data set that is given, not of the run's own."""
+    asked = []
+
+    @dataclasses.dataclass(frozen=True)
+    class Watched(type(TINY.data)):
+        def parts(self, split, fields):
+            asked.append(split)
+            return super().parts(split, fields)
+
+    command = EvaluateCommand(str(run), str(tmp_path / "out"), count=8, batch=8, against="test", trust=True)
+    values = {f.name: getattr(TINY.data, f.name) for f in dataclasses.fields(TINY.data)}
+    rows = evaluate_run(command, bars=False, data=Watched(**values))
+    assert asked and set(asked) == {"test"}
+    assert rows == evaluate_run(command, bars=False)  # of equal data the same figures
