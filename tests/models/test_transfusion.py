@@ -121,10 +121,15 @@ def test_packing_depends_on_the_slots_alone():
     assert (other["ids"] != whole["ids"]).any()
 
 
-def test_what_does_not_fit_is_dropped_and_counted():
+def test_what_does_not_fit_is_dropped_and_counted(params):
     short = dataclasses.replace(MODEL, length=150)
     batch = batch_of(short, records(16))
     assert batch["dropped"].sum() > 0
+    losses = jax.jit(lambda rows: short.losses(params, None, rows, jax.random.key(0))[2]["documents/dropped"])
+    total, count = losses(batch)
+    assert (total, count) == (batch["dropped"].sum(), 16)
+    parts = [losses({name: value[half] for name, value in batch.items()}) for half in (slice(0, 4), slice(4, 8))]
+    assert tuple(map(sum, zip(*parts, strict=True))) == (total, count)  # microbatches add up
     assert ((batch["start"] >= 0).any((1, 2))).all()
     with pytest.raises(ValueError, match="too short for a document of up to 132"):
         dataclasses.replace(MODEL, length=120)

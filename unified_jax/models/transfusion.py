@@ -192,6 +192,7 @@ class Transfusion(Declared):
 
     def losses(self, params: Params, aux: Any, batch: Batch, key: Array) -> tuple[Terms, Any, Terms]:
         """Loss terms per row: 'text' and the streams' names; metrics count tokens and packing."""
+        rows, places = batch["slot"].shape
         slots = jax.vmap(lambda slot: jax.random.fold_in(key, slot))(batch["slot"].reshape(-1))
         count = len(self.modalities)
         noised, shown = [], []  # m counts all modalities, texts and labels first, as in the packed batch
@@ -210,7 +211,7 @@ class Transfusion(Declared):
         owner = jnp.where(batch["item"] > 0, (batch["item"] - 1) % count, -1)
         for m, modality in enumerate(self.modalities):
             metrics[f"tokens/{modality.name}"] = (jnp.mean(jnp.sum(owner == m, axis=1)), jnp.ones(()))
-        metrics["documents/dropped"] = (jnp.sum(batch["dropped"]), jnp.ones(()))
+        metrics["documents/dropped"] = (jnp.sum(batch["dropped"]), jnp.asarray(rows * places, jnp.float32))
         for m, (stream, parts) in enumerate(zip(self.streams, noised, strict=True), start=1 + len(self.written)):
             name = stream.modality.name
             terms |= self._span_loss(stream, outputs[name], parts, batch["start"][:, :, m])
