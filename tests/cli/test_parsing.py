@@ -193,6 +193,15 @@ def test_misspelt_words_are_answered_with_the_right_one(capsys):
         assert answer in capsys.readouterr().err
 
 
+def test_a_misspelt_parameter_of_a_recipe_is_answered_with_the_right_one(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        train.main(["world_text", "--bakbone", "dit"])
+    assert "parameters of its own: --bakbone; did you mean --backbone?" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        train.main(["world_text", "--stepps", "3"])  # a flag of all recipes: the parser's own answer
+    assert "parameters of its own" not in capsys.readouterr().err
+
+
 def test_a_word_that_is_no_source_of_data_is_told_what_would_be(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "empty"

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import inspect
+import sys
 import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -134,7 +135,20 @@ def _parsed(
     recipe = first_word(arguments, usage, "recipes", recipe_names(), more)
     kind = typing.cast(Any, command)
     experiments, flags = opened(recipe, arguments[1:], [field.name for field in dataclasses.fields(kind)])
-    return recipe, [parse(kind, f"{program} {recipe}", flags, kind(one), infinite=True) for one in experiments]
+    try:
+        return recipe, [parse(kind, f"{program} {recipe}", flags, kind(one), infinite=True) for one in experiments]
+    except SystemExit as stop:
+        if stop.code and (hints := _near_parameters(recipe, flags)):
+            print(f"The recipe {recipe!r} has parameters of its own: {hints}", file=sys.stderr)
+        raise
+
+
+def _near_parameters(recipe: str, flags: list[str]) -> str:
+    """For each flag that is close to a parameter of the recipe, which one was meant."""
+    own = inspect.signature(find_function(recipe, CONFIGS, RECIPE, "experiment")).parameters
+    words = [word[2:].partition("=")[0] for word in flags if word.startswith("--") and "." not in word]
+    near = [(word, meant(word, [name.replace("_", "-") for name in own], "--")) for word in words]
+    return " ".join(f"--{word}{said}" for word, said in near if said != ".")
 
 
 def _split(arguments: list[str], names: list[str]) -> tuple[list[str], list[str]]:
