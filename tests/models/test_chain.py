@@ -170,6 +170,21 @@ def test_a_link_may_have_a_plan_of_its_own():
         link("base", noised, SamplingPlan(Ddim(), 5000))
 
 
+def test_labels_that_a_plan_completes_are_drawn_once_for_all_links():
+    """As if they had been given; a null row is drawn too, a class that is given stays; without `complete` none is."""
+    drawing = dataclasses.replace(OWN, complete=True)
+    chain = Chain((link("base", BASE, drawing), link("up", UP)))
+    params, both = params_of("base", "up"), ("image", "large")
+    classes = np.asarray([jax.random.randint(key, (), 0, 6) for key in folded(keys_of(3), "shape")], np.int32)
+    shown = made(chain, params, {"shape": classes}, both)
+    same(made(chain, params, {}, both), shown)
+    some = np.asarray([SHAPE.null, classes[1], (classes[2] + 1) % 6], np.int32)
+    mixed = np.where(some == SHAPE.null, classes, some)
+    same(made(chain, params, {"shape": some}, both), made(chain, params, {"shape": mixed}, both))
+    plain = made(Chain((link("base", BASE, OWN), link("up", UP))), params, {}, both)
+    assert np.abs(np.asarray(plain["image"]) - np.asarray(shown["image"])).max() > 1e-3
+
+
 def test_only_the_links_that_are_needed_run():
     expected = by_hand()
     same(made(CHAIN, params_of("base"), GIVEN, ("image",)), {"image": expected["image"]})

@@ -21,6 +21,7 @@ from jaxtyping import Array
 from unified_jax.config import lacking
 from unified_jax.errors import UserError
 from unified_jax.modalities.conditions import NEGATIVE
+from unified_jax.modalities.label import Label
 from unified_jax.models.base import Declared, Model, Terms
 from unified_jax.models.links import Wire, check_order, fields_of, wired
 from unified_jax.models.stages import START, Stage, stage_params
@@ -186,9 +187,10 @@ class Chain(Declared):
         A sample is NaN where one that it was made from is not finite: rounding to 8 bits would hide that.
         """
         plain, wanted = self.request(tuple(given), tuple(wanted))
-        known, made = dict(given), {}
+        turns, made = self.turns(plain, wanted), {}
+        known = dict(given) | self._drawn_labels(turns, given, keys, plan)
         lost = jnp.zeros((len(keys),), bool)
-        for turn in self.turns(plain, wanted):
+        for turn in turns:
             found = _run(turn, params, known, keys, plan)
             for name, value in found.items():
                 if jnp.issubdtype(value.dtype, jnp.floating):
@@ -199,13 +201,29 @@ class Chain(Declared):
                     known[name] = self.fields[name].to_prepared(value)
         return {name: made[name] for name in wanted}
 
+    def _drawn_labels(
+        self, turns: tuple[Turn, ...], given: dict[str, Array], keys: Keys, plan: SamplingPlan
+    ) -> dict[str, Array]:
+        """Labels that are left out and that a link's plan completes: drawn once, for all links that read them."""
+        made = {name for turn in turns for name in turn.makes}
+        asked = [name for turn in turns if (turn.link.plan or plan).complete for name in turn.reads]
+        drawn: dict[str, Array] = {}
+        for name in dict.fromkeys(asked):
+            label: Any = self.fields[name]
+            if name in made or not isinstance(label, Label):
+                continue
+            classes = jax.vmap(lambda key, k=label.classes: jax.random.randint(key, (), 0, k))(link_keys(keys, name))
+            there = given.get(name)
+            drawn[name] = classes if there is None else jnp.where(there == label.null, classes, there)
+        return drawn
+
     def sampling(self, *_: Any) -> NoReturn:
         """Raises UserError: a chain has a denoiser for each link."""
         raise UserError("A chain has no single denoiser: open the run of one of its links.")
 
 
 def link_keys(keys: Keys, name: str) -> Keys:
-    """The keys of a link's samples, from the keys of the chain's."""
+    """The keys of a link's samples, or of a label's draws, from the keys of the chain's."""
     number = np.uint32(zlib.crc32(name.encode()))
     return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
 
