@@ -421,6 +421,21 @@ def goals() -> list[str]:
     return table(head, lines or ["all |  | not measured |  |  | "])
 
 
+def any_to_any() -> list[str]:
+    """The goals of `transfusion_world`, and the plans that were compared on a validation split."""
+    found = whole("any_to_any")
+    columns = list(found.get("goals", {"caption -> image": 0.95}))
+    arms = {f"split {name}": one for name, one in found.get("splits", {}).items()}
+    arms |= {f"validation, {name}": one for name, one in found.get("plans", {}).items()}
+    lines = [
+        " | ".join([name, *(f"{one[c]:.3f}" for c in columns), f"{one['not above chance']}"])
+        for name, one in arms.items()
+    ]
+    wanted = [" | ".join(["goal", *(f"{found['goals'][c]:g}" for c in columns), "0"])] if lines else []
+    head = " | ".join(["sampled", *columns, "not above chance"])
+    return table(head, wanted + lines or ["all | not measured | "])
+
+
 def control() -> list[str]:
     """Whether a ControlNet's pictures follow their maps."""
     found, lines = whole("control"), []
@@ -459,6 +474,7 @@ TABLES = {
     "docs/data.md": (reading, waits),
     "docs/evaluation.md": (distances, recipe_distances, distance_memory, fid_peers),
     "docs/recipes.md": (completed, goals),
+    "docs/transfusion.md": (any_to_any,),
     "docs/finetuning.md": (edits, action, new_pairs, control, emoji),
 }
 

@@ -167,6 +167,7 @@ PAGES = {
             "finetuning",
             "evaluation",
             "recipes",
+            "transfusion",
         )
     ),
 }
