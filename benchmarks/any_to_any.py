@@ -3,8 +3,8 @@
     python benchmarks/any_to_any.py RUN [--out FOLDER] [--count 128]
 
 The plans are compared on scenes of the split train, which no reported figure is of; the run's own plan is what
-`evaluate` then samples the split test with, once. Each is an evaluation in OUT/NAME, which is not made again where it is
-there. Writes benchmarks/results/any_to_any.json.
+`evaluate` then samples the split test with, once. Each is an evaluation in OUT/NAME, which is not made again where it
+is there. Writes benchmarks/results/any_to_any.json.
 """
 
 import argparse

@@ -3,8 +3,8 @@ of the sampling noise each.
 
     python benchmarks/goals.py RUN [--out FOLDER]          (a run of world_text)
 
-Each is an evaluation of its own in OUT/WORDS_N, which is not made again where it is there; the lower end of the interval
-of the attributes and of the number of objects is to be 0.95 or more. Writes benchmarks/results/goals.json.
+Each is an evaluation of its own in OUT/WORDS_N, which is not made again where it is there; the lower end of the
+interval of the attributes and of the number of objects is to be 0.95 or more. Writes benchmarks/results/goals.json.
 """
 
 import argparse
@@ -21,7 +21,9 @@ from unified_jax.runs.evaluate import EvaluateCommand, evaluate_run
 SEEDS, COUNT, SPLIT, LEAST = (0, 1, 2), 2048, "held_out", 0.95
 METRICS = ("attribute_accuracy", "count_accuracy", "count_accuracy/1", "count_accuracy/2")
 GOALS = METRICS[:2]
-WORDS = {name: uj.World(resolution=32, wording=uj.Wording(free=free)) for name, free in (("grammar", 0.0), ("free", 1.0))}
+WORDS = {
+    name: uj.World(resolution=32, wording=uj.Wording(free=free)) for name, free in (("grammar", 0.0), ("free", 1.0))
+}
 
 
 def rows_of(run: Path, out: Path, words: str, seed: int) -> dict[str, dict[str, Any]]:
@@ -52,7 +54,9 @@ def main() -> None:
         rows += [{"words": words, "seed": seed} | {key: found[m][key] for key in kept} for m in METRICS]
     reached = all(row["low"] >= LEAST for row in rows if row["metric"] in GOALS)
     for row in rows:
-        print(f"{row['words']} words, seed {row['seed']}: {row['metric']} {row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]")
+        print(
+            f"{row['words']} words, seed {row['seed']}: {row['metric']} {row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+        )
     print(f"goals of {LEAST} {'reached' if reached else 'missed'}")
     commit = json.loads((asked.run / "summary.json").read_text())["commit"]
     write("goals", {"recipe": "world_text", "trained_at": commit, "reached": reached, "rows": rows})

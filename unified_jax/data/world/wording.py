@@ -68,15 +68,13 @@ def free_caption(said: tuple[dict[str, int], ...], rng: np.random.Generator) -> 
 
 
 def with_strangers(text: str, rng: np.random.Generator) -> str:
-    """The text with one to three words put in that mean nothing, real ones or invented; no phrase is torn apart."""
+    """The text with one to three words at its ends that mean nothing, real ones or invented."""
     words = text.split(" ")
     for _ in range(int(rng.integers(1, 4))):
         word = _pick(_STRANGE, rng)
         if rng.random() < 0.5:
             word = "".join(_pick(tuple(_LETTERS[i % 2]), rng) for i in range(int(rng.integers(3, 9))))
-        # At the ends, or before the noun phrase's first word: "moving" and its direction stay together.
-        place = 0 if rng.random() < 0.5 else len(words)
-        words.insert(place, word)
+        words.insert(0 if rng.random() < 0.5 else len(words), word)
     return " ".join(words)
 
 
