@@ -21,9 +21,8 @@ from unified_jax.runs.evaluate import EvaluateCommand, evaluate_run
 SEEDS, COUNT, SPLIT, LEAST = (0, 1, 2), 2048, "held_out", 0.95
 METRICS = ("attribute_accuracy", "count_accuracy", "count_accuracy/1", "count_accuracy/2")
 GOALS = METRICS[:2]
-WORDS = {
-    name: uj.World(resolution=32, wording=uj.Wording(free=free)) for name, free in (("grammar", 0.0), ("free", 1.0))
-}
+FREE = {"grammar": 0.0, "free": 1.0}
+WORDS = {name: uj.World(resolution=32, wording=uj.Wording(free=share)) for name, share in FREE.items()}
 
 
 def rows_of(run: Path, out: Path, words: str, seed: int) -> dict[str, dict[str, Any]]:
@@ -54,9 +53,8 @@ def main() -> None:
         rows += [{"words": words, "seed": seed} | {key: found[m][key] for key in kept} for m in METRICS]
     reached = all(row["low"] >= LEAST for row in rows if row["metric"] in GOALS)
     for row in rows:
-        print(
-            f"{row['words']} words, seed {row['seed']}: {row['metric']} {row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
-        )
+        shown = f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+        print(f"{row['words']} words, seed {row['seed']}: {row['metric']} {shown}")
     print(f"goals of {LEAST} {'reached' if reached else 'missed'}")
     commit = json.loads((asked.run / "summary.json").read_text())["commit"]
     write("goals", {"recipe": "world_text", "trained_at": commit, "reached": reached, "rows": rows})

@@ -1,4 +1,4 @@
-"""Captions in free words say the same as the grammar's; strange words are refused by the reader and leave the labels."""
+"""Captions in free words say the same as the grammar's; strange words are refused by the reader."""
 
 import numpy as np
 import pytest

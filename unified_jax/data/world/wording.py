@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unified_jax.data.world.scene import COLOURS, MOTIONS, PLACES, SHAPES, SIZES
+from unified_jax.data.world.scene import COLOURS, MOTIONS, PLACES, SHAPES
 
 _SIZES = (("small", "tiny", "little"), ("medium", "medium-sized", "medium size"), ("large", "big", "huge"))
 _SHAPES = {"circle": ("disc", "disk"), "diamond": ("rhombus",), "ring": ("annulus",)}
