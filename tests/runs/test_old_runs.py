@@ -33,7 +33,28 @@ def old(request, tmp_path_factory):
 
 def recipe_of(name):
     """What that version trained."""
-    return open_recipe(name, ["--no-sharp", "--dtype", "network"] if name == "quickstart" else [])[0]
+    if name == "quickstart":
+        return open_recipe(name, ["--no-sharp", "--dtype", "network"])[0]
+    found = open_recipe(name, [])[0]
+    return with_its_documents(found) if name == "transfusion_world" else found
+
+
+def with_its_documents(today):
+    """transfusion_world before it went through captions."""
+    rates = (("caption", 0.9), ("image", 0.85), ("video", 0.4))
+    documents = dataclasses.replace(today.model.documents, text_first=0.35, text_last=0.15, keep_of=rates, clean=0.3)
+    weights = (("text", 2.0), ("image", 45.0), ("video", 30.0), ("audio", 5.0), ("points", 10.0))
+    plan = dataclasses.replace(today.preview.plan, through=())
+    return dataclasses.replace(
+        today,
+        model=dataclasses.replace(today.model, documents=documents),
+        balance=dataclasses.replace(today.balance, weights=weights),
+        dtype="network",
+        steps=2100,
+        checkpoint=dataclasses.replace(today.checkpoint, every=300),
+        preview=dataclasses.replace(today.preview, every=1050, plan=plan),
+        validation=dataclasses.replace(today.validation, every=1050),
+    )
 
 
 def test_its_configuration_opens_as_todays(old):

@@ -127,6 +127,23 @@ def test_muon_takes_the_polar_factor_of_a_convolution_that_it_is_told_of():
         Muon(also=("(",))
 
 
+@pytest.mark.parametrize("products", ["float32", "bfloat16"])
+def test_an_accelerator_takes_the_products_that_muon_names(products):
+    """In the program for a TPU and a GPU; Adam's part has none. On this CPU both are float32's."""
+    gradient = {"blocks": {"kernel": jnp.asarray(np.random.default_rng(0).standard_normal((2, 8, 24)), jnp.float32)}}
+    zeros, rule = jax.tree.map(jnp.zeros_like, gradient), Muon(products=products)
+    transform = Optimization(rule, learning_rate=1.0).transform(10, ("blocks/kernel",))
+    state = transform.init(zeros)
+    update = jax.jit(lambda g: transform.update(g, state, zeros)[0])
+    text = jax.export.export(update, platforms=("tpu", "cuda"))(gradient).mlir_module()
+    lines = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
+    asked = "lhs_precision_type = bf16" if products == "bfloat16" else "precision = [HIGHEST, HIGHEST]"
+    assert len(lines) >= 3 and all(asked in line for line in lines), lines[:2]
+    plain = Optimization(Muon(), learning_rate=1.0).transform(10, ("blocks/kernel",))
+    expected = plain.update(gradient, state, zeros)[0]
+    np.testing.assert_allclose(update(gradient)["blocks"]["kernel"], expected["blocks"]["kernel"], atol=1e-6)
+
+
 def test_groups_scale_and_freeze(params):
     groups = (Group("label_", rate=0.0), Group("blocks/mlp", rate=0.1))
     plain, grouped = Optimization(learning_rate=1e-2), Optimization(learning_rate=1e-2, groups=groups)
