@@ -1,6 +1,6 @@
 """The any-to-any matrix of `transfusion_world`: by which plan it is sampled, on a validation split, and its goals.
 
-    python benchmarks/any_to_any.py RUN [--out FOLDER] [--count 128]
+    python benchmarks/any_to_any.py RUN [--out FOLDER] [--count 128] [--plans NAME ...]
 
 The plans are compared on scenes of the split train, which no reported figure is of; the run's own plan is what
 `evaluate` then samples the split test with, once. Each is an evaluation in OUT/NAME, which is not made again where it
@@ -28,7 +28,6 @@ def plans_of(own: uj.SamplingPlan) -> dict[str, uj.SamplingPlan]:
         "at once": replace(own, through=()),
         "guidance 1.5": replace(own, guidance=uj.Guidance(1.5)),
         "guidance 4": replace(own, guidance=uj.Guidance(4.0)),
-        "50 steps": replace(own, steps=50),
     }
 
 
@@ -69,10 +68,12 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--count", type=int, default=128)
+    plans = plans_of(uj.load(parser.parse_known_args()[0].run, trust=True).plan())
+    parser.add_argument("--plans", nargs="*", choices=tuple(plans), default=tuple(plans))
     asked = parser.parse_args()
     out = asked.out or asked.run / "plans"
     arms = {}
-    for name, plan in plans_of(uj.load(asked.run, trust=True).plan()).items():
+    for name, plan in ((name, plans[name]) for name in asked.plans):
         folder = out / "".join(c for c in name.replace(" ", "_") if c.isalnum() or c == "_")
         arms[name] = summary_of(rows_of(asked.run, folder, "train", asked.count, plan))
         print(f"{name}: " + ", ".join(f"{key} {value:.3g}" for key, value in arms[name].items()))
