@@ -13,7 +13,7 @@ import unified_jax as uj
 
 
 def experiment() -> uj.Experiment:
-    """Caption, first frame, film, in this order; the frame is mostly given clean."""
+    """Caption, first frame, film, in this order; the frame is mostly given clean, the film never."""
     process = uj.RectifiedFlow(target="x0")
     return uj.Experiment(
         model=uj.Transfusion(
@@ -24,7 +24,7 @@ def experiment() -> uj.Experiment:
                 uj.Stream(uj.Video(16, 64, 64, 3, (4, 8, 8)), process),
             ),
             length=400,
-            documents=uj.Documents(order="given", clean=0.4),
+            documents=uj.Documents(order="given", clean_of=(("image", 0.8), ("video", 0.0))),
         ),
         data=uj.Tfds("uj_turntable", rename=(("image", "video"),)),
         optimizer=uj.Optimization(uj.Muon(b2=0.98), learning_rate=4e-3, warmup_steps=100, clip_norm=1.0),

@@ -128,6 +128,9 @@ def test_samples_of_any_modality_from_any(trained, tmp_path):
         (("--given.caption", "   "), "empty"),
         (("--temperature", "-1"), "temperature >= 0"),
         (("--sampler", "ddpm"), "needs a discrete process"),
+        (("--through", "captoin"), "The plan goes through 'captoin'; the model has caption, image, audio"),
+        (("--through", "caption", "caption"), "through names 'caption' twice"),
+        (("--given.image", "@x.png", "--generate", "free", "--negative.caption", "a"), "found 'negative.caption'"),
     ],
 )
 def test_mistakes(trained, flags, words, capsys):

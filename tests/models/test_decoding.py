@@ -9,11 +9,14 @@ import pytest
 
 from tests.helpers import keys_of, stirred
 from unified_jax.data.packing import Documents, Item
+from unified_jax.data.world import World
 from unified_jax.errors import UserError
 from unified_jax.modalities.image import Image
 from unified_jax.modalities.text import Text
+from unified_jax.models.chain import Chain, Link
 from unified_jax.models.decoding import choose_token
 from unified_jax.models.diffusion import Diffusion
+from unified_jax.models.stages import Stage
 from unified_jax.models.transfusion import Stream, Transfusion
 from unified_jax.networks.dit import DiT
 from unified_jax.networks.transfusion import Trunk
@@ -21,6 +24,7 @@ from unified_jax.processes.interpolant import RectifiedFlow
 from unified_jax.samplers.choice import Euler
 from unified_jax.samplers.guidance import Guidance
 from unified_jax.samplers.plan import SamplingPlan
+from unified_jax.training.experiment import Experiment, Previews
 
 X, TIME = np.random.default_rng(0).normal(size=(1, 4, 4, 3)).astype(np.float32), 0.6
 
@@ -127,3 +131,21 @@ def test_the_temperature_sharpens_before_the_share_is_taken():
     assert nucleus(sharp, 0.85) == {0, 1} != nucleus(probabilities, 0.85)
     assert set(drawn(probabilities, 0.5, 0.85)) == {0, 1}
     assert set(drawn(probabilities, 0.0, 0.85)) == {0}
+
+
+@pytest.mark.parametrize(
+    ("plan", "words"),
+    [
+        ({"through": ("captoin",)}, "goes through 'captoin'"),
+        ({"guidance": Guidance(joint=2.0)}, "use one guidance scale"),
+    ],
+)
+def test_a_plan_is_refused_before_anything_is_compiled(plan, words):
+    """As part of an experiment, or of a chain's link; of clipped latents see test_transfusion_latents.py."""
+    model = Transfusion(Trunk(depth=1, width=32, heads=2, remat="none"), Text(6), (Stream(Image(4, 4, 3, 2)),), 48)
+    with pytest.raises(UserError, match=words):
+        Experiment(model=model, data=World(resolution=16), preview=Previews(plan=SamplingPlan(**plan)))
+    with pytest.raises(UserError, match=words):
+        Link(Stage("base", model, "runs/some"), SamplingPlan(**plan))
+    with pytest.raises(UserError, match=words):
+        Chain((Link(Stage("base", model, "runs/some")),)).check_plan(SamplingPlan(**plan))

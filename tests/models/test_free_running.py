@@ -20,6 +20,7 @@ from unified_jax.modalities.label import Label
 from unified_jax.modalities.text import Text
 from unified_jax.models.transfusion import Stream, Transfusion
 from unified_jax.networks.transfusion import Trunk
+from unified_jax.runs.outputs import write_samples
 from unified_jax.samplers.guidance import Guidance
 from unified_jax.samplers.plan import SamplingPlan
 
@@ -146,6 +147,16 @@ def test_a_document_of_nothing_given_holds_something():
     everything = {m.name: jnp.zeros((1, *np.shape(records(1)[0][m.name])), jnp.int32) for m in model.modalities}
     with pytest.raises(UserError, match="Everything is given"):
         model.generate(params, everything, (), jax.random.split(jax.random.key(1), 1), SamplingPlan())
+    with pytest.raises(UserError, match="found 'smell'"):
+        model.generate(params, {"smell": jnp.zeros((1, 1))}, (), jax.random.split(jax.random.key(1), 1), SamplingPlan())
+
+
+def test_samples_of_a_model_that_makes_nothing_are_written(tmp_path):
+    """Greedy, it may end each document after what is given."""
+    shape = {"shape": np.asarray([3, 4])}
+    write_samples(tmp_path / "s", MODEL.modalities, shape, {}, ("npz", "sheet"), {"made": [[], []], "first": 5})
+    arrays = np.load(tmp_path / "s" / "samples.npz")
+    assert arrays["index"].tolist() == [5, 6] and arrays["given/shape"].tolist() == [3, 4]
 
 
 def test_skips_go_around_the_trunk_while_sampling_too():

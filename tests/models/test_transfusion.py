@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -133,6 +134,53 @@ def test_what_does_not_fit_is_dropped_and_counted(params):
     assert ((batch["start"] >= 0).any((1, 2))).all()
     with pytest.raises(ValueError, match="too short for a document of up to 132"):
         dataclasses.replace(MODEL, length=120)
+
+
+def test_a_row_holds_each_item_and_what_always_comes_together():
+    """16 tokens an image, 4 and 8 the texts: a document of one, of all that is sure, of all but those kept apart."""
+    items = (Text(8), Image(8, 8, 3, 2), Image(8, 8, 3, 2, name="after"))
+
+    def longest(**policy):
+        with pytest.raises(ValueError, match="too short for a document of up to") as found:
+            Packer(items, 1, Documents(**policy))
+        return int(re.search(r"up to (\d+)", str(found.value))[1])
+
+    assert longest(keep=1.0) == longest(keep=0.2, whole=0.1) == 2 + 10 + 18 + 18
+    assert longest(keep=0.5) == 2 + 18  # never sure of two, and each may come
+    assert longest(keep=0.5, keep_of=(("caption", 1.0), ("after", 1.0))) == 2 + 10 + 18
+    assert longest(keep=0.5, keep_of=(("image", 0.0), ("after", 0.0))) == 2 + 10
+    assert longest(keep=1.0, apart=(("image", "after"),)) == 2 + 10 + 18
+    Packer(items, 30, Documents(keep=1.0, apart=(("image", "after"),)))
+    with pytest.raises(ValueError, match="leave out every modality"):
+        Packer(items, 99, Documents(keep=0.0))
+
+
+def test_what_is_never_kept_is_never_a_document():
+    policy = Documents(keep=0.1, keep_of=(("image", 0.0),))
+    record = {m.name: m.blank() for m in MODEL.modalities}
+    found = [choose_items(policy, MODEL.modalities, record, np.random.default_rng(i)) for i in range(300)]
+    image = [m.name for m in MODEL.modalities].index("image")
+    assert all(items for items in found)
+    assert not any(item.modality == image for items in found for item in items)
+
+
+@pytest.mark.parametrize(
+    ("policy", "words"),
+    [
+        ({"keep_of": (("image", 0.5), ("image", 0.6))}, "keep_of names 'image' twice"),
+        ({"clean_of": (("image", 0.5), ("image", 0.5))}, "clean_of names 'image' twice"),
+        ({"apart": (("image", "image"),)}, "keeps 'image' apart from itself"),
+    ],
+)
+def test_a_policy_says_each_thing_once(policy, words):
+    with pytest.raises(ValueError, match=words):
+        Documents(**policy)
+
+
+@pytest.mark.parametrize("name", ["position", "used", "dropped", "step", "free", "order"])
+def test_names_with_a_meaning_of_their_own_are_refused(name):
+    with pytest.raises(ValueError, match=f"{name!r}"):
+        Transfusion(MODEL.network, Text(6), (Stream(Image(4, 4, 3, 2, name=name)),), 24)
 
 
 def test_no_token_sees_the_future(params):

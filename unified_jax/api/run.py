@@ -16,12 +16,13 @@ from unified_jax.errors import UserError, meant
 from unified_jax.evaluation.finite import check_samples
 from unified_jax.modalities.features import Features
 from unified_jax.modalities.label import named
+from unified_jax.models.base import check_plan
+from unified_jax.models.document_checks import FREE
 from unified_jax.models.edited import SOURCE, Edit, Edited, Mode
 from unified_jax.models.generation import Sampling
 from unified_jax.models.sampling import generate_many, sample_keys
 from unified_jax.models.sizes import of_size
 from unified_jax.models.stages import BUFFERS
-from unified_jax.models.transfusion import FREE
 from unified_jax.precision import check_seed, same_numbers, seed_key
 from unified_jax.runs.completed import completed
 from unified_jax.runs.directory import read_names
@@ -111,8 +112,7 @@ class Run:
         plan = plan if edit is None else replace(plan, complete=False)  # an image says the rest
         if plan.complete:
             rows = completed(self.model, rows, count, first, seed)
-        for process in self.model.processes:
-            plan.prepare(process)
+        check_plan(self.model, plan)
         rules = self.experiment.rules
         made = generate_many(model, self.params, rows, wanted, count, seed, plan, batch, rules, report, first)
         check_samples(made)

@@ -9,7 +9,7 @@ import numpy as np
 from unified_jax.errors import UserError
 from unified_jax.modalities.image import sheet
 from unified_jax.modalities.sheets import show_samples
-from unified_jax.models.free_running import ORDER
+from unified_jax.models.document_checks import ORDER
 
 
 class Samples(dict[str, np.ndarray]):

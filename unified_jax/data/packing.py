@@ -26,6 +26,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from unified_jax.data.document_lengths import check_packer
 from unified_jax.data.vocabulary import WRITTEN, Vocabulary, vocabulary_of
 from unified_jax.modalities.base import Modality
 
@@ -75,8 +76,18 @@ class Documents:
         for name in ("keep_of", "clean_of"):
             if any(not 0 <= rate <= 1 for _, rate in getattr(self, name)):
                 raise ValueError(f"Documents.{name} must lie in [0, 1], found {getattr(self, name)}.")
+        for name in ("keep_of", "clean_of"):
+            named = [one for one, _ in getattr(self, name)]
+            if twice := [one for one in named if named.count(one) > 1]:
+                raise ValueError(f"Documents.{name} names {twice[0]!r} twice.")
+        if alike := [one for one, other in self.apart if one == other]:
+            raise ValueError(f"Documents.apart keeps {alike[0]!r} apart from itself; name two modalities.")
         if self.per_row < 1:
             raise ValueError(f"Documents.per_row must be at least 1, found {self.per_row}.")
+
+    def rate(self, name: str) -> float:
+        """Probability of including a modality."""
+        return dict(self.keep_of).get(name, self.keep)
 
 
 @dataclass(frozen=True)
@@ -97,10 +108,11 @@ def choose_items(
     """Samples the items of one record's document."""
     count, words = len(modalities), vocabulary_of(modalities)
     order, draws = rng.permutation(count), rng.random((count, 3))
-    there = draws[:, 0] < [dict(policy.keep_of).get(m.name, policy.keep) for m in modalities]
+    rates = [policy.rate(m.name) for m in modalities]
+    there = draws[:, 0] < rates
     moved, whole = rng.random(2)
     there |= whole < policy.whole
-    there[order[0]] |= not there.any()
+    there[next(m for m in order if rates[m])] |= not there.any()
     if moved < policy.text_first:
         order = sorted(order, key=lambda m: not isinstance(modalities[m], WRITTEN))
     elif moved >= 1 - policy.text_last:
@@ -141,21 +153,7 @@ class Packer:
     """(modality, what has the tokens and positions of its spans), where they are not its own: those of latents."""
 
     def __post_init__(self) -> None:
-        names = {m.name for m in self.modalities}
-        named = {name for pair in self.policy.apart for name in pair}
-        named |= {name for name, _ in (*self.policy.keep_of, *self.policy.clean_of)}
-        if strange := sorted(named - names):
-            raise ValueError(
-                f"Documents.apart, keep_of or clean_of names {', '.join(strange)}; there are "
-                f"{', '.join(sorted(names))}."
-            )
-        longest = 2 + sum(2 + self.content(m) for m in range(len(self.modalities)))
-        if self.length < longest and (self.policy.keep == 1.0 or self.policy.whole):
-            sizes = ", ".join(f"{m.name} {self.content(i)}" for i, m in enumerate(self.modalities))
-            raise ValueError(
-                f"A row of {self.length} tokens is too short for a document of up to {longest} ({sizes}, and a begin "
-                "and an end token each); make length greater or the items shorter."
-            )
+        check_packer(self)
 
     @property
     def vocabulary(self) -> Vocabulary:

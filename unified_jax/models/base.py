@@ -147,6 +147,23 @@ class Model(Protocol):
         ...
 
 
+@runtime_checkable
+class ChecksPlan(Protocol):
+    """A model that says before anything is compiled which plans it cannot be sampled with."""
+
+    def check_plan(self, plan: SamplingPlan) -> None:
+        """Raises UserError for a plan that does not suit it, whatever is asked for."""
+        ...
+
+
+def check_plan(model: Any, plan: SamplingPlan) -> None:
+    """Raises UserError for a plan that does not suit the model's processes, or the model."""
+    for process in model.processes:
+        plan.prepare(process)
+    if isinstance(model, ChecksPlan):
+        model.check_plan(plan)
+
+
 class Around:
     """What a model that holds another says of it: its modalities, processes, and what it can be asked."""
 
@@ -172,6 +189,10 @@ class Around:
     def wantable(self) -> tuple[str, ...]:
         """The other model's."""
         return self.model.wantable
+
+    def check_plan(self, plan: SamplingPlan) -> None:
+        """The other model's."""
+        check_plan(self.model, plan)
 
 
 class Declared:
@@ -218,6 +239,13 @@ class Declared:
         if not wanted:
             raise UserError(f"Everything is given; leave out one of {', '.join(self.wantable)}.")
         return given, wanted
+
+    def check_plan(self, plan: SamplingPlan) -> None:
+        """See `ChecksPlan`: only Transfusion goes through other modalities."""
+        if plan.through:
+            raise UserError(
+                f"The plan goes through {plan.through[0]!r}, which only Transfusion can: leave `through` off."
+            )
 
     def generate(
         self, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: SamplingPlan

@@ -22,7 +22,7 @@ from unified_jax.config import lacking
 from unified_jax.errors import UserError
 from unified_jax.modalities.conditions import NEGATIVE
 from unified_jax.modalities.label import Label
-from unified_jax.models.base import Declared, Model, Terms
+from unified_jax.models.base import Declared, Model, Terms, check_plan
 from unified_jax.models.links import Wire, check_order, fields_of, wired
 from unified_jax.models.stages import START, Stage, stage_params
 from unified_jax.precision import same_numbers
@@ -55,8 +55,7 @@ class Link:
                 raise ValueError(f"The link {name!r} takes {twice[0]!r} twice; name each field once on either side.")
         if self.plan is not None:
             with same_numbers():
-                for process in self.model.processes:
-                    self.plan.prepare(process)
+                check_plan(self.model, self.plan)
 
     @property
     def name(self) -> str:
@@ -166,6 +165,12 @@ class Chain(Declared):
                 known = ", ".join(dict.fromkeys(one for turn in turns for one in turn.reads)) or "nothing"
                 raise UserError(f"{NEGATIVE}{name}: the links of this request read {known}, not {name!r}.")
         return plain, wanted
+
+    def check_plan(self, plan: SamplingPlan) -> None:
+        """See `ChecksPlan`: links that have no plan of their own follow this one."""
+        for link in self.links:
+            if link.plan is None:
+                check_plan(link.model, plan)
 
     def turns(self, given: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[Turn, ...]:
         """The links that a request needs, in order."""

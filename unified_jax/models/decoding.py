@@ -21,7 +21,6 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from unified_jax.data.vocabulary import WRITTEN
-from unified_jax.errors import UserError
 from unified_jax.layers.attention import KvCache
 from unified_jax.models import stages
 from unified_jax.networks.transfusion import Spans, Tokens
@@ -48,8 +47,6 @@ def generate(
 ) -> dict[str, Array]:
     """See `Transfusion.generate`."""
     places = {m.name: i for i, m in enumerate(model.modalities)}
-    if strange := [name for name in plan.through if name not in places]:
-        raise UserError(f"The plan goes through {strange[0]!r}; the model has {', '.join(places)}.")
     between = tuple(name for name in plan.through if name not in (*given, *wanted))
     content = [model.packer.content(m) for name, m in places.items() if name in (*given, *between, *wanted)]
     _, past = read_given(model, params, given, len(keys), 1 + sum(2 + k for k in content))
@@ -167,11 +164,7 @@ def _give_span(model: Any, params: Params, past: Past, m: int, x0: Array) -> tup
 
 def _denoise(model: Any, params: Params, past: Past, m: int, keys: Keys, plan: SamplingPlan) -> Float[Array, "b ..."]:
     """A span where it is denoised: in model space, or latents."""
-    stream, guidance = model.stream(m), plan.guidance
-    if guidance.axes or guidance.skip or guidance.joint != 1:
-        raise UserError("Transfusion drops all context before a span or none: use one guidance scale.")
-    if plan.clip and stream.latents:
-        raise UserError("plan.clip bounds data to [-1, 1], and latents have no bounds: leave it off.")
+    stream = model.stream(m)
     process, grid = plan.prepare(stream.process)
 
     def denoiser(alone: bool) -> Denoiser:

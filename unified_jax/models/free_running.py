@@ -15,11 +15,9 @@ from jaxtyping import Array
 
 from unified_jax.data.vocabulary import WRITTEN
 from unified_jax.models.decoding import Past, choose_token, make_item, read_given
+from unified_jax.models.document_checks import ORDER
 from unified_jax.samplers.plan import SamplingPlan
 from unified_jax.typing import Keys, Params
-
-ORDER = "order"
-"""Name of the result that lists the generated modalities."""
 
 
 def run_freely(model: Any, params: Params, given: dict[str, Array], keys: Keys, plan: SamplingPlan) -> dict[str, Array]:

@@ -89,8 +89,7 @@ def sampling(
 
     `held` are given streams by label, where they are denoised: latents, or model space.
     """
-    if plan.through:
-        raise UserError(f"The plan goes through {plan.through[0]!r}, which only Transfusion can: leave `through` off.")
+    model.check_plan(plan)
     given, against = without_negatives(given), negatives(given)
     conditions = model.conditions_of(params, given, len(keys), keys, plan.complete)
     replaced = against or any(c.form.null == "empty" for c in model.reads)

@@ -26,16 +26,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from unified_jax.data.packing import Documents, Packer
-from unified_jax.data.vocabulary import Vocabulary, check_written, vocabulary_of
+from unified_jax.data.vocabulary import Vocabulary, vocabulary_of
 from unified_jax.errors import UserError
 from unified_jax.modalities.label import Label
 from unified_jax.modalities.text import Text
 from unified_jax.models import decoding, free_running
 from unified_jax.models.base import Declared, Terms
+from unified_jax.models.document_checks import FREE, check_document_plan, check_documents
 from unified_jax.models.stages import check_stages, own
 from unified_jax.models.streams import Stream
 from unified_jax.networks.transfusion import Captured, Spans, Tokens, Trunk
-from unified_jax.processes.edm import Edm
 from unified_jax.processes.targets import diffuse, expand, shown_clean
 from unified_jax.samplers.plan import SamplingPlan
 from unified_jax.sharding import logical_axes, unbox
@@ -43,8 +43,6 @@ from unified_jax.typing import Batch, Keys, Params
 
 LATENT = 7201
 """Purpose of the latents' draws."""
-FREE = "free"
-"""The `wanted` that lets the model choose."""
 
 
 @dataclass(frozen=True)
@@ -69,22 +67,7 @@ class Transfusion(Declared):
     """Number of time bins of the loss in the metrics."""
 
     def __post_init__(self) -> None:
-        names = [m.name for m in self.modalities]
-        if len(set(names)) != len(names) or "text" in names:
-            raise ValueError(f"Transfusion needs distinct modality names, none of them 'text'; found {names}.")
-        if own := [s.label for s in self.streams if s.latents and s.latents.cached]:
-            raise ValueError(f"Transfusion encodes its latents in every step; leave cached off for {', '.join(own)}.")
-        if own := [s.label for s in self.streams if s.name or s.time or s.ends]:
-            raise ValueError(f"Transfusion's streams have their modality's name and times of their own; found {own}.")
-        if padded := [m.name for m in self.modalities if getattr(m, "pads", False)]:
-            raise ValueError(
-                f"Transfusion takes whole spans only: choose another fit than 'pad' for {', '.join(padded)}."
-            )
-        if self.documents.noise_limit < 1 and any(isinstance(s.process, Edm) for s in self.streams):
-            raise ValueError(
-                "Documents.noise_limit is a share of the time, and Edm's noise levels are unbounded; leave it at 1."
-            )
-        check_written((self.text, *self.written), tuple(stream.modality for stream in self.streams))
+        check_documents(self)
         _ = self.packer, self.stages  # their checks
 
     @property
@@ -118,10 +101,13 @@ class Transfusion(Declared):
         if not given and not wanted:
             return (self.text.name,), tuple(stream.modality.name for stream in self.streams)
         if wanted == (FREE,):
-            if len(set(given)) == len(self.modalities):
-                raise UserError("Everything is given; leave something out.")
-            return given, ()
+            left = [name for name in self.wantable if name not in given]
+            return super().request(given, tuple(left[:1]))[0], ()  # its checks; what is made, the model chooses
         return super().request(given, wanted)
+
+    def check_plan(self, plan: SamplingPlan) -> None:
+        """See `ChecksPlan`."""
+        check_document_plan(self, plan)
 
     def sampling(self, *_: Any) -> NoReturn:
         """Raises UserError: it writes texts too."""
@@ -250,10 +236,11 @@ class Transfusion(Declared):
     ) -> dict[str, Array]:
         """The wanted modalities, in order, given the conditions; texts as ids `[b, length]`, -1 after their end.
 
-        With `wanted` empty the model chooses the modalities (`free_running`), and `order` lists its choice. `given`
-        holds prepared arrays, one row per sample. Raises UserError for an unknown modality.
+        With `wanted` empty the model chooses the modalities (`free_running`), whatever `plan.through` says, and `order`
+        lists its choice. `given` holds prepared arrays, one row per sample. Raises UserError for an unknown modality.
         """
         self.request(tuple(given), tuple(wanted) or (FREE,))
+        self.check_plan(plan)
         if not wanted:
             return free_running.run_freely(self, params, given, keys, plan)
         return decoding.generate(self, params, given, wanted, keys, plan)

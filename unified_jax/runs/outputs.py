@@ -89,7 +89,7 @@ def _write(
                 for suffix in suffixes:
                     modality.save(folder / f"{first + i:06d}{suffix}", example)
     if "npz" in formats:
-        count = len(next(iter(made.values())))
+        count = len(chosen if chosen is not None else next(iter(made.values())))
         arrays = (
             made
             | {"index": np.arange(first, first + count)}

@@ -83,10 +83,13 @@ class Validator:
     def loss(self, params: Params, aux: Any, step: Any) -> float:
         """Sum of the terms, each divided once, by constant weights: learned ones would change the measure.
 
+        A term that no example of these batches has counts as 0.
+
         Of several players it is the first one's, without what it plays against the others: that begins at some step,
         and says nothing by itself.
         """
         found = [self.losses(params, aux, step, batch, i) for i, batch in enumerate(self.batches)]
         weights = FixedBalance(self.weights).weigh({}, tuple(found[0]))
         measured = [name for name in found[0] if name not in self.left_out]
-        return float(sum(weights[k] * sum(f[k][0] for f in found) / sum(f[k][1] for f in found) for k in measured))
+        sums = {k: (sum(f[k][0] for f in found), sum(f[k][1] for f in found)) for k in measured}
+        return float(sum(weights[k] * total / count for k, (total, count) in sums.items() if count))

@@ -70,6 +70,8 @@ class SamplingPlan:
             raise UserError(f"lowest is a time in [0, 1), found {self.lowest}.")
         if self.shift <= 0:
             raise UserError(f"shift must be positive, found {self.shift}.")
+        if twice := [name for name in self.through if self.through.count(name) > 1]:
+            raise UserError(f"through names {twice[0]!r} twice; name each once.")
 
     def prepare(self, process: Process) -> tuple[Process, np.ndarray]:
         """The process to sample with, and its decreasing grid (`Process.grid`).

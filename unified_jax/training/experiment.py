@@ -9,7 +9,7 @@ from unified_jax.data.base import DataSet
 from unified_jax.data.world import World
 from unified_jax.errors import UserError
 from unified_jax.evaluation.scores import Score
-from unified_jax.models.base import Model
+from unified_jax.models.base import Model, check_plan
 from unified_jax.models.diffusion import Diffusion
 from unified_jax.models.tuned import Tuned, Tuning
 from unified_jax.precision import same_numbers
@@ -214,8 +214,7 @@ class Experiment:
             )
         if self.preview.every or self.evaluate:  # an unsuitable plan is refused before compilation
             with same_numbers():
-                for process in self.model.processes:
-                    self.preview.plan.prepare(process)
+                check_plan(self.model, self.preview.plan)
 
     @property
     def trained(self) -> Model:
