@@ -130,7 +130,7 @@ def test_samples_of_any_modality_from_any(trained, tmp_path):
         (("--sampler", "ddpm"), "needs a discrete process"),
         (("--through", "captoin"), "The plan goes through 'captoin'; the model has caption, image, audio"),
         (("--through", "caption", "caption"), "through names 'caption' twice"),
-        (("--given.image", "@x.png", "--generate", "free", "--negative.caption", "a"), "found 'negative.caption'"),
+        (("--given.caption", "b", "--generate", "free", "--negative.caption", "a"), "found 'negative.caption'"),
     ],
 )
 def test_mistakes(trained, flags, words, capsys):

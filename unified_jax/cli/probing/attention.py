@@ -59,7 +59,7 @@ def _of_picture(command: AttentionCommand, given: dict[str, str], experiment: An
     need_denoiser(model)
     if command.wanted is not None or command.pair is not None:
         raise UserError("--wanted and --pair are for models of many modalities (Transfusion), not for Diffusion.")
-    if any(s.latents is not None for s in model.streams if s.modality.name == wanted):
+    if model.streams[0].latents is not None:
         raise UserError("The maps are drawn over the pixels of a model of pixels; this one denoises latents.")
     rows = read_given(given, model, 1)
     plan = experiment.preview.plan.with_steps(command.steps, None)
@@ -105,7 +105,7 @@ def _of_document(command: AttentionCommand, given: dict[str, str], experiment: A
 
     model = experiment.model
     wanted = _check_request(command, given, model)
-    if model.streams[0].latents is not None:
+    if any(s.latents is not None for s in model.streams if s.modality.name == wanted):
         raise UserError("The maps are drawn over the pixels of a model of pixels; this one denoises latents.")
     rows = read_given(given, model, 1)
     plan = experiment.preview.plan.with_steps(command.steps, None)
