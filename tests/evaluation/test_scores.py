@@ -122,6 +122,19 @@ def test_no_example_of_a_split_counts_twice(monkeypatch):
     assert [(row["split"], row["n"]) for row in rows] == [(s, 6) for s in ("test", "held_out") for _ in range(2)]
 
 
+def test_captions_that_cannot_be_read_are_not_scored(examples):
+    """Cut within a word, or of another world: the figures are those of the others, and say how many these are."""
+    captions, made = examples["caption"].copy(), examples["image"]
+    captions[::3] = TEXT.prepare("a red car to the ri")
+    found = WorldCaptions()(Samples("test", READER, {"caption": captions}, "image", made, made))
+    rest = np.arange(48) % 3 > 0
+    given = {"caption": examples["caption"][rest]}
+    assert found == WorldCaptions()(Samples("test", READER, given, "image", made[rest], made[rest]))
+    assert next(row["n"] for row in found if row["metric"] == "count_accuracy") == 32
+    captions[:] = captions[0]
+    assert WorldCaptions()(Samples("test", READER, {"caption": captions}, "image", made, made)) == []
+
+
 def test_scores_of_what_is_not_given_are_left_out(examples):
     """`evaluate --only` gives some conditions; what a picture of others shows cannot be right or wrong."""
     made = examples["image"]

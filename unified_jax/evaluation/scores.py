@@ -121,7 +121,7 @@ class WorldCaptions:
     """Accuracy of what a caption names and an image shows, of one object or two, and of the number of objects.
 
     Objects are matched so that most attributes agree; a sample with another number of objects than its caption scores
-    zero on all attributes.
+    zero on all attributes. A caption that says nothing of the world, or was cut within a word, is not scored.
     """
 
     def suits(self, data: Any, model: Any) -> str:
@@ -138,8 +138,12 @@ class WorldCaptions:
         if not texts:  # `--only` another condition
             return []
         (text,) = texts
-        asked = [read_caption(text.decode(row)) for row in samples.given[text.name]]
-        reading = read_image(samples.made)
+        told = [_told(text.decode(row)) for row in samples.given[text.name]]
+        kept = [i for i, objects in enumerate(told) if objects]
+        if not kept:
+            return []
+        asked = [told[i] for i in kept]
+        reading = read_image(samples.made[np.asarray(kept)])
         counted = np.asarray([reading.count[i] == len(objects) for i, objects in enumerate(asked)])
         hits = [caption_hits(objects, reading, i) for i, objects in enumerate(asked)]
         scored = np.asarray([np.mean(list(found.values())) for found in hits if found])
@@ -153,6 +157,14 @@ class WorldCaptions:
             if some.any():
                 rows.append(accuracy_row(f"count_accuracy/{size}", counted[some], 0.5))
         return rows + binding_rows(asked, reading)
+
+
+def _told(caption: str) -> tuple[dict[str, int], ...]:
+    """What the caption names, () where it cannot be read."""
+    try:
+        return read_caption(caption)
+    except ValueError:
+        return ()
 
 
 def caption_hits(objects: tuple[dict[str, int], ...], reading: Reading, i: int) -> dict[tuple[int, str], bool]:
