@@ -164,37 +164,6 @@ def check_plan(model: Any, plan: SamplingPlan) -> None:
         model.check_plan(plan)
 
 
-class Around:
-    """What a model that holds another says of it: its modalities, processes, and what it can be asked."""
-
-    model: Any
-    """The other model (`Model`)."""
-
-    @property
-    def modalities(self) -> tuple[Any, ...]:
-        """The other model's."""
-        return self.model.modalities
-
-    @property
-    def processes(self) -> tuple[Any, ...]:
-        """The other model's."""
-        return self.model.processes
-
-    @property
-    def givable(self) -> tuple[str, ...]:
-        """The other model's."""
-        return self.model.givable
-
-    @property
-    def wantable(self) -> tuple[str, ...]:
-        """The other model's."""
-        return self.model.wantable
-
-    def check_plan(self, plan: SamplingPlan) -> None:
-        """The other model's."""
-        check_plan(self.model, plan)
-
-
 class Declared:
     """Defaults, which a model overrides."""
 

@@ -20,7 +20,8 @@ from jaxtyping import Array, Float
 
 from unified_jax.config import check_finite
 from unified_jax.errors import UserError
-from unified_jax.models.base import Around, Declared, Terms
+from unified_jax.models.around import Around
+from unified_jax.models.base import Declared, Terms
 from unified_jax.models.between import between
 from unified_jax.samplers.choice import Ddim
 from unified_jax.samplers.ddim import ddim

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from unified_jax.errors import UserError
-from unified_jax.models.base import Around, Declared, Terms
+from unified_jax.models.around import Around
+from unified_jax.models.base import Declared, Terms
 from unified_jax.models.boxed import Wraps
 from unified_jax.samplers.gibbs import Conditional, State, gibbs
 from unified_jax.samplers.plan import SamplingPlan

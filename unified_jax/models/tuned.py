@@ -23,7 +23,8 @@ from jaxtyping import Array
 
 from unified_jax.errors import UserError
 from unified_jax.interop.names import flatten, unflatten
-from unified_jax.models.base import Around, Model, Terms
+from unified_jax.models.around import Around
+from unified_jax.models.base import Model, Terms
 from unified_jax.models.stages import beside
 from unified_jax.precision import EXACT, seed_key
 from unified_jax.samplers.plan import SamplingPlan
