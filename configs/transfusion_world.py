@@ -3,7 +3,7 @@
     unified-jax train transfusion_world
 
 A picture becomes a film by way of a caption (`SamplingPlan.through`): what all five share is written down first. So
-nearly all documents hold their caption, most of them first. A processor with instructions for bfloat16 computes in it.
+all documents hold their caption, most of them first. A processor with instructions for bfloat16 computes in it.
 
 Goals, set before the run, on the split test: caption to image at least 0.95, everything to caption 0.97, image to video
 0.6, the mean of the twenty pairs 0.70, all five made together 0.65.

@@ -57,7 +57,7 @@ def free_caption(said: tuple[dict[str, int], ...], rng: np.random.Generator) -> 
     """A caption in free words of one object or two, in this order; `read_caption` of it is `said`.
 
     >>> free_caption(({"shape": 4, "colour": 0},), np.random.default_rng(3))
-    'we see Red star.'
+    'this is one red star.'
     """
     parts = [_object(one, rng) for one in said]
     opening = _pick(_OPENINGS, rng) if rng.random() < 0.5 else ""
