@@ -15,8 +15,9 @@ The transformers have the same number of parameters within 2 %, the U-Net has 15
 caption leaves out is drawn before (`SamplingPlan.complete`): left to the denoiser, a place that is not named became no
 object, or one in two places. What is wrong now is mostly the shape of a small object beside another one.
 
-Goals, set before the runs, on 2,048 captions of the split held_out and seeds 0, 1, 2 of the sampling noise: the lower
-end of the 95 % interval of attribute_accuracy and of count_accuracy is at least 0.95.
+Goals, set before the runs, on 2,048 captions of the split held_out, in the grammar's words and in free ones, and seeds
+0, 1, 2 of the sampling noise: the lower end of the 95 % interval of attribute_accuracy and of count_accuracy is at least
+0.95.
 Hardware: two CPU cores, an hour after the two others. Measured: docs/recipes.md (`python benchmarks/goals.py RUN`).
 """
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from unified_jax.data.world.caption import read_caption
+from unified_jax.data.world.caption import caption_or_nothing
 from unified_jax.data.world.read import Reading, read_image, read_video
 from unified_jax.data.world.read_action import read_action
 from unified_jax.data.world.read_solid import read_depth, read_points
@@ -86,10 +86,7 @@ def _read_captions(texts: list[str]) -> Found:
     values = {name: np.full(len(texts), -1) for name in NAMES}
     shown = {name: np.zeros(len(texts), bool) for name in NAMES}
     for i, text in enumerate(texts):
-        try:
-            objects = read_caption(text)
-        except ValueError:
-            objects = ()
+        objects = caption_or_nothing(text)
         if len(objects) != 1:
             for name in NAMES:
                 shown[name][i] = True

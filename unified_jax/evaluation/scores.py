@@ -17,7 +17,7 @@ import numpy as np
 
 from unified_jax.data.cached import examples_of
 from unified_jax.data.world import World
-from unified_jax.data.world.caption import read_caption
+from unified_jax.data.world.caption import caption_or_nothing
 from unified_jax.data.world.read import Reading, read_image
 from unified_jax.data.world.scene import ATTRIBUTES
 from unified_jax.evaluation.attributes import SHOWN, attribute_hits, chance, sample_accuracy
@@ -138,7 +138,7 @@ class WorldCaptions:
         if not texts:  # `--only` another condition
             return []
         (text,) = texts
-        told = [_told(text.decode(row)) for row in samples.given[text.name]]
+        told = [caption_or_nothing(text.decode(row)) for row in samples.given[text.name]]
         kept = [i for i, objects in enumerate(told) if objects]
         if not kept:
             return []
@@ -157,14 +157,6 @@ class WorldCaptions:
             if some.any():
                 rows.append(accuracy_row(f"count_accuracy/{size}", counted[some], 0.5))
         return rows + binding_rows(asked, reading)
-
-
-def _told(caption: str) -> tuple[dict[str, int], ...]:
-    """What the caption names, () where it cannot be read."""
-    try:
-        return read_caption(caption)
-    except ValueError:
-        return ()
 
 
 def caption_hits(objects: tuple[dict[str, int], ...], reading: Reading, i: int) -> dict[tuple[int, str], bool]:

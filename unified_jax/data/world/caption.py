@@ -29,8 +29,8 @@ _STILL = ("staying still", "standing still", "that stays still", "at rest", "not
 _GOING = ("moving ", "going ", "heading ", "that moves ", "drifting to the ")
 _RISING = ("moving ", "going ", "heading ", "that moves ", "drifting ")
 
-# What is read.
-_WORDS: dict[str, dict[str, int]] = {
+# What is read, and written in free words (`wording`).
+WORDS: dict[str, dict[str, int]] = {
     "size": {name: n for n, name in enumerate(SIZES)} | {"tiny": 0, "little": 0, "big": 2, "huge": 2},
     "colour": {name: n for n, name in enumerate(COLOURS)} | {"violet": 6},
     "shape": {name: n for n, name in enumerate(SHAPES)} | {"disc": 0, "disk": 0, "rhombus": 3, "annulus": 5},
@@ -38,9 +38,9 @@ _WORDS: dict[str, dict[str, int]] = {
 _STILL_WORDS = ("still", "rest", "resting", "stationary", "motionless", "unmoving")
 _VERBS = ("moving", "moves", "going", "goes", "drifting", "drifts", "heading", "heads")
 _TURNS = {f"{name}{end}": n for n, name in enumerate(MOTIONS) if n for end in ("", "ward", "wards")}
-_ROWS = {"top": 0, "upper": 0, "bottom": 2, "lower": 2}
+ROWS = {"top": 0, "upper": 0, "bottom": 2, "lower": 2}
 _COLUMNS = {"left": 0, "right": 2}
-_MIDDLES = ("centre", "center", "middle")
+MIDDLES = ("centre", "center", "middle")
 _TOWARDS = ("to", "the", "toward", "towards")
 _GENERIC = ("object", "shape", "thing")
 _EMPTY = frozenset(
@@ -141,7 +141,7 @@ def _place(place: int, u: float) -> str:
         return _pick(("in the centre", "at the centre", "in the middle"), u)
     if name in _COLUMNS:
         return _pick((f"on the {name}", f"at the {name}", f"on the {name} side"), u)
-    if name in _ROWS:
+    if name in ROWS:
         return f"at the {name}"
     return _pick((f"at the {name}", f"in the {name}", f"in the {name} corner"), u)
 
@@ -177,6 +177,14 @@ def read_caption(text: str) -> tuple[dict[str, int], ...]:
     return tuple(_read_object(part) for part in parts)
 
 
+def caption_or_nothing(text: str) -> tuple[dict[str, int], ...]:
+    """As `read_caption`; () for a text that it refuses."""
+    try:
+        return read_caption(text)
+    except ValueError:
+        return ()
+
+
 def _read_object(words: list[str]) -> dict[str, int]:
     found: dict[str, int] = {}
     rows: set[int] = set()
@@ -185,18 +193,18 @@ def _read_object(words: list[str]) -> dict[str, int]:
     for word in words:
         if expecting and word in _TOWARDS:
             continue
-        attribute = next((name for name, values in _WORDS.items() if word in values), None)
+        attribute = next((name for name, values in WORDS.items() if word in values), None)
         if attribute is not None:
-            _name(found, attribute, _WORDS[attribute][word])
+            _name(found, attribute, WORDS[attribute][word])
         elif word in _STILL_WORDS:
             _name(found, "motion", 0)
         elif word in _TURNS and (expecting or word not in _COLUMNS):
             _name(found, "motion", _TURNS[word])
-        elif word in _ROWS:
-            rows.add(_ROWS[word])
+        elif word in ROWS:
+            rows.add(ROWS[word])
         elif word in _COLUMNS:
             columns.add(_COLUMNS[word])
-        elif word in _MIDDLES:
+        elif word in MIDDLES:
             middle = True
         elif word not in _VERBS and word not in _GENERIC and word not in _EMPTY:
             raise ValueError(f"The caption's word {word!r} is not understood; {_known()}.")
@@ -219,5 +227,5 @@ def _name(found: dict[str, int], attribute: str, value: int) -> None:
 def _known() -> str:
     """The vocabulary, attribute by attribute, for an error message."""
     motion = ", ".join(("still", *(f"moving {name}" for name in MOTIONS[1:])))
-    lists = [f"{name}s are {', '.join(words)}" for name, words in _WORDS.items()]
+    lists = [f"{name}s are {', '.join(words)}" for name, words in WORDS.items()]
     return f"{'; '.join(lists)}; places are {', '.join(PLACES)}; motions are {motion}"

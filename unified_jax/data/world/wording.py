@@ -12,15 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unified_jax.data.world.scene import COLOURS, MOTIONS, PLACES, SHAPES
+from unified_jax.data.world.caption import MIDDLES, ROWS, WORDS
+from unified_jax.data.world.scene import MOTIONS, PLACES
 
-_SIZES = (("small", "tiny", "little"), ("medium", "medium-sized", "medium size"), ("large", "big", "huge"))
-_SHAPES = {"circle": ("disc", "disk"), "diamond": ("rhombus",), "ring": ("annulus",)}
-_COLOURS = {"purple": ("violet",)}
+_MEDIUM = ("medium-sized", "medium size")
 _NOUNS = ("object", "shape", "thing", "one")
 _OPENINGS = ("", "", "", "", "there is ", "this is ", "we see ", "a photo of ", "an image of ", "picture: ", "it is ")
-_ROWS = {"top": ("top", "upper"), "bottom": ("bottom", "lower")}
-_MIDDLES = ("centre", "center", "middle")
 _STILL = ("still", "at rest", "stationary", "motionless", "standing still", "resting", "not moving", "that stays still")
 _VERBS = ("moving", "going", "heading", "drifting", "that moves", "which goes", "that is moving", "it moves")
 _TURNS = ("{}", "{}", "{}wards", "{}ward", "towards the {}", "to the {}")
@@ -81,13 +78,13 @@ def with_strangers(text: str, rng: np.random.Generator) -> str:
 def _object(named: dict[str, int], rng: np.random.Generator) -> str:
     words: dict[str, str] = {}
     if "size" in named:
-        words["size"] = _pick(_SIZES[named["size"]], rng)
+        sizes = _words(WORDS["size"], named["size"])
+        words["size"] = _pick((*sizes, *_MEDIUM) if sizes == ("medium",) else sizes, rng)
     if "colour" in named:
-        colour = COLOURS[named["colour"]]
-        words["colour"] = _pick((colour, colour, *_COLOURS.get(colour, ()), f"{colour}-coloured"), rng)
+        colour, *others = _words(WORDS["colour"], named["colour"])
+        words["colour"] = _pick((colour, colour, *others, f"{colour}-coloured"), rng)
     if "shape" in named:
-        shape = SHAPES[named["shape"]]
-        words["shape"] = _pick((shape, *_SHAPES.get(shape, ())), rng)
+        words["shape"] = _pick(_words(WORDS["shape"], named["shape"]), rng)
     elif rng.random() < 0.6:
         words["shape"] = _pick(_NOUNS, rng)
     if "place" in named:
@@ -103,10 +100,10 @@ def _object(named: dict[str, int], rng: np.random.Generator) -> str:
 
 def _place(name: str, rng: np.random.Generator) -> str:
     if name == "centre":
-        return _pick(_WHERE[:4], rng).format(_pick(_MIDDLES, rng))
-    words = [_pick(_ROWS.get(word, (word,)), rng) for word in name.split()]
+        return _pick(_WHERE[:4], rng).format(_pick(MIDDLES, rng))
+    words = [_pick(_words(ROWS, ROWS[word]) if word in ROWS else (word,), rng) for word in name.split()]
     if len(words) == 1 and rng.random() < 0.2:
-        words.insert(int(rng.random() < 0.5), _pick(_MIDDLES, rng))
+        words.insert(int(rng.random() < 0.5), _pick(MIDDLES, rng))
     return _pick(_WHERE, rng).format(_pick((" ", " ", "-"), rng).join(words))
 
 
@@ -116,6 +113,11 @@ def _motion(motion: int, rng: np.random.Generator) -> str:
     name = MOTIONS[motion]
     turns = _TURNS if name in ("left", "right") else _TURNS[:4]
     return f"{_pick(_VERBS, rng)} {_pick(turns, rng).format(name)}"
+
+
+def _words(table: dict[str, int], value: int) -> tuple[str, ...]:
+    """All words for a value, its name first."""
+    return tuple(word for word, meant in table.items() if meant == value)
 
 
 def _pick(choices: tuple[str, ...], rng: np.random.Generator) -> str:
