@@ -16,8 +16,8 @@ caption leaves out is drawn before (`SamplingPlan.complete`): left to the denois
 object, or one in two places. What is wrong now is mostly the shape of a small object beside another one.
 
 Goals, set before the runs, on 2,048 captions of the split held_out, in the grammar's words and in free ones, and seeds
-0, 1, 2 of the sampling noise: the lower end of the 95 % interval of attribute_accuracy and of count_accuracy is at least
-0.95.
+0, 1, 2 of the sampling noise: the lower end of the 95 % interval of attribute_accuracy and of count_accuracy is at
+least 0.95.
 Hardware: two CPU cores, an hour after the two others. Measured: docs/recipes.md (`python benchmarks/goals.py RUN`).
 """
 
