@@ -85,6 +85,16 @@ def test_products_and_derivatives_are_those_of_float64(form, dtype):
         assert_close(one, sum(s[0] for s in sums), size, False)  # each term is rounded, and their sum
 
 
+@pytest.mark.parametrize("shape", [(12, 24, 8), (2, 40, 24)])
+def test_operands_that_were_transposed_before(shape):
+    """The compiler folds the transpositions into the product, for which the processor's runtime may have no code."""
+    x = drawn(0, *shape).astype(jnp.bfloat16)
+    turned = np.asarray(x, np.float64).swapaxes(1, 2)
+    own = lambda x: product.product("nij,nkj->nik", x.swapaxes(1, 2), x.swapaxes(1, 2), jnp.float32)  # noqa: E731
+    found = jax.jit(own)(x)
+    np.testing.assert_allclose(found, np.einsum("nij,nkj->nik", turned, turned), rtol=1e-5, atol=1e-5)
+
+
 def test_forward_over_reverse_is_reverse_over_forward():
     a, b, da, db, g = drawn(0, 16, 32), drawn(1, 32, 8), drawn(2, 16, 32), drawn(3, 32, 8), drawn(4, 16, 8)
     run = lambda a, b: jnp.sum(product.product("nd,dm->nm", a, b, jnp.float32) * g.astype(np.float32))  # noqa: E731

@@ -11,14 +11,16 @@ import pytest
 from tests.helpers import EXPERIMENT, on_one_device
 from tests.runs.test_resume import lines, parameters
 from unified_jax import precision
-from unified_jax.config import config_hash
+from unified_jax.config import config_hash, to_plain
 from unified_jax.errors import UserError
 from unified_jax.models.diffusion import Diffusion
 from unified_jax.networks.dit import DiT
+from unified_jax.runs import dtype
 from unified_jax.runs.loop import train
 from unified_jax.runs.start import Start
 from unified_jax.sharding import make_mesh
 from unified_jax.training import compute
+from unified_jax.training.algorithms import Muon
 from unified_jax.training.experiment import Checkpointing, Previews, Validation
 from unified_jax.training.program import assemble
 
@@ -90,6 +92,23 @@ def test_a_choice_that_was_made_is_one_that_was_written():
     assert compute.settled(written, "bfloat16") == written
     assert config_hash(compute.settled(SMALL, "float32")) == config_hash(written)
     assert config_hash(compute.settled(SMALL, "bfloat16")) != config_hash(written)
+
+
+def test_muon_takes_the_choice_too_unless_its_run_began_without(tmp_path):
+    """A run from before the products had a choice goes on with float32's."""
+    own = dataclasses.replace(SMALL, optimizer=dataclasses.replace(SMALL.optimizer, rule=Muon()))
+    whole = compute.settled(own, "bfloat16")
+    assert whole.optimizer.rule.products == "bfloat16" and whole.model.network.dtype == "bfloat16"
+    assert compute.settled(own, "float32") == dataclasses.replace(own, dtype="network")
+    assert compute.settled(SMALL, "bfloat16").optimizer == SMALL.optimizer  # Adam has none
+    saved = to_plain(whole)
+    for products, began in (("bfloat16", "bfloat16"), ("float32", "float32"), (None, "float32")):
+        saved["optimizer"]["rule"]["products"] = products
+        if products is None:
+            del saved["optimizer"]["rule"]["products"]
+        (tmp_path / "config.json").write_text(json.dumps(saved))
+        rule = dtype.chosen(own, tmp_path, quiet=True).optimizer.rule
+        assert rule.products == began, products
 
 
 def test_a_model_without_such_a_network_is_refused():

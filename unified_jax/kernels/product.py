@@ -156,10 +156,13 @@ def _multiplied(form: str, a: Array, b: Array) -> Array:
 
 
 def _copied(x: Array, letters: str, wanted: str) -> tuple[Array, str]:
-    """x with its axes in another order, as an array of its own."""
-    if letters == wanted:
-        return x, letters
-    return jax.lax.optimization_barrier(jnp.transpose(x, [letters.index(letter) for letter in wanted])), wanted
+    """x with its axes in another order, as an array of its own.
+
+    Also in the same order: the compiler would fold a transposition before the product into it, and has no code for some
+    of the products that it makes so.
+    """
+    x = x if letters == wanted else jnp.transpose(x, [letters.index(letter) for letter in wanted])
+    return jax.lax.optimization_barrier(x), wanted
 
 
 # The operation.

@@ -18,21 +18,33 @@ def chosen(experiment: Experiment, run_dir: Path, quiet: bool = False) -> Experi
         return experiment
     here = fastest(jax.default_backend())
     kinds = get_args(Dtype)
-    (number,) = shared([kinds.index(begun_in(experiment, run_dir) or here)])  # processes may have other processors
-    dtype: Dtype = kinds[number]
+    begun = begun_in(experiment, run_dir) or (here, here)
+    numbers = shared([kinds.index(one) for one in begun])  # processes may have other processors
+    dtype, products = (kinds[i] for i in numbers)
     if not quiet and writes():
         say(_told(dtype, here))
-    return settled(experiment, dtype)
+    return settled(experiment, dtype, products)
 
 
-def begun_in(experiment: Experiment, run_dir: Path) -> Dtype | None:
-    """The dtype in config.json; None where there is no run, or one of another kind."""
+def begun_in(experiment: Experiment, run_dir: Path) -> tuple[Dtype, Dtype] | None:
+    """The dtype of the network and of Muon's products in config.json; None without a run, or for one of another kind.
+
+    A run from before the products had a choice multiplied float32.
+    """
     if not (run_dir / "config.json").is_file():
         return None
-    model: Any = read_config(run_dir).get("model")
-    found: Any = model.get(networks_of(experiment.model)[0]) if isinstance(model, dict) else None
-    dtype = found.get("dtype") if isinstance(found, dict) else None
-    return dtype if dtype in get_args(Dtype) else None
+    config: Any = read_config(run_dir)
+    dtype = _within(config, "model", networks_of(experiment.model)[0], "dtype")
+    if dtype not in get_args(Dtype):
+        return None
+    products = _within(config, "optimizer", "rule", "products")
+    return dtype, products if products in get_args(Dtype) else "float32"
+
+
+def _within(config: Any, *path: str) -> Any:
+    for name in path:
+        config = config.get(name) if isinstance(config, dict) else None
+    return config
 
 
 def _told(dtype: Dtype, here: Dtype) -> str:

@@ -16,13 +16,20 @@ def fastest(platform: str) -> Dtype:
     return "bfloat16" if platform != "cpu" or multiplies_bfloat16() else "float32"
 
 
-def settled(experiment: Experiment, dtype: Dtype) -> Experiment:
-    """The experiment with this dtype in the networks of its model, if it left the choice; otherwise as it is."""
+def settled(experiment: Experiment, dtype: Dtype, products: Dtype | None = None) -> Experiment:
+    """The experiment with this dtype in the networks of its model, if it left the choice; otherwise as it is.
+
+    `products` is the dtype of the operands in an optimizer that has a choice (Muon); without, it is `dtype`.
+    """
     if experiment.dtype == "network":
         return experiment
-    model: Any = experiment.model
-    changes = {name: with_dtype(getattr(model, name), dtype) for name in networks_of(model)}
-    return dataclasses.replace(experiment, model=dataclasses.replace(model, **changes), dtype="network")
+    model, rule = experiment.model, experiment.optimizer.rule
+    changes: Any = {name: with_dtype(getattr(model, name), dtype) for name in networks_of(model)}
+    model: Any = dataclasses.replace(model, **changes)
+    if hints_of(type(rule)).get("products") == Dtype:
+        rule = dataclasses.replace(rule, products=products or dtype)
+    optimizer = dataclasses.replace(experiment.optimizer, rule=rule)
+    return dataclasses.replace(experiment, model=model, optimizer=optimizer, dtype="network")
 
 
 def networks_of(model: Any) -> list[str]:
