@@ -38,11 +38,12 @@ def experiment(
     encoder: str = "runs/caption_encoder",
 ) -> uj.Experiment:
     """The U-Net and its copy, of which the copy is trained; or the U-Net alone."""
-    base: Any = runpy.run_path(str(BASE))["experiment"]("unet", True, autoencoder, encoder)
+    recipe = runpy.run_path(str(BASE))
+    base: Any = recipe["for_studies"](recipe["experiment"]("unet", True, autoencoder, encoder))
     vector = next(one for one in base.model.conditions if one.part == "pooled")
     caption = replace(vector, name="")
     process = uj.RectifiedFlow(target="x0", times=uj.times.UniformTimes(shift=3.0))
-    plan = replace(base.preview.plan, guidance=uj.Guidance(2.0), complete=False)
+    plan = replace(base.preview.plan, guidance=uj.Guidance(2.0))
     whole = replace(
         base,
         model=replace(base.model, network=NETWORK, process=process, conditions=(caption,)),

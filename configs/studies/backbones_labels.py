@@ -29,7 +29,7 @@ def from_labels(experiment: uj.Experiment) -> uj.Experiment:
     start = RECIPE["with_backbone"](experiment, "dit")
     labels = tuple(uj.Label(name, len(values), values) for name, values in uj.ATTRIBUTES if name != "motion")
     process = uj.RectifiedFlow(target="x0", times=uj.times.UniformTimes(shift=3.0))
-    plan = replace(start.preview.plan, guidance=uj.Guidance(2.0), complete=False)
+    plan = replace(start.preview.plan, guidance=uj.Guidance(2.0))
     return replace(
         start,
         model=replace(start.model, conditions=labels, drop_some=0.2, process=process),
