@@ -15,6 +15,7 @@ from unified_jax.modalities.image import Image
 from unified_jax.modalities.label import Label
 from unified_jax.modalities.numbers import Numbers
 from unified_jax.modalities.text import Text
+from unified_jax.models.base import check_plan
 from unified_jax.models.diffusion import Diffusion
 from unified_jax.models.joint import JointDiffusion
 from unified_jax.models.streams import Condition, Stream
@@ -81,7 +82,10 @@ def test_what_cannot_be_asked_is_a_sentence():
         model.generate({}, words, ("video",), keys, PLAN)
     with pytest.raises(UserError, match="both given and to be generated"):
         model.generate({}, words | {"image": jnp.zeros((2, 16, 16, 3), jnp.uint8)}, ("image",), keys, PLAN)
-    for axis in (Axis(("audio",)), Axis(("colour",)), Axis(("words",))):  # it is not given, is not there, has no null
+    strange = SamplingPlan(guidance=Guidance(axes=(Axis(("colour",)),)))
+    with pytest.raises(UserError, match="axis names 'colour'; the model has words, image, audio"):
+        check_plan(model, strange)  # before anything is compiled
+    for axis in (Axis(("audio",)), Axis(("words",))):  # it is not given, has no null
         with pytest.raises(UserError, match=f"axis names '{axis.without[0]}'; what may be left out is nothing"):
             model.generate({}, words, ("image",), keys, SamplingPlan(guidance=Guidance(axes=(axis,))))
 

@@ -227,6 +227,11 @@ class Denoising(HoldsLatents, Declared):
                 raise UserError(f"{NEGATIVE}{name}: {name!r} is no condition of this model; it has {known}.")
         return super().request(tuple(name for name in given if not name.startswith(NEGATIVE)), wanted)
 
+    def check_plan(self, plan: SamplingPlan) -> None:
+        """See `ChecksPlan`."""
+        super().check_plan(plan)
+        generation.check_axes(self, plan)
+
     def generate(
         self, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: SamplingPlan
     ) -> dict[str, Num[Array, "b ..."]]:
@@ -244,9 +249,8 @@ class Denoising(HoldsLatents, Declared):
 
 def _encoding(one: Condition, given: dict[str, Any]) -> Encoded | None:
     """The encoding of a condition that is given, as the batch or a stage has it."""
-    if one.encoder is None or one.source.name not in given:
-        return None
-    return encoding_given(one.encoder, one.source, one.part, given)
+    there = one.encoder is not None and one.source.name in given
+    return encoding_given(one.encoder, one.source, one.part, given) if there else None
 
 
 def _inside(stream: Stream, batch: Batch, turned: Bool[Array, "b"] | None) -> Bool[Array, "b ..."] | None:

@@ -68,6 +68,14 @@ class Request(NamedTuple):
         return len(self.model.streams) > 1 and there
 
 
+def check_axes(model: Any, plan: SamplingPlan) -> None:
+    """Raises UserError for an axis of guidance over a name that the model does not have."""
+    labels = [one.label for one in (*model.reads, *model.streams)]
+    named = [name for axis in plan.guidance.axes for name in (*axis.without, *axis.of)]
+    if unknown := [name for name in named if name not in labels]:
+        raise UserError(f"A guidance axis names {unknown[0]!r}; the model has {', '.join(dict.fromkeys(labels))}.")
+
+
 def generate(
     model: Any, params: Params, given: dict[str, Array], wanted: tuple[str, ...], keys: Keys, plan: SamplingPlan
 ) -> dict[str, Num[Array, "b ..."]]:
