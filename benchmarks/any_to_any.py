@@ -26,6 +26,8 @@ def plans_of(own: uj.SamplingPlan) -> dict[str, uj.SamplingPlan]:
     return {
         "the recipe's": own,
         "at once": replace(own, through=()),
+        "12 steps": replace(own, steps=12),
+        "8 steps": replace(own, steps=8),
         "guidance 1.5": replace(own, guidance=uj.Guidance(1.5)),
         "guidance 4": replace(own, guidance=uj.Guidance(4.0)),
     }
