@@ -421,6 +421,18 @@ def goals() -> list[str]:
     return table(head, lines or ["all |  | not measured |  |  | "])
 
 
+def steps() -> list[str]:
+    """Accuracy by sampling steps and guidance."""
+    lines = [
+        f"`{name}` | {row['steps']} | {row['guidance']:g} | {row['attribute_accuracy']:.3f} "
+        f"[{row['low']:.3f}, {row['high']:.3f}] | {row['accuracy/shape']:.3f} | {row['count_accuracy']:.3f}"
+        for name, rows in whole("steps").get("runs", {}).items()
+        for row in rows
+    ]
+    head = "recipe | steps | guidance | attributes | shape | number of objects"
+    return table(head, lines or ["all | | | not measured | | "])
+
+
 def any_to_any() -> list[str]:
     """The goals of `transfusion_world`, and the plans that were compared on a validation split."""
     found = whole("any_to_any")

@@ -31,11 +31,11 @@ def experiment(
     latent = uj.planned_stage("autoencoder", autoencoder, "world_autoencoder", statistics=True)
     vision = uj.feature_token(uj.planned_stage("vision", encoder, "world_encoder"))
     words = uj.planned_stage("captions", captions, "caption_autoencoder")
-    process = uj.RectifiedFlow(target="x0", times=uj.times.UniformTimes(shift=2.0))
+    process = uj.RectifiedFlow(target="x0", loss="velocity", times=uj.times.LogitNormalTimes(mean=0.5))
     image = uj.Image(32, 32)
     coder: Any = words.model
     network: Any = uj.UVit(depth=6, width=192, heads=6, norms="post", clocks=("image", "caption"), remat="none")
-    plan = uj.SamplingPlan(uj.Euler(), steps=32, shift=3.0, guidance=uj.Guidance(1.5))
+    plan = uj.SamplingPlan(uj.Euler(), steps=12, shift=3.0, guidance=uj.Guidance(2.0))
     return uj.Experiment(
         model=uj.JointDiffusion(
             network=network,
@@ -54,7 +54,7 @@ def experiment(
         ema=(uj.Ema(decay=0.995),),
         balance=uj.FixedBalance((("image", 3.0),)),
         dtype="auto",
-        steps=10_000,
+        steps=4500,
         batch_size=64,
         checkpoint=uj.Checkpointing(every=1000),
         preview=uj.Previews(every=1000, count=16, plan=plan),

@@ -70,9 +70,11 @@ def reader_of(reader: Any, objects: tuple[tuple[str, ...], ...]) -> Any:
 
 
 def for_studies(experiment: uj.Experiment) -> uj.Experiment:
-    """The experiment as its studies were fixed: float32, 32 steps of sampling, nothing drawn of what is left out."""
+    """The experiment as its studies were fixed: the mean square of x0, float32, 32 steps of sampling, nothing drawn."""
     plan = replace(experiment.preview.plan, steps=32, guidance=uj.Guidance(1.5), complete=False)
-    return replace(experiment, dtype="network", preview=replace(experiment.preview, plan=plan))
+    model: Any = experiment.model
+    model = replace(model, process=uj.RectifiedFlow(target="x0", times=uj.times.UniformTimes(shift=2.0)))
+    return replace(experiment, model=model, dtype="network", preview=replace(experiment.preview, plan=plan))
 
 
 def with_reader(experiment: uj.Experiment, change: Callable[[Any], Any]) -> uj.Experiment:
@@ -110,7 +112,7 @@ def experiment(
     return uj.Experiment(
         model=uj.Diffusion(
             network=network(backbone),
-            process=uj.RectifiedFlow(target="x0", times=uj.times.UniformTimes(shift=2.0)),
+            process=uj.RectifiedFlow(target="x0", loss="velocity", times=uj.times.LogitNormalTimes(mean=0.5)),
             modality=uj.Image(32, 32),
             conditions=(
                 uj.Condition(text, encoder=stage),
