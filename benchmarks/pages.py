@@ -485,7 +485,7 @@ TABLES = {
     "docs/backbones.md": (backbones,),
     "docs/data.md": (reading, waits),
     "docs/evaluation.md": (distances, recipe_distances, distance_memory, fid_peers),
-    "docs/recipes.md": (completed, goals),
+    "docs/recipes.md": (completed, goals, steps),
     "docs/transfusion.md": (any_to_any,),
     "docs/finetuning.md": (edits, action, new_pairs, control, emoji),
 }
