@@ -249,8 +249,8 @@ class Denoising(HoldsLatents, Declared):
 
 def _encoding(one: Condition, given: dict[str, Any]) -> Encoded | None:
     """The encoding of a condition that is given, as the batch or a stage has it."""
-    there = one.encoder is not None and one.source.name in given
-    return encoding_given(one.encoder, one.source, one.part, given) if there else None
+    there = one.source.name in given
+    return encoding_given(one.encoder, one.source, one.part, given) if there and one.encoder is not None else None
 
 
 def _inside(stream: Stream, batch: Batch, turned: Bool[Array, "b"] | None) -> Bool[Array, "b ..."] | None:

@@ -23,9 +23,9 @@ def settled(experiment: Experiment, dtype: Dtype, products: Dtype | None = None)
     """
     if experiment.dtype == "network":
         return experiment
-    model, rule = experiment.model, experiment.optimizer.rule
-    changes: Any = {name: with_dtype(getattr(model, name), dtype) for name in networks_of(model)}
-    model: Any = dataclasses.replace(model, **changes)
+    model: Any = experiment.model
+    rule: Any = experiment.optimizer.rule
+    model = dataclasses.replace(model, **{name: with_dtype(getattr(model, name), dtype) for name in networks_of(model)})
     if hints_of(type(rule)).get("products") == Dtype:
         rule = dataclasses.replace(rule, products=products or dtype)
     optimizer = dataclasses.replace(experiment.optimizer, rule=rule)
