@@ -11,7 +11,7 @@
 As in Bao et al. 2023 an image is two things that share one time: the latent of an autoencoder and the vector of an
 image encoder; a caption is the latents of a frozen text encoder, from which a decoder writes it again; the network is a
 U-ViT with norms behind the branches, and guidance needs no training of its own.
-Hardware: two CPU cores, an hour after the four others. Goals, set before the runs, on 512 samples of the
+Hardware: two CPU cores, half an hour after the four others. Goals, set before the runs, on 512 samples of the
 split test, seed 0: caption to image and image to caption at least 0.9, readable marginals at least 0.9, a round trip
 keeps at least 0.9 of what its middle says, and the Gibbs chain's largest total variation lies at most 0.05 above its
 floor.

@@ -51,13 +51,20 @@ def test_what_cannot_be_read_counts_as_lost():
 
 
 def test_a_round_trip_is_scored_on_what_its_middle_says():
-    truth = {name: np.asarray([1, 2]) for name in VALUES}
     nothing = np.zeros(2, bool)
     between = {name: (np.asarray([1, 2]), nothing) for name in VALUES} | {
         "colour": (np.asarray([1, 2]), np.ones(2, bool)),
         "place": (np.asarray([1, 2]), np.asarray([True, False])),
     }
     last = found_of({"colour": np.asarray([1, 0]), "place": np.asarray([5, 5]), "shape": np.asarray([0, 0])})
-    row = kept_row(truth, between, last, ("image", "caption"), "test")
+    row = kept_row(between, last, ("image", "caption"), "test")
     assert row["value"] == pytest.approx((0.5 + 0.0) / 2)  # colour right and place wrong, then colour wrong alone
     assert (row["given"], row["wanted"], row["through"]) == (["image"], ["image"], "caption")
+
+
+def test_a_round_trip_may_choose_what_its_start_left_out():
+    """A caption that names a colour, a picture of some shape, and a caption of that picture: nothing is lost."""
+    drawn = found_of({"colour": np.asarray([1, 2]), "shape": np.asarray([4, 5])})
+    assert kept_row(drawn, drawn, ("caption", "image"), "test")["value"] == 1.0
+    other = found_of({"colour": np.asarray([1, 2]), "shape": np.asarray([4, 0])})
+    assert kept_row(drawn, other, ("caption", "image"), "test")["value"] == 0.75

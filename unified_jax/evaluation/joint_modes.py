@@ -3,8 +3,8 @@ r"""What one network says of all distributions of the world's modalities: margin
 The any-to-any matrix has every conditional and the joint (`matrix`). Here, of models of streams:
 
 readable      share of samples that are drawn from nothing and show exactly one object (a caption: that parse)
-kept          b given a, then a given b: how often the last shows the scene's value of an attribute that the one in
-              between says
+kept          b given a, then a given b: how often the last shows what the one in between says of an attribute; what
+              the first left out is the model's to choose, so the scene is not asked
 tv            total variation between the values in samples and those of the world, 0.5 sum_k |n_k / n - p_k|;
               `value` is what lies above sqrt(k / (2 pi n)), about the mean of an exact sampler's
 
@@ -69,9 +69,10 @@ def readable_row(found: Found, wanted: str, split: str) -> Row:
     return make_row((), (wanted,), split, "readable", (right.astype(float), np.zeros(len(right))))
 
 
-def kept_row(truth: dict[str, np.ndarray], between: Found, last: Found, way: tuple[str, str], split: str) -> Row:
-    """A round trip a -> b -> a: what b says and the new a shows, against the scene."""
-    row = make_row((way[0],), (way[0],), split, "kept", scores(truth, [between], last))
+def kept_row(between: Found, last: Found, way: tuple[str, str], split: str) -> Row:
+    """A round trip a -> b -> a: what b says and whether the new a shows it."""
+    said = {name: between[name][0] if name in between else value for name, (value, _) in last.items()}
+    row = make_row((way[0],), (way[0],), split, "kept", scores(said, [between], last))
     return row | {"through": way[1]}
 
 

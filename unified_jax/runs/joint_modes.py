@@ -30,7 +30,6 @@ class Truth(NamedTuple):
     """The scenes of a split, and their renderings as `prepare` gives them."""
 
     scenes: list[Any]
-    values: dict[str, np.ndarray]
     raw: dict[str, np.ndarray]
 
 
@@ -69,7 +68,7 @@ def _trip(bench: Bench, split: str, truth: Truth, way: tuple[str, str], draw: An
     middle = draw({way[0]: truth.raw[way[0]]}, way[1])
     last = draw({way[1]: np.asarray(second.to_prepared(jnp.asarray(middle)))}, way[0])
     said = matrix.read(second, second.from_model(middle))
-    return joint_modes.kept_row(truth.values, said, matrix.read(first, first.from_model(last)), way, split)
+    return joint_modes.kept_row(said, matrix.read(first, first.from_model(last)), way, split)
 
 
 def _chain(

@@ -78,5 +78,5 @@ def _split_rows(bench: Bench, split: str) -> list[dict[str, Any]]:
 
         apart = () if chains else model.documents.apart
         rows = matrix.evaluate_split(model.modalities, truth, raw, split, generate, apart)
-        more = joint_modes.mode_rows(bench, split, joint_modes.Truth(scenes, truth, raw), bar.update) if chains else []
+        more = joint_modes.mode_rows(bench, split, joint_modes.Truth(scenes, raw), bar.update) if chains else []
     return more + rows
