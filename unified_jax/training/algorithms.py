@@ -184,7 +184,7 @@ class Muon:
     """Patterns of kernels outside stacks, found in their paths, to orthogonalise too (a U-Net's convolutions)."""
     products: Literal["float32", "bfloat16"] = "float32"
     """Operands of the iterations' products: bfloat16, with float32 sums, is a small part of the time on an accelerator,
-    as Jordan et al. compute, and 0.6 of it on a processor with instructions for it (`Experiment.dtype="auto"`)."""
+    as Jordan et al. compute, and half of it on a processor with instructions for it (`Experiment.dtype="auto"`)."""
 
     def __post_init__(self) -> None:
         _check_decays("Muon", self.beta, self.b1, self.b2)
