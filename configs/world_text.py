@@ -125,7 +125,7 @@ def experiment(
         optimizer=optimizer(backbone),
         ema=(uj.Ema(decay=0.995),),
         dtype="auto",
-        steps=2500,
+        steps=2000,
         batch_size=64,
         log_every=20,
         checkpoint=uj.Checkpointing(every=500),
