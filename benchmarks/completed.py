@@ -21,12 +21,16 @@ GIVEN = (("shape",), ("shape", "colour"), ("colour", "place"), ("shape", "colour
 METRICS = ("count_accuracy", "attribute_accuracy")
 
 
-def measure(run: uj.Run, given: tuple[str, ...], complete: bool, count: int) -> dict[str, Any]:
-    """A row of the split test."""
-    plan = dataclasses.replace(run.plan(), complete=complete)
+def scores(run: uj.Run, plan: uj.SamplingPlan, count: int, given: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
+    """Metric -> row of the split test, where these labels alone are given; (): all."""
     with tempfile.TemporaryDirectory() as out:
         command = EvaluateCommand(str(run.folder), out=out, count=count, splits=("test",), only=given, trust=True)
-        rows = {row["metric"]: row for row in evaluate_run(command, plan, bars=False)}
+        return {row["metric"]: row for row in evaluate_run(command, plan, bars=False)}
+
+
+def measure(run: uj.Run, given: tuple[str, ...], complete: bool, count: int) -> dict[str, Any]:
+    """A row of the split test."""
+    rows = scores(run, dataclasses.replace(run.plan(), complete=complete), count, given)
     found = {name: {key: rows[name][key] for key in ("value", "low", "high")} for name in METRICS}
     print(given, complete, {name: round(one["value"], 3) for name, one in found.items()}, flush=True)
     return {"given": given, "complete": complete, "n": count} | found

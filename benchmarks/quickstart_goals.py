@@ -8,35 +8,16 @@ only shape and colour are named; and the sharpness (`sharpness.py`). Writes benc
 """
 
 import argparse
-import tempfile
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from sharpness import ratio
+from completed import scores
+from sharpness import drawn, ratio
 from turns import write
 
 import unified_jax as uj
-from unified_jax.data.pipeline import Pipeline
-from unified_jax.runs.evaluate import EvaluateCommand, evaluate_run
 
 LEAST = {"attribute_accuracy": 0.975, "accuracy/shape": 0.96, "one object": 0.95}
 SHARP = (0.95, 1.05)
-
-
-def scores(run: uj.Run, count: int, only: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
-    """Metric -> row of the split test, where `only` these labels are named."""
-    with tempfile.TemporaryDirectory() as out:
-        command = EvaluateCommand(str(run.folder), out=out, count=count, splits=("test",), only=only, trust=True)
-        return {row["metric"]: row for row in evaluate_run(command, run.plan(), bars=False)}
-
-
-def sharpness(run: uj.Run, count: int = 512) -> dict[str, float]:
-    """The ratio of `sharpness.py`, and its interval."""
-    batch = Pipeline(run.experiment.data, "test", run.model.modalities, count, 0).batch(0).arrays
-    given = {m.name: batch[m.name].tolist() for m in run.model.modalities if m.name != "image"}
-    made = np.asarray(run.sample(given, count=count)["image"])
-    return dict(zip(("value", "low", "high"), ratio(made, batch["image"]), strict=True))
 
 
 def main() -> None:
@@ -47,11 +28,12 @@ def main() -> None:
     asked = parser.parse_args()
     rows, missed = [], []
     for run in (uj.load(folder) for folder in asked.runs):
-        whole, part = scores(run, asked.count), scores(run, asked.count, ("shape", "colour"))
+        plan = run.plan()
+        whole, part = scores(run, plan, asked.count), scores(run, plan, asked.count, ("shape", "colour"))
         found = {name: whole[name] for name in ("attribute_accuracy", "accuracy/shape")}
         found["one object"] = part["count_accuracy"]
         row = {name: {key: one[key] for key in ("value", "low", "high")} for name, one in found.items()}
-        row["sharpness"] = sharpness(run)
+        row["sharpness"] = dict(zip(("value", "low", "high"), ratio(*drawn(run, min(512, asked.count))), strict=True))
         seed = run.experiment.seed
         missed += [f"{name}, seed {seed}" for name, least in LEAST.items() if row[name]["low"] < least]
         missed += [f"sharpness, seed {seed}"] * (not SHARP[0] <= row["sharpness"]["value"] <= SHARP[1])

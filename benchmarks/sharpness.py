@@ -11,6 +11,7 @@ import numpy as np
 from completed import open_asked
 from turns import write
 
+import unified_jax as uj
 from unified_jax.data.pipeline import Pipeline
 from unified_jax.evaluation.probes.spectrum import block_energies, upper_third
 
@@ -24,13 +25,17 @@ def ratio(made: np.ndarray, truth: np.ndarray) -> tuple[float, float, float]:
     return value, float(value - 1.96 * error), float(value + 1.96 * error)
 
 
+def drawn(run: uj.Run, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """(samples of the labels of true pictures, these pictures), of the split test."""
+    batch = Pipeline(run.experiment.data, "test", run.model.modalities, count, 0).batch(0).arrays
+    given = {m.name: batch[m.name].tolist() for m in run.model.modalities if m.name != "image"}
+    return np.asarray(run.sample(given, count=count)["image"]), batch["image"]
+
+
 def main() -> None:
     """Draws, measures, writes."""
     run, count = open_asked(str(__doc__))
-    batch = Pipeline(run.experiment.data, "test", run.model.modalities, count, 0).batch(0).arrays
-    truth = batch["image"]
-    given = {m.name: batch[m.name].tolist() for m in run.model.modalities if m.name != "image"}
-    made = np.asarray(run.sample(given, count=count)["image"])
+    made, truth = drawn(run, count)
     value, low, high = ratio(made, truth)
     itself = ratio(truth[::2], truth[1::2])[0]
     print(f"sharpness {value:.3f} [{low:.3f}, {high:.3f}]; one half of the data against the other {itself:.3f}")
