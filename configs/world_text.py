@@ -18,7 +18,8 @@ object, or one in two places. What is wrong now is mostly the shape of a small o
 Goals, set before the runs, on 2,048 captions of the split held_out, in the grammar's words and in free ones, and seeds
 0, 1, 2 of the sampling noise: the lower end of the 95 % interval of attribute_accuracy and of count_accuracy is at
 least 0.95.
-Hardware: one CPU core with AVX512_BF16, ten minutes after the two others. Measured: docs/recipes.md (`python benchmarks/goals.py RUN`).
+Hardware: one CPU core with AVX512_BF16, ten minutes after the two others.
+Measured: docs/recipes.md (`python benchmarks/goals.py RUN`).
 """
 
 from collections.abc import Callable
