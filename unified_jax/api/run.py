@@ -144,7 +144,7 @@ class Run:
         count = max(len(images), self._count(given)) if count is None else count
         rows = given_rows(given, model, count, modalities=self.modalities)
         rows |= edit_rows(edit, model, range(count), images, mask, other, at)
-        if source and mode not in ("invert", "interpolate"):
+        if source and not edit.inverts:
             raise UserError(f"source has no use in the edit {mode!r}; leave it out.")
         of_image = given_rows(source, model, count, modalities=self.modalities)
         rows |= {SOURCE + name: row for name, row in of_image.items()}

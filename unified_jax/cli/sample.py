@@ -114,6 +114,7 @@ def main(arguments: list[str]) -> None:
     from tqdm import tqdm
 
     from unified_jax.api.run import load, wanted_of
+    from unified_jax.models.base import check_plan
     from unified_jax.models.sizes import of_size
     from unified_jax.runs.directory import load_experiment, provenance, read_names
     from unified_jax.runs.stages import parse_places
@@ -137,6 +138,7 @@ def main(arguments: list[str]) -> None:
     )  # fmt: skip
     run = run if command.size is None else run.sized(*command.size)
     plan = with_flags(run.plan(), vars(command))
+    check_plan(model, plan)
     which, total = (command.first, command.count), command.count * len(outs)
     edit, rows = command.editing.read(model, plan, range(command.first, sum(which)))
     request = {f.name: getattr(command, f.name) for f in fields(command) if f.name not in ("hosts", "seeds", "editing")}

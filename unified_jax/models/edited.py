@@ -7,8 +7,7 @@
     interpolate      what lies between two images: their noises, mixed on their sphere
 
 They work on one denoised stream, in data or in latents, interpolation on several (`models.between`); the model is not
-changed. What is known stays exactly as given,
-also where the latents of an autoencoder would change it.
+changed. What is known stays exactly as given, also where the latents of an autoencoder would change it.
 """
 
 from dataclasses import dataclass, replace
@@ -63,6 +62,11 @@ class Edit:
         """Whether it has a part to fill."""
         return self.mode in ("inpaint", "outpaint")
 
+    @property
+    def inverts(self) -> bool:
+        """Whether it looks for the noise of an image."""
+        return self.mode in ("invert", "interpolate")
+
 
 @dataclass(frozen=True)
 class Edited(Around, Declared):
@@ -101,7 +105,7 @@ class Edited(Around, Declared):
         (stream,) = self.model.streams
         whole = jnp.asarray(given[IMAGE])
         x0, edit = stream.to_space(params, whole), self.edit
-        if edit.mode in ("invert", "interpolate"):
+        if edit.inverts:
             made = self._from_noise(params, own, of_image, x0, given, wanted, keys, plan)
             return {wanted[0]: stream.from_space(params, made)}
         denoise, process, grid, _ = self.model.sampling(params, own, wanted, keys, plan)

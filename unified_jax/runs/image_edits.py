@@ -28,7 +28,7 @@ def check_edit(edit: Edit, model: Any, plan: SamplingPlan) -> None:
     if len(streams) > 1 and len(streams[0].modality.shape) != 3:
         raise UserError(f"Interpolation is of images, and the first stream is {streams[0].modality.name!r}.")
     steps = edit.strength < 1 or (edit.fills and edit.repeats > 1)
-    if edit.mode not in ("invert", "interpolate") and steps and plan.sampler.needs.adaptive:
+    if not edit.inverts and steps and plan.sampler.needs.adaptive:
         raise UserError(
             f"An edit begins at one of the steps, or repeats them, and {type(plan.sampler).__name__} chooses its own; "
             "name another sampler."
@@ -151,12 +151,20 @@ class EditFlags:
 
 
 def edit_of(mode: Mode, strength: float | None, repeats: int = 1, iterations: int = 3) -> Edit:
-    """An edit with the strength that is usual for its mode. Raises UserError for values that cannot be."""
+    """An edit with the strength that is usual for its mode. Raises UserError for values that cannot be, or do nothing."""
     if mode not in get_args(Mode):
         known = get_args(Mode)
         raise UserError(f"The edit {mode!r} is unknown{meant(str(mode), known)} There are {', '.join(known)}.")
     usual = 1.0 if mode in ("inpaint", "outpaint") else 0.6
     try:
-        return Edit(mode, usual if strength is None else strength, repeats, iterations)
+        edit = Edit(mode, usual if strength is None else strength, repeats, iterations)
     except ValueError as error:
         raise UserError(str(error)) from error
+    for name, given, used in (
+        ("strength", strength is not None, not edit.inverts),
+        ("repeats", repeats != Edit.repeats, edit.fills),
+        ("iterations", iterations != Edit.iterations, edit.inverts),
+    ):
+        if given and not used:
+            raise UserError(f"{name} has no use in the edit {mode!r}; leave it out.")
+    return edit
