@@ -136,3 +136,37 @@ def test_a_bad_record_met_in_the_background_still_names_itself():
     with pytest.raises(UserError, match="record 33 cannot be read"):
         for _ in range(5):
             next(stream)
+
+
+@dataclass(frozen=True)
+class Own:
+    """A user's own data set: what it answers."""
+
+    answer: object
+    name: str = "mine"
+
+    def parts(self, split, fields):
+        return self.answer
+
+
+SOURCE = WORLD.source("train", ("image", "shape"))
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (SOURCE, r"'mine': Own.parts gave .*WorldSource.*; expected a tuple"),
+        ((SOURCE,), r"'mine': Own.parts gave .*; expected a tuple"),
+        (((0.0, "one", SOURCE),), r"gave \(0.0, 'one'"),
+        (((1.0, "one", iter(())),), r"the source of 'one' is .*len\(\)"),
+        ((), r"gave \(\)"),
+    ],
+)
+def test_parts_of_another_form_are_told(answer, words):
+    with pytest.raises(UserError, match=words):
+        pipeline(Own(answer))
+
+
+def test_own_parts_are_taken():
+    mine, house = pipeline(Own([(1, "world", SOURCE)])).batch(3), pipeline().batch(3)
+    np.testing.assert_array_equal(mine.arrays["image"], house.arrays["image"])

@@ -15,11 +15,11 @@ from unified_jax.data.pipeline import Pipeline
 from unified_jax.modalities.crop import Crop
 from unified_jax.modalities.image import Image
 from unified_jax.modalities.label import Label
-from unified_jax.models.base import blank_batch
 from unified_jax.models.diffusion import Diffusion
 from unified_jax.models.features import encodings
 from unified_jax.models.sizes import of_size
 from unified_jax.models.streams import Condition
+from unified_jax.models.terms import blank_batch
 from unified_jax.networks.dit import DiT
 from unified_jax.networks.pixart import PixArt
 from unified_jax.networks.uvit import UVit

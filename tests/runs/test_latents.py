@@ -16,8 +16,8 @@ from unified_jax.errors import UserError
 from unified_jax.interop import files
 from unified_jax.interop.names import flatten
 from unified_jax.models.autoencoding import Autoencoding
-from unified_jax.models.base import trained_on
 from unified_jax.models.latent_features import awake, resting
+from unified_jax.models.terms import trained_on
 from unified_jax.runs import latents, loop
 from unified_jax.runs.checksums import content
 from unified_jax.runs.encode import Request, encode

@@ -12,7 +12,8 @@ from tests.helpers import EXPERIMENT, first_steps
 from tests.training.test_meshes import UNIFIED
 from unified_jax.errors import UserError
 from unified_jax.modalities.image import Image
-from unified_jax.models.base import Declared, blank_batch
+from unified_jax.models.base import Declared
+from unified_jax.models.terms import blank_batch
 from unified_jax.processes.gaussian import DiscreteGaussian
 from unified_jax.sharding import MeshShape, make_mesh
 from unified_jax.training.balancing import (

@@ -118,6 +118,19 @@ class DataSet(Protocol):
         ...
 
 
+def open_parts(data: DataSet, split: str, fields: tuple[str, ...]) -> tuple[tuple[float, str, Source], ...]:
+    """`data.parts`. Raises UserError also where a user's own data set answers with something else than it declares."""
+    found: Any = data.parts(split, fields)
+    expected = "expected a tuple with (weight above 0, name, source) for each part, a source with len() and [index]"
+    for part in found if isinstance(found, tuple | list) and found else (found,):
+        triple = isinstance(part, tuple | list) and len(part) == 3
+        if not triple or not isinstance(part[0], int | float) or not part[0] > 0 or not isinstance(part[1], str):
+            raise UserError(f"Data set {data.name!r}: {type(data).__name__}.parts gave {part!r:.200}; {expected}.")
+        if not hasattr(part[2], "__len__") or not hasattr(part[2], "__getitem__"):
+            raise UserError(f"Data set {data.name!r}: the source of {part[1]!r} is {part[2]!r:.200}; {expected}.")
+    return tuple((float(weight), name, source) for weight, name, source in found)
+
+
 def prepare_example(
     name: str, index: int, raw: dict[str, Any], modalities: Iterable[Modality]
 ) -> dict[str, np.ndarray]:

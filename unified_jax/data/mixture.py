@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from unified_jax.config import Open, check_finite
-from unified_jax.data.base import DataSet, Source
+from unified_jax.data.base import DataSet, Source, open_parts
 
 
 @dataclass(frozen=True)
@@ -42,5 +42,5 @@ class Mixture:
         return tuple(
             (part.weight * weight, name, source)
             for part in self.sets
-            for weight, name, source in part.data.parts(split, fields)
+            for weight, name, source in open_parts(part.data, split, fields)
         )

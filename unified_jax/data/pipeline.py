@@ -25,6 +25,7 @@ from unified_jax.data.base import (
     Source,
     derived_first,
     fields_read,
+    open_parts,
     prepare_example,
     record_of,
     told,
@@ -95,7 +96,7 @@ class Pipeline:
         self.modalities, self.batch_size, self.name = modalities, batch_size, data.name
         self.seed, self.rows = seed, rows
         self.packer, self.mixer = (None, packer) if isinstance(packer, RowPacker) else (packer, None)
-        self.parts = data.parts(split, fields_read(modalities))
+        self.parts = open_parts(data, split, fields_read(modalities))
         self.varying = [varying((source, *derived_first(modalities))) if vary else () for _, _, source in self.parts]
         for _, name, source in self.parts:
             if len(source) == 0:

@@ -3,21 +3,17 @@
 `Declared` is a mixin without fields that implements the defaults of most models.
 """
 
-import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-import jax
-import numpy as np
 from jaxtyping import Array, Float
 
 from unified_jax.errors import UserError
 from unified_jax.interop.names import flatten, unflatten
-from unified_jax.modalities.base import Modality, blanks
-from unified_jax.models.stages import stage_shapes
-from unified_jax.precision import seed_key
+from unified_jax.modalities.base import Modality
+from unified_jax.models.terms import terms_of
 from unified_jax.samplers.plan import SamplingPlan
 from unified_jax.typing import Batch, Keys, Params
 
@@ -183,7 +179,7 @@ class Declared:
     @property
     def terms(self) -> tuple[str, ...]:
         """From the shapes of `losses` on a batch of one row."""
-        return _terms(self)
+        return terms_of(self)
 
     def request(self, given: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """By default, everything that is not given is wanted.
@@ -232,34 +228,3 @@ class Declared:
         """Unchanged."""
         del statistics
         return aux
-
-
-def trained_on(model: Any) -> tuple[Any, ...]:
-    """The modalities that a training batch holds: all, unless the model says otherwise."""
-    return getattr(model, "trained_on", model.modalities)
-
-
-def blank_batch(model: Any, examples: int) -> dict[str, tuple[int, np.ndarray]]:
-    """(rows, one blank row) of every array of a batch of `examples` examples."""
-    if model.packer is not None:
-        rows = examples // model.packer.policy.per_row
-        return {name: (rows, array[0]) for name, array in model.packer.empty(1).items()}
-    found = {"slot": np.zeros((), np.int32)}
-    for modality in trained_on(model):
-        found |= blanks(modality)
-    return {name: (examples, one) for name, one in found.items()}
-
-
-@functools.lru_cache(maxsize=64)
-def _terms(model: Any) -> tuple[str, ...]:
-    rows = model.packer.policy.per_row if model.packer is not None else 1
-    batch = {
-        name: jax.ShapeDtypeStruct((count, *one.shape), one.dtype)
-        for name, (count, one) in blank_batch(model, rows).items()
-    }
-    batch["step"] = jax.ShapeDtypeStruct((), "int32")
-    params = jax.eval_shape(model.init, seed_key(0))
-    aux = jax.eval_shape(model.init_aux, params)
-    params = {**params, **stage_shapes(model)}
-    found = jax.eval_shape(lambda p, a, b: model.losses(p, a, b, seed_key(0))[0], params, aux, batch)
-    return tuple(found)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from unified_jax.data.base import DataSet, Named, Recorded, Source, prepare_example, record_of
+from unified_jax.data.base import DataSet, Named, Recorded, Source, open_parts, prepare_example, record_of
 from unified_jax.data.cached import described
 from unified_jax.data.prefetch import Prefetcher
 from unified_jax.data.records import FORMAT, HEAD, UNFINISHED, encode_record, shard_path
@@ -55,7 +55,7 @@ def build(data: DataSet, order: Order, report: Callable[[int], Any] = lambda cou
     Raises UserError for a folder that holds other records, or a record that cannot be read; RunError for a disk that
     refuses. Finished files stay, and the same call goes on.
     """
-    sources = {split: _only(data.parts(split, order.fields)) for split in order.splits}
+    sources = {split: _only(open_parts(data, split, order.fields)) for split in order.splits}
     names: dict[str, Any] = {}
     for source in sources.values():
         names |= dict(source.class_names) if isinstance(source, Named) else {}

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from tqdm import tqdm
 
-from unified_jax.data.base import Source, prepare_example
+from unified_jax.data.base import Source, open_parts, prepare_example
 from unified_jax.data.cached import RECORD, UNFINISHED, CachedFeatures, counts, described, part_folder
 from unified_jax.data.prefetch import Prefetcher
 from unified_jax.data.texts import kept_records
@@ -136,7 +136,7 @@ def encode(experiment: Experiment, request: Request, mesh: Mesh | None = None) -
     check_sources(experiment.model, request.places)
     splits = request.splits or tuple(dict.fromkeys((experiment.split, experiment.validation.split)))
     sources = tuple({one.source.name: one.source for one in conditions}.values())
-    parts = {split: data.parts(split, tuple(one.name for one in sources)) for split in splits}
+    parts = {split: open_parts(data, split, tuple(one.name for one in sources)) for split in splits}
     mesh = make_mesh(MeshShape()) if mesh is None else mesh
     how, rows = loading(mesh, experiment.rules, request.places, request.trust), rows_of(experiment, request, mesh)
     loaded = {one.name: read_stage(one, experiment.model, how) for one in stages_of(conditions)}

@@ -151,7 +151,7 @@ class EditFlags:
 
 
 def edit_of(mode: Mode, strength: float | None, repeats: int = 1, iterations: int = 3) -> Edit:
-    """An edit with the strength that is usual for its mode. Raises UserError for values that cannot be, or do nothing."""
+    """An edit with the strength that is usual for its mode. Raises UserError for what cannot be or has no use."""
     if mode not in get_args(Mode):
         known = get_args(Mode)
         raise UserError(f"The edit {mode!r} is unknown{meant(str(mode), known)} There are {', '.join(known)}.")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from unified_jax.data.base import Browsable, DataSet, Named, Source
+from unified_jax.data.base import Browsable, DataSet, Named, Source, open_parts
 from unified_jax.data.buckets import bucketed
 from unified_jax.data.kinds import FILMS, MEDIA, PICTURES, SOUNDS
 from unified_jax.data.tfds import SIGNS
@@ -47,7 +47,7 @@ def look(data: DataSet, fields: tuple[str, ...] = (), splits: tuple[str, ...] = 
     splits = splits or data.splits()
     fields = fields or data.columns(splits[0])
     lines = [f"{data.name}: fields {', '.join(fields)}"]
-    sources = {split: data.parts(split, fields) for split in splits}
+    sources = {split: open_parts(data, split, fields) for split in splits}
     for split, parts in sources.items():
         for _, name, source in parts:
             lines.append(f"split {split!r}: {len(source)} records of {name}")

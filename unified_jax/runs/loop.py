@@ -19,8 +19,8 @@ from unified_jax.data.pipeline import HostBatch, Pipeline
 from unified_jax.data.prefetch import Prefetcher
 from unified_jax.errors import RunError, UserError
 from unified_jax.hosts import lay_rows, local_rows, make_key, name, stop_wanted, together, writes
-from unified_jax.models.base import trained_on
 from unified_jax.models.latent_features import awake
+from unified_jax.models.terms import trained_on
 from unified_jax.precision import same_numbers
 from unified_jax.runs import directory as runs
 from unified_jax.runs.checkpoints import Checkpoints

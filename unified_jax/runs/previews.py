@@ -14,8 +14,8 @@ from unified_jax.data.pipeline import Pipeline
 from unified_jax.errors import RunError
 from unified_jax.hosts import writes
 from unified_jax.modalities.sheets import show_samples
-from unified_jax.models.base import trained_on
 from unified_jax.models.sampling import sample_keys
+from unified_jax.models.terms import trained_on
 from unified_jax.precision import seed_key
 from unified_jax.training.balancing import FixedBalance
 from unified_jax.training.experiment import Experiment

@@ -13,11 +13,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from unified_jax.errors import UserError
 from unified_jax.interop.names import flatten
-from unified_jax.models.base import blank_batch
 from unified_jax.models.features import encodings, to_encode
 from unified_jax.models.latent_features import awake
 from unified_jax.models.stages import STAGES
 from unified_jax.models.streams import conditions_of
+from unified_jax.models.terms import blank_batch
 from unified_jax.models.tuned import Tuned, whole_model
 from unified_jax.precision import seed_key
 from unified_jax.sharding import Rules, parameter_shardings
