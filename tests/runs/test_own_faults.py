@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from unified_jax.evaluation.scores import Score
 from unified_jax.models.stages import Encoder
 from unified_jax.processes.grids import Needs
 from unified_jax.processes.interpolant import RectifiedFlow
-from unified_jax.runs import loop
+from unified_jax.runs import directory, loop
 from unified_jax.runs.checking import kind_of
 from unified_jax.runs.dry_run import dry_run
 from unified_jax.runs.previews import Previewer
@@ -111,6 +112,23 @@ def test_a_dry_run_refuses_what_a_training_would(tmp_path):
     best = uj.Checkpointing(best=dataclasses.replace(SHORT.checkpoint.best, metric="fid", every=1))
     with pytest.raises(UserError, match="name the file of its weights"):
         dry_run(dataclasses.replace(SHORT, checkpoint=best), tmp_path / "run")
+    frozen = dataclasses.replace(SHORT, tuning=uj.Tuning(train=("w",)))
+    with pytest.raises(UserError, match=r"freezes a part .*--init-from RUN"):
+        dry_run(frozen, tmp_path / "run")
+
+
+def test_a_dry_run_says_what_is_taken_of_another_run_and_what_does_not_fit(tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    small, wide = (
+        dataclasses.replace(SHORT, model=dataclasses.replace(SHORT.model, network=uj.DiT(1, width, 2)))
+        for width in (16, 32)
+    )
+    directory.create(old)
+    directory.save_experiment(old, small)
+    said = dry_run(small, new, init_from=old)
+    assert re.search(rf"begins from     {old}: \d+ parameters are taken\.\n", said)
+    with pytest.raises(UserError, match=r"16.*32"):
+        dry_run(wide, new, init_from=old)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from unified_jax.runs.loop import Run, prepare
 from unified_jax.runs.measuring import measurer
 from unified_jax.runs.memory import GIB, room_of, state_bytes
 from unified_jax.runs.stages import NOWHERE, Places, check_sources
+from unified_jax.runs.start import check_afresh, check_graft
 from unified_jax.training.experiment import Experiment
 from unified_jax.training.flops import count_flops
 
@@ -27,8 +28,7 @@ def dry_run(
     """
     if run_dir.exists() and not run_dir.is_dir():
         raise UserError(f"--run-dir {str(run_dir)!r} is a file; name a folder.")
-    if init_from:
-        load_experiment(init_from, trust)
+    begins = _begins(experiment, init_from, trust)
     run = together(lambda: prepare(chosen(experiment, run_dir)))
     assert run
     if run.experiment.checkpoint.best.every:
@@ -52,10 +52,19 @@ def dry_run(
     if room is not None:
         lines.append(f"free a device   {room / GIB:.1f} GiB (activations come on top of the state)")
     lines += [f"data            {line}" for line in _data(run)]
+    lines += [f"begins from     {begins}"] if begins else []
     lines += [f"not there yet   {waits}"] if waits else []
     if writes():
         lines.append(f"first batch     {_draw(run, run_dir)}")
     return "\n".join(lines)
+
+
+def _begins(experiment: Experiment, init_from: Path | None, trust: bool) -> str:
+    """The run that it begins from and what it takes of it; "" for drawn parameters."""
+    if init_from is None:
+        check_afresh(experiment)
+        return ""
+    return f"{init_from}: {check_graft(experiment, load_experiment(init_from, trust)).tell()}"
 
 
 def _waits(experiment: Experiment, places: Places) -> str:

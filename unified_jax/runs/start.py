@@ -196,7 +196,13 @@ def _check_start(experiment: Experiment, start: Start, saved: list[int]) -> None
                 f"{f'from {began!r}' if began else 'afresh'}: --init-from {start.init_from} has no effect on it. "
                 "Choose another --run-dir for a new run, or resume this one without it."
             )
-    elif start.init_from is None and not experiment.tuning.full:
+    elif start.init_from is None:
+        check_afresh(experiment)
+
+
+def check_afresh(experiment: Experiment) -> None:
+    """Raises UserError for a run that cannot begin from drawn parameters."""
+    if not experiment.tuning.full:
         raise UserError(
             f"--tuning freezes a part of the model (it trains {experiment.tuning.train}); say which run it starts "
             "from, with --init-from RUN."
