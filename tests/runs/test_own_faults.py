@@ -117,6 +117,26 @@ def test_a_dry_run_refuses_what_a_training_would(tmp_path):
         dry_run(frozen, tmp_path / "run")
 
 
+@dataclass(frozen=True)
+class TrainOnly:
+    """A data set whose other splits are empty."""
+
+    name: str = "mine"
+
+    def parts(self, split: str, fields: tuple[str, ...]) -> tuple[tuple[float, str, Any], ...]:
+        source = SHORT.data.parts("train", fields)[0][2]
+        return ((1.0, "mine", source if split == "train" else ()),)
+
+
+def test_a_split_that_the_evaluation_lacks_is_told_before_training(tmp_path):
+    mine = dataclasses.replace(SHORT, data=TrainOnly(), evaluate=8)
+    with pytest.raises(
+        UserError, match=r"after training: .*'mine': split 'test' is empty.* --evaluate 0 trains without"
+    ):
+        dry_run(mine, tmp_path / "run")
+    assert "'train'" in dry_run(dataclasses.replace(mine, evaluate=0), tmp_path / "run")
+
+
 def test_a_dry_run_says_what_is_taken_of_another_run_and_what_does_not_fit(tmp_path):
     old, new = tmp_path / "old", tmp_path / "new"
     small, wide = (

@@ -72,9 +72,8 @@ def evaluate_run(
     `plan` and `data`, a data set, replace the run's own; without `bars` nothing is printed.
     """
     _check(command)
-    from unified_jax.data.pipeline import Pipeline
     from unified_jax.evaluation.evaluate import splits_for
-    from unified_jax.runs.bench import Bench, fields_of
+    from unified_jax.runs.bench import Bench
     from unified_jax.runs.opened import open_run
     from unified_jax.runs.saved import Which
     from unified_jax.runs.stages import parse_places
@@ -97,8 +96,7 @@ def evaluate_run(
     plan = (plan or experiment.preview.plan).with_steps(command.steps, command.guidance)
     bench = Bench(experiment, params, command.count, command.batch, command.seed, plan, bars)
     splits = splits_for(experiment.data, command.splits)
-    for split in splits:  # refuses an unknown split before sampling
-        Pipeline(experiment.data, split, fields_of(experiment.model, fields), 1, 0)
+    _check_splits(experiment, fields, splits)
     rows = evaluate(bench, splits)
     check_figures(rows)
     if writes():
@@ -109,12 +107,25 @@ def evaluate_run(
 def check_evaluation(experiment: "Experiment") -> None:
     """Raises UserError where the evaluation at the end of this training could not be made."""
     if experiment.evaluate:
-        from unified_jax.evaluation.evaluate import scores_for
+        from unified_jax.evaluation.evaluate import scores_for, splits_for
 
         model, scores = experiment.model, experiment.scores
-        _evaluation_of(model, EvaluateCommand("", count=experiment.evaluate), scores)
+        _, fields = _evaluation_of(model, EvaluateCommand("", count=experiment.evaluate), scores)
         if scores:
             scores_for(scores, experiment.data, model)
+        try:
+            _check_splits(experiment, fields, splits_for(experiment.data, ()))
+        except UserError as error:
+            raise UserError(f"The evaluation after training: {error} --evaluate 0 trains without it.") from error
+
+
+def _check_splits(experiment: "Experiment", fields: tuple[str, ...], splits: tuple[str, ...]) -> None:
+    """Raises UserError for a split that is unknown or empty, or lacks one of the fields."""
+    from unified_jax.data.pipeline import Pipeline
+    from unified_jax.runs.bench import fields_of
+
+    for split in splits:
+        Pipeline(experiment.data, split, fields_of(experiment.model, fields), 1, 0)
 
 
 def _check(command: EvaluateCommand) -> None:
