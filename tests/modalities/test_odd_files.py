@@ -18,7 +18,7 @@ from unified_jax.modalities.label import Label
 from unified_jax.modalities.meshes import read_cloud
 from unified_jax.modalities.points import Points
 from unified_jax.modalities.reading import File
-from unified_jax.modalities.sounds import Sound
+from unified_jax.modalities.sounds import Sound, length_of, read_sound
 from unified_jax.modalities.text import Text
 from unified_jax.modalities.video import Video
 
@@ -336,3 +336,27 @@ def test_a_link_to_nothing_is_said(tmp_path):
     (tmp_path / "B.png").write_bytes(b"")
     with pytest.raises(ValueError, match=r"no such file; 'B\.png' is there, in another case"):
         Image(8, 8, 3).load(tmp_path / "b.png")
+
+
+def wav(frames, announced=None, extra=b""):
+    """16-bit mono at 16 kHz, with further chunks before the sound; `announced`: the size in its header."""
+    body = np.arange(frames, dtype="<i2").tobytes()
+    form = struct.pack("<HHIIHH", 1, 1, 16000, 32000, 2, 16)
+    chunks = b"fmt " + struct.pack("<I", len(form)) + form + extra
+    chunks += b"data" + struct.pack("<I", len(body) if announced is None else announced) + body
+    return File("a.wav", stored=b"RIFF" + struct.pack("<I", len(chunks) + 4) + b"WAVE" + chunks)
+
+
+def test_a_wav_file_that_is_cut_off_says_so():
+    with pytest.raises(ValueError, match="it is cut off: 200 bytes of sound, of the 64000 that its header announces"):
+        read_sound(wav(100, 64000))
+    with pytest.raises(ValueError, match="it is cut off"):
+        length_of(wav(100, 202, extra=b"LIST" + struct.pack("<I", 3) + b"abc\0"))
+
+
+@pytest.mark.parametrize("announced", [None, 0xFFFFFFFF, 0x7FFFF000])
+def test_whole_wav_files_and_those_of_a_stream_are_read(announced):
+    extra = b"LIST" + struct.pack("<I", 3) + b"abc\0"  # an odd chunk, with its byte of padding
+    found = read_sound(wav(100, announced, extra))
+    assert found.rate == 16000
+    np.testing.assert_allclose(found.wave[:, 0], np.arange(100) / 32768, atol=1e-7)

@@ -1,5 +1,6 @@
 """Reading audio files at their own rate, and bringing them to one rate and one channel."""
 
+import io
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -11,6 +12,9 @@ from unified_jax.modalities.reading import File, told
 
 LARGEST_SOUND = 1 << 26
 """Most samples, over all channels, that are read of a file."""
+
+STREAMED = 0x7FFFF000
+"""Sizes from here on stand in headers that were written before the length was known."""
 
 
 class Sound(NamedTuple):
@@ -34,13 +38,30 @@ def sound_of(raw: Any) -> Sound | None:
 
 
 def opened(content: Any) -> Any:
-    """An audio file of libsndfile. Raises ValueError for anything else."""
+    """An audio file of libsndfile. Raises ValueError for anything else, and for a WAV file that is cut off."""
     import soundfile
 
+    _check_whole(content)
     try:
         return soundfile.SoundFile(content)
     except soundfile.LibsndfileError as error:  # its own message names the object in memory
         raise ValueError(f"it cannot be read as audio ({error.error_string})") from None
+
+
+def _check_whole(content: Any) -> None:
+    """libsndfile reads what is there of a WAV file, as if it were all."""
+    head = content.read(12)
+    if head[:4] == b"RIFF" and head[8:] == b"WAVE":
+        name, size = b"", 0
+        while name != b"data" and len(chunk := content.read(8)) == 8:
+            name, size = chunk[:4], int.from_bytes(chunk[4:], "little")
+            if name != b"data":
+                content.seek(size + size % 2, io.SEEK_CUR)
+        first = content.tell()
+        there = content.seek(0, io.SEEK_END) - first
+        if name == b"data" and there < size < STREAMED:
+            raise ValueError(f"it is cut off: {there} bytes of sound, of the {size} that its header announces")
+    content.seek(0)
 
 
 def read_sound(file: File, seconds: float | None = None, first: float = 0.0) -> Sound:
