@@ -97,6 +97,13 @@ def test_clock_jumps_give_finite_positive_rates(monkeypatch, tmp_path, capsys):
     assert "nan" not in capsys.readouterr().err.lower()
 
 
+def test_a_clock_goes_on_from_the_seconds_of_earlier_processes():
+    clock = Clock(before=1e4)
+    clock.wait(1e3)  # more than has passed
+    assert 1e4 < clock.read(8, 1e9, None)["time/seconds"] < 1e4 + 60
+    assert clock.whole()[1] == 1.0  # of this process's own seconds
+
+
 def test_tensorboard_events_read_back_and_hide_what_a_resumed_run_repeats(tmp_path):
     for first in (0, 2):
         writer = MetricsWriter(tmp_path, first)

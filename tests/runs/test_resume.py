@@ -124,6 +124,8 @@ def test_kill_and_resume(tmp_path, tiny, cache, whole, capsys, moments):
     code, err = attempt(capsys, tiny, "--run-dir", tmp_path, "--resume", "must")
     assert code == 0, err
     assert_same_run(tmp_path, whole)
+    times = [line["time/seconds"] for line in read_lines(metrics) if "time/seconds" in line]
+    assert times == sorted(times)  # seconds of all its processes
 
 
 def attempt(capsys, *arguments) -> tuple[int, str]:

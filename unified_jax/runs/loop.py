@@ -29,7 +29,7 @@ from unified_jax.runs.described import described, rescored
 from unified_jax.runs.dtype import chosen
 from unified_jax.runs.lock import RunLock
 from unified_jax.runs.memory import check_state_fits
-from unified_jax.runs.metrics import MetricsWriter, Pending, Progress, count_lines, last_loss
+from unified_jax.runs.metrics import Clock, MetricsWriter, Pending, Progress, count_lines, last_value
 from unified_jax.runs.monitor import Watch
 from unified_jax.runs.patience import over
 from unified_jax.runs.start import Start, begin, check_there, create
@@ -136,7 +136,7 @@ def ended(run: Run, start: Start, steps: int) -> dict[str, Any]:
     saved = together(lambda: runs.read_summary(path))
     if saved and saved.get("finished") and saved.get("step") == steps:
         return saved
-    loss = last_loss(start.run_dir / "metrics.jsonl", steps)
+    loss = last_value(start.run_dir / "metrics.jsonl", steps, "loss")
     skipped = count_lines(start.run_dir / "non_finite.jsonl", steps)
     found = {"step": steps, "finished": True, "loss": loss, "skipped": skipped, "parameters": run.program.parameters}
     return close_run(run, start, found)
@@ -225,6 +225,7 @@ def make_watch(run: Run, first: int, checkpoints: Checkpoints, start: Start) -> 
     writer.describe(run.experiment)
     progress = Progress(run.experiment.steps, first, not start.quiet and writes(), start.report, start.joint)
     watch = Watch(run.experiment, run.frozen, writer, progress, checkpoints, start.run_dir)
+    watch.clock = Clock(last_value(writer.path, first, "time/seconds") or 0.0)
     watch.skipped = count_lines(writer.skipped_path, first)
     return watch
 

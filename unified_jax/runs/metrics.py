@@ -37,14 +37,13 @@ class Pending(NamedTuple):
 
 
 class Clock:
-    """Time since the last reading, and how much of it was spent waiting for data.
+    """A run's time and the share of waits for data; no number is negative, infinite or NaN, whatever clocks do."""
 
-    Monotonic time, and still no number may turn negative, infinite or NaN whatever a clock does.
-    """
-
-    def __init__(self) -> None:
+    def __init__(self, before: float = 0.0) -> None:
+        """`before`: the seconds of the run's earlier processes."""
         self.mark = time.perf_counter()
-        self.total = self.waited = self.total_waited = 0.0
+        self.before = self.total = before
+        self.waited = self.total_waited = 0.0
         self.steps = 0
 
     def wait(self, seconds: float) -> None:
@@ -70,9 +69,9 @@ class Clock:
         return found
 
     def whole(self) -> tuple[float, float]:
-        """(seconds since the start, share of them spent waiting for data)."""
+        """(seconds of the run, share of this process's that it waited for data)."""
         self._lap()
-        return self.total, min(self.total_waited / self.total, 1.0)
+        return self.total, min(self.total_waited / max(self.total - self.before, 1e-9), 1.0)
 
     def _lap(self) -> float:
         now = time.perf_counter()
@@ -175,10 +174,10 @@ def count_lines(path: Path, last_step: int) -> int:
     return len(read_whole_lines(path, last_step))
 
 
-def last_loss(path: Path, last_step: int) -> float | None:
-    """The loss of the last complete line of steps <= last_step that has one."""
+def last_value(path: Path, last_step: int, name: str) -> float | None:
+    """The number of this name in the last complete line of steps <= last_step that has one."""
     records = reversed(read_whole_lines(path, last_step))
-    return next((record["loss"] for record in records if "loss" in record), None)
+    return next((record[name] for record in records if name in record), None)
 
 
 def _is_line(line: bytes, last_step: int) -> bool:
