@@ -168,5 +168,5 @@ def test_parts_of_another_form_are_told(answer, words):
 
 
 def test_own_parts_are_taken():
-    mine, house = pipeline(Own([(1, "world", SOURCE)])).batch(3), pipeline().batch(3)
+    mine, house = pipeline(Own([(np.float32(1), "world", SOURCE)])).batch(3), pipeline().batch(3)
     np.testing.assert_array_equal(mine.arrays["image"], house.arrays["image"])

@@ -5,6 +5,7 @@ A record of a source holds, by field, arrays, numbers, texts, or a `File`, which
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from numbers import Real
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -124,7 +125,7 @@ def open_parts(data: DataSet, split: str, fields: tuple[str, ...]) -> tuple[tupl
     expected = "expected a tuple with (weight above 0, name, source) for each part, a source with len() and [index]"
     for part in found if isinstance(found, tuple | list) and found else (found,):
         triple = isinstance(part, tuple | list) and len(part) == 3
-        if not triple or not isinstance(part[0], int | float) or not part[0] > 0 or not isinstance(part[1], str):
+        if not triple or not isinstance(part[0], Real) or not part[0] > 0 or not isinstance(part[1], str):
             raise UserError(f"Data set {data.name!r}: {type(data).__name__}.parts gave {part!r:.200}; {expected}.")
         if not hasattr(part[2], "__len__") or not hasattr(part[2], "__getitem__"):
             raise UserError(f"Data set {data.name!r}: the source of {part[1]!r} is {part[2]!r:.200}; {expected}.")

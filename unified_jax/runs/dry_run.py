@@ -28,7 +28,7 @@ def dry_run(
     """
     if run_dir.exists() and not run_dir.is_dir():
         raise UserError(f"--run-dir {str(run_dir)!r} is a file; name a folder.")
-    begins = _begins(experiment, init_from, trust)
+    begins = _begins(experiment, run_dir, init_from, trust)
     run = together(lambda: prepare(chosen(experiment, run_dir)))
     assert run
     if run.experiment.checkpoint.best.every:
@@ -59,10 +59,11 @@ def dry_run(
     return "\n".join(lines)
 
 
-def _begins(experiment: Experiment, init_from: Path | None, trust: bool) -> str:
-    """The run that it begins from and what it takes of it; "" for drawn parameters."""
+def _begins(experiment: Experiment, run_dir: Path, init_from: Path | None, trust: bool) -> str:
+    """The run that it begins from and what it takes of it; "" for drawn parameters, or a run that is resumed."""
     if init_from is None:
-        check_afresh(experiment)
+        if not (run_dir / "checkpoints").is_dir():
+            check_afresh(experiment)
         return ""
     return f"{init_from}: {check_graft(experiment, load_experiment(init_from, trust)).tell()}"
 
