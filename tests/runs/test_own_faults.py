@@ -115,6 +115,8 @@ def test_a_dry_run_refuses_what_a_training_would(tmp_path):
     frozen = dataclasses.replace(SHORT, tuning=uj.Tuning(train=("w",)))
     with pytest.raises(UserError, match=r"freezes a part .*--init-from RUN"):
         dry_run(frozen, tmp_path / "run")
+    with pytest.raises(UserError, match="--stage nosuch: this run has no stages"):
+        dry_run(SHORT, tmp_path / "run", {"nosuch": tmp_path})
 
 
 @dataclass(frozen=True)

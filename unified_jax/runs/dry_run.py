@@ -13,7 +13,7 @@ from unified_jax.runs.dtype import chosen
 from unified_jax.runs.loop import Run, prepare
 from unified_jax.runs.measuring import measurer
 from unified_jax.runs.memory import GIB, room_of, state_bytes
-from unified_jax.runs.stages import NOWHERE, Places, check_sources
+from unified_jax.runs.stages import NOWHERE, Places, check_places, check_sources
 from unified_jax.runs.start import check_afresh, check_graft
 from unified_jax.training.experiment import Experiment
 from unified_jax.training.flops import count_flops
@@ -28,6 +28,7 @@ def dry_run(
     """
     if run_dir.exists() and not run_dir.is_dir():
         raise UserError(f"--run-dir {str(run_dir)!r} is a file; name a folder.")
+    check_places(experiment.model, places)
     begins = _begins(experiment, run_dir, init_from, trust)
     run = together(lambda: prepare(chosen(experiment, run_dir)))
     assert run
