@@ -24,7 +24,9 @@ from unified_jax.errors import RunError, UserError
 from unified_jax.modalities.image import Image
 from unified_jax.modalities.label import Label
 from unified_jax.modalities.reading import File
+from unified_jax.modalities.text import Text
 from unified_jax.runs.looking import look
+from unified_jax.runs.resume import DATA, check_same_data
 
 FIELDS = ("image", "label", "caption")
 CLASSES = ("cat", "dog")
@@ -425,3 +427,24 @@ def test_a_kept_list_that_is_no_longer_true_is_made_again_at_the_next_start(tmp_
     with pytest.raises(RunError, match="the next start lists it again"):
         _ = only(data)[0]["image"]
     assert only(data)[0]["image"].content == picture(1) + b"more"
+
+
+def test_captions_that_changed_are_told_when_a_run_is_resumed(tmp_path):
+    """They are files of their own, which the digest of the pictures does not hold."""
+    data, texts = class_folders(tmp_path), Text(length=40)
+
+    def described(*more):
+        return Pipeline(data, "train", (Image(8, 8, patch=1), *more), 4, 0).described()
+
+    before, alone = described(texts), described()
+    assert "beside" not in alone[0]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / DATA).write_text(json.dumps({"parts": before}))
+    check_same_data(described(texts), tmp_path / "run")
+    (tmp_path / "photos" / "cat" / "04.txt").write_text("another caption")
+    assert described() == alone
+    with pytest.raises(UserError, match=r"names or sizes of the captions, .*beside the records of photos, changed"):
+        check_same_data(described(texts), tmp_path / "run")
+    old = [{name: value for name, value in before[0].items() if name != "beside"}]
+    (tmp_path / "run" / DATA).write_text(json.dumps({"parts": old}))
+    check_same_data(described(texts), tmp_path / "run")  # an earlier version did not look at them

@@ -45,6 +45,16 @@ class Recorded(Protocol):
 
 
 @runtime_checkable
+class Accompanied(Protocol):
+    """A `Recorded` source whose records have files beside them, which are compared as well."""
+
+    @property
+    def beside(self) -> str:
+        """Digest of the names and sizes of the files beside the records; "" where none is asked for."""
+        ...
+
+
+@runtime_checkable
 class Browsable(Protocol):
     """A data set that says what it holds: `unified-jax data show` and `build` need no recipe for it."""
 

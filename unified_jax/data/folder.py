@@ -86,7 +86,7 @@ def _scanned(data: Folder, listing: Listing, split: str, wanted: dict[str, str])
     part = part_of(len(rows), side, data.test)
     rows = rows if part is None else rows[part]
     names = _classes(data, listing, found, sides) if LABEL in wanted.values() else ((), np.zeros(0, np.int32))
-    others = {kind: _beside(listing, rows, kind) for kind in media[1:]}
+    others = {kind: _partners(listing, rows, _suffixes(listing, kind)) for kind in media[1:]}
     return FolderSource(data.name, listing, rows, tuple(wanted.items()), first, *names, others)
 
 
@@ -132,14 +132,14 @@ def _classes(
     return names, np.array([place.get(word, -1) for word in words], np.int32)
 
 
-def _beside(listing: Listing, rows: Int[np.ndarray, "k"], kind: str) -> Int[np.ndarray, "k"]:
-    """For each file, the file of another kind with its name in its folder; -1 where there is none."""
+def _partners(listing: Listing, rows: Int[np.ndarray, "k"], suffixes: tuple[str, ...]) -> Int[np.ndarray, "k"]:
+    """For each file, the one of its name in its folder that has one of these suffixes; -1 where there is none."""
     import pyarrow as pa
     import pyarrow.compute
 
     pc: Any = pyarrow.compute  # its functions are made when it is imported
 
-    others = np.flatnonzero(listing.of_suffixes(_suffixes(listing, kind)))
+    others = np.flatnonzero(listing.of_suffixes(suffixes))
 
     def keys(chosen: np.ndarray) -> Any:
         table = listing.table.take(chosen)
@@ -193,6 +193,15 @@ class FolderSource:
     def digest(self) -> str:
         """See `data.base.Recorded`."""
         return self.listing.digest(self.rows)
+
+    @property
+    def beside(self) -> str:
+        """See `data.base.Accompanied`."""
+        columns = {column for _, column in self.wanted} - {self.first, LABEL}
+        places = [_partners(self.listing, self.rows, TEXTS)] if CAPTION in columns else []
+        places += [self.others[column] for column in sorted(columns & self.others.keys())]
+        found = [self.listing.digest(place[place >= 0]) for place in places]
+        return hashlib.blake2b(" ".join(found).encode(), digest_size=16).hexdigest() if found else ""
 
     @property
     def captions_digest(self) -> str:

@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Int
 
 from unified_jax.data.base import (
+    Accompanied,
     DataSet,
     Named,
     Recorded,
@@ -151,12 +152,14 @@ class Pipeline:
         return sum(len(s if kept is None else kept) for kept, (_, _, s) in zip(self.kept, self.parts, strict=True))
 
     def described(self) -> list[dict[str, Any]]:
-        """Name, number of examples, crc32 of the first example, and the digest if it has one, of each part."""
+        """Name, number of examples, crc32 of the first example, and digests if it has them, of each part."""
         found = []
         for part, (_, name, source) in enumerate(self.parts):
             first = self.example(self._id(part << PART_BITS))
             crc = zlib.crc32(b"".join(np.ascontiguousarray(first[field]).tobytes() for field in sorted(first)))
             digest = {"digest": source.digest} if isinstance(source, Recorded) else {}
+            if isinstance(source, Accompanied) and source.beside:
+                digest["beside"] = source.beside
             found.append({"name": name, "examples": len(source), "first": crc, **digest})
         return found
 

@@ -85,6 +85,8 @@ def _data_changed(old: dict[str, Any], new: dict[str, Any], moved: bool) -> str:
     both = "digest" in old and "digest" in new
     if both and old["digest"] != new["digest"]:
         return f"names or sizes of the {new['examples']} records of {new['name']} changed"
+    if "beside" in old and "beside" in new and old["beside"] != new["beside"]:
+        return f"names or sizes of the captions, or of other files beside the records of {new['name']}, changed"
     if not both and old.get("name") != new["name"]:
         return f"{old.get('name')} then, {new['name']} now"
     if moved and not both and old.get("first") != new.get("first"):
