@@ -24,6 +24,7 @@ from unified_jax.modalities.fitting import (
     mirrored,
     mirrored_picture,
 )
+from unified_jax.modalities.jpeg import jpeg_pixels
 from unified_jax.modalities.pictures import as_bytes, load_picture, read_picture
 from unified_jax.modalities.reading import File
 
@@ -124,7 +125,11 @@ class Image(Fitted):
         """A file or an array, fitted and mirrored; what `prepare` refuses stays as it is."""
         target = (self.height, self.width)
         if isinstance(raw, File):
-            picture = read_picture(raw.content, self.channels)
+            content, whole = raw.content, self.fit != "random_crop" or drawn is None
+            mirror = self.flip and drawn is not None and drawn.mirrored
+            if whole and (value := jpeg_pixels(content, self.shape, mirror)) is not None:
+                return value
+            picture = read_picture(content, self.channels)
             picture = fit_pillow(picture, target, self.fit, drawn, self.crop)
             return as_bytes(mirrored_picture(picture, self.flip, drawn), self.channels)
         value = to_bytes(np.asarray(raw))

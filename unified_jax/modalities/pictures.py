@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from unified_jax.modalities.jpeg import ORIENTATION, is_upright, jpeg_picture
 from unified_jax.modalities.reading import first_line, read_bytes, told
 
-ORIENTATION = 0x112
-"""The EXIF tag that says how a picture is rotated."""
 LARGEST = 1 << 26
 """Most pixels of a decoded image; a broken header may claim any number."""
 FORMATS = (
@@ -53,6 +52,8 @@ def decode_picture(content: bytes) -> Any:
     try:
         with Pillow.open(io.BytesIO(content), formats=known_formats()) as file:
             check_pixels(file)
+            if (picture := jpeg_picture(content, file)) is not None:
+                return picture
             file.decodermaxblock = max(file.decodermaxblock, len(content))  # one call of the decoder
             file.load()
             return upright(file)
@@ -91,7 +92,7 @@ def upright(file: Any) -> Any:
     from PIL import ImageOps
 
     still = file.format == "JPEG" or (file.format == "PNG" and not file.is_animated)
-    if still and file.getexif().get(ORIENTATION, 1) not in range(2, 9):
+    if still and is_upright(file):
         return file
     return ImageOps.exif_transpose(file)
 
