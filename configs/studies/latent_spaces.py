@@ -26,6 +26,8 @@ SPACES = {"pixels": "", "kl": "runs/ae64_none", "kl, vf": "runs/ae64_vf", "kl, s
 """Name of an arm -> the run of its autoencoder."""
 TRANSFORMER = uj.DiT(depth=4, width=192, heads=4, label_std=0.25, remat="none", unroll=4)
 """Without the convolutions behind it, which are for pixels."""
+PROCESS = uj.RectifiedFlow(target="x0", loss="velocity", times=uj.times.LogitNormalTimes(mean=0.5))
+"""Of every space (docs/decisions/0008)."""
 
 
 def space(run: str, steps: int) -> Callable[[uj.Experiment], uj.Experiment]:
@@ -38,9 +40,7 @@ def space(run: str, steps: int) -> Callable[[uj.Experiment], uj.Experiment]:
         latents = None
         if run:
             latents = uj.Latents(uj.planned_stage("autoencoder", run, "world_autoencoder", flags=("--size", "64")))
-            process = uj.RectifiedFlow(target="x0", loss="velocity", times=model.process.times)
-            model = replace(model, process=process)
-        model = replace(model, modality=image, latents=latents)
+        model = replace(model, process=PROCESS, modality=image, latents=latents)
         return replace(
             experiment,
             model=model,
